@@ -1,0 +1,25 @@
+"""What a user can do wrong. Every message is a sentence that says what to do about it."""
+
+
+class StudioError(Exception):
+    """A problem that the user can solve; `str(error)` is what they read."""
+
+
+class RecipeError(StudioError):
+    """A recipe that cannot be run.
+
+    Attributes:
+        field: dotted path of the field at fault, such as `concepts[2].mapping`.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+class ModelError(StudioError):
+    """A model that cannot be loaded or used."""
+
+
+class FileError(StudioError):
+    """A file that cannot be read or written."""

@@ -1,0 +1,65 @@
+"""Plain data, as read from JSON, into frozen dataclasses; what does not fit is refused by the name of its field."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+
+from mace_studio.errors import RecipeError
+
+_NAMES = {str: "Text", int: "A whole number", float: "A number", bool: "true or false"}
+
+
+def build(kind: type, value: object, where: str = "") -> typing.Any:
+    """`value` as an instance of `kind`.
+
+    Args:
+        kind: a dataclass of such kinds, `tuple[kind, ...]`, str, int, float or bool.
+        value: what `json.loads` returned.
+        where: dotted path of the value, for messages.
+
+    Raises:
+        RecipeError: an unknown or missing field or a value of the wrong type; the message names the field.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, where)
+    if isinstance(kind, types.GenericAlias):
+        if not isinstance(value, list):
+            raise RecipeError(where, f"A list is needed here, not {_named(value)}.")
+        inner = typing.get_args(kind)[0]
+        return tuple(build(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
+    return _scalar(kind, value, where)
+
+
+def _dataclass(kind: type, value: object, where: str) -> typing.Any:
+    if not isinstance(value, dict):
+        raise RecipeError(where, f"An object with named fields is needed here, not {_named(value)}.")
+    hints = typing.get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    for key in value:
+        if key not in hints:
+            raise RecipeError(f"{prefix}{key}", f"This field is not known; known are {', '.join(hints)}.")
+    built = {key: build(hints[key], item, f"{prefix}{key}") for key, item in value.items()}
+    for part in dataclasses.fields(kind):
+        if part.default is part.default_factory is dataclasses.MISSING and part.name not in built:
+            raise RecipeError(f"{prefix}{part.name}", "This field is missing.")
+    return kind(**built)
+
+
+def _scalar(kind: type, value: object, where: str) -> typing.Any:
+    if kind is float and type(value) is int:
+        try:
+            return float(value)
+        except OverflowError:
+            raise RecipeError(where, "This number is too large.") from None
+    if type(value) is not kind:
+        raise RecipeError(where, f"{_NAMES[kind]} is needed here, not {_named(value)}.")
+    if kind is str and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise RecipeError(where, "This text has a broken character in it; type it again.")
+    return value
+
+
+def _named(value: object) -> str:
+    names = {str: "text", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    return names.get(type(value), "nothing")

@@ -1,0 +1,57 @@
+"""From a concept to sentences: the same templates filled with the concept and with its mapping, in step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from mace_studio.recipe import Concept, Recipe
+
+TEMPLATES = Path(__file__).parents[1] / "assets" / "prompts"
+SUGGESTED = 4
+
+
+@cache
+def templates(kind: str) -> tuple[str, ...]:
+    """Prompt templates of a kind of concept, each with one {} for the phrase."""
+    lines = (TEMPLATES / f"{kind}.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def about(concept: Concept) -> list[str]:
+    """Prompts about the concept."""
+    return [t.format(concept.phrase.strip()) for t in templates(concept.kind)]
+
+
+def mapped(concept: Concept) -> list[str]:
+    """The same prompts about the concept's mapping, in the same order as `about`."""
+    return [t.format(concept.mapping.strip()) for t in templates(concept.kind)]
+
+
+def portrait(phrase: str, kind: str) -> str:
+    """The prompt that draws a training image (appendix B)."""
+    return f"a photo in the style of {phrase.strip()}" if kind == "style" else f"a photo of the {phrase.strip()}"
+
+
+def preserved(recipe: Recipe) -> Iterator[str]:
+    """Prompts about what must stay: every phrase in the templates of every kind that is erased."""
+    kinds = dict.fromkeys(c.kind for c in recipe.concepts)
+    for phrase in recipe.preserve:
+        for kind in kinds:
+            yield from (t.format(phrase.strip()) for t in templates(kind))
+
+
+def count(recipe: Recipe) -> int:
+    """How many sentences a run encodes, general captions apart."""
+    concepts = sum(2 * len(templates(c.kind)) for c in recipe.concepts)
+    return concepts + sum(1 for _ in preserved(recipe))
+
+
+def suggestions(recipe: Recipe) -> list[tuple[str, str]]:
+    """Prompts worth comparing, each as (role, prompt); the role is "erased", "synonym" or "kept"."""
+    erased = [("erased", portrait(c.phrase, c.kind)) for c in recipe.concepts[:SUGGESTED]]
+    synonyms = [("synonym", portrait(s, c.kind)) for c in recipe.concepts for s in c.synonyms]
+    kind = recipe.concepts[0].kind if recipe.concepts else "object"
+    kept = [("kept", portrait(phrase, kind)) for phrase in recipe.preserve[:SUGGESTED]]
+    return [*erased, *synonyms[:SUGGESTED], *kept]
