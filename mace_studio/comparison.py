@@ -1,0 +1,100 @@
+"""Use case compare(): the same prompt and seed, before and after an erasure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from mace_studio.erasure import Erasure
+from mace_studio.errors import FileError
+from mace_studio.progress import Progress, clocked, relay
+from mace_studio.recipe import Drawing
+from mace_studio.sd import generate, projections
+from mace_studio.sd.loading import Model
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt and seed, before and after.
+
+    Attributes:
+        prompt, seed: what was drawn.
+        before, after: RGB images of equal size.
+        change: mean absolute difference of pixel values, 0 to 255.
+        settings: everything needed to draw the pair again.
+    """
+
+    prompt: str
+    seed: int
+    before: Image.Image
+    after: Image.Image
+    change: float
+    settings: dict[str, object]
+
+
+def compare(model: Model, erasure: Erasure, drawing: Drawing) -> Generator[Progress, None, list[Pair]]:
+    """Draw every prompt with every seed with the model as it is, then with the erasure in place.
+
+    Raises:
+        FileError: the erasure was made from another model.
+    """
+    drawing.check()
+    if erasure.fingerprint != model.fingerprint:
+        raise FileError(
+            f"“{erasure.recipe.title()}” was made from another model than {model.source}, so it does not fit; "
+            "load the model that it was made from."
+        )
+    return (yield from clocked(_draw_both(model, erasure, drawing), {"draw": 1.0}))
+
+
+def _draw_both(model: Model, erasure: Erasure, drawing: Drawing) -> Generator[Progress, None, list[Pair]]:
+    count = len(drawing.prompts) * len(drawing.seeds)
+    yield Progress("draw", total=2 * count)
+    before = yield from relay(generate.draw(model, drawing), lambda n: Progress("draw", step=n, total=2 * count))
+    with projections.swapped(model.unet, erasure.weights):
+        after = yield from relay(
+            generate.draw(model, drawing), lambda n: Progress("draw", step=count + n, total=2 * count)
+        )
+    pairs = ((prompt, seed) for prompt in drawing.prompts for seed in drawing.seeds)
+    about = {
+        "steps": drawing.steps,
+        "guidance": drawing.guidance,
+        "negative_prompt": drawing.negative,
+        "model": model.source,
+        "model_fingerprint": model.fingerprint,
+        "recipe": json.loads(erasure.recipe.to_json()),
+    }
+    return [
+        Pair(prompt, seed, old, new, difference(old, new), {"prompt": prompt, "seed": seed} | about)
+        for (prompt, seed), old, new in zip(pairs, before, after, strict=True)
+    ]
+
+
+def difference(before: Image.Image, after: Image.Image) -> float:
+    """Mean absolute difference of the pixel values of two RGB images, 0 to 255."""
+    return float(np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)).mean())
+
+
+def save_pair(pair: Pair, path: Path) -> None:
+    """Write before and after side by side as one PNG, with the settings in its text chunk `mace_studio`.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    width, height = pair.before.size
+    both = Image.new("RGB", (2 * width, height))
+    both.paste(pair.before, (0, 0))
+    both.paste(pair.after, (width, 0))
+    info = PngInfo()
+    info.add_itxt("mace_studio", json.dumps(pair.settings, ensure_ascii=False))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        both.save(path, pnginfo=info)
+    except OSError as error:
+        raise FileError(f"{path} could not be written: {error.strerror or error}. Choose another folder.") from error

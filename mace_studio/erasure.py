@@ -1,0 +1,299 @@
+"""Use case erase(): images, masks, refinement, LoRAs and fusion in order. The model stays as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mace_studio import __version__, prompts
+from mace_studio.core import ridge, tokens
+from mace_studio.core.moments import Moments
+from mace_studio.errors import FileError
+from mace_studio.progress import Progress, clocked, relay
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.sd import files, generate, knowledge, lora, projections, segment, text
+from mace_studio.sd.loading import Model
+
+HEADER = "mace_studio"
+MASKED_KINDS = ("object", "celebrity")
+PACKAGES = ("torch", "diffusers", "transformers", "peft")
+# Beside one UNet sample: a LoRA step is a forward and a backward, a sentence goes through the text encoder only.
+LORA_COST, SENTENCE_COST = 3.0, 0.02
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The result: weights that take the place of a model's key and value projections.
+
+    Attributes:
+        recipe: what was asked for.
+        weights: UNet state-dict key -> weight_PD, in the model's dtype, on the CPU.
+        fingerprint: of the base model.
+        losses: phrase -> the loss of its LoRA at each step.
+        conditions: "refine" and "fuse" -> condition number of the solve.
+        warnings: what the user should know, in sentences.
+        versions: of the packages that made it.
+    """
+
+    recipe: Recipe
+    weights: dict[str, Tensor]
+    fingerprint: str
+    losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    conditions: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Notes:
+    """What the stages of one run have to say beside their results."""
+
+    losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    conditions: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The training images of one concept: latents_NCHW and, for each image, where the concept is."""
+
+    latents_NCHW: Tensor
+    masks: list[Tensor | None]
+
+
+def erase(model: Model, recipe: Recipe, cache: Path | None = None) -> Generator[Progress, None, Erasure]:
+    """Run a recipe on a model.
+
+    The model is bit for bit what it was, whether this ends in success, in an error or by closing the generator. Same
+    recipe, seed and device give the same weights.
+
+    Args:
+        model: from `sd.loading.load`.
+        recipe: checked here.
+        cache: folder for training images and for the Gram of the general captions; None keeps nothing.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    return (yield from clocked(_stages(model, recipe, cache), _costs(recipe)))
+
+
+def _costs(recipe: Recipe) -> dict[str, float]:
+    concepts, trains = len(recipe.concepts), recipe.lora.steps > 0
+    return {
+        "images": trains * concepts * recipe.images.per_concept * recipe.images.steps * 2.0,
+        "masks": 0.0,
+        "refine": prompts.count(recipe) * SENTENCE_COST,
+        "lora": concepts * recipe.lora.steps * LORA_COST,
+        "fuse": trains * prompts.count(recipe) * SENTENCE_COST + 1.0,
+    }
+
+
+def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, Erasure]:
+    notes = _Notes()
+    trains = recipe.lora.steps > 0
+    pictures = (yield from _pictures(model, recipe, cache, notes)) if trains else []
+    general, preserve = yield from _kept(model, recipe, cache)
+    weights = refined = yield from _refine(model, recipe, general, preserve, notes)
+    if trains:
+        deltas = yield from _train(model, recipe, pictures, refined, notes)
+        weights = yield from _fuse(model, recipe, refined, deltas, general, preserve, notes)
+    yield Progress("fuse", step=1, total=1)
+    return Erasure(
+        recipe,
+        {key: weight_PD.cpu() for key, weight_PD in weights.items()},
+        model.fingerprint,
+        notes.losses,
+        notes.conditions,
+        tuple(notes.warnings),
+        {"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
+    )
+
+
+# Images and masks
+
+
+def _pictures(
+    model: Model, recipe: Recipe, cache: Path | None, notes: _Notes
+) -> Generator[Progress, None, list[_Pictures]]:
+    each = recipe.images.per_concept
+    wanted = [
+        generate.Portrait(prompts.portrait(c.phrase, c.kind), c.phrase, recipe.seed + i)
+        for c in recipe.concepts
+        for i in range(each)
+    ]
+    yield Progress("images", total=len(wanted))
+    drawing = generate.portraits(model, wanted, recipe.images, cache)
+    drawn = yield from relay(drawing, lambda n: Progress("images", step=n, total=len(wanted)))
+    yield Progress("images", step=len(wanted), total=len(wanted))
+    pictures = []
+    for i, concept in enumerate(recipe.concepts):
+        mine = drawn[i * each : (i + 1) * each]
+        masks = _masks(recipe, concept, mine, notes)
+        pictures.append(_Pictures(torch.stack([d.latent_CHW for d in mine]), masks))
+        yield Progress("masks", concept.phrase, i + 1, len(recipe.concepts))
+    return pictures
+
+
+def _masks(recipe: Recipe, concept: Concept, drawn: Sequence[generate.Drawn], notes: _Notes) -> list[Tensor | None]:
+    if recipe.masks == "none" or concept.kind not in MASKED_KINDS:
+        return [None] * len(drawn)
+    masks = [segment.mask(d.heat_HW) for d in drawn]
+    if empty := sum(mask is None for mask in masks):
+        notes.warnings.append(
+            f"In {empty} of {len(masks)} training images of “{concept.phrase}” no part stood out, "
+            "so the whole image was used."
+        )
+    return masks
+
+
+def _kept(
+    model: Model, recipe: Recipe, cache: Path | None
+) -> Generator[Progress, None, tuple[Moments | None, Moments | None]]:
+    """What must stay: the general captions, if a weight asks for them, and the preserve list, if there is one."""
+    general, total = None, len(recipe.concepts)
+    if recipe.refine.general or recipe.fuse.general:
+        reading = knowledge.general(model, cache)
+        general = yield from relay(reading, lambda n: Progress("refine", f"general captions, {n} read", 0, total))
+    preserved = list(prompts.preserved(recipe))
+    return general, knowledge.gram(model, preserved) if preserved else None
+
+
+# Stage 1: refinement
+
+
+def _refine(
+    model: Model, recipe: Recipe, general: Moments | None, preserve: Moments | None, notes: _Notes
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    # Concepts often share their mapping: its sentences are encoded once.
+    encoded = lru_cache(maxsize=2)(lambda sentences: _encoded(model, sentences))
+    moments = Moments.zero(model.width)
+    for i, concept in enumerate(recipe.concepts):
+        moments = moments + _pairs(model, concept, encoded)
+        yield Progress("refine", concept.phrase, i + 1, len(recipe.concepts))
+    keep = ridge.keep_gram(recipe.refine, general, preserve, model.width)
+    solved = ridge.refinement(moments, keep.total_DD)
+    notes.conditions["refine"] = solved.condition
+    return {key: ridge.refine(weight_PD, solved) for key, weight_PD in projections.read(model.unet).items()}
+
+
+def _encoded(model: Model, sentences: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
+    return text.ids(model, sentences), text.embed(model, sentences)
+
+
+def _pairs(model: Model, concept: Concept, encoded: Callable) -> Moments:
+    """F and C of one concept: the embeddings at co-existing positions of its prompts and of its mapping's."""
+    concept_ids, context_NTD = encoded(tuple(prompts.about(concept)))
+    mapping_ids, guide_NTD = encoded(tuple(prompts.mapped(concept)))
+    contexts, guides = [], []
+    for n, (ids, other) in enumerate(zip(concept_ids, mapping_ids, strict=True)):
+        here, there = tokens.pair_positions(ids, other, model.length)
+        contexts.append(context_NTD[n, here])
+        guides.append(guide_NTD[n, there])
+    return Moments.of(torch.cat(contexts), torch.cat(guides))
+
+
+# Stage 2: LoRAs
+
+
+def _train(
+    model: Model, recipe: Recipe, pictures: Sequence[_Pictures], refined: Mapping[str, Tensor], notes: _Notes
+) -> Generator[Progress, None, list[lora.LoraDelta]]:
+    deltas: list[lora.LoraDelta] = []
+    total, at_once = len(recipe.concepts) * recipe.lora.steps, recipe.concepts_at_once
+    with projections.swapped(model.unet, refined):
+        for start in range(0, len(recipe.concepts), at_once):
+            group = recipe.concepts[start : start + at_once]
+            subjects = [
+                _subject(model, recipe, c, p) for c, p in zip(group, pictures[start : start + at_once], strict=True)
+            ]
+            tell = _losses(group, start * recipe.lora.steps, total)
+            deltas += yield from relay(lora.train(model, subjects, recipe.lora), tell)
+    notes.losses |= {c.phrase: d.losses for c, d in zip(recipe.concepts, deltas, strict=True)}
+    return deltas
+
+
+def _losses(group: Sequence[Concept], before: int, total: int) -> Callable[[lora.Step], Progress]:
+    def tell(step: lora.Step) -> Progress:
+        done = before + (step.number - 1) * len(group) + step.subject + 1
+        return Progress("lora", group[step.subject].phrase, done, total, step.loss)
+
+    return tell
+
+
+def _subject(model: Model, recipe: Recipe, concept: Concept, pictures: _Pictures) -> lora.Subject:
+    sentences = prompts.about(concept)
+    ids = text.ids(model, sentences)
+    positions = [text.positions(model, row, concept.phrase) for row in ids]
+    if recipe.lora.pad_tokens:
+        positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
+    context_MTD = text.embed(model, sentences)
+    return lora.Subject(concept.phrase, pictures.latents_NCHW, pictures.masks, context_MTD, positions, recipe.seed)
+
+
+# Stage 3: fusion
+
+
+def _fuse(
+    model: Model,
+    recipe: Recipe,
+    refined: Mapping[str, Tensor],
+    deltas: Sequence[lora.LoraDelta],
+    general: Moments | None,
+    preserve: Moments | None,
+    notes: _Notes,
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    if recipe.fusion == "weighted-sum":
+        return ridge.weighted_sum(refined, [delta.pairs for delta in deltas])
+    fusion = ridge.Fusion(model.width)
+    for i, (concept, delta) in enumerate(zip(recipe.concepts, deltas, strict=True)):
+        fusion.add(knowledge.gram(model, prompts.about(concept)).gram_DD, delta.pairs)
+        yield Progress("fuse", concept.phrase, i, len(recipe.concepts))
+    keep = ridge.keep_gram(recipe.fuse, general, preserve, model.width)
+    fused = fusion.solve(projections.read(model.unet), refined, keep)
+    notes.conditions["fuse"] = fused.condition
+    return fused.weights
+
+
+# Files
+
+
+def save(erasure: Erasure, path: Path) -> None:
+    """Write one safetensors file with UNet state-dict keys; equal erasures give equal bytes.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    about = {k: v for k, v in vars(erasure).items() if k not in ("weights", "recipe")}
+    about |= {"recipe": asdict(erasure.recipe)}
+    # One metadata entry: safetensors writes several in an order that changes from run to run.
+    files.write(path, erasure.weights, {HEADER: json.dumps(about, sort_keys=True, ensure_ascii=False)})
+
+
+def load(path: Path) -> Erasure:
+    """Read an erasure.
+
+    Raises:
+        FileError: there is no such file, or it is no erasure.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()[HEADER])
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError as error:
+        raise FileError(f"There is no file {path}.") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
+    about["recipe"] = Recipe.from_json(json.dumps(about["recipe"]))
+    about["losses"] = {phrase: tuple(curve) for phrase, curve in about["losses"].items()}
+    about["warnings"] = tuple(about["warnings"])
+    return Erasure(weights=weights, **about)

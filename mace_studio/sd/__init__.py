@@ -1,0 +1,1 @@
+"""The model: the only code that imports diffusers, transformers and peft."""

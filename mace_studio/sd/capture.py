@@ -1,0 +1,82 @@
+"""Cross-attention probabilities of a running UNet, read by hooks that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from weakref import WeakSet
+
+from torch import Tensor, nn
+
+from mace_studio.core.attention import probabilities
+
+Receive = Callable[[str, Tensor], None]
+
+_watched: WeakSet[nn.Module] = WeakSet()
+
+
+class _Enough(Exception):
+    """Ends a forward whose remaining layers nobody needs."""
+
+
+@contextmanager
+def attention(unet: nn.Module, receive: Receive) -> Iterator[None]:
+    """Inside the `with` block, hand the attention probabilities of every cross-attention layer to `receive`.
+
+    They are computed anew from the outputs of `to_q` and `to_k` with the layer's own scale and heads, so the model
+    may use any attention kernel, and its output stays bit for bit the same.
+
+    Args:
+        unet: the model; wrap its projections with LoRAs before, not inside, the block.
+        receive: called with the layer's name and (B, heads, pixels, T) in float32, in the order of execution.
+
+    Raises:
+        RuntimeError: this UNet is watched already.
+    """
+    if unet in _watched:
+        raise RuntimeError("the attention of this UNet is captured already; leave that block first")
+    handles = []
+    _watched.add(unet)
+    try:
+        for name, layer in _layers(unet).items():
+            handles += _hooks(name, layer, receive)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _watched.discard(unet)
+
+
+def of_forward(unet: nn.Module, forward: Callable[[], object]) -> list[Tensor]:
+    """The probabilities of every layer in one forward, which ends as soon as the last of them is known.
+
+    Returns:
+        One (B, heads, pixels, T) tensor per layer, differentiable where gradients are enabled.
+    """
+    maps: list[Tensor] = []
+    total = len(_layers(unet))
+
+    def receive(_: str, probabilities_BHQT: Tensor) -> None:
+        maps.append(probabilities_BHQT)
+        if len(maps) == total:
+            raise _Enough
+
+    with attention(unet, receive), suppress(_Enough):
+        forward()
+    return maps
+
+
+def _layers(unet: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in unet.named_modules() if name.endswith("attn2")}
+
+
+def _hooks(name: str, layer: nn.Module, receive: Receive) -> list:
+    query: list[Tensor] = []
+
+    def on_query(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        query[:] = [output]
+
+    def on_key(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        receive(name, probabilities(query.pop(), output, layer.heads, layer.scale))
+
+    return [layer.to_q.register_forward_hook(on_query), layer.to_k.register_forward_hook(on_key)]

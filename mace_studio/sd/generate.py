@@ -1,0 +1,200 @@
+"""Prompts and seeds -> images, and the training images of concepts together with where the model looked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from PIL.Image import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mace_studio.core import attention
+from mace_studio.recipe import Drawing, ImageSettings
+from mace_studio.sd import capture, files, text
+from mace_studio.sd.loading import Model
+
+BATCH = 8
+
+Result = TypeVar("Result")
+Tick = Callable[[object, int, int, dict], dict]
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A training image to draw: what it shows, and with which seed.
+
+    Attributes:
+        prompt: the sentence.
+        phrase: the words in it whose attention is recorded.
+        seed: of the starting noise.
+    """
+
+    prompt: str
+    phrase: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A training image as the training needs it.
+
+    Attributes:
+        latent_CHW: the clean latent, scaled as the UNet reads it, float32 on the CPU.
+        heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU.
+    """
+
+    latent_CHW: Tensor
+    heat_HW: Tensor
+
+
+def draw(model: Model, drawing: Drawing) -> Generator[int, None, list[Image]]:
+    """Draw every prompt with every seed; the same seed gives the same image whatever is drawn beside it.
+
+    Yields:
+        At every denoising step how many images are done, parts of images added up.
+
+    Returns:
+        Images in the order of prompts, and of seeds within a prompt.
+    """
+    pairs = [(prompt, seed) for prompt in drawing.prompts for seed in drawing.seeds]
+    images: list[Image] = []
+    for batch in batches(pairs):
+        prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
+        options = {
+            "num_inference_steps": drawing.steps,
+            "guidance_scale": drawing.guidance,
+            "negative_prompt": [drawing.negative] * len(batch),
+        }
+        result = yield from _steps(model, prompts, seeds, options, len(images))
+        images += result.images
+    return images
+
+
+def portraits(
+    model: Model, wanted: Sequence[Portrait], settings: ImageSettings, cache: Path | None
+) -> Generator[int, None, list[Drawn]]:
+    """Draw training images with DPM-Solver++ and record the attention to their phrases in the same run.
+
+    Args:
+        model: the unchanged model.
+        wanted: the images; drawn in batches over all concepts.
+        settings: steps and guidance.
+        cache: folder of images drawn before, or None to draw all of them.
+
+    Yields:
+        At every denoising step how many images are done, parts of images added up.
+    """
+    paths = {p: _file(cache, model, p, settings) for p in wanted}
+    missing = [p for p in wanted if paths[p] is None or not paths[p].exists()]
+    known = len(wanted) - len(missing)
+    fresh: dict[Portrait, Drawn] = {}
+    for batch in batches(missing):
+        batch_drawn = yield from _portrait_batch(model, batch, settings, known + len(fresh))
+        for portrait, drawn in zip(batch, batch_drawn, strict=True):
+            fresh[portrait] = drawn
+            _store(paths[portrait], drawn)
+    return [fresh[p] if p in fresh else Drawn(**load_file(paths[p])) for p in wanted]
+
+
+def batches(items: Sequence) -> Iterable[Sequence]:
+    """The items in runs of as many images as are drawn at once."""
+    return (items[i : i + BATCH] for i in range(0, len(items), BATCH))
+
+
+def _portrait_batch(
+    model: Model, batch: Sequence[Portrait], settings: ImageSettings, before: int
+) -> Generator[int, None, list[Drawn]]:
+    prompts = [p.prompt for p in batch]
+    where = [text.positions(model, ids, p.phrase) for ids, p in zip(text.ids(model, prompts), batch, strict=True)]
+    height, width = _latent_size(model)
+    total_NHW, maps = torch.zeros(len(batch), height, width), 0
+
+    def receive(_: str, probabilities_BHQT: Tensor) -> None:
+        nonlocal maps
+        conditional = probabilities_BHQT[-len(batch) :]  # with guidance the unconditional half comes first
+        total_NHW.add_(attention.heat(conditional, where, height, width).cpu())
+        maps += 1
+
+    options = {
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance,
+        "output_type": "latent",
+    }
+    usual = model.pipeline.scheduler
+    model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
+    try:
+        with capture.attention(model.unet, receive):
+            result = yield from _steps(model, prompts, [p.seed for p in batch], options, before)
+    finally:
+        model.pipeline.scheduler = usual
+    latents_NCHW = result.images.float().cpu()
+    return [Drawn(latent.clone(), heat / maps) for latent, heat in zip(latents_NCHW, total_NHW, strict=True)]
+
+
+def _steps(
+    model: Model, prompts: list[str], seeds: list[int], options: dict, before: int
+) -> Generator[int, None, object]:
+    """The pipeline's own call, which yields at every denoising step how many images are done, counted from `before`."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def call(tick: Tick) -> object:
+        return model.pipeline(prompt=prompts, generator=generators, callback_on_step_end=tick, **options)
+
+    return (yield from _turn_by_turn(call, lambda step: before + step * len(prompts) // options["num_inference_steps"]))
+
+
+class _Left(Exception):
+    """Nobody waits for the next step any more."""
+
+
+def _turn_by_turn(call: Callable[[Tick], Result], count: Callable[[int], int]) -> Generator[int, None, Result]:
+    """A call that reports its steps through a callback, as a generator that yields `count(step)` after each.
+
+    The call runs on a thread of its own, but only while somebody waits for the next step, so nothing happens at the
+    same time. Whoever leaves early ends the call at its present step.
+    """
+    turns: queue.Queue = queue.Queue()
+    resume: queue.Queue[bool] = queue.Queue()
+
+    def tick(pipeline: object, step: int, timestep: int, tensors: dict) -> dict:
+        turns.put(step + 1)
+        if not resume.get():
+            raise _Left
+        return tensors
+
+    with ThreadPoolExecutor(1, "denoising") as pool:
+        future = pool.submit(call, tick)
+        future.add_done_callback(turns.put)
+        try:
+            while (turn := turns.get()) is not future:
+                yield count(turn)
+                resume.put(True)
+        finally:
+            resume.put(False)
+        return future.result()
+
+
+def _latent_size(model: Model) -> tuple[int, int]:
+    size = model.unet.config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _file(cache: Path | None, model: Model, portrait: Portrait, settings: ImageSettings) -> Path | None:
+    if cache is None:
+        return None
+    key = [model.fingerprint, portrait.prompt, portrait.phrase, portrait.seed, settings.steps, settings.guidance]
+    return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
+
+
+def _store(path: Path | None, drawn: Drawn) -> None:
+    if path is not None:
+        files.write(path, {"latent_CHW": drawn.latent_CHW, "heat_HW": drawn.heat_HW})

@@ -1,0 +1,206 @@
+"""Stage 2: one LoRA per concept, trained to take attention away from the concept (Eq. 3-5)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from mace_studio.core import attention, timesteps
+from mace_studio.recipe import LoraSettings
+from mace_studio.sd import capture, projections
+from mace_studio.sd.loading import Model
+
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the LoRA of one concept trains on, encoded once.
+
+    Attributes:
+        phrase: the concept.
+        latents_NCHW: clean latents of its N training images.
+        masks: for each image where the concept is, mask_IJ, or None for everywhere.
+        context_MTD: text context of its M prompts.
+        positions: for each prompt the token positions whose attention is pressed down.
+        seed: of the LoRA's start, of the draws of images, prompts and timesteps, and of the noise.
+    """
+
+    phrase: str
+    latents_NCHW: Tensor
+    masks: Sequence[Tensor | None]
+    context_MTD: Tensor
+    positions: Sequence[Sequence[int]]
+    seed: int
+
+    def generator(self) -> torch.Generator:
+        """Randomness that belongs to this concept alone, whatever trains beside it."""
+        digest = hashlib.sha256(f"{self.seed} {self.phrase}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass(frozen=True)
+class LoraDelta:
+    """A trained LoRA, with its scale folded into `up_PR`.
+
+    Attributes:
+        pairs: state-dict key of the projection -> (up_PR, down_RD), float32 on the CPU.
+        losses: the loss of every step.
+    """
+
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step of one concept: the index of its subject, the number of the step from 1, and its loss."""
+
+    subject: int
+    number: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What one concept contributes to one forward."""
+
+    noisy_CHW: Tensor
+    timestep: int
+    context_TD: Tensor
+    mask_IJ: Tensor | None
+    positions: Sequence[int]
+
+
+def train(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Generator[Step, None, list[LoraDelta]]:
+    """Train one LoRA per subject, all of them in the same forwards: sample j goes through LoRA j.
+
+    Losses, gradients and clipping are per concept, so the result is that of training them one after another. The
+    UNet is as before afterwards, also after an error or when the generator is closed early.
+
+    Args:
+        model: with the refined weights in place.
+        subjects: the concepts; memory grows with their number.
+        settings: of the recipe.
+    """
+    generators = [subject.generator() for subject in subjects]
+    schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
+    draws = [_timesteps(model, settings, g) for g in generators]
+    losses: list[list[float]] = [[] for _ in subjects]
+    with _wrapped(model.unet, settings, generators) as adapters:
+        parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
+        optimizer = torch.optim.AdamW([p for group in parameters for p in group], lr=settings.learning_rate)
+        for step in range(settings.steps):
+            samples = [
+                _sample(schedule, s, draw[step], g) for s, draw, g in zip(subjects, draws, generators, strict=True)
+            ]
+            values = _losses(model, samples, settings)
+            optimizer.zero_grad()
+            torch.stack(values).sum().backward()
+            for group in parameters:
+                nn.utils.clip_grad_norm_(group, CLIP_NORM)
+            optimizer.step()
+            for i, value in enumerate(values):
+                losses[i].append(value.item())
+                yield Step(i, step + 1, value.item())
+        return [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+
+
+def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator) -> list[int]:
+    count = model.pipeline.scheduler.config.num_train_timesteps
+    weights = (
+        torch.ones(count).double()
+        if settings.uniform
+        else timesteps.density(count, settings.t1, settings.t2, settings.gamma)
+    )
+    return timesteps.draw(weights, settings.steps, generator).tolist()
+
+
+def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator: torch.Generator) -> _Sample:
+    image = int(torch.randint(len(subject.latents_NCHW), (), generator=generator))
+    prompt = int(torch.randint(len(subject.context_MTD), (), generator=generator))
+    latent_CHW = subject.latents_NCHW[image]
+    noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
+    noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
+    return _Sample(noisy_CHW, timestep, subject.context_MTD[prompt], subject.masks[image], subject.positions[prompt])
+
+
+def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
+    """The attention loss of each sample, from one conditional forward that ends at the last attention map."""
+    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
+    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
+    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
+    half = model.dtype != torch.float32
+    with torch.autocast(model.device.type, model.dtype, enabled=half):
+        layers = capture.of_forward(model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD))
+    return [
+        attention.masked_loss(
+            [layer_BHQT[i] for layer_BHQT in layers],
+            None if s.mask_IJ is None else s.mask_IJ.to(model.device),
+            s.positions,
+            settings.squared,
+        )
+        for i, s in enumerate(samples)
+    ]
+
+
+Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_PR, down_RD)
+
+
+@contextmanager
+def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]) -> Iterator[list[Adapter]]:
+    """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA j."""
+    targets = projections.names(unet, settings.tune)
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
+    names = [f"concept{j}" for j in range(len(generators))]
+    with torch.random.fork_rng(devices=[]):  # peft draws a start from the global generator, replaced below
+        wrapped = get_peft_model(unet, config, names[0])
+        for name in names[1:]:
+            wrapped.add_adapter(name, config)
+    layers = {name + projections.WEIGHT: unet.get_submodule(name) for name in targets}
+    handles = [layer.register_forward_pre_hook(_each_its_own(names), with_kwargs=True) for layer in layers.values()]
+    try:
+        yield [_start(layers, name, g) for name, g in zip(names, generators, strict=True)]
+    finally:
+        for handle in handles:
+            handle.remove()
+        wrapped.unload()
+
+
+def _each_its_own(names: Sequence[str]):
+    def route(layer: LoraLayer, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, kwargs | {"adapter_names": list(names)}
+
+    return route
+
+
+def _start(layers: Mapping[str, LoraLayer], name: str, generator: torch.Generator) -> Adapter:
+    """The parameters of one LoRA at their usual start: down uniform, up zero; trainable, float32."""
+    adapter: Adapter = {}
+    for key, layer in layers.items():
+        down_RD, up_PR = layer.lora_A[name].weight, layer.lora_B[name].weight
+        bound = 1 / math.sqrt(down_RD.shape[1])
+        start_RD = torch.rand(down_RD.shape, generator=generator) * 2 * bound - bound
+        with torch.no_grad():
+            down_RD.copy_(start_RD)
+            up_PR.zero_()
+        adapter[key] = (up_PR.requires_grad_(), down_RD.requires_grad_())
+    return adapter
+
+
+def _delta(adapter: Adapter, settings: LoraSettings, losses: tuple[float, ...]) -> LoraDelta:
+    scale = settings.alpha / settings.rank
+    pairs = {
+        key: (up_PR.detach().float().cpu() * scale, down_RD.detach().float().cpu().clone())
+        for key, (up_PR, down_RD) in adapter.items()
+    }
+    return LoraDelta(pairs, losses)

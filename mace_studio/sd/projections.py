@@ -1,0 +1,61 @@
+"""The key and value projections of cross-attention: their names, their weights, and a model with others in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from weakref import WeakSet
+
+from torch import Tensor, nn
+
+ENDINGS = {"both": ("attn2.to_k", "attn2.to_v"), "key": ("attn2.to_k",), "value": ("attn2.to_v",)}
+WEIGHT = ".weight"
+
+_swapped: WeakSet[nn.Module] = WeakSet()
+
+
+def names(unet: nn.Module, tune: str = "both") -> list[str]:
+    """Module names of the projections, in the UNet's own order; `tune` is "both", "key" or "value"."""
+    return [name for name, _ in unet.named_modules() if name.endswith(ENDINGS[tune])]
+
+
+def width(unet: nn.Module) -> int:
+    """D, the width of the text context that the projections read."""
+    return unet.get_submodule(names(unet)[0]).in_features
+
+
+def read(unet: nn.Module) -> dict[str, Tensor]:
+    """State-dict key -> weight_PD of every projection; the UNet's own tensors, not copies."""
+    return {name + WEIGHT: unet.get_submodule(name).weight.detach() for name in names(unet)}
+
+
+@contextmanager
+def swapped(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """The UNet with other projection weights inside the `with` block; its own parameters return afterwards.
+
+    Args:
+        unet: the model.
+        weights: state-dict key -> weight_PD; converted to the device and dtype of what they replace.
+
+    Raises:
+        RuntimeError: weights are already swapped on this UNet.
+        ValueError: a key that is no projection, or a weight of another shape.
+    """
+    if unet in _swapped:
+        raise RuntimeError("the projections of this UNet are swapped already; leave that block first")
+    known = read(unet)
+    for key, weight_PD in weights.items():
+        if key not in known or known[key].shape != weight_PD.shape:
+            had = tuple(known[key].shape) if key in known else "no such projection"
+            raise ValueError(f"{key}: the UNet has {had}, the new weight is {tuple(weight_PD.shape)}")
+    modules = {key: unet.get_submodule(key.removesuffix(WEIGHT)) for key in weights}
+    originals = {key: module.weight for key, module in modules.items()}
+    _swapped.add(unet)
+    try:
+        for key, module in modules.items():
+            module.weight = nn.Parameter(weights[key].to(originals[key]), requires_grad=False)
+        yield
+    finally:
+        for key, module in modules.items():
+            module.weight = originals[key]
+        _swapped.discard(unet)
