@@ -1,0 +1,279 @@
+"""The studio: one loaded model, the use cases as methods that return a Job, and the erasures on disk.
+
+The libraries behind the model take seconds to import. They are imported on the worker's thread, by `_engine`, so that
+the page is up before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from mace_studio import prompts
+from mace_studio.errors import FileError
+from mace_studio.jobs import Job, Worker
+from mace_studio.recipe import Drawing, Recipe
+
+if TYPE_CHECKING:
+    from mace_studio.comparison import Pair
+    from mace_studio.progress import Progress
+    from mace_studio.sd.loading import Model
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[1]
+BUILT_IN = ROOT / "assets" / "miniature" / "model"
+PRESETS = ROOT / "presets"
+PATIENCE = 15.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the header of the page says of the model.
+
+    Attributes:
+        name: what to call the model.
+        state: "waiting", "loading", "ready" or "failed".
+        detail: device and dtype when ready, the reason in a sentence when failed.
+    """
+
+    name: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, counted before it starts.
+
+    Attributes:
+        concepts: how many are erased.
+        prompts: how many sentences are encoded.
+        unet_forwards: forwards of one sample through the UNet, guidance counted twice.
+        memory: bytes of weights and of the largest step, or None until the model is loaded.
+    """
+
+    concepts: int
+    prompts: int
+    unet_forwards: int
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An erasure on disk.
+
+    Attributes:
+        name: its file's name without the suffix; unique.
+        path: one safetensors file.
+        recipe: what made it.
+        made: when the file was written.
+        size: in bytes.
+    """
+
+    name: str
+    path: Path
+    recipe: Recipe
+    made: datetime
+    size: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe that comes with the project; `recipe.about` says in a sentence what it is."""
+
+    name: str
+    recipe: Recipe
+
+
+class Studio:
+    """Owns the model through one worker thread.
+
+    Args:
+        source: folder, hub id or single .safetensors file of the model; the built-in miniature when None.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto", "float32", "float16" or "bfloat16".
+        output: where erasures, pictures and cached training images go.
+    """
+
+    def __init__(
+        self, source: str | None = None, device: str = "auto", dtype: str = "auto", output: Path = Path("output")
+    ) -> None:
+        self.source = source or str(BUILT_IN)
+        self.output = output
+        self._device, self._dtype = device, dtype
+        self._model: Model | None = None
+        self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
+        self._worker = Worker()
+
+    def status(self) -> Status:
+        """What is known of the model at this moment."""
+        return self._status
+
+    def job(self, job_id: str | None) -> Job | None:
+        """The job with this id, or None when it is unknown or long gone."""
+        return self._worker.find(job_id)
+
+    def ahead(self, job: Job) -> int:
+        """How many other jobs must end before this one begins."""
+        return self._worker.ahead(job)
+
+    def load(self) -> Job:
+        """Import the libraries and load the model, so that the first erasure does not have to."""
+
+        def work() -> Generator[Progress, None, None]:
+            self._loaded()
+            yield from ()
+
+        return self._worker.submit("Load the model", work)
+
+    def estimate(self, recipe: Recipe) -> Estimate:
+        """Count what a run of this recipe takes; nothing is computed."""
+        images = recipe.images.per_concept * recipe.images.steps * 2 if recipe.lora.steps else 0
+        forwards = len(recipe.concepts) * (images + recipe.lora.steps)
+        memory = self._model.memory() if self._model is not None else None
+        return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, memory)
+
+    def erase(self, recipe: Recipe) -> Job:
+        """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
+
+        Raises:
+            RecipeError: the recipe cannot be run; nothing was queued.
+        """
+        recipe.check()
+
+        def work() -> Generator[Progress, None, Entry]:
+            engine = _engine()
+            result = yield from engine.erasure.erase(self._loaded(), recipe, self.output / "cache")
+            path = self.output / f"{_slug(recipe.title())}-{recipe.digest()}.safetensors"
+            engine.erasure.save(result, path)
+            return _entry(path)
+
+        return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
+
+    def compare(
+        self,
+        name: str,
+        sentences: Sequence[str],
+        seeds: Sequence[int],
+        steps: int = 20,
+        guidance: float = 7.5,
+        negative: str = "",
+    ) -> Job:
+        """Draw every prompt with every seed, before and after an erasure. Events are `Progress`; the result is [Pair].
+
+        Raises:
+            FileError: there is no erasure of this name.
+            RecipeError: a setting that cannot be drawn; the message names it.
+        """
+        entry = self.entry(name)
+        settings = Drawing(tuple(sentences), tuple(seeds), steps, guidance, negative).check()
+
+        def work() -> Generator[Progress, None, list[Pair]]:
+            engine = _engine()
+            loaded = engine.erasure.load(entry.path)
+            return (yield from engine.comparison.compare(self._loaded(), loaded, settings))
+
+        return self._worker.submit(f"Compare {name}", work, settings, PATIENCE)
+
+    def entries(self) -> list[Entry]:
+        """Every erasure in the output folder, newest first; files that are none are passed over."""
+        found = []
+        for path in self.output.glob("*.safetensors"):
+            try:
+                found.append(_entry(path))
+            except FileError as error:
+                log.warning("%s", error)
+        return sorted(found, key=lambda e: e.made, reverse=True)
+
+    def entry(self, name: str) -> Entry:
+        """The erasure of this name.
+
+        Raises:
+            FileError: there is none.
+        """
+        if not name or Path(name).name != name:
+            raise FileError("Choose an erased model first; the Erase tab makes one.")
+        return _entry(self.output / f"{name}.safetensors")
+
+    def recipe_file(self, recipe: Recipe) -> Path:
+        """Write the recipe as JSON, for download."""
+        folder = self.output / "recipes"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{_slug(recipe.title()) or 'recipe'}-{recipe.digest()}.json"
+        path.write_text(recipe.to_json(), encoding="utf-8")
+        return path
+
+    def pair_file(self, pair: Pair) -> Path:
+        """Write before and after side by side as a PNG with the settings in it, for download."""
+        path = self.output / "pairs" / f"{_slug(pair.prompt)}-{pair.seed}.png"
+        _engine().comparison.save_pair(pair, path)
+        return path
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            name = self._status.name
+            self._status = Status(name, "loading")
+            try:
+                self._model = _engine().loading.load(self.source, self._device, self._dtype)
+            except Exception as error:
+                self._status = Status(name, "failed", str(error))
+                raise
+            self._status = Status(name, "ready", self._model.where())
+        return self._model
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """The modules that need torch and diffusers."""
+
+    loading: ModuleType
+    erasure: ModuleType
+    comparison: ModuleType
+
+
+def _engine() -> _Engine:
+    from mace_studio import comparison, erasure  # noqa: PLC0415 - seconds of imports, on the worker's thread
+    from mace_studio.sd import loading  # noqa: PLC0415
+
+    return _Engine(loading, erasure, comparison)
+
+
+def presets() -> list[Preset]:
+    """The recipes that come with the project, by folder and name."""
+    found = []
+    for path in sorted(PRESETS.rglob("*.json")):
+        name = path.relative_to(PRESETS).with_suffix("").as_posix()
+        found.append(Preset(name, Recipe.from_json(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:
+    """Prompts worth comparing, each as (role, prompt); the role is "erased", "synonym" or "kept"."""
+    return prompts.suggestions(recipe)
+
+
+def _entry(path: Path) -> Entry:
+    """Read an erasure's recipe from its header, without its tensors and without torch."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            recipe = Recipe.from_json(json.dumps(json.loads(file.metadata()["mace_studio"])["recipe"]))
+        stat = path.stat()
+    except FileNotFoundError as error:
+        raise FileError(f"There is no erased model “{path.stem}” any more; erase again or choose another.") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
+    return Entry(path.stem, path, recipe, datetime.fromtimestamp(stat.st_mtime), stat.st_size)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:48]
