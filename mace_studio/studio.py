@@ -213,9 +213,9 @@ class Studio:
         path.write_text(recipe.to_json(), encoding="utf-8")
         return path
 
-    def pair_file(self, pair: Pair) -> Path:
-        """Write before and after side by side as a PNG with the settings in it, for download."""
-        path = self.output / "pairs" / f"{_slug(pair.prompt)}-{pair.seed}.png"
+    def pair_file(self, pair: Pair, folder: Path | None = None) -> Path:
+        """Write before and after side by side as a PNG with the settings in it, into `folder` or the output folder."""
+        path = (folder or self.output / "pairs") / f"{_slug(pair.prompt)}-{pair.seed}.png"
         _engine().comparison.save_pair(pair, path)
         return path
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from mace_studio.errors import ModelError
@@ -101,7 +100,7 @@ def load(source: str, device: str = "auto", dtype: str = "auto") -> Model:
     kind = _dtype(dtype, device)
     try:
         pipeline = _read(source, kind).to(device)
-    except (OSError, HFValidationError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(_reason(source, str(error))) from error
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         raise ModelError(_no_room(source, device, str(error))) from error

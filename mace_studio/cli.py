@@ -1,0 +1,99 @@
+"""`python -m mace_studio erase|compare`: the use cases without a page."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mace_studio.errors import FileError, StudioError
+from mace_studio.jobs import DONE, Job
+from mace_studio.recipe import Recipe
+from mace_studio.studio import Studio
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 after an error that is told in a sentence, or 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except StudioError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
+    commands = parser.add_subparsers(required=True, metavar="erase|compare")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
+    shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    shared.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
+    shared.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+
+    erase = commands.add_parser("erase", parents=[shared], help="run a recipe")
+    erase.add_argument("recipe", type=Path, metavar="RECIPE.json")
+    erase.set_defaults(run=_erase)
+
+    compare = commands.add_parser("compare", parents=[shared], help="draw before and after an erasure")
+    compare.add_argument("erasure", type=Path, metavar="ERASURE.safetensors")
+    compare.add_argument("--prompt", action="append", required=True, help="may be given several times")
+    compare.add_argument("--seed", action="append", type=int, help="may be given several times; 0 when left out")
+    compare.add_argument("--steps", type=int, default=20)
+    compare.add_argument("--guidance", type=float, default=7.5)
+    compare.add_argument("--negative", default="")
+    compare.set_defaults(run=_compare)
+    return parser
+
+
+def _erase(options: argparse.Namespace) -> int:
+    studio = Studio(options.model, options.device, options.dtype, options.out)
+    try:
+        text = options.recipe.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{options.recipe} cannot be read as text: {error}") from error
+    job = studio.erase(Recipe.from_json(text))
+    if not _finished(job):
+        return INTERRUPTED
+    print(job.result.path)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    studio = Studio(options.model, options.device, options.dtype, options.erasure.parent)
+    settings = (options.prompt, options.seed or [0], options.steps, options.guidance, options.negative)
+    job = studio.compare(options.erasure.stem, *settings)
+    if not _finished(job):
+        return INTERRUPTED
+    for pair in job.result:
+        print(studio.pair_file(pair, options.out), f"mean pixel change {pair.change:.1f}")
+    return 0
+
+
+def _finished(job: Job) -> bool:
+    """Show the job's progress until it is over; False after Ctrl-C, when the model is free again."""
+
+    def on_interrupt(*_: object) -> None:
+        # An exception could strike anywhere, also while a lock is held; asking the job to stop cannot.
+        signal.signal(signal.SIGINT, usual)
+        job.cancel()
+
+    usual = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}<{remaining}", desc=job.title) as bar:
+            for event in job.watch():
+                if event is not None:
+                    bar.set_description(f"{event.stage} {event.concept}".strip())
+                    bar.update(100 * event.fraction - bar.n)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    job.wait()
+    return job.state == DONE

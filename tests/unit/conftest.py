@@ -1,0 +1,69 @@
+"""Real pipelines for the tests of the model: the built-in one, and a random one of another shape."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mace_studio.sd import loading
+from mace_studio.studio import BUILT_IN
+
+
+@pytest.fixture(scope="session")
+def model():
+    """The built-in miniature in float32 on the CPU."""
+    return loading.load(str(BUILT_IN), "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory):
+    """A random pipeline that pads with "!" as Stable Diffusion 2 does, reads 24 tokens and draws 32 x 48 pixels."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(str(BUILT_IN / "tokenizer"), model_max_length=24, pad_token="!")
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=24, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    norm = text.final_layer_norm if hasattr(text, "final_layer_norm") else text.text_model.final_layer_norm
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    unet = UNet2DConditionModel(
+        sample_size=(8, 12), in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32, attention_head_dim=2, norm_num_groups=4,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae, text, tokenizer, unet, DDIMScheduler(), None, None, requires_safety_checker=False
+    )
+    folder = tmp_path_factory.mktemp("models") / "other"
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other(other_folder):
+    return loading.load(str(other_folder), "cpu", "float32")
+
+
+@pytest.fixture
+def unchanged(model):
+    """Fails if a test leaves any tensor, hook or attribute of the built-in model other than it was."""
+    parts = {name: part for name, part in model.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    before = {n: {k: t.clone() for k, t in part.state_dict().items()} for n, part in parts.items()}
+    scheduler, identities = model.pipeline.scheduler, [id(p) for p in model.unet.parameters()]
+    yield
+    assert model.pipeline.scheduler is scheduler
+    assert [id(p) for p in model.unet.parameters()] == identities
+    for name, part in parts.items():
+        state = part.state_dict()
+        assert list(state) == list(before[name])
+        assert all(torch.equal(tensor, state[key]) for key, tensor in before[name].items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in part.modules())
+        assert not hasattr(part, "peft_config")

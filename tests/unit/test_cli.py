@@ -1,0 +1,76 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mace_studio import cli
+from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "forest"),),
+    refine=KeepWeights(identity=10.0),
+    fuse=KeepWeights(identity=10.0),
+    lora=LoraSettings(steps=2),
+    images=ImageSettings(per_concept=1, steps=2),
+)
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "cat.json"
+    path.write_text(QUICK.to_json(), encoding="utf-8")
+    return path
+
+
+def test_erase_then_compare(recipe_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["erase", str(recipe_file), "--out", str(out)]) == 0
+    erasure = Path(capsys.readouterr().out.strip())
+    assert erasure.parent == out and erasure.suffix == ".safetensors" and erasure.is_file()
+    drawing = ["--prompt", "a cat", "--prompt", "a ship", "--seed", "3", "--steps", "2", "--guidance", "4"]
+    assert cli.main(["compare", str(erasure), *drawing, "--out", str(tmp_path / "pairs")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split(" mean")[0]).name for line in lines] == ["a-cat-3.png", "a-ship-3.png"]
+    with Image.open(tmp_path / "pairs" / "a-cat-3.png") as picture:
+        settings = json.loads(picture.text["mace_studio"])
+    assert (settings["prompt"], settings["seed"], settings["steps"]) == ("a cat", 3, 2)
+    assert Recipe.from_json(json.dumps(settings["recipe"])) == QUICK
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [(lambda t: "{", "not valid JSON"), (lambda t: t.replace('"seed"', '"sead"'), "sead"), (lambda t: "{}", "concept")],
+)
+def test_bad_recipes_are_a_sentence_and_a_status(recipe_file, tmp_path, capsys, change, says):
+    recipe_file.write_text(change(recipe_file.read_text(encoding="utf-8")), encoding="utf-8")
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path)]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_missing_files_are_a_sentence(tmp_path, capsys):
+    assert cli.main(["erase", str(tmp_path / "no.json"), "--out", str(tmp_path)]) == 1
+    assert "no.json" in capsys.readouterr().err
+    assert cli.main(["compare", str(tmp_path / "no.safetensors"), "--prompt", "a cat", "--out", str(tmp_path)]) == 1
+    assert "no erased model “no”" in capsys.readouterr().err
+
+
+def test_interrupting_ends_with_130_and_leaves_no_file(recipe_file, tmp_path):
+    long = replace(QUICK, lora=LoraSettings(steps=100_000))
+    recipe_file.write_text(long.to_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "mace_studio", "erase", str(recipe_file), "--out", str(tmp_path / "out")]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    seen = ""
+    while "lora cat" not in seen and process.poll() is None:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, seen + rest
+    assert "Traceback" not in seen + rest
+    assert not list((tmp_path / "out").glob("*.safetensors"))

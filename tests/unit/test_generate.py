@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler
+
+from mace_studio.recipe import Drawing, ImageSettings
+from mace_studio.sd import generate
+
+SHORT = ImageSettings(per_concept=2, steps=2, guidance=3.0)
+CAT = [generate.Portrait("a photo of the cat", "cat", seed) for seed in (0, 1)]
+
+
+def finish(steps):
+    """What a generator returns, and what it yielded on the way."""
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            return end.value, seen
+
+
+def test_drawing_is_the_pipelines_own_call(model, unchanged):
+    drawing = Drawing(("a photo of the cat", "a ship"), (3, 4), steps=2, guidance=4.0, negative="a dog")
+    images, seen = finish(generate.draw(model, drawing))
+    expected = model.pipeline(
+        prompt=["a photo of the cat"] * 2 + ["a ship"] * 2,
+        negative_prompt=["a dog"] * 4,
+        generator=[torch.Generator().manual_seed(s) for s in (3, 4, 3, 4)],
+        num_inference_steps=2,
+        guidance_scale=4.0,
+    ).images
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(images, expected, strict=True))
+    assert seen == [2, 4]
+
+
+def test_progress_counts_on_over_batches(model, unchanged):
+    count = generate.BATCH + 1
+    _, seen = finish(generate.draw(model, Drawing(("a cat",), tuple(range(count)), steps=2)))
+    assert seen == [generate.BATCH // 2, generate.BATCH, generate.BATCH, count]
+
+
+@pytest.mark.parametrize("steps_seen", [1, 2])
+def test_leaving_early_stops_the_pipeline_at_its_step(model, unchanged, steps_seen):
+    forwards = []
+    handle = model.unet.register_forward_pre_hook(lambda *_: forwards.append(1))
+    try:
+        steps = generate.draw(model, Drawing(("a cat",), (0,), steps=6))
+        for _ in range(steps_seen):
+            next(steps)
+        steps.close()
+        assert len(forwards) == steps_seen
+    finally:
+        handle.remove()
+
+
+def test_an_error_in_the_pipeline_reaches_the_caller(model, unchanged):
+    def broken(*_):
+        raise FloatingPointError("broken")
+
+    handle = model.unet.register_forward_pre_hook(broken)
+    try:
+        with pytest.raises(FloatingPointError, match="broken"):
+            finish(generate.draw(model, Drawing(("a cat",), (0,), steps=2)))
+    finally:
+        handle.remove()
+
+
+def test_portraits_use_dpm_solver_and_record_where_the_phrase_is(model, unchanged):
+    drawn, _ = finish(generate.portraits(model, CAT, SHORT, None))
+    usual = model.pipeline.scheduler
+    model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
+    try:
+        expected = model.pipeline(
+            prompt=["a photo of the cat"] * 2,
+            generator=[torch.Generator().manual_seed(s) for s in (0, 1)],
+            num_inference_steps=2,
+            guidance_scale=3.0,
+            output_type="latent",
+        ).images
+    finally:
+        model.pipeline.scheduler = usual
+    for mine, theirs in zip(drawn, expected, strict=True):
+        assert torch.equal(mine.latent_CHW, theirs)
+        assert mine.heat_HW.shape == mine.latent_CHW.shape[1:]
+        assert mine.heat_HW.min() >= 0 and 0 < mine.heat_HW.mean() < 1
+    assert not torch.equal(drawn[0].heat_HW, drawn[1].heat_HW)
+
+
+def test_portraits_are_drawn_once(model, unchanged, tmp_path):
+    first, seen = finish(generate.portraits(model, CAT, SHORT, tmp_path))
+    assert seen and len(list(tmp_path.iterdir())) == 2
+    again, seen = finish(generate.portraits(model, CAT, SHORT, tmp_path))
+    assert not seen
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.latent_CHW, b.latent_CHW) and torch.equal(a.heat_HW, b.heat_HW)
+    more = [generate.Portrait(p.prompt, p.phrase, p.seed + 9) for p in CAT]
+    assert finish(generate.portraits(model, more, SHORT, tmp_path))[1], "another seed is another image"
+
+
+def test_the_scheduler_returns_when_portraits_are_left_early(model, unchanged):
+    steps = generate.portraits(model, CAT, SHORT, None)
+    next(steps)
+    assert isinstance(model.pipeline.scheduler, DPMSolverMultistepScheduler)
+    steps.close()

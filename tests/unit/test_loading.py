@@ -1,0 +1,91 @@
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mace_studio.errors import ModelError
+from mace_studio.sd import loading
+from mace_studio.studio import BUILT_IN
+
+
+def test_a_folder_loads_frozen_on_the_device_and_dtype(other_folder):
+    model = loading.load(str(other_folder), "cpu", "float16")
+    assert (model.dtype, model.device.type, model.length, model.width) == (torch.float16, "cpu", 24, 32)
+    assert model.where() == "cpu · float16"
+    assert not any(p.requires_grad for p in model.unet.parameters()) and not model.unet.training
+
+
+def test_the_fingerprint_is_the_models_and_not_the_dtypes(model, other_folder, tmp_path):
+    same = loading.load(str(BUILT_IN), "cpu", "float16")
+    assert same.fingerprint == model.fingerprint
+    folder = tmp_path / "changed"
+    shutil.copytree(BUILT_IN, folder)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.bias"][0] += 1
+    save_file(weights, path, {"format": "pt"})
+    assert loading.load(str(folder), "cpu").fingerprint != model.fingerprint
+
+
+def test_memory_is_counted_from_the_weights(model):
+    numbers = sum(t.numel() for m in model._modules().values() for t in m.state_dict().values())
+    assert 4 * numbers < model.memory() < 8 * numbers
+
+
+def test_captions_are_the_models_own_where_it_has_any(model, other, other_folder):
+    assert other.captions == loading.GENERAL_CAPTIONS
+    assert model.captions == BUILT_IN / "captions.txt"
+    assert other.captions.is_file() and model.captions.is_file()
+
+
+def test_what_does_not_exist_is_said(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="no folder “nobody/nothing”"):
+        loading.load("nobody/nothing")
+    with pytest.raises(ModelError, match="no folder “/not/here”"):
+        loading.load("/not/here")
+
+
+def test_a_folder_that_is_no_model_is_said(tmp_path):
+    with pytest.raises(ModelError, match="not a model in the diffusers layout"):
+        loading.load(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(other_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(other_folder, folder)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        loading.load(str(folder))
+    with pytest.raises(ModelError, match=r"no \.safetensors file"):
+        loading.load(str(folder / "unet" / "diffusion_pytorch_model.bin"))
+
+
+def test_a_pipeline_without_text_is_refused(tmp_path):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel  # noqa: PLC0415 - only here
+
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    with pytest.raises(ModelError, match="DDPMPipeline, not a text-to-image model"):
+        loading.load(str(tmp_path / "ddpm"))
+
+
+def test_too_little_memory_is_said(other_folder, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(loading.DiffusionPipeline, "from_pretrained", full)
+    with pytest.raises(ModelError, match="not enough memory"):
+        loading.load(str(other_folder))
+
+
+@pytest.mark.parametrize("device, dtype, says", [("cpu", "int8", "int8"), ("abacus", "float32", "abacus")])
+def test_device_and_dtype_that_do_not_exist_are_said(other_folder, device, dtype, says):
+    with pytest.raises(ModelError, match=says):
+        loading.load(str(other_folder), device, dtype)
