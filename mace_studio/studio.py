@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from mace_studio import prompts
-from mace_studio.errors import FileError
+from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.jobs import Job, Worker
 from mace_studio.recipe import Drawing, Recipe
 
@@ -78,6 +78,8 @@ class Entry:
         recipe: what made it.
         made: when the file was written.
         size: in bytes.
+        conditions: "refine" and "fuse" -> condition number of the solve.
+        warnings: what the user should know, in sentences.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Entry:
     recipe: Recipe
     made: datetime
     size: int
+    conditions: dict[str, float]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -226,7 +230,8 @@ class Studio:
             try:
                 self._model = _engine().loading.load(self.source, self._device, self._dtype)
             except Exception as error:
-                self._status = Status(name, "failed", str(error))
+                said = str(error) if isinstance(error, StudioError) else "the server's log says why"
+                self._status = Status(name, "failed", said)
                 raise
             self._status = Status(name, "ready", self._model.where())
         return self._model
@@ -266,13 +271,16 @@ def _entry(path: Path) -> Entry:
     """Read an erasure's recipe from its header, without its tensors and without torch."""
     try:
         with safe_open(path, framework="numpy") as file:
-            recipe = Recipe.from_json(json.dumps(json.loads(file.metadata()["mace_studio"])["recipe"]))
+            header = json.loads(file.metadata()["mace_studio"])
+        recipe = Recipe.from_json(json.dumps(header["recipe"]))
+        conditions, warnings = header["conditions"], tuple(header["warnings"])
         stat = path.stat()
     except FileNotFoundError as error:
         raise FileError(f"There is no erased model “{path.stem}” any more; erase again or choose another.") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecipeError) as error:
         raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
-    return Entry(path.stem, path, recipe, datetime.fromtimestamp(stat.st_mtime), stat.st_size)
+    made = datetime.fromtimestamp(stat.st_mtime)
+    return Entry(path.stem, path, recipe, made, stat.st_size, conditions, warnings)
 
 
 def _slug(title: str) -> str:

@@ -1,0 +1,72 @@
+"""Thirty erasures that end in every way: the model stays bit for bit what it was, and memory stays flat.
+
+`pytest -m slow -s tests/slow/test_endurance.py` prints the resident memory after every run.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mace_studio import erasure
+from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.sd import loading, lora
+from mace_studio.studio import BUILT_IN
+
+RECIPE = Recipe(
+    concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
+    preserve=("dog",),
+    refine=KeepWeights(preserve=1.0, identity=1.0),
+    fuse=KeepWeights(preserve=1.0, identity=1.0),
+    lora=LoraSettings(steps=5),
+    images=ImageSettings(per_concept=2, steps=3),
+)
+STAGES = ("images", "masks", "refine", "lora", "fuse")
+
+
+def resident():
+    """Resident memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def run_to_the_end(model, recipe):
+    for _ in erasure.erase(model, recipe):
+        pass
+
+
+def cancel_in(model, recipe, stage):
+    steps = erasure.erase(model, recipe)
+    while next(steps).stage != stage:
+        pass
+    steps.close()
+
+
+def fail(model, recipe, monkeypatch):
+    def broken(*_):
+        raise FloatingPointError("broken")
+
+    with monkeypatch.context() as patch, pytest.raises(FloatingPointError):
+        patch.setattr(lora, "_losses", broken)
+        run_to_the_end(model, recipe)
+
+
+@pytest.mark.slow
+def test_thirty_runs_leave_the_model_and_the_memory_as_they_were(monkeypatch):
+    model = loading.load(str(BUILT_IN), "cpu", "float32")
+    before = {part: {k: t.clone() for k, t in m.state_dict().items()} for part, m in model._modules().items()}
+    resident_after = []
+    for i in range(30):
+        recipe = replace(RECIPE, seed=i)
+        if i % 3 == 0:
+            run_to_the_end(model, recipe)
+        elif i % 3 == 1:
+            cancel_in(model, recipe, STAGES[i // 3 % len(STAGES)])
+        else:
+            fail(model, recipe, monkeypatch)
+        for part, module in model._modules().items():
+            assert all(torch.equal(t, before[part][key]) for key, t in module.state_dict().items())
+        resident_after.append(resident())
+        print(f"run {i + 1:2}: {('success', 'cancel', 'failure')[i % 3]:8} {resident_after[-1]:.0f} MB")
+    assert resident_after[-1] < resident_after[5] * 1.05

@@ -1,0 +1,147 @@
+"""Stable Diffusion 1.x at its full shapes with random weights: time and memory of the closed-form stages.
+
+`pytest -m slow -s tests/slow/test_full_size.py` prints the figures. The text encoder has the width and length of CLIP
+ViT-L/14 but one layer, since text encoding is not what is measured.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mace_studio import erasure, prompts
+from mace_studio.core.moments import Moments
+from mace_studio.recipe import Concept, KeepWeights, LoraSettings, Recipe
+from mace_studio.sd import loading, lora, projections, text
+from mace_studio.studio import BUILT_IN
+
+ROOT = Path(__file__).parents[2]
+
+
+def build(folder):
+    """The shapes of CompVis/stable-diffusion-v1-4, with random weights."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(str(BUILT_IN / "tokenizer"))
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072, num_hidden_layers=1,
+            num_attention_heads=12, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    for name, parameter in encoder.named_parameters():
+        if "final_layer_norm" in name:  # at its start it would make every embedding lie in one plane
+            torch.nn.init.normal_(parameter)
+    unet = UNet2DConditionModel(
+        sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+        down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3), cross_attention_dim=768, attention_head_dim=8,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, layers_per_block=2, sample_size=512,
+    )  # fmt: skip
+    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
+    pipeline = StableDiffusionPipeline(
+        vae, encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+class Stopwatch:
+    """Takes the time of every call of a function out of what is measured."""
+
+    def __init__(self, function):
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args):
+        begun = time.perf_counter()
+        try:
+            return self.function(*args)
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+
+def finish(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def random_deltas(model, count):
+    """Rank-1 LoRAs on every projection, as stage 2 would hand them over."""
+    for i in range(count):
+        generator = torch.Generator().manual_seed(i)
+        pairs = {
+            key: (torch.randn(len(w), 1, generator=generator), torch.randn(1, model.width, generator=generator) / 100)
+            for key, w in projections.read(model.unet).items()
+        }
+        yield lora.LoraDelta(pairs, ())
+
+
+def measure(folder, count):
+    """Refine and fuse `count` concepts, then one LoRA step: the figures as a dictionary."""
+    begun = time.perf_counter()
+    model = loading.load(folder, "cpu", "float32")
+    loaded = time.perf_counter() - begun
+    after_load = peak()
+    text.embed = encoding = Stopwatch(text.embed)
+    concepts = tuple(Concept(f"person number {i}", "a person", "celebrity") for i in range(count))
+    keep = KeepWeights(general=0.0, preserve=1.0, identity=1.0)
+    recipe = Recipe(concepts, refine=keep, fuse=keep)
+    preserve = Moments.of(torch.randn(4096, model.width, generator=torch.Generator().manual_seed(9)))
+    notes, begun = erasure._Notes(), time.perf_counter()
+    refined = finish(erasure._refine(model, recipe, None, preserve, notes))
+    refine, encoding.seconds = time.perf_counter() - begun - encoding.seconds, 0.0
+    deltas, begun = list(random_deltas(model, count)), time.perf_counter()
+    fused = finish(erasure._fuse(model, recipe, refined, deltas, None, preserve, notes))
+    fuse = time.perf_counter() - begun - encoding.seconds
+    assert all(weight_PD.isfinite().all() for weight_PD in fused.values())
+    figures = {"load": loaded, "refine": refine, "fuse": fuse, "gb_loaded": after_load, "gb_peak": peak()}
+    return figures | ({"lora_step": lora_step(model)} if count == 1 else {})
+
+
+def lora_step(model):
+    sentences = prompts.about(Concept("cat", "forest"))
+    positions = [text.positions(model, ids, "cat") for ids in text.ids(model, sentences)]
+    latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    subject = lora.Subject("cat", latents, [None], text.embed(model, sentences), positions, 0)
+    times = [time.perf_counter()]
+    for _ in lora.train(model, [subject], LoraSettings(steps=3)):
+        times.append(time.perf_counter())
+    return times[-1] - times[-2]
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+@pytest.mark.slow
+def test_time_and_memory_do_not_grow_with_the_number_of_concepts(tmp_path):
+    run = [sys.executable, "-W", "ignore", __file__, str(tmp_path / "sd")]
+    subprocess.run([*run, "0"], check=True, cwd=ROOT)
+    figures = {}
+    for count in (1, 100):
+        done = subprocess.run([*run, str(count)], check=True, cwd=ROOT, capture_output=True, text=True)
+        figures[count] = json.loads(done.stdout.splitlines()[-1])
+        print(count, {name: round(value, 2) for name, value in figures[count].items()})
+    # Per concept, beside text encoding, only its Gram and one (P, D) product per projection are left to do.
+    assert figures[100]["gb_peak"] < figures[1]["gb_peak"] + 0.5
+    assert figures[100]["refine"] < 20 * figures[1]["refine"]
+
+
+if __name__ == "__main__":
+    folder, count = sys.argv[1], int(sys.argv[2])
+    if count == 0:
+        build(folder)
+    else:
+        print(json.dumps(measure(folder, count)))

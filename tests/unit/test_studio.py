@@ -1,0 +1,164 @@
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from mace_studio import studio as studio_module
+from mace_studio.comparison import Pair
+from mace_studio.errors import FileError, ModelError, RecipeError
+from mace_studio.jobs import CANCELLED
+from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.studio import BUILT_IN, PRESETS, Studio, presets, suggested_prompts
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
+    preserve=("dog",),
+    refine=KeepWeights(identity=10.0),
+    fuse=KeepWeights(identity=10.0),
+    lora=LoraSettings(steps=2),
+    images=ImageSettings(per_concept=1, steps=2),
+)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    return Studio(output=tmp_path_factory.mktemp("output"))
+
+
+@pytest.fixture(scope="module")
+def entry(studio):
+    job = studio.erase(QUICK)
+    assert job.wait() is job.result
+    return job.result
+
+
+def test_the_model_is_loaded_by_the_first_job_that_needs_it(tmp_path):
+    fresh = Studio(output=tmp_path)
+    assert fresh.status().state == "waiting" and fresh.estimate(QUICK).memory is None
+    fresh.load().wait()
+    assert fresh.status().state == "ready" and fresh.status().detail == "cpu · float32"
+    assert fresh.estimate(QUICK).memory > 20e6
+
+
+def test_a_model_that_does_not_load_says_why(tmp_path):
+    broken = Studio(str(tmp_path), output=tmp_path)
+    with pytest.raises(ModelError):
+        broken.load().wait()
+    assert broken.status().state == "failed" and "diffusers layout" in broken.status().detail
+
+
+def test_an_erasure_becomes_an_entry(studio, entry):
+    assert entry.path.parent == studio.output and entry.name == entry.path.stem == f"cat-{QUICK.digest()}"
+    assert entry.recipe == QUICK and entry.size == entry.path.stat().st_size
+    assert studio.entries() == [entry] and studio.entry(entry.name) == entry
+
+
+def test_files_that_are_no_erasures_are_passed_over(studio, entry):
+    stray = studio.output / "stray.safetensors"
+    stray.write_text("hello")
+    try:
+        assert studio.entries() == [entry]
+        with pytest.raises(FileError, match="not an erasure"):
+            studio.entry("stray")
+    finally:
+        stray.unlink()
+
+
+@pytest.mark.parametrize("name", ["", "../cat", "cat/dog", "nothing"])
+def test_names_stay_inside_the_output_folder(studio, name):
+    with pytest.raises(FileError):
+        studio.entry(name)
+
+
+def test_comparing_an_entry(studio, entry):
+    pairs = studio.compare(entry.name, ["a cat"], [0, 1], steps=2, guidance=4.0).wait()
+    assert [(p.prompt, p.seed) for p in pairs] == [("a cat", 0), ("a cat", 1)]
+    path = studio.pair_file(pairs[1])
+    with Image.open(path) as picture:
+        assert json.loads(picture.text["mace_studio"])["seed"] == 1
+
+
+def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
+    picture = Image.new("RGB", (2, 2))
+    pair = Pair("a cat, “red” / blue", 4, picture, picture, 0.0, {})
+    assert studio.pair_file(pair, tmp_path).name == "a-cat-red-blue-4.png"
+
+
+@pytest.mark.parametrize(
+    "settings, field",
+    [
+        ({"sentences": [" "]}, "prompt"),
+        ({"seeds": []}, "seed"),
+        ({"seeds": [-1]}, "seed"),
+        ({"steps": 0}, "steps"),
+        ({"guidance": float("nan")}, "guidance"),
+    ],
+)
+def test_bad_settings_of_a_comparison_are_refused_at_once(studio, entry, settings, field):
+    with pytest.raises(RecipeError) as error:
+        studio.compare(entry.name, **({"sentences": ["a cat"], "seeds": [0]} | settings))
+    assert error.value.field == field
+
+
+def test_a_bad_recipe_is_refused_at_once(studio):
+    with pytest.raises(RecipeError):
+        studio.erase(replace(QUICK, concepts=()))
+
+
+def test_a_cancelled_erasure_leaves_no_file(studio):
+    job = studio.erase(replace(QUICK, name="never", lora=LoraSettings(steps=5_000)))
+    for event in job.watch():
+        if event is not None and event.stage == "lora":
+            job.cancel()
+    assert job.state == CANCELLED
+    assert not list(studio.output.glob("never*")) and not list(studio.output.glob(".*"))
+
+
+def test_the_estimate_counts_forwards_and_sentences(studio):
+    """One concept, 30 templates twice, one phrase kept; one image of 2 steps with guidance, 2 LoRA steps."""
+    estimate = studio.estimate(QUICK)
+    assert (estimate.concepts, estimate.prompts, estimate.unet_forwards) == (1, 30 * 3, 1 * 2 * 2 + 2)
+    refined_only = studio.estimate(replace(QUICK, lora=LoraSettings(steps=0)))
+    assert refined_only.unet_forwards == 0
+
+
+def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry):
+    samples = []
+    unet = studio._loaded().unet
+    handle = unet.register_forward_pre_hook(lambda _, args, kwargs: samples.append(len(args[0])), with_kwargs=True)
+    try:
+        fresh = replace(QUICK, seed=77, concepts=(*QUICK.concepts, Concept("ship", "ground")))
+        studio.erase(fresh).wait()
+    finally:
+        handle.remove()
+    assert sum(samples) == studio.estimate(fresh).unet_forwards
+
+
+def test_a_recipe_file_reads_back(studio):
+    path = studio.recipe_file(QUICK)
+    assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
+
+
+def test_suggested_prompts_show_what_is_erased_tested_and_kept():
+    roles = {role: prompt for role, prompt in suggested_prompts(QUICK)}
+    assert roles == {"erased": "a photo of the cat", "synonym": "a photo of the kitty", "kept": "a photo of the dog"}
+
+
+def test_every_preset_is_a_whole_recipe_that_says_what_it_is():
+    found = presets()
+    assert len(found) == len(list(PRESETS.rglob("*.json"))) >= 5
+    for preset in found:
+        assert preset.recipe.check() and preset.recipe.about.endswith(".") and preset.recipe.name
+
+
+def test_presets_hold_only_what_differs_from_the_defaults():
+    defaults = json.loads(Recipe().to_json())
+    for path in PRESETS.rglob("*.json"):
+        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+            assert value != defaults[key], f"{path.name}: {key} is the default"
+
+
+def test_the_built_in_model_is_small():
+    assert sum(path.stat().st_size for path in BUILT_IN.rglob("*")) < 40e6
+    assert studio_module.ROOT in BUILT_IN.parents
