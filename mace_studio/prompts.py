@@ -30,8 +30,9 @@ def mapped(concept: Concept) -> list[str]:
 
 
 def portrait(phrase: str, kind: str) -> str:
-    """The prompt that draws a training image (appendix B)."""
-    return f"a photo in the style of {phrase.strip()}" if kind == "style" else f"a photo of the {phrase.strip()}"
+    """The prompt that draws a training image; people go by their name alone, styles are no thing in the picture."""
+    forms = {"style": "a photo in the style of {}", "celebrity": "a photo of {}"}
+    return forms.get(kind, "a photo of the {}").format(phrase.strip())
 
 
 def preserved(recipe: Recipe) -> Iterator[str]:

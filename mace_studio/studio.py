@@ -213,7 +213,7 @@ class Studio:
         """Write the recipe as JSON, for download."""
         folder = self.output / "recipes"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{_slug(recipe.title()) or 'recipe'}-{recipe.digest()}.json"
+        path = folder / f"{_slug(recipe.title())}-{recipe.digest()}.json"
         path.write_text(recipe.to_json(), encoding="utf-8")
         return path
 
@@ -284,4 +284,5 @@ def _entry(path: Path) -> Entry:
 
 
 def _slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:48]
+    """A file name that still reads like the title, in any script."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-_")[:48] or "untitled"

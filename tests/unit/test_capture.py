@@ -60,9 +60,12 @@ def test_a_forward_that_ends_early_gives_the_same_maps(model, unchanged):
 
 
 def test_two_captures_at_once_are_refused_and_nothing_stays_hooked(model, unchanged):
-    with capture.attention(model.unet, lambda *_: None):
-        with pytest.raises(RuntimeError, match="captured already"), capture.attention(model.unet, lambda *_: None):
-            pass
+    with (
+        capture.attention(model.unet, lambda *_: None),
+        pytest.raises(RuntimeError, match="captured already"),
+        capture.attention(model.unet, lambda *_: None),
+    ):
+        pass
     with pytest.raises(KeyError), capture.attention(model.unet, lambda *_: None):
         raise KeyError
     with capture.attention(model.unet, lambda *_: None):

@@ -68,7 +68,7 @@ def test_only_what_is_tuned_has_a_lora(model, unchanged, tune):
 
 
 def test_alpha_over_rank_scales_the_lora(model, unchanged):
-    """At the first step only `up` moves, by the learning rate whatever the scale (AdamW), so the delta is linear in it."""
+    """At the first step only `up` moves, by the learning rate whatever the scale (AdamW): the delta is linear in it."""
     one = [subject(model, "cat")]
     (small,), _ = finish(lora.train(model, one, replace(FAST, steps=1, alpha=2.0)))
     (large,), _ = finish(lora.train(model, one, replace(FAST, steps=1, alpha=6.0)))

@@ -162,3 +162,8 @@ def test_presets_hold_only_what_differs_from_the_defaults():
 def test_the_built_in_model_is_small():
     assert sum(path.stat().st_size for path in BUILT_IN.rglob("*")) < 40e6
     assert studio_module.ROOT in BUILT_IN.parents
+
+
+@pytest.mark.parametrize("title, name", [("Van Gogh, cat", "van-gogh-cat"), ("猫", "猫"), ("../ !", "untitled")])
+def test_file_names_read_like_the_title(studio, title, name):
+    assert studio.recipe_file(replace(QUICK, name=title)).name.rpartition("-")[0] == name

@@ -1,0 +1,51 @@
+"""The flags of app.py, and what is set before gradio is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, "-B", "app.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_names_every_flag():
+    done = run("--help")
+    assert done.returncode == 0
+    for flag in ("--model", "--device", "--dtype", "--host", "--port", "--output-dir", "--auth"):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize("text", ["me", "me:", ":secret"])
+def test_credentials_need_a_name_and_a_password(text):
+    done = run("--auth", text)
+    assert done.returncode == 2
+    assert "user:password" in done.stderr
+
+
+def test_a_hosted_space_finds_the_page_and_nothing_is_told_outside():
+    check = (
+        "import os, sys, app, gradio\n"
+        "assert isinstance(app.demo, gradio.Blocks)\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'peft'} & set(sys.modules), 'the page needs no engine'\n"
+        "assert os.environ['GRADIO_ANALYTICS_ENABLED'] == 'False'\n"
+        "assert os.environ['HF_HUB_DISABLE_TELEMETRY'] in ('1', 'True')\n"
+        "assert not app.demo.analytics_enabled\n"
+        "blocks = [b for b in app.demo.blocks.values() if b.get_block_name() not in\n"
+        "          ('row', 'column', 'form', 'state', 'browserstate', 'tabs', 'tabitem')]\n"
+        "unnamed = [b for b in blocks if not b.elem_id]\n"
+        "assert not unnamed, unnamed\n"
+        "fields = [b for b in blocks if not b.get_block_name().endswith('button')]\n"
+        "unlabelled = [b for b in fields if not getattr(b, 'label', None)]\n"
+        "assert not unlabelled, unlabelled\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,274 @@
+"""The form's values and the recipe, and concepts as text: nothing is lost, and what is wrong is named."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mace_studio.errors import RecipeError
+from mace_studio.recipe import (
+    FUSIONS,
+    KINDS,
+    MASKS,
+    MAX_CONCEPTS,
+    TUNE,
+    Concept,
+    ImageSettings,
+    KeepWeights,
+    LoraSettings,
+    Recipe,
+)
+from mace_studio.ui import charts, concept_text, form, notices, run_view
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+wholes = st.integers(0, 2**63 - 1)
+weights = st.builds(KeepWeights, numbers, numbers, numbers)
+recipes = st.builds(
+    Recipe,
+    concepts=st.lists(
+        st.builds(Concept, texts, texts, st.sampled_from(KINDS), st.lists(texts, max_size=4).map(tuple)), max_size=4
+    ).map(tuple),
+    preserve=st.lists(texts, max_size=4).map(tuple),
+    name=texts,
+    about=texts,
+    refine=weights,
+    fuse=weights,
+    lora=st.builds(
+        LoraSettings, wholes, numbers, wholes, numbers, numbers, numbers, numbers, st.booleans(),
+        st.sampled_from(TUNE), st.booleans(), st.booleans(),
+    ),
+    fusion=st.sampled_from(FUSIONS),
+    images=st.builds(ImageSettings, wholes, wholes, numbers),
+    masks=st.sampled_from(MASKS),
+    concepts_at_once=wholes,
+    seed=wholes,
+)  # fmt: skip
+
+
+def values(**changes):
+    """The default form with one row, and some values changed."""
+    start = dict(zip(form.BY_KEY, form.values_from(Recipe((Concept("cat", "forest"),))), strict=True))
+    return list((start | changes).values())
+
+
+@given(recipes)
+@settings(max_examples=150)
+def test_a_recipe_survives_the_form(recipe):
+    assert form.recipe_from(form.values_from(recipe)) == recipe
+
+
+def test_the_form_shows_every_field_of_a_recipe_once():
+    def paths(data, prefix=""):
+        for key, value in data.items():
+            yield from paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+
+    assert sorted(f.path for f in form.FIELDS) == sorted(paths(json.loads(Recipe().to_json())))
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "says"),
+    [
+        ({"lambda1": "a lot"}, "refine.general", "“a lot” is not a number"),
+        ({"lambda1": "1,5"}, "refine.general", "not a number"),
+        ({"lambda3": ""}, "refine.preserve", "Type a number"),
+        ({"lora_steps": "2.5"}, "lora.steps", "type a whole number"),
+        ({"lora_steps": None}, "lora.steps", "Type a whole number"),
+        ({"seed": "ten"}, "seed", "“ten” is not a number"),
+        ({"uniform": "yes"}, "lora.uniform", "true or false"),
+        ({"tune": None}, "lora.tune", "Text is needed"),
+        ({"preserve": "cat"}, "preserve", "A list is needed"),
+        ({"preserve": [1]}, "preserve[0]", "Text is needed"),
+        ({"concepts": [["cat"]]}, "concepts[0]", "A row has 4 texts"),
+        ({"concepts": [["cat", "forest", "object", None]]}, "concepts[0]", "A row has 4 texts"),
+    ],
+)
+def test_a_bad_value_is_named(changes, path, says):
+    with pytest.raises(RecipeError, match=says) as caught:
+        form.recipe_from(values(**changes))
+    assert caught.value.field == path
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_a_number_that_is_none_is_left_to_the_check(value):
+    with pytest.raises(RecipeError, match=r"not allowed|too large") as caught:
+        form.recipe_from(values(lambda1=value)).check()
+    assert caught.value.field == "refine.general"
+
+
+def test_the_main_weights_set_both_stages():
+    recipe = form.recipe_from(values(lambda1="1", lambda2="2", lambda3="3", identity="4"))
+    assert recipe.refine == KeepWeights(1.0, 3.0, 4.0)
+    assert recipe.fuse == KeepWeights(2.0, 3.0, 4.0)
+    apart = form.recipe_from(values(lambda3="3", lambda3_fuse="5", identity_fuse="0"))
+    assert (apart.refine.preserve, apart.fuse.preserve, apart.fuse.identity) == (3.0, 5.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.0, "0"), (1e-4, "1e-4"), (1e-7, "1e-7"), (0.8, "0.8"), (1000.0, "1000"), (0.001, "0.001"), (1e22, "1e22")],
+)
+def test_numbers_are_short(number, text):
+    assert form.number_text(number) == text
+    assert float(text) == number
+
+
+def test_differences_name_what_a_preset_changes():
+    now = Recipe((Concept("cat", "forest"),))
+    then = Recipe(tuple(Concept(f"c{i}", "x") for i in range(6)), lora=LoraSettings(uniform=True), seed=3)
+    assert form.differences(now, then) == [
+        ("Concepts", "cat", "c0, c1, c2, c3 and 2 more"),
+        ("Uniform timesteps", "off", "on"),
+        ("Seed", "0", "3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("0", [0]), ("0, 1, 2", [0, 1, 2]), ("0-3", [0, 1, 2, 3]), ("5 7-8,5", [5, 7, 8]), ("", []), ("3-1", [])],
+)
+def test_seeds(text, seeds):
+    assert form.seeds_from(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["one", "-1", "1-", "1.5", "0-99999999999", "²"])
+def test_bad_seeds_are_named(text):
+    with pytest.raises(RecipeError) as caught:
+        form.seeds_from(text)
+    assert caught.value.field == "seed"
+
+
+@given(st.lists(texts).map(tuple))
+def test_synonyms_survive_their_line(synonyms):
+    assert concept_text.synonyms_from(concept_text.synonyms_text(synonyms)) == synonyms
+
+
+def test_synonyms_are_read_as_people_write_them():
+    assert concept_text.synonyms_from(' feline,  house cat ,,"a, b", 5" disk') == (
+        "feline",
+        "house cat",
+        "a, b",
+        '5" disk',
+    )
+
+
+def test_pasted_lines():
+    text = "Van Gogh -> an artist\n\n  cat→forest \nBruno => a person\nbird\tsky\nlonely\na -> b -> c\n"
+    found = [(c.phrase, c.mapping) for c in concept_text.pasted(text, "style")]
+    assert found == [
+        ("Van Gogh", "an artist"),
+        ("cat", "forest"),
+        ("Bruno", "a person"),
+        ("bird", "sky"),
+        ("lonely", ""),
+        ("a", "b -> c"),
+    ]
+    assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
+
+
+def test_empty_rows_make_way_for_added_ones():
+    rows = [["", " ", "object", ""], ["cat", "", "object", ""]]
+    assert concept_text.appended(rows, [Concept("dog", "sky")]) == [rows[1], ["dog", "sky", "object", ""]]
+    with pytest.raises(RecipeError, match="too many"):
+        concept_text.appended(rows, [Concept("dog", "sky")] * MAX_CONCEPTS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat,forest,object,feline;kitty\nElsa,art,style,\n",
+        "\ufeffphrase,mapping,kind,synonyms\r\ncat,forest,object,feline|kitty\r\nElsa,art,style\r\n",
+        "Concept;Maps to;Type;Synonyms\ncat;forest;Object;feline, kitty\nElsa;art;style;\n",
+        "\n\nsynonyms\tphrase\tnote\tmapping\tkind\nfeline;kitty\tcat\t!\tforest\tobject\n\tElsa\t\tart\tstyle\n",
+        'phrase,mapping,kind,synonyms\n"cat","forest",object,"feline, kitty"\nElsa,art,style,""\n',
+    ],
+)
+def test_csv(text):
+    assert concept_text.from_csv(text.encode()) == [
+        Concept("cat", "forest", "object", ("feline", "kitty")),
+        Concept("Elsa", "art", "style"),
+    ]
+
+
+def test_quotes_and_commas_in_csv():
+    row = ['the "best", cat', "a; b", "object", "one"]
+    file = io.StringIO()
+    csv.writer(file).writerow(row)
+    assert concept_text.from_csv(file.getvalue().encode()) == [Concept(row[0], row[1], "object", ("one",))]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"cat,forest,animal\n", "Line 1 .*animal"),
+        (b"cat,forest\ndog,sky,object,a,b\n", "Line 2 .*5 cells"),
+        (b'cat,"forest\n', "cannot be read"),
+        (b"caf\xe9,forest\n", "UTF-8"),
+    ],
+)
+def test_a_bad_csv_file_is_named_by_its_line(data, says):
+    with pytest.raises(RecipeError, match=says):
+        concept_text.from_csv(data)
+
+
+def test_a_recipe_file_must_be_one_that_can_run():
+    recipe = Recipe((Concept("cat", "forest"),))
+    assert form.recipe_of_file(recipe.to_json().encode()) == recipe
+    with pytest.raises(RecipeError, match="at least one concept"):
+        form.recipe_of_file(Recipe().to_json().encode())
+    with pytest.raises(RecipeError, match="UTF-8"):
+        form.recipe_of_file(b"\xff\xfe\x00")
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "target"),
+    [
+        ("concepts[2].mapping", "Row 3, what it maps to: Bad.", '#concepts [data-cell="2-1"]'),
+        ("concepts", "Concepts: Bad.", "#add-concept"),
+        ("preserve[1]", "Keep unchanged: Bad.", "#preserve input"),
+        ("lora.t1", "t₁: Bad.", "#t1 input"),
+        ("fuse.general", "λ2: Bad.", "#lambda2 input"),
+        ("", "Bad.", ""),
+    ],
+)
+def test_a_problem_is_told_in_the_users_words(path, said, target):
+    assert notices.problem(RecipeError(path, "Bad.")) == {"text": said, "target": target}
+
+
+def test_every_part_of_the_page_escapes_what_people_type():
+    attack = "<img src=x onerror=alert(1)>"
+    recipe = Recipe((Concept(attack, attack),), preserve=(attack,), about=attack)
+    shown = run_view.preset_change(Recipe((Concept("cat", "forest"),)), recipe)
+    shown += charts.loss_curves({attack: [1.0, 2.0]}, 2, [attack], False)
+    shown += run_view.pairs([(attack, attack)]) + run_view.estimate_missing(attack)
+    assert "<img" not in shown
+    assert "&lt;img src=x" in shown
+
+
+def test_the_curve_is_the_density_of_the_method():
+    from mace_studio.core.timesteps import density  # noqa: PLC0415 - torch is needed by this test only
+
+    want = density(1000, 200.0, 400.0, 0.05)
+    got = [charts._xi(t, 200.0, 400.0, 0.05) for t in range(1000)]
+    total = math.fsum(got)
+    assert [g / total for g in got] == pytest.approx(want.tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("losses", "low", "high"),
+    [({"a": [3.0, 1.0]}, 0, 3), ({"a": [15.8, 11.2]}, 10, 16), ({"a": [2.0, 2.0]}, 2, None), ({}, 0, 1)],
+)
+def test_the_axis_of_the_loss_holds_every_value(losses, low, high):
+    chart = charts.loss_curves(losses, 10, [], False)
+    ticks = [float(part.split("<")[0]) for part in chart.split('class="y"')[1:] for part in [part.split(">", 1)[1]]]
+    assert ticks[0] == pytest.approx(low)
+    assert high is None or ticks[-1] == pytest.approx(high)
+
+
+def test_a_loss_that_is_no_number_leaves_the_chart_standing():
+    assert "nan" not in charts.loss_curves({"a": [math.nan, 1.0]}, 2, ["a"], True).split("<svg")[1].split("</svg>")[0]

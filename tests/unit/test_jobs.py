@@ -1,0 +1,266 @@
+"""Jobs on one worker thread. Steps are gates that the test opens, so that nothing depends on timing."""
+
+import contextvars
+import threading
+import time
+
+import pytest
+
+from mace_studio.jobs import CANCELLED, DONE, FAILED, KEPT, QUEUED, RUNNING, Worker
+
+LONG = 10.0  # seconds that nothing here should ever take
+
+
+class Gate:
+    """Work of many steps, each of which waits until the test lets it go; remembers what happened."""
+
+    def __init__(self, steps: int = 3) -> None:
+        self.steps, self.log = steps, []
+        self._open, self._reached = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work(self):
+        try:
+            for i in range(self.steps):
+                self._reached.release()
+                assert self._open.acquire(timeout=LONG)
+                self.log.append(i)
+                yield i
+            return "result"
+        finally:
+            self.log.append("closed")
+
+    def reached(self) -> None:
+        assert self._reached.acquire(timeout=LONG)
+
+    def let(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self._open.release()
+
+
+def at_once(*events, result=None):
+    def work():
+        yield from events
+        return result
+
+    return work
+
+
+def crash():
+    yield 1
+    raise RuntimeError("no memory")
+
+
+@pytest.fixture
+def worker():
+    return Worker()
+
+
+def test_a_job_yields_events_and_returns_a_result(worker):
+    job = worker.submit("count", at_once("a", "b", result=7), request="three")
+    assert job.wait() == 7
+    assert (job.state, job.events, job.result, job.error) == (DONE, ["a", "b"], 7, None)
+    assert (job.title, job.request, job.over) == ("count", "three", True)
+
+
+def test_cancelling_stops_at_the_next_step_and_closes_the_work(worker):
+    gate = Gate()
+    steps = gate.work()  # held here, so that it is not closed by going out of scope
+    job = worker.submit("slow", lambda: steps)
+    gate.reached()
+    job.cancel()
+    assert job.state == RUNNING  # the step that is under way goes on
+    gate.let()
+    assert job.wait() is None
+    assert job.state == CANCELLED
+    assert gate.log == [0, "closed"]
+
+
+def test_a_job_cancelled_in_the_queue_is_over_at_once_and_never_begins(worker):
+    first, second = Gate(1), Gate(1)
+    running = worker.submit("first", first.work)
+    queued = worker.submit("second", second.work)
+    third = worker.submit("third", at_once())
+    first.reached()
+    assert worker.ahead(third) == 2
+    queued.cancel()
+    assert queued.state == CANCELLED
+    assert list(queued.watch()) == []
+    assert worker.ahead(third) == 1
+    first.let()
+    third.wait()
+    assert running.state == DONE
+    assert queued.state == CANCELLED
+    assert queued.started is None
+    assert second.log == []
+
+
+def test_cancelling_a_job_that_is_over_changes_nothing(worker):
+    job = worker.submit("quick", at_once(result=1))
+    job.wait()
+    job.cancel()
+    assert (job.state, job.result) == (DONE, 1)
+
+
+def test_jobs_run_one_after_another_on_one_thread(worker):
+    log = []
+
+    def work(name):
+        def steps():
+            for _ in range(20):
+                log.append((name, threading.get_ident()))
+                time.sleep(0.001)
+                yield
+
+        return steps
+
+    jobs = [worker.submit(name, work(name)) for name in "abc"]
+    for job in jobs:
+        job.wait()
+    assert [name for name, _ in log] == list("a" * 20 + "b" * 20 + "c" * 20)
+    assert len({thread for _, thread in log}) == 1
+    assert threading.get_ident() not in {thread for _, thread in log}
+
+
+@pytest.mark.parametrize("work", [crash, lambda: 1 / 0, lambda: None])
+def test_a_crash_is_kept_and_the_worker_lives_on(worker, work, caplog):
+    job = worker.submit("crash", work)
+    with pytest.raises((RuntimeError, ZeroDivisionError, AttributeError, TypeError)) as caught:
+        job.wait()
+    assert job.state == FAILED
+    assert job.error is caught.value
+    assert "crash failed" in caplog.text
+    assert worker.submit("next", at_once(result=2)).wait() == 2
+
+
+def test_a_job_that_raises_system_exit_does_not_end_the_worker(worker):
+    def work():
+        yield 1
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        worker.submit("exit", work).wait()
+    assert worker.submit("next", at_once(result=2)).wait() == 2
+
+
+def test_an_unwatched_job_is_cancelled_after_its_patience(worker):
+    def endless():
+        while True:
+            time.sleep(0.005)
+            yield
+
+    job = worker.submit("endless", endless, patience=0.05)
+    deadline = time.monotonic() + LONG
+    while not job.over and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert job.state == CANCELLED
+    assert job.events
+
+
+def test_a_job_that_lost_its_visitor_in_the_queue_never_begins(worker):
+    first, second = Gate(1), Gate(1)
+    worker.submit("first", first.work)
+    left = worker.submit("left", second.work, patience=0.01)
+    first.reached()
+    time.sleep(0.03)
+    first.let()
+    worker.submit("last", at_once()).wait()
+    assert left.state == CANCELLED
+    assert left.started is None
+    assert second.log == []
+
+
+@pytest.mark.parametrize("wait", [lambda job: list(job.watch(0.02)), lambda job: job.wait()])
+def test_watching_or_waiting_keeps_a_job_alive(worker, wait):
+    def steps():
+        for _ in range(2):
+            time.sleep(0.6)
+            yield
+        return "done"
+
+    job = worker.submit("watched", steps, patience=1.0)
+    wait(job)
+    assert (job.state, job.result) == (DONE, "done")
+
+
+def test_watching_shows_the_newest_event_and_beats_while_there_is_none(worker):
+    gate = Gate(2)
+    job = worker.submit("slow", gate.work)
+    gate.reached()
+    view = job.watch(0.01)
+    assert next(view) is None
+    gate.let()
+    assert next(event for event in view if event is not None) == 0
+    gate.let()
+    assert [event for event in view if event is not None] == [1]
+    assert job.over
+
+
+def test_any_number_of_watchers_see_the_end(worker):
+    gate = Gate(1)
+    job = worker.submit("slow", gate.work)
+    seen = [[], []]
+    threads = [threading.Thread(target=lambda s=s: s.extend(job.watch(0.01))) for s in seen]
+    for thread in threads:
+        thread.start()
+    gate.let()
+    for thread in threads:
+        thread.join(LONG)
+    assert not any(thread.is_alive() for thread in threads)
+    assert [[event for event in s if event is not None] for s in seen] == [[0], [0]]
+
+
+def test_watching_a_job_that_is_over_shows_its_last_event_only(worker):
+    job = worker.submit("quick", at_once("a", "b", "c"))
+    job.wait()
+    assert list(job.watch()) == ["c"]
+    assert list(job.watch()) == ["c"]
+
+
+def test_ahead_counts_the_jobs_that_must_end_first(worker):
+    gates = [Gate(1) for _ in range(3)]
+    jobs = [worker.submit(str(i), gate.work) for i, gate in enumerate(gates)]
+    gates[0].reached()
+    assert [worker.ahead(job) for job in jobs] == [0, 1, 2]
+    gates[0].let()
+    gates[1].reached()
+    assert [worker.ahead(job) for job in jobs] == [0, 0, 1]
+    assert [job.state for job in jobs] == [DONE, RUNNING, QUEUED]
+    for gate in gates[1:]:
+        gate.let()
+    jobs[2].wait()
+    assert [worker.ahead(job) for job in jobs] == [0, 0, 0]
+    assert Worker().ahead(jobs[0]) == 0
+
+
+def test_jobs_are_found_by_id_until_many_newer_ones_are_over(worker):
+    first = worker.submit("first", at_once())
+    first.wait()
+    assert worker.find(first.id) is first
+    assert worker.find(None) is worker.find("") is worker.find("nonsense") is None
+    for _ in range(KEPT + 5):
+        last = worker.submit("more", at_once())
+        last.wait()
+    assert worker.find(first.id) is None
+    assert worker.find(last.id) is last
+
+
+def test_a_job_that_is_not_over_is_never_forgotten(worker):
+    gate = Gate(1)
+    running = worker.submit("running", gate.work)
+    queued = [worker.submit("queued", at_once()) for _ in range(KEPT + 5)]
+    assert worker.find(running.id) is running
+    assert all(worker.find(job.id) is job for job in queued)
+    gate.let()
+    queued[-1].wait()
+
+
+def test_work_sees_the_context_of_whoever_asked(worker):
+    visitor = contextvars.ContextVar("visitor", default="nobody")
+
+    def work():
+        yield visitor.get()
+        return visitor.get()
+
+    visitor.set("Ada")
+    assert worker.submit("who", work).wait() == "Ada"
+    assert contextvars.Context().run(lambda: worker.submit("who", work).wait()) == "nobody"

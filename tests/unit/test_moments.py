@@ -1,0 +1,77 @@
+"""Sums of outer products, with numbers that a pencil gives."""
+
+import pytest
+import torch
+
+from mace_studio.core import moments
+from mace_studio.core.moments import Moments
+
+CONTEXT = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+GUIDE = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
+# F = (1,2)(1,2)^T + (3,0)(3,0)^T = [[1,2],[2,4]] + [[9,0],[0,0]]
+GRAM = torch.tensor([[10.0, 2.0], [2.0, 4.0]]).double()
+# C = (0,1)(1,2)^T + (2,1)(3,0)^T = [[0,0],[1,2]] + [[6,0],[3,0]]: rows are the guide, columns the context
+CROSS = torch.tensor([[6.0, 0.0], [4.0, 2.0]]).double()
+
+
+def test_gram_and_cross_are_sums_of_outer_products():
+    sums = Moments.of(CONTEXT, GUIDE)
+    assert torch.equal(sums.gram_DD, GRAM)
+    assert torch.equal(sums.cross_DD, CROSS)
+    assert sums.count == 2
+
+
+def test_without_guide_the_cross_sum_is_the_gram():
+    sums = Moments.of(CONTEXT)
+    assert torch.equal(sums.gram_DD, GRAM)
+    assert torch.equal(sums.cross_DD, GRAM)
+
+
+def test_sums_are_float64_whatever_goes_in():
+    # 1 + 2^-10 is a float16; its square 1 + 2^-9 + 2^-20 is neither a float16 nor exact in a float32 sum of many.
+    value = torch.tensor([[1 + 2**-10]], dtype=torch.float16)
+    sums = Moments.of(value)
+    assert sums.gram_DD.dtype == sums.cross_DD.dtype == torch.float64
+    assert sums.gram_DD.item() == 1 + 2**-9 + 2**-20
+
+
+def test_chunks_do_not_change_the_sums(monkeypatch):
+    rows = torch.arange(21.0).reshape(7, 3)
+    whole = Moments.of(rows, rows.flip(0))
+    monkeypatch.setattr(moments, "CHUNK", 2)
+    parts = Moments.of(rows, rows.flip(0))
+    assert torch.equal(parts.gram_DD, whole.gram_DD)
+    assert torch.equal(parts.cross_DD, whole.cross_DD)
+    assert parts.count == 7
+
+
+def test_addition_and_weights_apply_to_every_part():
+    sums = Moments.of(CONTEXT, GUIDE) + 3 * Moments.of(CONTEXT, GUIDE) * 2 - Moments.of(CONTEXT, GUIDE)
+    assert torch.equal(sums.gram_DD, 6 * GRAM)
+    assert torch.equal(sums.cross_DD, 6 * CROSS)
+    assert sums.count == 12
+
+
+def test_zero_changes_nothing():
+    sums = Moments.zero(2) + Moments.of(CONTEXT, GUIDE)
+    assert torch.equal(sums.gram_DD, GRAM)
+    assert torch.equal(sums.cross_DD, CROSS)
+    assert sums.count == 2
+
+
+def test_sums_do_not_write_into_their_operands():
+    first = Moments.of(CONTEXT)
+    first + first
+    assert torch.equal(first.gram_DD, GRAM)
+
+
+def test_sums_carry_no_gradient():
+    sums = Moments.of(CONTEXT.clone().requires_grad_(), GUIDE.clone().requires_grad_())
+    assert not sums.gram_DD.requires_grad
+    assert not sums.cross_DD.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3), (2,), (1, 2, 2)])
+def test_shapes_that_do_not_fit_are_refused_with_both(shape):
+    with pytest.raises(ValueError, match=r"\(2, 2\).*must both be \(N, D\)"):
+        Moments.of(CONTEXT, torch.ones(shape))

@@ -1,0 +1,226 @@
+"""What the user asks for: checks in words, JSON in and out."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mace_studio.errors import RecipeError, StudioError
+from mace_studio.recipe import MAX_CONCEPTS, Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
+
+CAT = Concept("cat", "forest")
+GOOD = Recipe(concepts=(CAT,))
+
+
+def refused(recipe, field, *words):
+    """The message of the RecipeError that `recipe.check()` must raise, which must name the field and the words."""
+    with pytest.raises(RecipeError) as caught:
+        recipe.check()
+    assert caught.value.field == field
+    message = str(caught.value)
+    assert message.startswith(f"{field}: ")
+    assert message.endswith(".")
+    for word in words:
+        assert word in message, message
+
+
+def test_a_good_recipe_checks_to_itself():
+    assert GOOD.check() is GOOD
+    wide = Recipe(concepts=tuple(Concept(f"c{i}", "sky") for i in range(MAX_CONCEPTS)), preserve=("dog",))
+    assert wide.check() is wide
+
+
+def test_limits_are_allowed():
+    lora = LoraSettings(steps=0, rank=1, learning_rate=1e-9, t1=0, t2=999)
+    images = ImageSettings(per_concept=1, steps=1, guidance=1)
+    replace(GOOD, lora=lora, images=images, concepts_at_once=1, seed=2**63 - 1, refine=KeepWeights()).check()
+
+
+def test_concepts_are_checked():
+    refused(Recipe(), "concepts", "at least one")
+    many = tuple(Concept(f"c{i}", "sky") for i in range(MAX_CONCEPTS + 1))
+    refused(Recipe(concepts=many), "concepts", str(MAX_CONCEPTS + 1), str(MAX_CONCEPTS))
+    refused(Recipe(concepts=(CAT, Concept(" ", "sky"))), "concepts[1].phrase", "Row 2", "remove")
+    refused(Recipe(concepts=(CAT, Concept("dog", "\t"))), "concepts[1].mapping", "“dog”", "maps to")
+    refused(Recipe(concepts=(Concept("cat", "sky", "animal"),)), "concepts[0].kind", "“animal”", "celebrity")
+    refused(Recipe(concepts=(CAT, Concept("dog", "sky"), Concept(" CAT", "sky"))), "concepts[2].phrase", "row 1")
+
+
+def test_the_preserve_list_is_checked():
+    refused(replace(GOOD, preserve=("dog", " ")), "preserve[1]", "empty")
+    refused(replace(GOOD, preserve=("dog", "Cat ")), "preserve[1]", "“Cat ”", "erased", "kept")
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("stage", ["refine", "fuse"])
+@pytest.mark.parametrize("part", ["general", "preserve", "identity"])
+@pytest.mark.parametrize("value", [-1e-9, NAN, INFINITY, -INFINITY])
+def test_keep_weights_are_checked(stage, part, value):
+    refused(replace(GOOD, **{stage: KeepWeights(**{part: value})}), f"{stage}.{part}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "word"),
+    [
+        ({"steps": -1}, "lora.steps", "at least 0"),
+        ({"rank": 0}, "lora.rank", "at least 1"),
+        ({"learning_rate": 0.0}, "lora.learning_rate", "above 0"),
+        ({"learning_rate": NAN}, "lora.learning_rate", "above 0"),
+        ({"alpha": 0.0}, "lora.alpha", "above 0"),
+        ({"alpha": INFINITY}, "lora.alpha", "above 0"),
+        ({"gamma": -0.1}, "lora.gamma", "above 0"),
+        ({"tune": "query"}, "lora.tune", "both, key, value"),
+        ({"t1": -1.0}, "lora.t1", "at least 0"),
+        ({"t1": NAN}, "lora.t1", "at least 0"),
+        ({"t2": 1000.0}, "lora.t2", "999"),
+        ({"t2": NAN}, "lora.t2", "999"),
+        ({"t1": 400.0}, "lora.t1", "below t2 (400)"),
+        ({"t1": 500.0}, "lora.t1", "t1 (500) must be below"),
+    ],
+)
+def test_lora_settings_are_checked(settings, field, word):
+    refused(replace(GOOD, lora=LoraSettings(**settings)), field, word)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "word"),
+    [
+        ({"images": ImageSettings(per_concept=0)}, "images.per_concept", "at least 1"),
+        ({"images": ImageSettings(steps=0)}, "images.steps", "at least 1"),
+        ({"images": ImageSettings(guidance=0.9)}, "images.guidance", "at least 1"),
+        ({"images": ImageSettings(guidance=NAN)}, "images.guidance", "at least 1"),
+        ({"fusion": "sum"}, "fusion", "closed-form, weighted-sum"),
+        ({"masks": "drawn"}, "masks", "attention, none"),
+        ({"concepts_at_once": 0}, "concepts_at_once", "at least 1"),
+        ({"seed": -1}, "seed", "at least 0"),
+        ({"seed": 2**63}, "seed", "too large"),
+        ({"seed": 10**400}, "seed", "too large"),
+    ],
+)
+def test_other_settings_are_checked(settings, field, word):
+    refused(replace(GOOD, **settings), field, word)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"prompts": ()}, "prompt"),
+        ({"prompts": ("a cat", " ")}, "prompt"),
+        ({"seeds": ()}, "seed"),
+        ({"seeds": (0, -1)}, "seed"),
+        ({"seeds": (2**70,)}, "seed"),
+        ({"steps": 0}, "steps"),
+        ({"guidance": 0.5}, "guidance"),
+        ({"guidance": NAN}, "guidance"),
+    ],
+)
+def test_drawings_are_checked(settings, field):
+    good = Drawing(("a cat",), (0, 1))
+    assert good.check() is good
+    refused(replace(good, **settings), field)
+
+
+def test_the_title_is_the_name_or_the_first_concepts():
+    concepts = tuple(Concept(p, "sky") for p in ("cat", " dog", "bee", "cow", "pig"))
+    assert Recipe(concepts=concepts, name=" farm ").title() == "farm"
+    assert Recipe(concepts=concepts).title() == "cat, dog, bee and 2 more"
+    assert Recipe(concepts=concepts[:3], name=" ").title() == "cat, dog, bee"
+
+
+def test_fields_left_out_take_their_defaults():
+    text = '{"concepts": [{"phrase": "cat", "mapping": "sky"}], "refine": {"general": 3}}'
+    expected = Recipe(concepts=(Concept("cat", "sky", "object", ()),), refine=KeepWeights(3.0, 0.0, 0.0))
+    assert Recipe.from_json(text) == expected
+    assert Recipe.from_json("{}") == Recipe()
+
+
+def test_a_recipe_is_written_as_people_read_it():
+    data = json.loads(replace(GOOD, about="λ1 wie im Aufsatz").to_json())
+    assert data["concepts"] == [{"phrase": "cat", "mapping": "forest", "kind": "object", "synonyms": []}]
+    assert data["about"] == "λ1 wie im Aufsatz"
+    assert "λ1" in replace(GOOD, about="λ1").to_json()
+
+
+def unreadable(data, field, *words):
+    """`data`, an object or JSON text, must be refused with the field and the words in the message."""
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_json(data if isinstance(data, str) else json.dumps(data))
+    assert caught.value.field == field
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    assert isinstance(caught.value, StudioError)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "cat", "{'seed': 1}", '{"seed": 1} x', "[" * 100_000, f'{{"seed": {"9" * 5000}}}']
+)
+def test_what_is_not_json_is_refused_in_words(text):
+    unreadable(text, "", "not valid JSON")
+
+
+def test_unknown_keys_are_named_with_their_path():
+    unreadable({"sead": 1}, "sead", "not known", "seed")
+    unreadable({"lora": {"stepps": 1}}, "lora.stepps", "steps", "learning_rate")
+    unreadable(
+        {"concepts": [{"phrase": "a", "mapping": "b"}, {"phrase": "a", "map": "b"}]}, "concepts[1].map", "mapping"
+    )
+
+
+def test_missing_fields_are_named_with_their_path():
+    unreadable({"concepts": [{"phrase": "a"}]}, "concepts[0].mapping", "missing")
+    unreadable({"concepts": [{}]}, "concepts[0].phrase", "missing")
+
+
+def test_a_number_too_large_for_a_float_is_refused():
+    unreadable({"lora": {"gamma": 10**400}}, "lora.gamma", "too large")
+
+
+def test_broken_characters_are_refused():
+    unreadable('{"name": "\\ud800"}', "name", "broken character")
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "needed", "found"),
+    [
+        ([], "", "An object with named fields", "a list"),
+        ({"lora": []}, "lora", "An object with named fields", "a list"),
+        ({"concepts": ["cat"]}, "concepts[0]", "An object with named fields", "text"),
+        ({"concepts": {}}, "concepts", "A list", "an object"),
+        ({"preserve": "dog"}, "preserve", "A list", "text"),
+        ({"preserve": ["dog", 3]}, "preserve[1]", "Text", "a number"),
+        (
+            {"concepts": [{"phrase": "a", "mapping": "b", "synonyms": ["c", None]}]},
+            "concepts[0].synonyms[1]",
+            "Text",
+            "nothing",
+        ),
+        ({"name": 3}, "name", "Text", "a number"),
+        ({"seed": "3"}, "seed", "A whole number", "text"),
+        ({"seed": 3.0}, "seed", "A whole number", "a number"),
+        ({"seed": True}, "seed", "A whole number", "true or false"),
+        ({"seed": None}, "seed", "A whole number", "nothing"),
+        ({"lora": {"gamma": False}}, "lora.gamma", "A number", "true or false"),
+        ({"lora": {"gamma": "0.05"}}, "lora.gamma", "A number", "text"),
+        ({"lora": {"uniform": 1}}, "lora.uniform", "true or false", "a number"),
+        ({"refine": {"general": [1]}}, "refine.general", "A number", "a list"),
+    ],
+)
+def test_wrong_types_are_named_with_their_path(data, field, needed, found):
+    unreadable(data, field, f"{needed} is needed here, not {found}.")
+
+
+def test_digests_tell_recipes_apart_and_are_the_same_for_the_same():
+    assert GOOD.digest() == Recipe(concepts=(Concept("cat", "forest"),)).digest()
+    assert len({GOOD.digest(), replace(GOOD, seed=1).digest(), replace(GOOD, preserve=("dog",)).digest()}) == 3
+    assert len(GOOD.digest()) == 8
+    int(GOOD.digest(), 16)
+
+
+def test_equal_recipes_are_written_alike():
+    # A slider gives 1 where a file gives 1.0.
+    whole, point = replace(GOOD, refine=KeepWeights(1, 2, 3)), replace(GOOD, refine=KeepWeights(1.0, 2.0, 3.0))
+    assert whole == point
+    assert whole.to_json() == point.to_json()
+    assert whole.digest() == point.digest() == Recipe.from_json(whole.to_json()).digest()
