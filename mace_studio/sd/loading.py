@@ -128,7 +128,7 @@ def _read(source: str, dtype: torch.dtype) -> DiffusionPipeline:
             raise ModelError(
                 f"{path.name} is no .safetensors file; pickled checkpoints can run code, so they stay out."
             )
-        return StableDiffusionPipeline.from_single_file(source, torch_dtype=dtype, safety_checker=None)
+        return StableDiffusionPipeline.from_single_file(source, dtype=dtype, safety_checker=None)
     # The safety checker would blacken images that are compared and counted; it is no part of an erasure.
     return DiffusionPipeline.from_pretrained(
         source,
@@ -165,6 +165,11 @@ def _reason(source: str, error: str) -> str:
             f"{source} has no safetensors weights. Pickled weights can run code, so they are not loaded; "
             "convert the model to safetensors first."
         )
+    if Path(source).is_file():
+        return (
+            f"{source} could not be read as a checkpoint. Its settings are fetched from the hub, once: check the "
+            f"network, or use a folder in the diffusers layout. ({error.splitlines()[0]})"
+        )
     if Path(source).exists():
         return f"{source} is not a model in the diffusers layout: {error.splitlines()[0]}"
     return (
@@ -174,6 +179,6 @@ def _reason(source: str, error: str) -> str:
 
 
 def _no_room(source: str, device: str, error: str) -> str:
-    if isinstance(error, str) and "memory" not in error.lower() and error:
+    if error and "memory" not in error.lower():
         return f"{source} could not be loaded on {device}: {error.splitlines()[0]}"
     return f"There is not enough memory for {source} on {device}. Use float16, another device or a smaller model."

@@ -52,6 +52,13 @@ def test_a_folder_that_is_no_model_is_said(tmp_path):
         loading.load(str(tmp_path))
 
 
+def test_a_single_file_that_is_no_checkpoint_is_said(tmp_path):
+    path = tmp_path / "notes.safetensors"
+    path.write_text("hello")
+    with pytest.raises(ModelError, match="could not be read as a checkpoint"):
+        loading.load(str(path))
+
+
 def test_pickled_weights_are_refused(other_folder, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(other_folder, folder)
