@@ -22,7 +22,7 @@ from mace_studio.recipe import (
     LoraSettings,
     Recipe,
 )
-from mace_studio.ui import charts, concept_text, form, notices, run_view
+from mace_studio.ui import charts, concept_text, form, run_view
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -223,21 +223,6 @@ def test_a_recipe_file_must_be_one_that_can_run():
         form.recipe_of_file(Recipe().to_json().encode())
     with pytest.raises(RecipeError, match="UTF-8"):
         form.recipe_of_file(b"\xff\xfe\x00")
-
-
-@pytest.mark.parametrize(
-    ("path", "said", "target"),
-    [
-        ("concepts[2].mapping", "Row 3, what it maps to: Bad.", '#concepts [data-cell="2-1"]'),
-        ("concepts", "Concepts: Bad.", "#add-concept"),
-        ("preserve[1]", "Keep unchanged: Bad.", "#preserve input"),
-        ("lora.t1", "t₁: Bad.", "#t1 input"),
-        ("fuse.general", "λ2: Bad.", "#lambda2 input"),
-        ("", "Bad.", ""),
-    ],
-)
-def test_a_problem_is_told_in_the_users_words(path, said, target):
-    assert notices.problem(RecipeError(path, "Bad.")) == {"text": said, "target": target}
 
 
 def test_every_part_of_the_page_escapes_what_people_type():

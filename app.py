@@ -1,0 +1,37 @@
+"""Serve the page: `python app.py`. The model loads when the page is first opened."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def arguments(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="MACE Studio: erase concepts from text-to-image diffusion models.")
+    parser.add_argument("--model", help="folder, hub id or single .safetensors file (default: the built-in model)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="address to serve on")
+    parser.add_argument("--port", type=int, help="port to serve on (default: the first free one from 7860)")
+    parser.add_argument("--output-dir", type=Path, default=Path("output"), help="where erased models and pictures go")
+    parser.add_argument("--auth", type=credentials, metavar="USER:PASSWORD", help="ask visitors for this")
+    return parser.parse_args(given)
+
+
+def credentials(text: str) -> tuple[str, str]:
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise argparse.ArgumentTypeError("write it as user:password")
+    return user, password
+
+
+options = arguments(sys.argv[1:] if __name__ == "__main__" else [])
+
+# Gradio takes seconds to import; --help and a mistyped flag are answered before.
+from mace_studio.studio import Studio  # noqa: E402
+from mace_studio.ui import page, server  # noqa: E402
+
+demo = page.build(Studio(options.model, options.device, options.dtype, options.output_dir))
+
+if __name__ == "__main__":
+    server.launch(demo, options.host, server_port=options.port, auth=options.auth)

@@ -1,0 +1,244 @@
+"""The Compare tab: the same prompt and seed, before and after an erasure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from mace_studio import studio as studio_module
+from mace_studio.errors import RecipeError
+from mace_studio.jobs import DONE, FAILED, Job
+from mace_studio.studio import Studio
+from mace_studio.ui import form, notices, run_view
+from mace_studio.ui.divider import divided, divider
+from mace_studio.ui.files import download, page_file
+from mace_studio.ui.notices import spoken
+from mace_studio.ui.recipe_form import QUIET, open_to
+
+GRID_HEIGHT = 256
+
+Update = dict[Any, Any]
+
+
+class CompareTab:
+    """Builds the tab and answers its buttons.
+
+    Args:
+        studio: draws, and knows the erased models.
+        guidance: the scale to begin with.
+
+    Attributes:
+        job_id: the comparison that this browser watches; it outlives a reload.
+        shown: what `on_return` updates.
+    """
+
+    def __init__(self, studio: Studio, guidance: float) -> None:
+        self.studio = studio
+        self.job_id = gr.BrowserState("", storage_key="mace-compare", secret="mace-studio")
+        self.offered = gr.State("")
+        with gr.Row(elem_classes="columns", elem_id="compare-columns"):
+            with gr.Column(scale=4, min_width=310):
+                self._prompt_card(form.number_text(guidance))
+            with gr.Column(scale=6, min_width=330):
+                self._pair_card()
+            with gr.Column(scale=4, min_width=310):
+                self._figures_card()
+                self._suggestion_card()
+        self._grid_card()
+        self._wire()
+
+    def _prompt_card(self, guidance: str) -> None:
+        with gr.Column(elem_classes="card", elem_id="draw-card"):
+            run_view.heading("draw-title", "", "What to draw", "Every prompt with every seed, with both models.")
+            self.name = gr.Dropdown(
+                [], label="Erased model", info="The Erase tab makes them", **open_to("erased-model")
+            )
+            self.prompts = gr.Textbox("", label="Prompts", info="One a line", lines=4, **open_to("prompts"))
+            self.seeds = gr.Textbox(
+                "0-3", label="Seeds", info="Such as 0, 1, 2 or 0-3", max_lines=1, **open_to("seeds")
+            )
+            with gr.Row(elem_classes="pair-grid", elem_id="draw-settings"):
+                self.steps = gr.Textbox(
+                    "20", label="Steps", info="Denoising steps", max_lines=1, min_width=100, **open_to("draw-steps")
+                )
+                self.guidance = gr.Textbox(
+                    guidance, label="Guidance", info="1 is none", max_lines=1, min_width=100, **open_to("draw-guidance")
+                )
+            self.negative = gr.Textbox(
+                "", label="Negative prompt", info="What to steer away from", max_lines=2, **open_to("negative")
+            )
+            with gr.Row(elem_classes="run-buttons", elem_id="draw-buttons"):
+                self.draw = gr.Button("Draw before and after", variant="primary", scale=3, elem_id="draw")
+                self.cancel = gr.Button(
+                    "Cancel", variant="stop", min_width=90, interactive=False, elem_id="draw-cancel"
+                )
+            self.notice = notices.notice("draw-notice")
+            self.progress = gr.HTML("", label="Progress", elem_id="draw-progress")
+
+    def _pair_card(self) -> None:
+        with gr.Column(elem_classes="card", elem_id="pair-card"):
+            gr.HTML(
+                '<p class="pair sides"><b class="is-before">Before</b><b class="is-after">After</b></p>',
+                label="Sides",
+                elem_id="sides",
+            )
+            self.divider = divider()
+
+    def _figures_card(self) -> None:
+        with gr.Column(elem_classes="card", elem_id="figures-card"):
+            run_view.heading("figures-title", "", "This pair")
+            self.figures = gr.HTML(_no_figures(), label="This pair", elem_id="figures")
+            self.pair_file = gr.DownloadButton("Download pair", size="sm", interactive=False, elem_id="pair-file")
+
+    def _suggestion_card(self) -> None:
+        with gr.Column(elem_classes="card", elem_id="suggestion-card"):
+            run_view.heading("suggestion-title", "", "Suggested prompts", "Press one to add it to the prompts.")
+            self.suggestions = gr.HTML(
+                [],
+                label="Suggested prompts",
+                html_template='<div class="suggestions"></div>',
+                js_on_load=page_file("suggestions.js"),
+                apply_default_css=False,
+                elem_id="suggestions",
+            )
+
+    def _grid_card(self) -> None:
+        with gr.Column(elem_classes="card", elem_id="grid-card", visible=False) as self.grid_card:
+            run_view.heading("grid-title", "", "All pairs", "Left before, right after. Press one to see it above.")
+            self.grid = gr.Gallery(
+                label="All pairs",
+                show_label=False,
+                format="png",
+                columns=4,
+                height="auto",
+                object_fit="contain",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="pairs",
+            )
+
+    def _wire(self) -> None:
+        drawing = [self.name, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
+        pair = [self.divider, self.figures, self.pair_file]
+        self.shown = [self.notice, self.draw, self.cancel, self.progress, self.grid_card, self.grid, *pair, self.job_id]
+        self.draw.click(self.on_draw, [self.job_id, *drawing], self.shown, concurrency_limit=None, **QUIET)
+        self.cancel.click(self.on_cancel, self.job_id, self.cancel, queue=False, **QUIET)
+        self.grid.select(self.on_pair, self.job_id, pair, **QUIET)
+        suggested = [self.suggestions, self.prompts, self.offered]
+        self.name.change(self.on_model, [self.name, self.prompts, self.offered], suggested, **QUIET)
+        self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
+
+    @spoken
+    def on_open(self, made: str, chosen: str | None) -> Any:
+        """List the erased models, with the newest run's chosen."""
+        names = [entry.name for entry in self.studio.entries()]
+        choice = next((name for name in (made, chosen) if name in names), names[0] if names else None)
+        return gr.Dropdown(names, value=choice)
+
+    @spoken
+    def on_model(self, name: str | None, prompts: str, offered: str) -> tuple[Any, Any, str]:
+        """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
+        if not name:
+            return [], gr.skip(), offered
+        suggested = studio_module.suggested_prompts(self.studio.entry(name).recipe)
+        first = {role: prompt for role, prompt in reversed(suggested) if role != "synonym"}
+        start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
+        typed = form.prompts_from(prompts) != form.prompts_from(offered)
+        return [list(pair) for pair in suggested], gr.skip() if typed else start, start
+
+    @spoken
+    def on_suggestion(self, prompts: str, event: gr.EventData) -> str:
+        lines = form.prompts_from(prompts)
+        return "\n".join([*lines, event.prompt] if event.prompt not in lines else lines)
+
+    @spoken
+    def on_draw(self, job_id: str, name: str | None, prompts: str, seeds: str, *settings: Any) -> Iterator[Update]:
+        """Start a comparison and watch it."""
+        before = self.studio.job(job_id)
+        if before is not None and not before.over:
+            yield {self.notice: {"text": "Pictures are being drawn; wait, or cancel first.", "target": ""}}
+            return
+        steps, guidance, negative = settings
+        try:
+            job = self.studio.compare(
+                name or "",
+                form.prompts_from(prompts),
+                form.seeds_from(seeds),
+                form.steps_from(steps),
+                form.guidance_from(guidance),
+                str(negative or ""),
+            )
+        except RecipeError as error:
+            yield {self.notice: notices.problem(error, notices.COMPARE_FIELDS)}
+            return
+        yield {self.notice: notices.CLEAR, self.job_id: job.id}
+        yield from self._watch(job)
+
+    @spoken
+    def on_return(self, job_id: str) -> Iterator[Update]:
+        """Show this browser's comparison again after a reload."""
+        job = self.studio.job(job_id)
+        if job is None:
+            yield {self.job_id: ""}
+            return
+        yield from self._watch(job)
+
+    @spoken
+    def on_cancel(self, job_id: str) -> Any:
+        if job := self.studio.job(job_id):
+            job.cancel()
+        return "Stopping …"
+
+    @spoken
+    def on_pair(self, job_id: str, event: gr.SelectData) -> Update:
+        """Show the pressed pair under the divider."""
+        job = self.studio.job(job_id)
+        return self._pair(job.result[event.index]) if job and job.state == DONE else {self.figures: gr.skip()}
+
+    def _watch(self, job: Job) -> Iterator[Update]:
+        for _ in job.watch():
+            yield self._view(job)
+        yield self._view(job) | (self._end(job) if job.state == DONE else {self.job_id: ""})
+        if job.state == FAILED:
+            raise notices.failure(job.error)
+
+    def _view(self, job: Job) -> Update:
+        return {
+            self.progress: run_view.drawing(job, self.studio),
+            self.draw: gr.Button(interactive=job.over),
+            self.cancel: gr.Button("Cancel", interactive=False) if job.over else gr.Button(interactive=True),
+        }
+
+    def _end(self, job: Job) -> Update:
+        pictures = [(side_by_side(p.before, p.after), f"{p.prompt} · seed {p.seed}") for p in job.result]
+        return self._pair(job.result[0]) | {self.grid: pictures, self.grid_card: gr.Column(visible=True)}
+
+    def _pair(self, pair: Any) -> Update:
+        rows = [
+            ("Prompt", pair.prompt),
+            ("Seed", str(pair.seed)),
+            ("Mean pixel change", f"{pair.change:.1f} of 255"),
+            ("Size", f"{pair.before.width} × {pair.before.height}"),
+        ]
+        return {
+            self.divider: divided(pair.before, pair.after, pair.prompt),
+            self.figures: run_view.pairs(rows),
+            self.pair_file: download(self.studio.pair_file(pair), interactive=True),
+        }
+
+
+def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
+    """One picture of both, for the grid; small pictures are enlarged by whole pixels."""
+    both = Image.new("RGB", (before.width + after.width, before.height))
+    both.paste(before, (0, 0))
+    both.paste(after, (before.width, 0))
+    times = max(1, GRID_HEIGHT // before.height)
+    return both.resize((both.width * times, both.height * times), Image.Resampling.NEAREST)
+
+
+def _no_figures() -> str:
+    return '<p class="hint">Nothing is drawn yet.</p>'

@@ -1,0 +1,40 @@
+"""Before and after under one divider that works by mouse, keyboard and screen reader; gr.ImageSlider is mouse only."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from mace_studio.ui.files import page_file
+
+TEMPLATE = """<figure class="divider is-empty"><div class="divider-stage"><img class="before" alt="">
+<img class="after" alt=""><span class="divider-line" aria-hidden="true"></span>
+<input type="range" min="0" max="100" value="50" aria-label="Divider between before and after"></div>
+<p class="divider-empty">Draw a prompt to see it here before and after the erasure.</p></figure>"""
+
+
+def divider() -> gr.HTML:
+    """A picture pair with a movable divider; its value is made by `divided`."""
+    return gr.HTML(
+        {},
+        label="Before and after",
+        html_template=TEMPLATE,
+        js_on_load=page_file("divider.js"),
+        apply_default_css=False,
+        elem_id="divider",
+    )
+
+
+def divided(before: Image.Image, after: Image.Image, prompt: str) -> dict[str, Any]:
+    """The divider's value for two pictures of the same size."""
+    return {"before": _url(before), "after": _url(after), "prompt": prompt}
+
+
+def _url(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,82 @@
+"""The page: header, tabs, and what happens when it is opened."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+
+import gradio as gr
+
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.studio import BUILT_IN, Studio, presets
+from mace_studio.ui.compare_tab import CompareTab
+from mace_studio.ui.erase_tab import EraseTab
+from mace_studio.ui.files import page_file
+from mace_studio.ui.notices import spoken
+from mace_studio.ui.recipe_form import QUIET
+
+STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
+HEADER = """<div class="top">{icon}<div class="top-name"><h1>MACE Studio</h1>
+<p>Erase concepts from text-to-image models, and see what changed</p></div>
+<div class="top-status" role="status">${{value}}</div>
+<button type="button" class="chip" aria-label="Switch between light and dark">◐ Theme</button></div>"""
+THEME_BUTTON = """element.querySelector("button").addEventListener("click", () => {
+  document.body.classList.toggle("dark");
+});"""
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The whole page of one studio. Nothing of the model is imported or loaded here."""
+    with gr.Blocks(title="MACE Studio", fill_width=True, analytics_enabled=False) as demo:
+        header = gr.HTML(
+            status_chip(studio),
+            label="MACE Studio",
+            html_template=HEADER.format(icon=page_file("icon.svg")),
+            js_on_load=THEME_BUTTON,
+            apply_default_css=False,
+            elem_id="header",
+        )
+        start = first_recipe(studio)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Erase", id="erase", elem_id="erase-tab"):
+                erase = EraseTab(studio, start)
+            with gr.Tab("Compare", id="compare", elem_id="compare-tab", render_children=True) as compare_tab:
+                compare = CompareTab(studio, start.images.guidance)
+        models = {"inputs": [erase.made, compare.name], "outputs": compare.name, **QUIET}
+        compare_tab.select(compare.on_open, **models)
+        erase.ran.then(compare.on_open, **models)
+        erase.compare.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUIET)
+        opened = demo.load(_opener(studio), None, header, concurrency_limit=None, **QUIET)
+        opened.then(**erase.counts, **QUIET)  # the memory is known once the model is loaded
+        demo.load(compare.on_open, **models)
+        demo.load(erase.on_return, erase.job_id, erase.shown, concurrency_limit=None, **QUIET)
+        demo.load(compare.on_return, compare.job_id, compare.shown, concurrency_limit=None, **QUIET)
+    # An open API would let a program pass by the queue.
+    return demo.queue(api_open=False, max_size=64, default_concurrency_limit=16)
+
+
+def first_recipe(studio: Studio) -> Recipe:
+    """What the form begins with: the built-in model's own preset, or an empty row for any other model."""
+    own = [preset.recipe for preset in presets() if preset.name.startswith("miniature/")]
+    return own[0] if own and studio.source == str(BUILT_IN) else Recipe(concepts=(Concept("", ""),))
+
+
+def status_chip(studio: Studio) -> str:
+    """The model's name and state."""
+    status = studio.status()
+    said = f"{STATES[status.state]} · {status.detail}" if status.detail else STATES[status.state]
+    name = html.escape(status.name)
+    return f'<span class="chip is-{status.state}"><i></i><b>{name}</b><span>{html.escape(said)}</span></span>'
+
+
+def _opener(studio: Studio) -> Callable[[], Iterator[str]]:
+    @spoken
+    def on_open_page() -> Iterator[str]:
+        """Load the model on the first visit, and say so meanwhile."""
+        yield status_chip(studio)
+        if studio.status().state in ("waiting", "loading"):
+            for _ in studio.load().watch(beat=0.5):
+                yield status_chip(studio)
+            yield status_chip(studio)
+
+    return on_open_page

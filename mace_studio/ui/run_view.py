@@ -1,0 +1,194 @@
+"""What the page shows of a run, as escaped HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from mace_studio.jobs import CANCELLED, DONE, FAILED, Job
+from mace_studio.recipe import Recipe
+from mace_studio.studio import Entry, Estimate, Studio
+from mace_studio.ui import charts, form
+
+STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
+ENDED = {DONE: "Finished", FAILED: "Failed", CANCELLED: "Cancelled"}
+
+
+def heading(elem_id: str, number: str, title: str, below: str = "") -> None:
+    """A card's title with its number and one line below it; all of it is the page's own text."""
+    mark = f'<i aria-hidden="true">{number}</i>' if number else ""
+    line = f"<p>{below}</p>" if below else ""
+    gr.HTML(f"<h2>{mark}{title}</h2>{line}", label=title, elem_classes="heading", elem_id=elem_id)
+
+
+def hint(elem_id: str, text: str) -> None:
+    """One line of help; the page's own text."""
+    gr.HTML(f"<p>{text}</p>", label="Hint", elem_classes="hint", elem_id=elem_id)
+
+
+def preset_hint() -> str:
+    """What stands beside the presets until one is chosen."""
+    return '<p class="about">A preset fills the whole form. Choose one to read what it changes.</p>'
+
+
+def preset_change(now: Recipe, preset: Recipe) -> str:
+    """What a preset is, and what choosing it changes in the form."""
+    changes = form.differences(now, preset)
+    listed = "".join(
+        f"<li><b>{html.escape(label)}</b> {html.escape(old)} → {html.escape(new)}</li>"
+        for label, old, new in changes
+        if label not in ("About", "Name")
+    )
+    said = f'<ul class="changes" aria-label="What it changes">{listed}</ul>' if listed else "<p>The form shows it.</p>"
+    return f'<p class="about">{html.escape(preset.about)}</p>{said}'
+
+
+def estimate(counted: Estimate) -> str:
+    """What a run will take."""
+    parts = [
+        counted_as(counted.concepts, "concept"),
+        counted_as(counted.prompts, "prompt"),
+        counted_as(counted.unet_forwards, "UNet forward"),
+    ]
+    if counted.memory is not None:
+        parts.append(f"about {size(counted.memory)} of memory")
+    return f'<p class="estimate">{" · ".join(parts)}</p>'
+
+
+def estimate_missing(sentence: str) -> str:
+    """What stands in place of the estimate while the form cannot be run."""
+    return f'<p class="estimate is-missing">{html.escape(sentence)}</p>'
+
+
+def counted_as(number: int, name: str) -> str:
+    """A number and its noun, such as "1,920 prompts"."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def idle() -> str:
+    """The run before there is one."""
+    return _stages({}, "") + '<p class="hint">Nothing runs yet.</p>'
+
+
+def run(job: Job, studio: Studio) -> str:
+    """How far an erasure is."""
+    events = list(job.events)
+    stage = events[-1].stage if events else ""
+    done = job.state == DONE
+    return _stages(_counts(events), "" if done else stage, done) + _progress(job, studio, STAGES.get(stage, ""))
+
+
+def drawing(job: Job, studio: Studio) -> str:
+    """How far a comparison is."""
+    return _progress(job, studio, "Drawing")
+
+
+def _waiting(job: Job, studio: Studio) -> str:
+    """Why a job has not reported anything yet."""
+    if studio.status().state in ("waiting", "loading"):
+        return "Loading the model"
+    ahead = studio.ahead(job)
+    return f"Queued: {counted_as(ahead, 'job')} ahead" if ahead else "Starting"
+
+
+def _progress(job: Job, studio: Studio, stage: str) -> str:
+    last = job.events[-1] if job.events else None
+    if last is None:
+        return _bar(ENDED.get(job.state) or _waiting(job, studio), "", 0.0, "", "")
+    gone, fraction = last.seconds, 1.0 if job.state == DONE else last.fraction
+    if job.over:
+        return _bar(ENDED[job.state], "", fraction, f"{duration(gone)} in all", "")
+    left = f"about {duration(gone * (1 - fraction) / fraction)} left" if fraction > 0.02 else ""
+    where = " · ".join(filter(None, [f"{stage} {last.step} of {last.total}", last.concept]))
+    return _bar(stage, where, fraction, f"{duration(gone)} gone", left)
+
+
+def _counts(events: Sequence[Any]) -> dict[str, str]:
+    """Stage -> how far it is and how long it took."""
+    spent: dict[str, float] = {}
+    before = 0.0
+    for event in events:
+        spent[event.stage] = spent.get(event.stage, 0.0) + event.seconds - before
+        before = event.seconds
+    last = {event.stage: event for event in events}
+    return {stage: f"{e.step} of {e.total}<br>{duration(spent[stage])}" for stage, e in last.items()}
+
+
+def _stages(counts: dict[str, str], now: str, done: bool = False) -> str:
+    names = list(STAGES)
+    passed = names if done else names[: names.index(now)] if now in names else []
+    items = ""
+    for name, title in STAGES.items():
+        state = "is-done" if name in passed else "is-now" if name == now else ""
+        count = counts.get(name) or ("left out" if name in passed else "waiting")
+        current = ' aria-current="step"' if name == now else ""
+        items += f'<li class="{state}"{current}><b>{title}</b>{count}</li>'
+    return f'<ol class="stages" aria-label="Stages">{items}</ol>'
+
+
+def _bar(status: str, where: str, fraction: float, gone: str, left: str) -> str:
+    """`status` is read out when it changes; `where` changes at every step and is not."""
+    percent = f"{100 * fraction:.0f}"
+    shown = html.escape(where or status)
+    return (
+        f'<p class="sr-only" role="status">{html.escape(status)}</p>'
+        f'<p class="pair"><span class="where">{shown}</span><b>{percent} %</b></p>'
+        f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}"><span style="width:{percent}%"></span></div>'
+        f'<p class="pair"><span>{gone}</span><span>{left}</span></p>'
+    )
+
+
+def losses(job: Job | None, recipe: Recipe | None) -> str:
+    """The loss curves of a job so far."""
+    curves: dict[str, list[float]] = {}
+    live: list[str] = []
+    for event in list(job.events) if job else []:
+        if event.stage == "lora" and event.loss is not None:
+            curves.setdefault(event.concept, []).append(event.loss)
+    if job and recipe and not job.over:
+        live = [phrase for phrase, values in curves.items() if len(values) < recipe.lora.steps]
+    steps, squared = (recipe.lora.steps, recipe.lora.squared) if recipe else (50, False)
+    return charts.loss_curves(curves, steps, live or list(curves)[-1:], squared)
+
+
+def summary(entry: Entry) -> str:
+    """What came of an erasure, and where it is."""
+    warned = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in entry.warnings)
+    conditions = entry.conditions
+    numbers = ", ".join(f"{STAGES[stage]} {conditions[stage]:.1e}" for stage in STAGES if stage in conditions)
+    return (
+        f'<p class="saved">Saved as <b>{html.escape(entry.name)}</b>, {size(entry.size)}. '
+        "It is in the list of erased models on the Compare tab.</p>"
+        + (f'<ul class="warnings" aria-label="Warnings">{warned}</ul>' if warned else "")
+        + (pairs([("Condition number", numbers)]) if numbers else "")
+    )
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values, one a line."""
+    lines = "".join(f"<div><dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd></div>" for a, b in rows)
+    return f'<dl class="pairs">{lines}</dl>'
+
+
+def duration(seconds: float) -> str:
+    """Such as "0.8 s", "12 s" or "3 min 40 s"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: float) -> str:
+    """Bytes, such as "1.2 MB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,70 @@
+"""How the page is served: who may reach it, and what a browser may load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mace_studio.ui.files import PAGE_FILES
+from mace_studio.ui.theme import theme
+
+LOOPBACK = ("127.0.0.1", "localhost")
+# Gradio's page needs inline scripts and styles, and compiles the templates of gr.HTML.
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; base-uri 'self'; form-action 'self'; object-src 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class SafeHeaders:
+    """Middleware that adds `HEADERS` to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+def launch(demo: gr.Blocks, host: str | None = None, **options: Any) -> None:
+    """Serve the page.
+
+    Args:
+        demo: from `page.build`.
+        host: address to listen on; Gradio's own choice (this machine only, or all on a Space) when None.
+        options: more of `Blocks.launch`, such as server_port and auth.
+    """
+    middleware = [Middleware(SafeHeaders)]
+    if host in LOOPBACK:
+        # A web page under another name must not reach a studio on this machine (DNS rebinding).
+        middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
+    demo.launch(
+        server_name=host,
+        theme=theme(),
+        css_paths=PAGE_FILES / "style.css",
+        favicon_path=PAGE_FILES / "icon.svg",
+        app_kwargs={"middleware": middleware},
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        share=False,
+        ssr_mode=False,
+        show_error=False,
+        max_file_size="20mb",
+        **options,
+    )

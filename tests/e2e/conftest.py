@@ -1,0 +1,212 @@
+"""The real studio with the built-in model behind a real page, and guards around every visit."""
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import pytest
+
+# Read when gradio is imported: a closed tab is noticed in half a second instead of fifteen.
+os.environ["GRADIO_HEARTBEAT_INTERVAL"] = "0.5"
+
+from mace_studio import studio as studio_module
+from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.ui import page as page_module
+from mace_studio.ui import server
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1", None}
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+FAST = Recipe(
+    concepts=(Concept("car", "street", "object", ("automobile",)),),
+    preserve=("ship",),
+    about="A run of seconds, for the tests.",
+    refine=KeepWeights(preserve=1.0, identity=0.1),
+    fuse=KeepWeights(preserve=1.0, identity=0.1),
+    lora=LoraSettings(steps=2, learning_rate=1e-3),
+    images=ImageSettings(per_concept=1, steps=2),
+)
+
+
+@pytest.fixture(scope="session")
+def fast():
+    """A recipe that runs in a second or two."""
+    return FAST
+
+
+@pytest.fixture(scope="session")
+def slow():
+    """A recipe that runs until someone stops it."""
+    return replace(FAST, lora=LoraSettings(steps=5000))
+
+
+@pytest.fixture(scope="session")
+def lookups():
+    """Every name that this process looked up and that is not this machine: there must be none."""
+    seen, real = [], socket.getaddrinfo
+
+    def spy(host, *rest, **options):
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in LOOPBACK:
+            seen.append(name)
+        return real(host, *rest, **options)
+
+    socket.getaddrinfo = spy
+    yield seen
+    socket.getaddrinfo = real
+    assert not seen, f"Python looked up {seen}"
+
+
+@pytest.fixture(scope="session")
+def studio(lookups, tmp_path_factory):
+    return studio_module.Studio(output=tmp_path_factory.mktemp("output"))
+
+
+@pytest.fixture(scope="session")
+def erased(studio, fast):
+    """The name of an erased model."""
+    return studio.erase(replace(fast, seed=99)).wait().name
+
+
+@pytest.fixture(scope="session")
+def base_url(studio, fast, tmp_path_factory):
+    presets = tmp_path_factory.mktemp("presets")
+    (presets / "miniature").mkdir()
+    (presets / "miniature" / "car.json").write_text(fast.to_json())
+    other = replace(fast, concepts=(Concept("frog", "grass"),), about="Another <b>preset</b>.", seed=3)
+    (presets / "other.json").write_text(other.to_json())
+    real, studio_module.PRESETS = studio_module.PRESETS, presets
+    demo = page_module.build(studio)
+    studio_module.PRESETS = real
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server.launch(demo, "127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+    yield f"http://127.0.0.1:{port}/"
+    demo.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing("no Chromium: apt-get install chromium, or name it in CHROMIUM")
+    playwright = pytest.importorskip("playwright.sync_api")
+    home = tempfile.mkdtemp(prefix="chromium-")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=chromium, args=FLAGS, env={**os.environ, "HOME": home})
+        yield started
+        started.close()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+class Guard:
+    """What a page did that no page may do."""
+
+    def __init__(self):
+        self.faults = []
+        self.allowed = []
+
+    def allow(self, *parts):
+        """Let messages pass that hold one of these."""
+        self.allowed += parts
+
+    def watch(self, page):
+        page.on("request", self.on_request)
+        page.on("console", lambda m: self.note("console", m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: self.note("script", str(e)))
+        page.on("response", lambda r: self.note("answer", f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.on("dialog", self.on_dialog)
+
+    def on_request(self, request):
+        if request.url.split(":")[0] not in ("data", "blob") and urlsplit(request.url).hostname not in LOOPBACK:
+            self.note("outside", request.url)
+
+    def on_dialog(self, dialog):
+        self.note("dialog", dialog.message)
+        dialog.dismiss()
+
+    def note(self, kind, text):
+        self.faults.append(f"{kind}: {text}")
+
+    def check(self):
+        assert [f for f in self.faults if not any(part in f for part in self.allowed)] == []
+
+
+@pytest.fixture
+def guard():
+    made = Guard()
+    yield made
+    made.check()
+
+
+@pytest.fixture
+def context(browser, guard, request):
+    options = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"} | getattr(request, "param", {})
+    made = browser.new_context(**options)
+    made.set_default_timeout(30_000)
+    made.on("page", guard.watch)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(context, base_url):
+    made = context.new_page()
+    made.goto(base_url)
+    made.locator("#header .is-ready").wait_for()
+    return made
+
+
+@pytest.fixture
+def upload():
+    """Choose a file for a page's upload button."""
+
+    def uploaded(page, button, name, data):
+        with page.expect_file_chooser() as chooser:
+            page.locator(button).click()
+        chooser.value.set_files({"name": name, "mimeType": "application/octet-stream", "buffer": data})
+
+    return uploaded
+
+
+@pytest.fixture
+def open_recipe(upload):
+    """Put a recipe into a page's form."""
+
+    def opened(page, recipe):
+        text = recipe if isinstance(recipe, str) else recipe.to_json()
+        upload(page, "#open-recipe", "recipe.json", text.encode())
+        if not isinstance(recipe, str):
+            # The form is full when its last control shows what the recipe says.
+            page.wait_for_function(
+                "([phrase, steps]) => document.querySelector('#concepts [data-cell=\"0-0\"]')?.value === phrase"
+                " && document.querySelector('#lora-steps input, #lora-steps textarea').value === steps",
+                arg=[recipe.concepts[0].phrase, str(recipe.lora.steps)],
+            )
+
+    return opened
+
+
+@pytest.fixture
+def saved_recipe():
+    """What the page saves as the form's recipe."""
+
+    def saved(page):
+        with page.expect_download() as download:
+            page.locator("#save-recipe").click()
+        return Recipe.from_json(json.dumps(json.loads(download.value.path().read_text(encoding="utf-8"))))
+
+    return saved

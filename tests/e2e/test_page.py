@@ -1,0 +1,296 @@
+"""The page in a real browser, with the real studio and the built-in model."""
+
+import json
+import re
+import time
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from mace_studio.recipe import Concept, KeepWeights
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=30_000)
+
+pytestmark = pytest.mark.browser
+
+PROGRESS = "#progress"
+
+
+def choose(page, dropdown, option):
+    page.locator(f"{dropdown} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def cell(page, row, column):
+    return page.locator(f'#concepts [data-cell="{row}-{column}"]')
+
+
+def open_compare(page, name):
+    page.get_by_role("tab", name="Compare").click()
+    choose(page, "#erased-model", name)
+
+
+def field(page, elem_id):
+    return page.locator(f"#{elem_id} :is(input[type=text], input:not([type]), textarea)").first
+
+
+def test_preset_to_erase_to_compare(page, fast, tmp_path):
+    choose(page, "#preset", "frog")
+    about = page.locator("#preset-about")
+    expect(about).to_contain_text("Another <b>preset</b>.")
+    expect(about.get_by_role("listitem")).to_have_text(["Concepts car → frog", "Seed 0 → 3"])
+    page.get_by_role("button", name="Use this preset").click()
+    expect(cell(page, 0, 0)).to_have_value("frog")
+    expect(about).to_contain_text("The form shows it.")
+    expect(page.locator("#estimate")).to_contain_text(re.compile(r"1 concept · \d+ prompts · 6 UNet forwards"))
+
+    page.get_by_role("button", name="Erase 1 concept", exact=True).click()
+    expect(page.locator(PROGRESS)).to_contain_text("Finished")
+    expect(page.locator("#progress .is-done")).to_have_count(5)
+    expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("frog: .* after 2 steps"))
+    expect(page.locator("#summary")).to_contain_text("Saved as frog-")
+    with page.expect_download() as download:
+        page.locator("#recipe-file").click()
+    assert json.loads(download.value.path().read_text(encoding="utf-8"))["seed"] == 3
+    with page.expect_download() as download:
+        page.locator("#weights-file").click()
+    assert download.value.path().stat().st_size > 100_000
+
+    page.locator("#to-compare").click()
+    expect(page.locator("#erased-model input")).to_have_value(re.compile("^frog-"))
+    expect(field(page, "prompts")).to_have_value("a photo of the frog\na photo of the ship")
+    page.get_by_role("button", name="a photo of the car").wait_for(state="detached")
+    field(page, "seeds").fill("0-1")
+    field(page, "draw-steps").fill("2")
+    page.get_by_role("button", name="Draw before and after").click()
+    expect(page.locator("#pairs img")).to_have_count(4)
+    expect(page.get_by_role("img", name="Before erasing: a photo of the frog")).to_be_visible()
+    expect(page.locator("#figures")).to_contain_text(re.compile(r"Mean pixel change\s*\d+\.\d of 255"))
+    page.locator("#pairs button").nth(3).click()
+    expect(page.locator("#figures")).to_contain_text(re.compile(r"a photo of the ship\s*Seed\s*1"))
+    with page.expect_download() as download:
+        page.locator("#pair-file").click()
+    with Image.open(download.value.path()) as picture:
+        assert picture.size == (128, 64)
+        assert json.loads(picture.text["mace_studio"])["seed"] == 1
+
+
+def test_the_divider_moves_by_keyboard_and_by_mouse(page, erased):
+    open_compare(page, erased)
+    field(page, "seeds").fill("0")
+    field(page, "draw-steps").fill("1")
+    page.locator("#draw").click()
+    after = page.get_by_role("img", name="After erasing: a photo of the car")
+    expect(after).to_be_visible()
+    divider = page.get_by_role("slider", name="Divider between before and after")
+    divider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    expect(divider).to_have_attribute("aria-valuetext", "55 % before, 45 % after")
+    expect(after).to_have_css("clip-path", re.compile("55%"))
+    page.keyboard.press("Home")
+    expect(after).to_have_css("clip-path", re.compile(r"0px|0%"))
+    box = divider.bounding_box()
+    assert box["width"] > 300
+    assert box["width"] == pytest.approx(box["height"], rel=0.01), "a square picture fills its frame"
+    page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
+    expect(divider).to_have_value("25")
+
+
+def test_cancel_stops_the_run(page, studio, slow, open_recipe):
+    open_recipe(page, slow)
+    page.locator("#erase").click()
+    expect(page.locator(PROGRESS)).to_contain_text(re.compile(r"LoRA [1-9]\d* of 5000"))
+    expect(page.locator("#erase")).to_be_disabled()
+    expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("car: "))
+    page.locator("#cancel").click()
+    expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+    expect(page.locator("#erase")).to_be_enabled()
+    expect(page.locator("#cancel")).to_be_disabled()
+    expect(page.locator("#cancel")).to_have_text("Cancel")
+    assert not [e for e in studio.entries() if e.recipe.lora.steps == 5000]
+
+
+def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    open_recipe(page, replace(slow, seed=123))
+    page.locator("#erase").click()
+    expect(page.locator(PROGRESS)).to_contain_text("of 5000")
+    page.reload()
+    expect(page.locator(PROGRESS)).to_contain_text("of 5000")
+    expect(field(page, "lora-steps")).to_have_value("5000")
+    expect(page.locator("#erase")).to_be_disabled()
+    page.locator("#cancel").click()
+    expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+
+
+def test_a_second_visitor_waits_in_the_queue(page, browser, base_url, fast, slow, open_recipe, guard):
+    open_recipe(page, slow)
+    page.locator("#erase").click()
+    expect(page.locator(PROGRESS)).to_contain_text("of 5000")
+    visitor = browser.new_context()
+    try:
+        visitor.on("page", guard.watch)
+        other = visitor.new_page()
+        other.goto(base_url)
+        open_recipe(other, fast)
+        other.locator("#erase").click()
+        expect(other.locator(PROGRESS)).to_contain_text("Queued: 1 job ahead")
+        page.locator("#cancel").click()
+        expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+        expect(other.locator(PROGRESS)).to_contain_text("Finished")
+    finally:
+        visitor.close()
+
+
+def test_bad_input_is_named_and_kept(page):
+    notice = page.get_by_role("alert")
+    field(page, "lambda1").fill("a lot")
+    page.locator("#erase").click()
+    expect(notice).to_contain_text("λ1: “a lot” is not a number here")
+    expect(field(page, "lambda1")).to_have_attribute("aria-invalid", "true")
+    expect(field(page, "lambda1")).to_have_value("a lot")
+    field(page, "lambda1").fill("0")
+    expect(page.locator("[aria-invalid=true]")).to_have_count(0)
+
+    cell(page, 0, 1).fill(" ")
+    page.locator("#erase").click()
+    expect(notice).to_contain_text("Row 1: Say what “car” maps to")
+    expect(cell(page, 0, 1)).to_be_focused()
+    expect(page.locator("#concepts .field-problem")).to_contain_text("Say what “car” maps to")
+    cell(page, 0, 1).fill("street")
+    expect(page.locator("#concepts .field-problem")).to_have_count(0)
+
+    page.get_by_role("button", name="Advanced").click()
+    field(page, "seed").fill("-1")
+    page.get_by_role("button", name="Advanced").click()
+    page.locator("#erase").click()
+    expect(notice).to_contain_text("Seed: -1 is not allowed")
+    expect(field(page, "seed")).to_be_visible()
+    expect(field(page, "seed")).to_have_value("-1")
+    expect(page.locator("#estimate")).to_contain_text("Seed: -1 is not allowed")
+
+
+def test_a_failed_run_says_why(page, fast, open_recipe):
+    open_recipe(page, replace(fast, concepts=(Concept("word " * 100, "street"),)))
+    page.locator("#erase").click()
+    expect(page.locator(PROGRESS)).to_contain_text("Failed")
+    toast = page.get_by_test_id("toast-body")
+    expect(toast).to_contain_text("is too long for this model")
+    expect(page.locator("#erase")).to_be_enabled()
+
+
+def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
+    attack = "<img src=x onerror=alert(1)>"
+    open_recipe(page, replace(fast, concepts=(Concept(attack, attack, synonyms=(attack,)),), preserve=(attack + "!",)))
+    choose(page, "#preset", "frog")
+    expect(page.locator("#preset-about")).to_contain_text(attack)
+    page.locator("#erase").click()
+    expect(page.locator(PROGRESS)).to_contain_text("Finished")
+    expect(page.locator("#loss")).to_contain_text(attack)
+    page.locator("#to-compare").click()
+    expect(page.locator("#suggestions")).to_contain_text(attack)
+    field(page, "seeds").fill("0")
+    field(page, "draw-steps").fill("1")
+    page.locator("#draw").click()
+    expect(page.locator("#figures")).to_contain_text(attack)
+    assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize(
+    "context", [{"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": "dark"}], indirect=True
+)
+def test_phone_in_the_dark(page):
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate("document.body.classList.contains('dark')")
+    assert page.evaluate(width) <= 390
+    page.get_by_role("button", name="Advanced").click()
+    page.locator("#paste-list").click()
+    expect(field(page, "pasted")).to_be_visible()
+    assert page.evaluate(width) <= 390
+    for _ in range(2):
+        box = page.locator("#erase").bounding_box()
+        assert box["y"] + box["height"] <= 844
+        page.mouse.wheel(0, 1500)
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator("#draw")).to_be_in_viewport()
+    assert page.evaluate(width) <= 390
+
+
+def test_a_hundred_rows_stay_quick(page, saved_recipe):
+    page.locator("#paste-list").click()
+    field(page, "pasted").fill("\n".join(f"concept {i} -> thing {i}" for i in range(99)))
+    page.locator("#add-pasted").click()
+    expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
+    begun = time.monotonic()
+    page.locator("#add-concept").click()
+    expect(page.get_by_role("textbox", name="Concept 101", exact=True)).to_be_focused()
+    page.keyboard.type("last")
+    page.keyboard.press("Tab")
+    page.keyboard.type("nothing")
+    took = time.monotonic() - begun
+    page.get_by_role("button", name="Remove concept 2", exact=True).click()
+    expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
+    assert took < 1.5, f"a row and eleven letters took {took:.2f} s"
+    concepts = saved_recipe(page).concepts
+    assert [c.phrase for c in concepts[:3]] == ["car", "concept 1", "concept 2"]
+    assert concepts[-1] == Concept("last", "nothing")
+
+
+def test_rows_by_keyboard(page):
+    cell(page, 0, 0).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("textbox", name="Concept 2", exact=True)).to_be_focused()
+    page.get_by_role("button", name="Remove concept 1", exact=True).click()
+    expect(page.get_by_role("button", name="Remove concept 1", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#add-concept")).to_be_focused()
+    expect(page.locator("#estimate")).to_contain_text("Add at least one concept")
+
+
+def test_a_recipe_survives_the_page(page, fast, open_recipe, saved_recipe):
+    full = replace(
+        fast,
+        concepts=(Concept("a, b", 'the "x"', "style", ("one, two", " three")), Concept("ï → ™", "art", "celebrity")),
+        preserve=("Monet, Claude", "ship"),
+        fuse=KeepWeights(1e-7, 0.8, 0.0),
+        lora=replace(fast.lora, t1=200.5, gamma=0.0123, tune="key", pad_tokens=False, squared=True, uniform=True),
+        fusion="weighted-sum",
+        masks="none",
+        seed=2**62 + 1,
+        name="mine",
+    )
+    open_recipe(page, full)
+    assert saved_recipe(page) == full
+
+
+def test_a_bad_file_is_refused_by_name(page, open_recipe):
+    open_recipe(page, '{"lora": {"stepps": 3}}')
+    expect(page.get_by_test_id("toast-body")).to_contain_text("lora.stepps: This field is not known")
+    expect(cell(page, 0, 0)).to_have_value("car")
+
+
+def test_concepts_of_a_csv_file(page, upload):
+    data = '\ufeffconcept;maps to;kind;synonyms\nfrog;grass;object;amphibian, toad\n"Elsa; the painter";art;style;\n'
+    upload(page, "#import-csv", "concepts.csv", data.encode())
+    expect(cell(page, 1, 0)).to_have_value("frog")
+    expect(cell(page, 1, 3)).to_have_value("amphibian, toad")
+    expect(cell(page, 2, 0)).to_have_value("Elsa; the painter")
+    expect(cell(page, 2, 2)).to_have_value("style")
+
+
+def test_a_slider_and_its_number_go_together(page):
+    slider = page.get_by_role("slider", name="λ1 slider")
+    number = page.get_by_label("λ1", exact=True)
+    number.fill("1e-4")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    expect(number).to_have_value("1.3e-4")
+    page.keyboard.press("Home")
+    expect(number).to_have_value("0")
+    curve = page.locator("#curve [role=img]")
+    page.get_by_label("t₂", exact=True).fill("700")
+    expect(curve).to_have_attribute("aria-label", "Timesteps between 200 and 700 are drawn most often.")

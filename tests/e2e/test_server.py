@@ -1,0 +1,70 @@
+"""The server without a browser: who may reach it, and what it gives away."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_answer_has_the_safe_headers(base_url):
+    headers = httpx.get(base_url).headers
+    assert headers["content-security-policy"].startswith("default-src 'self'")
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_another_host_name_is_refused(base_url):
+    assert httpx.get(base_url, headers={"Host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "app.py", "../app.py", "mace_studio/studio.py", "output"])
+def test_files_stay_private(base_url, path):
+    assert httpx.get(f"{base_url}gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_only_what_was_offered_can_be_downloaded(base_url, studio, erased):
+    assert httpx.get(f"{base_url}gradio_api/file={studio.entry(erased).path}").status_code in (403, 404)
+
+
+def test_the_queue_cannot_be_passed_by(base_url):
+    assert httpx.post(f"{base_url}gradio_api/run/on_erase", json={"data": []}).status_code == 404
+
+
+def test_no_handler_is_offered_as_an_interface(base_url):
+    assert httpx.get(f"{base_url}gradio_api/info").json()["named_endpoints"] == {}
+
+
+def test_the_run_history_and_the_monitor_are_off(base_url):
+    assert httpx.get(f"{base_url}monitoring").status_code in (403, 404)
+
+
+def test_the_app_is_up_soon_and_asks_for_the_password(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--port", str(port), "--auth", "me:secret", "--output-dir", str(tmp_path)]
+    begun = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "app.py", *flags], cwd=ROOT, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    ) as app:
+        try:
+            while time.monotonic() - begun < 60:
+                try:
+                    answer = httpx.get(f"http://127.0.0.1:{port}/config")
+                    break
+                except httpx.ConnectError:
+                    time.sleep(0.1)
+            took = time.monotonic() - begun
+            assert answer.status_code == 401
+            assert took < 20, f"the page was up after {took:.1f} s"
+            pair = {"username": "me", "password": "secret"}
+            assert httpx.post(f"http://127.0.0.1:{port}/login", data=pair).status_code == 200
+        finally:
+            app.terminate()

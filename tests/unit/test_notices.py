@@ -1,0 +1,68 @@
+"""What a user reads when something goes wrong, and what they do not."""
+
+import gradio as gr
+import pytest
+
+from mace_studio.errors import FileError, RecipeError
+from mace_studio.ui import notices
+
+
+def failing(error):
+    @notices.spoken
+    def on_button():
+        raise error
+
+    return on_button
+
+
+def failing_stream(error):
+    @notices.spoken
+    def on_button():
+        yield 1
+        raise error
+
+    return lambda: list(on_button())
+
+
+@pytest.mark.parametrize("make", [failing, failing_stream])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileError("Choose another folder."), "Choose another folder."),
+        (RecipeError("lora.t1", "Too high."), "t₁: Too high."),
+        (RecipeError("", "Not a recipe."), "Not a recipe."),
+        (ValueError("/secret/path broke"), notices.UNEXPECTED),
+        (gr.Error("Said before."), "Said before."),
+    ],
+)
+def test_every_failure_is_a_sentence_and_no_detail_leaks(make, error, said):
+    with pytest.raises(gr.Error) as caught:
+        make(error)()
+    assert caught.value.message == said
+
+
+def test_an_unforeseen_failure_is_in_the_log(caplog):
+    with pytest.raises(gr.Error):
+        failing(ValueError("/secret/path broke"))()
+    assert "/secret/path broke" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "target"),
+    [
+        ("concepts[2].mapping", "Row 3: Bad.", '#concepts [data-cell="2-1"]'),
+        ("concepts[0].phrase", "Bad.", '#concepts [data-cell="0-0"]'),
+        ("concepts[0]", "Row 1: Bad.", '#concepts [data-cell="0-0"]'),
+        ("concepts", "Concepts: Bad.", "#add-concept"),
+        ("preserve[1]", "Keep unchanged: Bad.", "#preserve input"),
+        ("fuse.general", "λ2: Bad.", "#lambda2 input"),
+        ("lora.stepps", "lora.stepps: Bad.", ""),
+    ],
+)
+def test_a_problem_is_told_in_the_users_words(path, said, target):
+    assert notices.problem(RecipeError(path, "Bad.")) == {"text": said, "target": target}
+
+
+def test_a_problem_of_the_compare_tab_points_to_its_control():
+    told = notices.problem(RecipeError("seed", "Bad."), notices.COMPARE_FIELDS)
+    assert told == {"text": "Seeds: Bad.", "target": "#seeds input"}
