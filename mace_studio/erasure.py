@@ -25,8 +25,8 @@ from mace_studio.sd.loading import Model
 HEADER = "mace_studio"
 MASKED_KINDS = ("object", "celebrity")
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
-# Beside one UNet sample: a LoRA step is a forward and a backward, a sentence goes through the text encoder only.
-LORA_COST, SENTENCE_COST = 3.0, 0.02
+# Beside a UNet sample in a full batch: a forward and a backward of a lone one; a sentence through the text encoder.
+LORA_COST, SENTENCE_COST = 6.0, 0.02
 
 
 @dataclass(frozen=True)

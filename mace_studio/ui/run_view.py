@@ -101,9 +101,16 @@ def _progress(job: Job, studio: Studio, stage: str) -> str:
     gone, fraction = last.seconds, 1.0 if job.state == DONE else last.fraction
     if job.over:
         return _bar(ENDED[job.state], "", fraction, f"{duration(gone)} in all", "")
-    left = f"about {duration(gone * (1 - fraction) / fraction)} left" if fraction > 0.02 else ""
     where = " · ".join(filter(None, [f"{stage} {last.step} of {last.total}", last.concept]))
-    return _bar(stage, where, fraction, f"{duration(gone)} gone", left)
+    return _bar(stage, where, fraction, f"{duration(gone)} gone", _left(job.events))
+
+
+def _left(events: Sequence[Any]) -> str:
+    """Time left, at the pace of the present stage: the one before may have been read from the cache in no time."""
+    last = events[-1]
+    first = next(event for event in events if event.stage == last.stage)
+    made = last.fraction - first.fraction
+    return f"about {duration((last.seconds - first.seconds) * (1 - last.fraction) / made)} left" if made > 0.01 else ""
 
 
 def _counts(events: Sequence[Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ ViT-L/14 but one layer, since text encoding is not what is measured.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -128,10 +129,11 @@ def peak():
 @pytest.mark.slow
 def test_time_and_memory_do_not_grow_with_the_number_of_concepts(tmp_path):
     run = [sys.executable, "-W", "ignore", __file__, str(tmp_path / "sd")]
-    subprocess.run([*run, "0"], check=True, cwd=ROOT)
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*run, "0"], check=True, env=here)
     figures = {}
     for count in (1, 100):
-        done = subprocess.run([*run, str(count)], check=True, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run([*run, str(count)], check=True, env=here, stdout=subprocess.PIPE, text=True)
         figures[count] = json.loads(done.stdout.splitlines()[-1])
         print(count, {name: round(value, 2) for name, value in figures[count].items()})
     # Per concept, beside text encoding, only its Gram and one (P, D) product per projection are left to do.

@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "jobs": (set(), set()),
     "core": ({"core", "errors"}, {"torch"}),
     "sd": ({"sd", "core", *SAID}, ENGINE),
-    "miniature": ({"miniature"}, {*ENGINE, "tokenizers"}),
+    "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     **{case: ({"sd", "core", "prompts", "progress", "erasure", *SAID}, NUMBERS) for case in USE_CASES},
     "studio": ({"jobs", "prompts", *USE_CASES, "sd.loading", "sd.export", *SAID}, {"safetensors", "PIL", "numpy"}),
     "figures": ({*USE_CASES, "recipe"}, {"matplotlib", "numpy", "PIL"}),

@@ -1,0 +1,112 @@
+"""How well the model draws what it is asked for, in the eyes of the judge, and how well the judge sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from mace_studio.miniature import diffusion, world
+from mace_studio.miniature.judge import HEADS, NONE, Judge
+from mace_studio.miniature.vocabulary import ARTISTS, OBJECTS, PEOPLE, SCENES, THINGS
+
+Z = 1.959964  # of 95 %
+
+
+@dataclass(frozen=True)
+class Row:
+    """Top-1 accuracy of one group: how many pictures the judge gave the answer that was asked for."""
+
+    group: str
+    correct: int
+    count: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson(self.correct, self.count)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a row is about: the form of the prompts, the head that answers, and each word with its right answer."""
+
+    name: str
+    form: str
+    head: str
+    answers: Mapping[str, str]
+
+
+GROUPS = (
+    Group("objects", "a photo of the {}", "thing", {name: name for name in OBJECTS}),
+    Group("synonyms", "a photo of the {}", "thing", {word: name for name, words in OBJECTS.items() for word in words}),
+    Group("people", "a portrait of {}", "thing", {name: name for name in PEOPLE}),
+    Group("artists", "Image in the style of {}", "artist", {name: name for name in ARTISTS}),
+    Group("scenes", "a photo of the {}", "scene", {name: name for name in SCENES}),
+    Group("all things", "a photo of the {}", "thing", {name: name for name in THINGS}),
+)
+
+
+def drawn(
+    whole: StableDiffusionPipeline, judge: Judge, images: int, seed: int, groups: Sequence[Group] = GROUPS
+) -> Iterator[Row]:
+    """One row for each group of words.
+
+    Args:
+        whole: the model.
+        judge: answers among all things and people, all artists, or all scenes, and "none of these".
+        images: for each word.
+        seed: of the first picture; the others count on from it.
+    """
+    for group in groups:
+        words = [word for word in group.answers for _ in range(images)]
+        pictures = diffusion.draw(whole, [group.form.format(word) for word in words], seed)
+        yield _row(group.name, judge, group.head, pictures, [group.answers[word] for word in words])
+
+
+def composed(judge: Judge, number: int) -> Iterator[Row]:
+    """One row for each head of the judge, on held-out composed pictures; pairs of things are left out."""
+    samples = [s for s in world.samples(number, world.HELD_OUT + 1) if len(s.concepts) < 2]
+    pictures = [Image.fromarray(sample.image_HWC) for sample in samples]
+    shown = {
+        "thing": [s.concepts[0] if s.concepts else NONE for s in samples],
+        "artist": [s.artist for s in samples],
+        "scene": [s.scene for s in samples],
+    }
+    for head, names in shown.items():
+        right = [name if name in HEADS[head] else NONE for name in names]
+        yield _row(f"composed: {head}", judge, head, pictures, right)
+
+
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `correct` in `count`.
+
+    Raises:
+        ValueError: nothing was counted, or more were correct than counted.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
+    """
+    if not 0 <= correct <= count or count == 0:
+        raise ValueError(f"{correct} correct of {count} make no share")
+    share, z2 = correct / count, Z * Z / count
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z / (1 + z2) * math.sqrt(share * (1 - share) / count + z2 / count / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    lines = ["| group | top-1 | 95 % interval | correct | pictures |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        low, high = row.interval
+        share = row.correct / row.count
+        lines.append(f"| {row.group} | {share:.1%} | {low:.1%} to {high:.1%} | {row.correct} | {row.count} |")
+    return "\n".join(lines)
+
+
+def _row(group: str, judge: Judge, head: str, pictures: Sequence[Image.Image], right: Sequence[str]) -> Row:
+    said = judge.names(pictures, head)
+    return Row(group, sum(a == b for a, b in zip(said, right, strict=True)), len(right))

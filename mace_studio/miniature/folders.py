@@ -1,0 +1,107 @@
+"""The model's folder in the diffusers layout: what it is started from, and how trained parts get into it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+WEIGHTS = ("vae", "text_encoder", "unet")
+
+# Where a folder was loaded from is nobody's business.
+PRIVATE = ("_name_or_path", "name_or_path")
+
+
+def adopt(start: Path, model: Path) -> None:
+    """Copy the folder that a model is started from, but for weights that `model` has already.
+
+    So an autoencoder that was trained before stays; tokenizer, captions and model card are those of the start.
+    """
+    model.mkdir(parents=True, exist_ok=True)
+    for path in sorted(start.iterdir()):
+        target = model / path.name
+        if path.is_file():
+            shutil.copyfile(path, target)
+        elif not (path.name in WEIGHTS and target.exists()):
+            shutil.copytree(path, target, dirs_exist_ok=True)
+
+
+def load(folder: Path) -> StableDiffusionPipeline:
+    """The pipeline in float32 on the CPU."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """The autoencoder in float32.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    if not (folder / "vae" / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no vae; train one first, or name a model with --start")
+    return AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32, local_files_only=True)
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer | None:
+    """The tokenizer, or None where the folder has none yet."""
+    if not (folder / "tokenizer").is_dir():
+        return None
+    return CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+
+
+def pipeline(
+    vae: AutoencoderKL, text: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
+    """The parts as a pipeline, with the noise that the model is trained on."""
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+    whole = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    whole.set_progress_bar_config(disable=True)
+    return whole
+
+
+def write(whole: StableDiffusionPipeline, folder: Path) -> None:
+    """Write trained weights over those in a folder, in float16, and whatever else it still lacks."""
+    parts = {name: part for name, part in whole.components.items() if part is not None}
+    write_parts(parts, folder)
+    index = folder / "model_index.json"
+    if not index.exists():
+        with TemporaryDirectory(dir=folder) as temporary:
+            whole.save_config(temporary)
+            _tidy(Path(temporary))
+            os.replace(Path(temporary) / index.name, index)
+
+
+def write_parts(parts: Mapping[str, object], folder: Path) -> None:
+    """Write parts into the folders of their names: modules in float16 in place of the old, others only if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        target = folder / name
+        if target.exists() and not isinstance(part, nn.Module):
+            continue
+        with TemporaryDirectory(dir=folder) as temporary:
+            fresh = Path(temporary) / name
+            (copy.deepcopy(part).half() if isinstance(part, nn.Module) else part).save_pretrained(fresh)
+            _tidy(fresh)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(fresh, target)
+
+
+def _tidy(folder: Path) -> None:
+    for path in folder.glob("*.json"):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in settings.items() if key not in PRIVATE}
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

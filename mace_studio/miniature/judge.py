@@ -1,0 +1,141 @@
+"""The judge: a small classifier that says which thing or person, which artist and which scene a picture shows.
+
+It has seen composed pictures only, none that a model drew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mace_studio.miniature import checkpoints, pictures
+from mace_studio.miniature.scenes import SIZE
+from mace_studio.miniature.vocabulary import ARTISTS, OBJECTS, PEOPLE, SCENES, THINGS
+
+NONE = "none of these"
+HEADS: dict[str, tuple[str, ...]] = {
+    "thing": (*THINGS, *PEOPLE, NONE),
+    "artist": (*ARTISTS, NONE),
+    "scene": (*SCENES, NONE),
+}
+WIDTHS = (32, 64, 128, 128)
+
+Place = tuple[str, int]  # head and index of an answer
+
+
+class Judge(nn.Module):
+    """A convolutional network with one head for each kind of answer.
+
+    Attributes:
+        temperatures: head -> what its logits are divided by.
+    """
+
+    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        blocks = [_block(narrow, wide) for narrow, wide in zip((3, *widths), widths, strict=False)]
+        self.trunk = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.heads = nn.ModuleDict({name: nn.Linear(widths[-1], len(answers)) for name, answers in HEADS.items()})
+        self.temperatures = dict.fromkeys(HEADS, 1.0)
+
+    def forward(self, pixels_NCHW: Tensor) -> dict[str, Tensor]:
+        """Pictures of 64 x 64 pixels in -1..1 -> head -> logits, (N, answers), before the temperature."""
+        features_NF = self.trunk(pixels_NCHW)
+        return {name: head(features_NF) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Image.Image], labels: Sequence[str]) -> Tensor:
+        """How probable each label is, as a zero-shot classifier would say it.
+
+        Args:
+            images: RGB pictures; other sizes are scaled to 64 x 64.
+            labels: things, synonyms, people, artists and scenes of the vocabulary, in any case, and "none of these",
+                which gets all that the other labels leave. Without it, what they leave is shared out among them.
+
+        Returns:
+            (N, labels), summing to 1, float64.
+
+        Raises:
+            ValueError: a label is not of this world.
+        """
+        places = [_place(label) for label in labels]
+        answers = self._answers(images)
+        shares = {place: answers[place[0]][:, place[1]] / places.count(place) for place in places if place is not None}
+        shares[None] = _rest(answers, places) / max(1, places.count(None))
+        weight_NL = torch.stack([shares[place] for place in places], dim=1)
+        return weight_NL / weight_NL.sum(dim=1, keepdim=True)
+
+    def names(self, images: Sequence[Image.Image], head: str) -> list[str]:
+        """The most probable answer of a head for each picture."""
+        best_N = self._answers(images)[head].argmax(dim=1)
+        return [HEADS[head][i] for i in best_N.tolist()]
+
+    def save(self, folder: Path) -> None:
+        """Write the weights in float16, and the settings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
+        settings = {"widths": self.widths, "temperatures": self.temperatures, "heads": HEADS}
+        text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+        checkpoints.atomic(folder / "judge.safetensors", lambda path: save_file(weights, path))
+        checkpoints.atomic(folder / "judge.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Judge:
+        """Read a judge.
+
+        Raises:
+            ValueError: it was trained for other words than the vocabulary has now.
+        """
+        settings = json.loads((Path(folder) / "judge.json").read_text(encoding="utf-8"))
+        if {head: tuple(answers) for head, answers in settings["heads"].items()} != HEADS:
+            raise ValueError(f"the judge in {folder} knows other words than the vocabulary; train it anew")
+        judge = cls(settings["widths"])
+        judge.load_state_dict(load_file(Path(folder) / "judge.safetensors"))
+        judge.temperatures = settings["temperatures"]
+        return judge.eval()
+
+    def _answers(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Head -> probabilities of all its answers, (N, answers), float64."""
+        pixels_NCHW = pictures.to_tensor([np.asarray(image.convert("RGB").resize((SIZE, SIZE))) for image in images])
+        parts = [self(part) for part in pixels_NCHW.split(64)]
+        return {
+            head: (torch.cat([part[head] for part in parts]).double() / self.temperatures[head]).softmax(dim=1)
+            for head in HEADS
+        }
+
+
+def _block(narrow: int, wide: int) -> nn.Module:
+    """Halves rows and columns."""
+    return nn.Sequential(
+        nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(8, wide), nn.SiLU(),
+        nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(8, wide), nn.SiLU(),
+    )  # fmt: skip
+
+
+def _place(label: str) -> Place | None:
+    """Where the answer for a label stands; None for "none of these"."""
+    asked = label.strip().lower()
+    if asked == NONE:
+        return None
+    for head, answers in HEADS.items():
+        for index, answer in enumerate(answers[:-1]):
+            if asked in (answer.lower(), *OBJECTS.get(answer, ())):
+                return head, index
+    raise ValueError(f"the judge does not know “{label}”; it knows the things, people, artists and scenes of its world")
+
+
+def _rest(answers: Mapping[str, Tensor], places: Sequence[Place | None]) -> Tensor:
+    """How probable it is that none of the answers at some places holds, the heads taken as independent, (N,)."""
+    asked = {place for place in places if place is not None}
+    left_N = torch.ones(len(answers["thing"]), dtype=torch.float64)
+    for head in {head for head, _ in asked}:
+        other = [i for i in range(len(HEADS[head])) if (head, i) not in asked]
+        left_N = left_N * answers[head][:, other].sum(dim=1)
+    return left_N

@@ -1,0 +1,107 @@
+"""How the judge is trained and calibrated, on composed pictures only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mace_studio.miniature import pictures, world
+from mace_studio.miniature.judge import HEADS, NONE, Judge
+from mace_studio.miniature.training import Plan, Training
+from mace_studio.miniature.world import HELD_OUT, Sample
+
+CALIBRATION_NUMBER = 1024
+TEMPERATURES = torch.logspace(-1, 1, 101).double()
+PLAN = Plan(60, batch=64, rate=2e-3, warm_up=100, decay=0.7, weight_decay=0.01, average=0.995)
+
+log = logging.getLogger(__name__)
+
+
+def build(seed: int = 0) -> Judge:
+    """A fresh judge."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Judge()
+
+
+def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> None:
+    """Train, calibrate and write the judge.
+
+    Args:
+        judge: fresh, or to go on with.
+        plan: how long and how fast.
+        folder: where it is written.
+        work: folder of checkpoints and curve.
+        resume: go on from the checkpoint in `work`.
+    """
+    judge.to(memory_format=torch.channels_last).train()
+    training = Training({"judge": judge}, plan, work)
+    if resume:
+        training.resume()
+    training.run(lambda step: _step_loss(judge, step, plan.batch))
+    with training.averaged():
+        calibrate(judge, world.samples(CALIBRATION_NUMBER, HELD_OUT))
+        judge.save(folder)
+
+
+def targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """What the judge should say: head -> (N, answers), rows summing to 1; two things get a half each."""
+    shown = {
+        "thing": [sample.concepts for sample in samples],
+        "artist": [(sample.artist,) for sample in samples],
+        "scene": [(sample.scene,) for sample in samples],
+    }
+    return {head: torch.stack([_shares(HEADS[head], names) for names in shown[head]]) for head in HEADS}
+
+
+@torch.no_grad()
+def calibrate(judge: Judge, samples: Sequence[Sample]) -> None:
+    """Give each head the temperature with the lowest cross-entropy on samples that the judge was not trained on.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    parts = [judge(part) for part in _pixels(samples).split(64)]
+    for head, target_NA in targets(samples).items():
+        logits_NA = torch.cat([part[head] for part in parts]).double()
+        judge.temperatures[head] = best_temperature(logits_NA, target_NA)
+        log.info("judge: temperature of %s is %.3f", head, judge.temperatures[head])
+
+
+def best_temperature(logits_NA: Tensor, target_NA: Tensor) -> float:
+    """The temperature from 0.1 to 10 that makes the cross-entropy least."""
+    losses = [functional.cross_entropy(logits_NA / t, target_NA.to(logits_NA)).item() for t in TEMPERATURES]
+    return TEMPERATURES[losses.index(min(losses))].item()
+
+
+def worn(pixels_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures as a model may draw them: some blurred, some brighter or darker, all with a little noise."""
+    number, _, height, width = pixels_NCHW.shape
+    half_NCHW = functional.avg_pool2d(pixels_NCHW, 2)
+    blurred_NCHW = functional.interpolate(half_NCHW, (height, width), mode="bilinear", align_corners=False)
+    blur_N, gain_N, shift_N, noise_N = torch.rand(4, number, 1, 1, 1, generator=generator)
+    mixed_NCHW = torch.lerp(pixels_NCHW, blurred_NCHW, blur_N)
+    noise_NCHW = torch.randn(pixels_NCHW.shape, generator=generator) * 0.1 * noise_N
+    return mixed_NCHW * (0.85 + 0.3 * gain_N) + 0.2 * (shift_N - 0.5) + noise_NCHW
+
+
+def _step_loss(judge: Judge, step: int, batch: int) -> Tensor:
+    """Cross-entropy of all heads."""
+    samples = world.samples(batch, step)
+    pixels_NCHW = worn(_pixels(samples), torch.Generator().manual_seed(step))
+    logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last))
+    return sum(functional.cross_entropy(logits[head], target_NA) for head, target_NA in targets(samples).items())
+
+
+def _pixels(samples: Sequence[Sample]) -> Tensor:
+    return pictures.to_tensor([sample.image_HWC for sample in samples])
+
+
+def _shares(answers: tuple[str, ...], names: Sequence[str | None]) -> Tensor:
+    """One answer's share is that of its names; names that are no answer count as "none of these", as does no name."""
+    known = [name if name in answers else NONE for name in names] or [NONE]
+    return torch.tensor([known.count(answer) / len(known) for answer in answers])

@@ -1,0 +1,70 @@
+"""The table of how well the built-in model draws."""
+
+import pytest
+from PIL import Image
+
+from mace_studio.miniature import diffusion, evaluate
+from mace_studio.miniature.evaluate import GROUPS, Group, Row, wilson
+from mace_studio.miniature.judge import HEADS
+
+
+def test_wilson_by_hand():
+    # 8 of 10: z^2/n = .38415, middle (.8 + .19207) / 1.38415 = .71674,
+    # half 1.95996 / 1.38415 * sqrt(.016 + .0096036) = .22658.
+    assert wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=2e-5)
+    # None of 10: from 0 to (z^2/n) / (1 + z^2/n).
+    assert wilson(0, 10) == pytest.approx((0, 0.38415 / 1.38415), abs=1e-5)
+    assert wilson(10, 10) == pytest.approx((1 / 1.38415, 1), abs=1e-5)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(0, 0), (3, 2), (-1, 5)])
+def test_what_is_no_share_is_refused(correct, count):
+    with pytest.raises(ValueError, match=f"{correct} correct of {count}"):
+        wilson(correct, count)
+
+
+def test_groups_ask_for_what_a_head_can_answer():
+    assert [g.name for g in GROUPS] == ["objects", "synonyms", "people", "artists", "scenes", "all things"]
+    assert [len(g.answers) for g in GROUPS] == [10, 30, 24, 10, 10, 70]
+    for group in GROUPS:
+        assert set(group.answers.values()) <= set(HEADS[group.head])
+
+
+class Echo:
+    """A judge that reads its answers off the pictures' colour."""
+
+    def names(self, images, head):
+        return [("cat", "dog")[image.getpixel((0, 0))[0] // 128] for image in images]
+
+
+def test_rows_count_the_judge_s_answers(monkeypatch):
+    asked = []
+
+    def draw(whole, prompts, seed):
+        asked.extend((prompt, seed + i) for i, prompt in enumerate(prompts))
+        return [Image.new("RGB", (64, 64), (0 if "kitty" in prompt else 200, 0, 0)) for prompt in prompts]
+
+    monkeypatch.setattr(diffusion, "draw", draw)
+    group = Group("few", "a {}", "thing", {"kitty": "cat", "hound": "dog", "frog": "frog"})
+    (row,) = evaluate.drawn(None, Echo(), images=2, seed=5, groups=[group])
+    assert row == Row("few", 4, 6)
+    assert asked == [(f"a {word}", 5 + i) for i, word in enumerate(["kitty"] * 2 + ["hound"] * 2 + ["frog"] * 2)]
+
+
+def test_composed_rows_count_single_things_and_scenes():
+    class Blind:
+        def names(self, images, head):
+            return ["none of these"] * len(images)
+
+    rows = list(evaluate.composed(Blind(), 200))
+    assert [row.group for row in rows] == ["composed: thing", "composed: artist", "composed: scene"]
+    assert 180 <= rows[0].count == rows[1].count == rows[2].count <= 200
+    assert rows[1].correct / rows[1].count == pytest.approx(0.81, abs=0.12)  # all but the artists' share of .19
+
+
+def test_the_table_says_all_numbers():
+    assert evaluate.table([Row("objects", 8, 10)]).splitlines() == [
+        "| group | top-1 | 95 % interval | correct | pictures |",
+        "| --- | --- | --- | --- | --- |",
+        "| objects | 80.0% | 49.0% to 94.3% | 8 | 10 |",
+    ]
