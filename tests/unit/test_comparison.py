@@ -10,18 +10,10 @@ from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, Drawing, Recipe
 from mace_studio.sd import projections
+from tests.steps import finish
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
 DRAWING = Drawing(("a photo of the cat", "a ship"), (0, 7), steps=2, guidance=4.0)
-
-
-def run(steps):
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
 
 
 def erasure_of(model, factor):
@@ -30,11 +22,11 @@ def erasure_of(model, factor):
 
 
 def test_the_same_weights_give_the_same_images_and_others_do_not(model, unchanged):
-    pairs, seen = run(comparison.compare(model, erasure_of(model, 1.0), DRAWING))
+    pairs, seen = finish(comparison.compare(model, erasure_of(model, 1.0), DRAWING))
     assert [(p.prompt, p.seed) for p in pairs] == [(p, s) for p in DRAWING.prompts for s in DRAWING.seeds]
     assert all(p.change == 0 for p in pairs)
     assert (seen[0].step, seen[-1].step, seen[-1].total, seen[-1].fraction) == (0, 8, 8, 1.0)
-    others, _ = run(comparison.compare(model, erasure_of(model, 0.0), DRAWING))
+    others, _ = finish(comparison.compare(model, erasure_of(model, 0.0), DRAWING))
     assert all(p.change > 1 for p in others)
     assert all(np.array_equal(a.before, b.before) for a, b in zip(pairs, others, strict=True))
 

@@ -11,6 +11,7 @@ from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
 from mace_studio.sd import generate, loading, lora, projections, segment
+from tests.steps import finish
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)), Concept("Ada Finch", "a person", "celebrity")),
@@ -23,12 +24,7 @@ QUICK = Recipe(
 
 
 def run(model, recipe, cache=None):
-    steps, seen = erasure.erase(model, recipe, cache), []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
+    return finish(erasure.erase(model, recipe, cache))
 
 
 def test_stages_come_in_order_and_progress_only_grows(model, unchanged):

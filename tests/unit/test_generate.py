@@ -5,19 +5,10 @@ from diffusers import DPMSolverMultistepScheduler
 
 from mace_studio.recipe import Drawing, ImageSettings
 from mace_studio.sd import generate
+from tests.steps import finish
 
 SHORT = ImageSettings(per_concept=2, steps=2, guidance=3.0)
 CAT = [generate.Portrait("a photo of the cat", "cat", seed) for seed in (0, 1)]
-
-
-def finish(steps):
-    """What a generator returns, and what it yielded on the way."""
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
 
 
 def test_drawing_is_the_pipelines_own_call(model, unchanged):

@@ -5,6 +5,7 @@ import torch
 
 from mace_studio.recipe import LoraSettings
 from mace_studio.sd import lora, projections, text
+from tests.steps import finish
 
 FAST = LoraSettings(steps=3, learning_rate=1e-3, rank=2, alpha=2.0)
 
@@ -18,15 +19,6 @@ def subject(model, phrase, masked=True):
     mask = torch.zeros(size, size, dtype=torch.bool)
     mask[: size // 2] = True
     return lora.Subject(phrase, latents, [mask if masked else None] * 2, text.embed(model, sentences), positions, 0)
-
-
-def finish(steps):
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
 
 
 def test_together_is_the_same_as_one_after_another(model, unchanged):
