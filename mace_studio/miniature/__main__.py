@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("part", nargs="?", default="all", choices=(*SHARES, "all"))
     train.add_argument("--minutes", type=float, default=60, help="in all, with what was spent before a --resume")
     train.add_argument("--steps", type=int, help="a budget in steps of each part instead, for runs that come out alike")
-    train.add_argument("--batch", type=int, help="samples a step; 16 for the autoencoder, 32 and 64 for the others")
+    train.add_argument("--batch", type=int, help="samples a step; usually 16 for the autoencoder, else 32")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets model/, judge/ and training/")
     train.add_argument("--start", type=Path, metavar="FOLDER", help="a model in the diffusers layout to go on with")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")

@@ -25,7 +25,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "artist": (*ARTISTS, NONE),
     "scene": (*SCENES, NONE),
 }
-WIDTHS = (32, 64, 128, 128)
+WIDTHS = (24, 48, 96, 128)
 
 Place = tuple[str, int]  # head and index of an answer
 
@@ -41,8 +41,10 @@ class Judge(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         blocks = [_block(narrow, wide) for narrow, wide in zip((3, *widths), widths, strict=False)]
-        self.trunk = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.heads = nn.ModuleDict({name: nn.Linear(widths[-1], len(answers)) for name, answers in HEADS.items()})
+        # Not pooled: things stand in the middle, and where their parts are tells them apart far sooner.
+        self.trunk = nn.Sequential(*blocks, nn.Flatten())
+        features = widths[-1] * (SIZE >> len(widths)) ** 2
+        self.heads = nn.ModuleDict({name: nn.Linear(features, len(answers)) for name, answers in HEADS.items()})
         self.temperatures = dict.fromkeys(HEADS, 1.0)
 
     def forward(self, pixels_NCHW: Tensor) -> dict[str, Tensor]:

@@ -108,7 +108,7 @@ class Training:
             look: called now and then, with the averaged weights in place, to make pictures of what was learnt.
         """
         noted = looked = before = time.monotonic()
-        first = noted_step = self.step
+        noted_step = self.step
         while self.progress < 1:
             self._take(loss(self.step))
             now = time.monotonic()
@@ -120,7 +120,7 @@ class Training:
                 self._look(look)
                 looked = now
             before = now
-        if self.step > first:
+        if self.step > noted_step:
             self._note(self.step - noted_step, time.monotonic() - noted)
         if look is not None:
             self._look(look)
