@@ -248,8 +248,8 @@ class _Engine:
 
 
 def _engine() -> _Engine:
-    # Waiting threads would spin, and beside other work on the machine every small operation would wait for a time slice:
-    # a run took over ten times as long. It is read once, when torch is imported.
+    # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
+    # slice: a run took over ten times as long. It is read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mace_studio import comparison, erasure  # noqa: PLC0415 - seconds of imports, on the worker's thread
     from mace_studio.sd import loading  # noqa: PLC0415
