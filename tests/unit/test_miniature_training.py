@@ -270,7 +270,7 @@ def test_a_model_without_an_autoencoder_is_told_in_a_sentence(tmp_path, capsys):
 @pytest.mark.slow
 def test_two_minutes_from_scratch_improve_every_loss(tmp_path):
     assert main(["train", "--out", str(tmp_path), "--minutes", "2", "--samples", "512"]) == 0
-    for part, share in (("vae", 0.8), ("model", 0.85), ("judge", 0.7)):
+    for part, share in (("vae", 0.6), ("model", 0.7), ("judge", 0.7)):
         _, state = checkpoints.latest(tmp_path / "training" / part)
         tenth = max(1, len(state["losses"]) // 10)
         assert state["losses"][-tenth:].mean() < share * state["losses"][:tenth].mean(), part
