@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mace_studio import __version__, prompts
-from mace_studio.core import ridge, tokens
-from mace_studio.core.moments import Moments
+from mace_studio import __version__, prompts, refinement
+from mace_studio.core import ridge
 from mace_studio.errors import FileError
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Concept, Recipe
@@ -102,11 +100,13 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
     notes = _Notes()
     trains = recipe.lora.steps > 0
     pictures = (yield from _pictures(model, recipe, cache, notes)) if trains else []
-    general, preserve = yield from _kept(model, recipe, cache)
-    weights = refined = yield from _refine(model, recipe, general, preserve, notes)
+    sums = yield from refinement.gather(model, recipe, cache)
+    solved = refinement.solve(sums, recipe.refine)
+    notes.conditions["refine"] = solved.condition
+    weights = refined = refinement.weights(model, solved)
     if trains:
         deltas = yield from _train(model, recipe, pictures, refined, notes)
-        weights = yield from _fuse(model, recipe, refined, deltas, general, preserve, notes)
+        weights = yield from _fuse(model, recipe, refined, deltas, sums, notes)
     yield Progress("fuse", step=1, total=1)
     return Erasure(
         recipe,
@@ -156,52 +156,6 @@ def _masks(recipe: Recipe, concept: Concept, drawn: Sequence[generate.Drawn], no
     return masks
 
 
-def _kept(
-    model: Model, recipe: Recipe, cache: Path | None
-) -> Generator[Progress, None, tuple[Moments | None, Moments | None]]:
-    """What must stay: the general captions, if a weight asks for them, and the preserve list, if there is one."""
-    general, total = None, len(recipe.concepts)
-    if recipe.refine.general or recipe.fuse.general:
-        reading = knowledge.general(model, cache)
-        general = yield from relay(reading, lambda n: Progress("refine", f"general captions, {n} read", 0, total))
-    preserved = list(prompts.preserved(recipe))
-    return general, knowledge.gram(model, preserved) if preserved else None
-
-
-# Stage 1: refinement
-
-
-def _refine(
-    model: Model, recipe: Recipe, general: Moments | None, preserve: Moments | None, notes: _Notes
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    # Concepts often share their mapping: its sentences are encoded once.
-    encoded = lru_cache(maxsize=2)(lambda sentences: _encoded(model, sentences))
-    moments = Moments.zero(model.width)
-    for i, concept in enumerate(recipe.concepts):
-        moments = moments + _pairs(model, concept, encoded)
-        yield Progress("refine", concept.phrase, i + 1, len(recipe.concepts))
-    keep = ridge.keep_gram(recipe.refine, general, preserve, model.width)
-    solved = ridge.refinement(moments, keep.total_DD)
-    notes.conditions["refine"] = solved.condition
-    return {key: ridge.refine(weight_PD, solved) for key, weight_PD in projections.read(model.unet).items()}
-
-
-def _encoded(model: Model, sentences: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
-    return text.ids(model, sentences), text.embed(model, sentences)
-
-
-def _pairs(model: Model, concept: Concept, encoded: Callable) -> Moments:
-    """F and C of one concept: the embeddings at co-existing positions of its prompts and of its mapping's."""
-    concept_ids, context_NTD = encoded(tuple(prompts.about(concept)))
-    mapping_ids, guide_NTD = encoded(tuple(prompts.mapped(concept)))
-    contexts, guides = [], []
-    for n, (ids, other) in enumerate(zip(concept_ids, mapping_ids, strict=True)):
-        here, there = tokens.pair_positions(ids, other, model.length)
-        contexts.append(context_NTD[n, here])
-        guides.append(guide_NTD[n, there])
-    return Moments.of(torch.cat(contexts), torch.cat(guides))
-
-
 # Stage 2: LoRAs
 
 
@@ -248,8 +202,7 @@ def _fuse(
     recipe: Recipe,
     refined: Mapping[str, Tensor],
     deltas: Sequence[lora.LoraDelta],
-    general: Moments | None,
-    preserve: Moments | None,
+    sums: refinement.Sums,
     notes: _Notes,
 ) -> Generator[Progress, None, dict[str, Tensor]]:
     if recipe.fusion == "weighted-sum":
@@ -258,7 +211,7 @@ def _fuse(
     for i, (concept, delta) in enumerate(zip(recipe.concepts, deltas, strict=True)):
         fusion.add(knowledge.gram(model, prompts.about(concept)).gram_DD, delta.pairs)
         yield Progress("fuse", concept.phrase, i, len(recipe.concepts))
-    keep = ridge.keep_gram(recipe.fuse, general, preserve, model.width)
+    keep = ridge.keep_gram(recipe.fuse, sums.general, sums.preserve, model.width)
     fused = fusion.solve(projections.read(model.unet), refined, keep)
     notes.conditions["fuse"] = fused.condition
     return fused.weights

@@ -6,30 +6,23 @@ the page is up before.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
-from mace_studio import prompts
-from mace_studio.errors import FileError, RecipeError, StudioError
+from mace_studio import library, prompts
+from mace_studio.errors import StudioError
 from mace_studio.jobs import Job, Worker
+from mace_studio.library import Entry, slug
 from mace_studio.recipe import Drawing, Recipe
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair
     from mace_studio.progress import Progress
     from mace_studio.sd.loading import Model
-
-log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ROOT / "assets" / "miniature" / "model"
@@ -67,29 +60,6 @@ class Estimate:
     prompts: int
     unet_forwards: int
     memory: int | None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An erasure on disk.
-
-    Attributes:
-        name: its file's name without the suffix; unique.
-        path: one safetensors file.
-        recipe: what made it.
-        made: when the file was written.
-        size: in bytes.
-        conditions: "refine" and "fuse" -> condition number of the solve.
-        warnings: what the user should know, in sentences.
-    """
-
-    name: str
-    path: Path
-    recipe: Recipe
-    made: datetime
-    size: int
-    conditions: dict[str, float]
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -159,9 +129,9 @@ class Studio:
         def work() -> Generator[Progress, None, Entry]:
             engine = _engine()
             result = yield from engine.erasure.erase(self._loaded(), recipe, self.output / "cache")
-            path = self.output / f"{_slug(recipe.title())}-{recipe.digest()}.safetensors"
+            path = self.output / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
             engine.erasure.save(result, path)
-            return _entry(path)
+            return library.read(path)
 
         return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
 
@@ -191,14 +161,8 @@ class Studio:
         return self._worker.submit(f"Compare {name}", work, settings, PATIENCE)
 
     def entries(self) -> list[Entry]:
-        """Every erasure in the output folder, newest first; files that are none are passed over."""
-        found = []
-        for path in self.output.glob("*.safetensors"):
-            try:
-                found.append(_entry(path))
-            except FileError as error:
-                log.warning("%s", error)
-        return sorted(found, key=lambda e: e.made, reverse=True)
+        """Every erasure in the output folder, newest first."""
+        return library.entries(self.output)
 
     def entry(self, name: str) -> Entry:
         """The erasure of this name.
@@ -206,21 +170,19 @@ class Studio:
         Raises:
             FileError: there is none.
         """
-        if not name or Path(name).name != name:
-            raise FileError("Choose an erased model first; the Erase tab makes one.")
-        return _entry(self.output / f"{name}.safetensors")
+        return library.named(self.output, name)
 
     def recipe_file(self, recipe: Recipe) -> Path:
         """Write the recipe as JSON, for download."""
         folder = self.output / "recipes"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{_slug(recipe.title())}-{recipe.digest()}.json"
+        path = folder / f"{slug(recipe.title())}-{recipe.digest()}.json"
         path.write_text(recipe.to_json(), encoding="utf-8")
         return path
 
     def pair_file(self, pair: Pair, folder: Path | None = None) -> Path:
         """Write before and after side by side as a PNG with the settings in it, into `folder` or the output folder."""
-        path = (folder or self.output / "pairs") / f"{_slug(pair.prompt)}-{pair.seed}.png"
+        path = (folder or self.output / "pairs") / f"{slug(pair.prompt)}-{pair.seed}.png"
         _engine().comparison.save_pair(pair, path)
         return path
 
@@ -269,24 +231,3 @@ def presets() -> list[Preset]:
 def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:
     """Prompts worth comparing, each as (role, prompt); the role is "erased", "synonym" or "kept"."""
     return prompts.suggestions(recipe)
-
-
-def _entry(path: Path) -> Entry:
-    """Read an erasure's recipe from its header, without its tensors and without torch."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads(file.metadata()["mace_studio"])
-        recipe = Recipe.from_json(json.dumps(header["recipe"]))
-        conditions, warnings = header["conditions"], tuple(header["warnings"])
-        stat = path.stat()
-    except FileNotFoundError as error:
-        raise FileError(f"There is no erased model “{path.stem}” any more; erase again or choose another.") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecipeError) as error:
-        raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
-    made = datetime.fromtimestamp(stat.st_mtime)
-    return Entry(path.stem, path, recipe, made, stat.st_size, conditions, warnings)
-
-
-def _slug(title: str) -> str:
-    """A file name that still reads like the title, in any script."""
-    return re.sub(r"\W+", "-", title.lower()).strip("-_")[:48] or "untitled"

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mace_studio import erasure, prompts
+from mace_studio import erasure, prompts, refinement
 from mace_studio.core.moments import Moments
 from mace_studio.recipe import Concept, KeepWeights, LoraSettings, Recipe
 from mace_studio.sd import loading, lora, projections, text
@@ -101,10 +102,11 @@ def measure(folder, count):
     recipe = Recipe(concepts, refine=keep, fuse=keep)
     preserve = Moments.of(torch.randn(4096, model.width, generator=torch.Generator().manual_seed(9)))
     notes, begun = erasure._Notes(), time.perf_counter()
-    refined = finish(erasure._refine(model, recipe, None, preserve, notes))
+    sums = replace(finish(refinement.gather(model, recipe, None)), preserve=preserve)
+    refined = refinement.weights(model, refinement.solve(sums, recipe.refine))
     refine, encoding.seconds = time.perf_counter() - begun - encoding.seconds, 0.0
     deltas, begun = list(random_deltas(model, count)), time.perf_counter()
-    fused = finish(erasure._fuse(model, recipe, refined, deltas, None, preserve, notes))
+    fused = finish(erasure._fuse(model, recipe, refined, deltas, sums, notes))
     fuse = time.perf_counter() - begun - encoding.seconds
     assert all(weight_PD.isfinite().all() for weight_PD in fused.values())
     figures = {"load": loaded, "refine": refine, "fuse": fuse, "gb_loaded": after_load, "gb_peak": peak()}

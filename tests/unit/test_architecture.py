@@ -31,8 +31,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "core": ({"core", "errors"}, {"torch"}),
     "sd": ({"sd", "core", *SAID}, ENGINE),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
-    **{case: ({"sd", "core", "prompts", "progress", "erasure", *SAID}, NUMBERS) for case in USE_CASES},
-    "studio": ({"jobs", "prompts", *USE_CASES, "sd.loading", "sd.export", *SAID}, {"safetensors", "PIL", "numpy"}),
+    "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
+    **{case: ({"sd", "core", "prompts", "progress", "refinement", "erasure", *SAID}, NUMBERS) for case in USE_CASES},
+    "library": ({*SAID}, {"safetensors"}),
+    "studio": ({"jobs", "prompts", "library", *USE_CASES, "refinement", "sd.loading", "sd.export", *SAID}, {"PIL"}),
     "figures": ({*USE_CASES, "recipe"}, {"matplotlib", "numpy", "PIL"}),
     # The page and the terminal watch the Job that the studio's methods return.
     "cli": ({"studio", "jobs", *SAID}, {"tqdm"}),
