@@ -1,4 +1,4 @@
-"""`python -m mace_studio erase|compare`: the use cases without a page."""
+"""`python -m mace_studio erase|compare|inspect`: the use cases without a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job
-from mace_studio.recipe import Recipe
+from mace_studio.recipe import Drawing, Recipe
 from mace_studio.studio import Studio
 
 INTERRUPTED = 130
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
-    commands = parser.add_subparsers(required=True, metavar="erase|compare")
+    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -43,14 +43,25 @@ def _parser() -> argparse.ArgumentParser:
     erase.add_argument("recipe", type=Path, metavar="RECIPE.json")
     erase.set_defaults(run=_erase)
 
-    compare = commands.add_parser("compare", parents=[shared], help="draw before and after an erasure")
+    drawn = argparse.ArgumentParser(add_help=False, parents=[shared])
+    drawn.add_argument("--steps", type=int, default=20)
+    drawn.add_argument("--guidance", type=float, default=7.5)
+    drawn.add_argument("--negative", default="", help="what to steer away from")
+    drawn.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the model's own when left out")
+
+    compare = commands.add_parser("compare", parents=[drawn], help="draw before and after an erasure")
     compare.add_argument("erasure", type=Path, metavar="ERASURE.safetensors")
     compare.add_argument("--prompt", action="append", required=True, help="may be given several times")
     compare.add_argument("--seed", action="append", type=int, help="may be given several times; 0 when left out")
-    compare.add_argument("--steps", type=int, default=20)
-    compare.add_argument("--guidance", type=float, default=7.5)
-    compare.add_argument("--negative", default="")
     compare.set_defaults(run=_compare)
+
+    inspect = commands.add_parser("inspect", parents=[drawn], help="see what the model attends to, before and after")
+    inspect.add_argument("erasure", type=Path, nargs="?", metavar="ERASURE.safetensors", help="before alone without it")
+    inspect.add_argument("--prompt", required=True)
+    inspect.add_argument("--seed", type=int, default=0)
+    inspect.add_argument("--phrase", action="append", default=[], help="what counts as one word, beside the concepts")
+    inspect.add_argument("--residual", action="store_true", help="replace the concept's words by the end token instead")
+    inspect.set_defaults(run=_inspect)
     return parser
 
 
@@ -69,13 +80,32 @@ def _erase(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     studio = Studio(options.model, options.device, options.dtype, options.erasure.parent)
-    settings = (options.prompt, options.seed or [0], options.steps, options.guidance, options.negative)
-    job = studio.compare(options.erasure.stem, *settings)
+    job = studio.compare(options.erasure.stem, _drawing(options, options.prompt, options.seed or [0]))
     if not _finished(job):
         return INTERRUPTED
     for pair in job.result:
         print(studio.pair_file(pair, options.out), f"mean pixel change {pair.change:.1f}")
     return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    folder = options.erasure.parent if options.erasure else options.out
+    studio = Studio(options.model, options.device, options.dtype, folder)
+    name, drawing = options.erasure and options.erasure.stem, _drawing(options, [options.prompt], [options.seed])
+    job = studio.residual(name or "", drawing) if options.residual else studio.inspect(name, drawing, options.phrase)
+    if not _finished(job):
+        return INTERRUPTED
+    for path in studio.inspection_files(job.result, options.out):
+        print(path)
+    for name, run in job.result.runs.items():
+        for phrase, share in run.presence.items():
+            print(f"{name}: the judge sees “{phrase}” with a probability of {share:.1%}")
+    return 0
+
+
+def _drawing(options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+    size = tuple(options.size) if options.size else None
+    return Drawing(tuple(prompts), tuple(seeds), options.steps, options.guidance, options.negative, size)
 
 
 def _finished(job: Job) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mace_studio.erasure import Erasure
+from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Drawing
@@ -45,11 +45,7 @@ def compare(model: Model, erasure: Erasure, drawing: Drawing) -> Generator[Progr
         FileError: the erasure was made from another model.
     """
     drawing.check()
-    if erasure.fingerprint != model.fingerprint:
-        raise FileError(
-            f"“{erasure.recipe.title()}” was made from another model than {model.source}, so it does not fit; "
-            "load the model that it was made from."
-        )
+    check_fits(erasure, model)
     return (yield from clocked(_draw_both(model, erasure, drawing), {"draw": 1.0}))
 
 
@@ -66,7 +62,7 @@ def _draw_both(model: Model, erasure: Erasure, drawing: Drawing) -> Generator[Pr
         "steps": drawing.steps,
         "guidance": drawing.guidance,
         "negative_prompt": drawing.negative,
-        "model": model.source,
+        "model": model.name,
         "model_fingerprint": model.fingerprint,
         "recipe": json.loads(erasure.recipe.to_json()),
     }

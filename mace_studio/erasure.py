@@ -220,6 +220,15 @@ def _fuse(
 # Files
 
 
+def check_fits(erasure: Erasure, model: Model) -> None:
+    """Raise a FileError unless the erasure was made from this model."""
+    if erasure.fingerprint != model.fingerprint:
+        raise FileError(
+            f"“{erasure.recipe.title()}” was made from another model than {model.source}, so it does not fit; "
+            "load the model that it was made from."
+        )
+
+
 def save(erasure: Erasure, path: Path) -> None:
     """Write one safetensors file with UNet state-dict keys; equal erasures give equal bytes.
 

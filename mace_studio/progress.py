@@ -45,6 +45,12 @@ def relay(steps: Generator[Step, None, Result], tell: Callable[[Step], Progress]
             yield tell(step)
 
 
+def numbered(stage: str, concept: str, before: int, total: int) -> Callable[[object], Progress]:
+    """For `relay`: each step is one more, counted on from `before`."""
+    steps = iter(range(before + 1, total + 1))
+    return lambda _: Progress(stage, concept, next(steps, total), total)
+
+
 def clocked(steps: Generator[Progress, None, Result], costs: Mapping[str, float]) -> Generator[Progress, None, Result]:
     """Add the time and the fraction done.
 

@@ -22,6 +22,7 @@ MASKS = ("attention", "none")
 TIMESTEPS = 1000
 MAX_CONCEPTS = 200
 LARGEST = 2**63 - 1  # seed that torch takes
+SIZE_STEP = 8  # what the pipelines of diffusers ask of height and width
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ class Drawing:
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1 is none.
         negative: what to steer away from.
+        size: height and width in pixels; the model's own when None.
     """
 
     prompts: tuple[str, ...]
@@ -196,6 +198,7 @@ class Drawing:
     steps: int = 20
     guidance: float = 7.5
     negative: str = ""
+    size: tuple[int, int] | None = None
 
     def check(self) -> Drawing:
         """Return this drawing, or raise a RecipeError that names the setting at fault and the remedy."""
@@ -207,6 +210,9 @@ class Drawing:
             _at_least("seed", seed, 0)
         _at_least("steps", self.steps, 1)
         _at_least("guidance", self.guidance, 1)
+        if self.size and not all(side > 0 and side % SIZE_STEP == 0 for side in self.size):
+            height, width = self.size
+            raise RecipeError("size", f"{height} x {width} cannot be drawn; use multiples of {SIZE_STEP} pixels.")
         return self
 
 

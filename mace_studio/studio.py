@@ -21,6 +21,8 @@ from mace_studio.recipe import Drawing, Recipe
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair
+    from mace_studio.inspection import Inspection
+    from mace_studio.preview import Known, Preview
     from mace_studio.progress import Progress
     from mace_studio.sd.loading import Model
 
@@ -89,6 +91,7 @@ class Studio:
         self._model: Model | None = None
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._worker = Worker()
+        self._previewed: Known | None = None
 
     def status(self) -> Status:
         """What is known of the model at this moment."""
@@ -135,15 +138,7 @@ class Studio:
 
         return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
 
-    def compare(
-        self,
-        name: str,
-        sentences: Sequence[str],
-        seeds: Sequence[int],
-        steps: int = 20,
-        guidance: float = 7.5,
-        negative: str = "",
-    ) -> Job:
+    def compare(self, name: str, drawing: Drawing) -> Job:
         """Draw every prompt with every seed, before and after an erasure. Events are `Progress`; the result is [Pair].
 
         Raises:
@@ -151,14 +146,69 @@ class Studio:
             RecipeError: a setting that cannot be drawn; the message names it.
         """
         entry = self.entry(name)
-        settings = Drawing(tuple(sentences), tuple(seeds), steps, guidance, negative).check()
+        drawing.check()
 
         def work() -> Generator[Progress, None, list[Pair]]:
             engine = _engine()
-            loaded = engine.erasure.load(entry.path)
-            return (yield from engine.comparison.compare(self._loaded(), loaded, settings))
+            return (yield from engine.comparison.compare(self._loaded(), engine.erasure.load(entry.path), drawing))
 
-        return self._worker.submit(f"Compare {name}", work, settings, PATIENCE)
+        return self._worker.submit(f"Compare {name}", work, drawing, PATIENCE)
+
+    def inspect(self, name: str | None, drawing: Drawing, phrases: Sequence[str] = ()) -> Job:
+        """Record the attention to one prompt's words, before and after an erasure; the result is an `Inspection`.
+
+        Args:
+            name: of the erasure; None looks at the model as it is.
+            drawing: one prompt and one seed.
+            phrases: what counts as one word, beside the erasure's concepts and synonyms.
+
+        Raises:
+            FileError: there is no erasure of this name.
+            RecipeError: a setting that cannot be drawn; the message names it.
+        """
+        entry = self.entry(name) if name else None
+        drawing.check()
+
+        def work() -> Generator[Progress, None, Inspection]:
+            engine = _engine()
+            erasure = engine.erasure.load(entry.path) if entry else None
+            return (yield from engine.inspection.inspect(self._loaded(), drawing, erasure, phrases))
+
+        return self._worker.submit(f"Inspect {name or self.source}", work, drawing, PATIENCE)
+
+    def residual(self, name: str, drawing: Drawing) -> Job:
+        """Draw a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`.
+
+        Raises:
+            FileError: there is no erasure of this name.
+            RecipeError: a setting that cannot be drawn; the message names it.
+        """
+        entry = self.entry(name)
+        drawing.check()
+
+        def work() -> Generator[Progress, None, Inspection]:
+            engine = _engine()
+            erasure = engine.erasure.load(entry.path)
+            return (yield from engine.inspection.residual(self._loaded(), drawing, erasure, self.output / "cache"))
+
+        return self._worker.submit(f"What is left of {name}", work, drawing, PATIENCE)
+
+    def preview(self, recipe: Recipe, drawing: Drawing) -> Job:
+        """Draw one picture with and without the refinement of a recipe, training nothing; the result is a `Preview`.
+
+        Raises:
+            RecipeError: the recipe or the drawing cannot be run; nothing was queued.
+        """
+        recipe.check()
+        drawing.check()
+
+        def work() -> Generator[Progress, None, Preview]:
+            engine, model = _engine(), self._loaded()
+            self._previewed = self._previewed or engine.preview.Known()
+            cache = self.output / "cache"
+            return (yield from engine.preview.preview(model, recipe, drawing, self._previewed, cache))
+
+        return self._worker.submit(f"Preview {recipe.title()}", work, drawing, PATIENCE)
 
     def entries(self) -> list[Entry]:
         """Every erasure in the output folder, newest first."""
@@ -186,6 +236,16 @@ class Studio:
         _engine().comparison.save_pair(pair, path)
         return path
 
+    def inspection_files(self, inspection: Inspection, folder: Path | None = None) -> list[Path]:
+        """Write figures (PNG and PDF), images and data of an inspection into `folder` or the output folder."""
+        about, engine = inspection.settings, _engine()
+        folder = folder or self.output / "attention"
+        name = f"{slug(about['prompts'][0])}-{about['seeds'][0]}-{about['kind']}"
+        return [
+            engine.inspection.save(inspection, folder / f"{name}.npz"),
+            *engine.figures.write(inspection, folder, name),
+        ]
+
     def _loaded(self) -> Model:
         if self._model is None:
             name = self._status.name
@@ -207,16 +267,20 @@ class _Engine:
     loading: ModuleType
     erasure: ModuleType
     comparison: ModuleType
+    inspection: ModuleType
+    preview: ModuleType
+    figures: ModuleType
 
 
 def _engine() -> _Engine:
     # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
     # slice: a run took over ten times as long. It is read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mace_studio import comparison, erasure  # noqa: PLC0415 - seconds of imports, on the worker's thread
+    # Seconds of imports, on the worker's thread.
+    from mace_studio import comparison, erasure, figures, inspection, preview  # noqa: PLC0415
     from mace_studio.sd import loading  # noqa: PLC0415
 
-    return _Engine(loading, erasure, comparison)
+    return _Engine(loading, erasure, comparison, inspection, preview, figures)
 
 
 def presets() -> list[Preset]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mace_studio.core.attention import probabilities
 
+CONTEXT = "encoder_hidden_states"
+
 Receive = Callable[[str, Tensor], None]
 
 _watched: WeakSet[nn.Module] = WeakSet()
@@ -45,6 +47,27 @@ def attention(unet: nn.Module, receive: Receive) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         _watched.discard(unet)
+
+
+@contextmanager
+def context(unet: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside the `with` block the UNet reads another text context.
+
+    Args:
+        unet: the model.
+        edit: context_BTD -> what is read in its place; with guidance the unconditional half comes first.
+    """
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if CONTEXT in kwargs:
+            return args, kwargs | {CONTEXT: edit(kwargs[CONTEXT])}
+        return (*args[:2], edit(args[2]), *args[3:]), kwargs
+
+    handle = unet.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def of_forward(unet: nn.Module, forward: Callable[[], object]) -> list[Tensor]:

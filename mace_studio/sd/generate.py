@@ -74,6 +74,8 @@ def draw(model: Model, drawing: Drawing) -> Generator[int, None, list[Image]]:
             "guidance_scale": drawing.guidance,
             "negative_prompt": [drawing.negative] * len(batch),
         }
+        if drawing.size:
+            options["height"], options["width"] = drawing.size
         result = yield from _steps(model, prompts, seeds, options, len(images))
         images += result.images
     return images
@@ -115,7 +117,7 @@ def _portrait_batch(
 ) -> Generator[int, None, list[Drawn]]:
     prompts = [p.prompt for p in batch]
     where = [text.positions(model, ids, p.phrase) for ids, p in zip(text.ids(model, prompts), batch, strict=True)]
-    height, width = _latent_size(model)
+    height, width = latent_size(model)
     total_NHW, maps = torch.zeros(len(batch), height, width), 0
 
     def receive(_: str, probabilities_BHQT: Tensor) -> None:
@@ -183,7 +185,8 @@ def _turn_by_turn(call: Callable[[Tick], Result], count: Callable[[int], int]) -
         return future.result()
 
 
-def _latent_size(model: Model) -> tuple[int, int]:
+def latent_size(model: Model) -> tuple[int, int]:
+    """Rows and columns of the latents of a picture of the model's own size."""
     size = model.unet.config.sample_size
     return (size, size) if isinstance(size, int) else tuple(size)
 

@@ -31,6 +31,11 @@ class Model:
     source: str
 
     @property
+    def name(self) -> str:
+        """What to call it where the whole path is nobody's business: a hub id, or the last two parts of a path."""
+        return "/".join(Path(self.source).parts[-2:])
+
+    @property
     def unet(self) -> UNet2DConditionModel:
         return self.pipeline.unet
 

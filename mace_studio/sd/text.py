@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,6 +14,24 @@ from mace_studio.errors import RecipeError
 from mace_studio.sd.loading import Model
 
 BATCH = 32
+WORD_END = "</w>"  # how CLIP's tokenizers mark the last token of a word
+
+
+@dataclass(frozen=True)
+class Word:
+    """What belongs together in a prompt as the text encoder reads it.
+
+    Attributes:
+        text: the word, or a whole phrase; "start", "end" or "padding" for what surrounds the prompt.
+        tokens: as the tokenizer split it.
+        positions: of the tokens.
+        role: "word", "concept" for a phrase that was asked for, or "start", "end", "padding".
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    positions: tuple[int, ...]
+    role: str = "word"
 
 
 def ids(model: Model, sentences: Sequence[str]) -> list[list[int]]:
@@ -51,6 +70,57 @@ def positions(model: Model, sentence_ids: Sequence[int], phrase: str) -> list[in
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
     """The positions of the end token and of the padding after it."""
     return list(range(len(sentence_ids) - 1, length))
+
+
+def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word]:
+    """A prompt in words from the start token to the padding; together they hold each of the T positions once.
+
+    Args:
+        model: its tokenizer splits.
+        sentence: the prompt, cut where it is longer than the model reads.
+        phrases: what counts as one word, such as "Ada Finch".
+    """
+    row = ids(model, [sentence])[0]
+    pieces = model.pipeline.tokenizer.convert_ids_to_tokens(row)
+    found = {}
+    for phrase in phrases:
+        for run in tokens.occurrences(row, _spellings(model.pipeline.tokenizer, phrase)):
+            if not any(position in held for held in found for position in run):
+                found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), tuple(run), "concept")
+    taken = {position for run in found for position in run}
+    plain = [_word(pieces, run) for run in _runs(pieces, range(1, len(row) - 1), taken)]
+    inner = sorted([*found.values(), *plain], key=lambda word: word.positions)
+    last = len(row) - 1
+    around = [Word("end", (pieces[last],), (last,), "end")]
+    if last + 1 < model.length:
+        padding = tuple(range(last + 1, model.length))
+        around.append(Word("padding", (model.pipeline.tokenizer.pad_token,), padding, "padding"))
+    return [Word("start", (pieces[0],), (0,), "start"), *inner, *around]
+
+
+def final_end(model: Model, sentence_ids: Sequence[int]) -> int:
+    """The position of the last end token: the very last where the padding is made of end tokens, as in SD 1.x."""
+    tokenizer = model.pipeline.tokenizer
+    padded = tokenizer.pad_token_id == tokenizer.eos_token_id
+    return model.length - 1 if padded else len(sentence_ids) - 1
+
+
+def _runs(pieces: Sequence[str], inside: range, taken: set[int]) -> list[list[int]]:
+    """The positions that are not taken, one list for each word."""
+    runs, run = [], []
+    for position in inside:
+        if position in taken:
+            continue
+        run.append(position)
+        if pieces[position].endswith(WORD_END) or position + 1 in taken:
+            runs.append(run)
+            run = []
+    return [*runs, run] if run else runs
+
+
+def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
+    parts = tuple(pieces[i] for i in run)
+    return Word("".join(part.removesuffix(WORD_END) for part in parts), parts, tuple(run))
 
 
 @lru_cache(maxsize=256)

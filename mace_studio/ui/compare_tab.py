@@ -11,6 +11,7 @@ from PIL import Image
 from mace_studio import studio as studio_module
 from mace_studio.errors import RecipeError
 from mace_studio.jobs import DONE, FAILED, Job
+from mace_studio.recipe import Drawing
 from mace_studio.studio import Studio
 from mace_studio.ui import form, notices, run_view
 from mace_studio.ui.divider import divided, divider
@@ -164,14 +165,14 @@ class CompareTab:
             return
         steps, guidance, negative = settings
         try:
-            job = self.studio.compare(
-                name or "",
-                form.prompts_from(prompts),
-                form.seeds_from(seeds),
+            drawing = Drawing(
+                tuple(form.prompts_from(prompts)),
+                tuple(form.seeds_from(seeds)),
                 form.steps_from(steps),
                 form.guidance_from(guidance),
                 str(negative or ""),
             )
+            job = self.studio.compare(name or "", drawing)
         except RecipeError as error:
             yield {self.notice: notices.problem(error, notices.COMPARE_FIELDS)}
             return

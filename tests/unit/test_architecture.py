@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
-USE_CASES = {"erasure", "comparison", "inspection", "evaluation"}
+USE_CASES = {"erasure", "comparison", "inspection", "preview", "evaluation"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 ENGINE = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub"}
 SAID = {"recipe", "errors"}
@@ -29,13 +29,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "progress": (set(), set()),
     "jobs": (set(), set()),
     "core": ({"core", "errors"}, {"torch"}),
-    "sd": ({"sd", "core", *SAID}, ENGINE),
+    "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
     **{case: ({"sd", "core", "prompts", "progress", "refinement", "erasure", *SAID}, NUMBERS) for case in USE_CASES},
     "library": ({*SAID}, {"safetensors"}),
-    "studio": ({"jobs", "prompts", "library", *USE_CASES, "refinement", "sd.loading", "sd.export", *SAID}, {"PIL"}),
-    "figures": ({*USE_CASES, "recipe"}, {"matplotlib", "numpy", "PIL"}),
+    "studio": ({"jobs", "prompts", "library", *USE_CASES, "figures", "sd.loading", "sd.export", *SAID}, {"PIL"}),
+    "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
     # The page and the terminal watch the Job that the studio's methods return.
     "cli": ({"studio", "jobs", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),

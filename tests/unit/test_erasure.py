@@ -110,7 +110,7 @@ def test_cancelling_in_any_stage_leaves_the_model_as_it_was(model, unchanged, st
 
 @pytest.mark.parametrize(
     "module, name",
-    [(generate, "_latent_size"), (segment, "mask"), (ridge, "refine"), (lora, "_losses"), (ridge, "Fusion")],
+    [(generate, "latent_size"), (segment, "mask"), (ridge, "refine"), (lora, "_losses"), (ridge, "Fusion")],
 )
 def test_an_error_in_any_stage_leaves_the_model_as_it_was(model, unchanged, monkeypatch, module, name):
     def broken(*_, **__):

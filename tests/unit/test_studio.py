@@ -8,7 +8,7 @@ from mace_studio import studio as studio_module
 from mace_studio.comparison import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.jobs import CANCELLED
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
 from mace_studio.studio import BUILT_IN, PRESETS, Studio, presets, suggested_prompts
 
 QUICK = Recipe(
@@ -72,7 +72,7 @@ def test_names_stay_inside_the_output_folder(studio, name):
 
 
 def test_comparing_an_entry(studio, entry):
-    pairs = studio.compare(entry.name, ["a cat"], [0, 1], steps=2, guidance=4.0).wait()
+    pairs = studio.compare(entry.name, Drawing(("a cat",), (0, 1), 2, 4.0)).wait()
     assert [(p.prompt, p.seed) for p in pairs] == [("a cat", 0), ("a cat", 1)]
     path = studio.pair_file(pairs[1])
     with Image.open(path) as picture:
@@ -88,16 +88,16 @@ def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
 @pytest.mark.parametrize(
     "settings, field",
     [
-        ({"sentences": [" "]}, "prompt"),
-        ({"seeds": []}, "seed"),
-        ({"seeds": [-1]}, "seed"),
+        ({"prompts": (" ",)}, "prompt"),
+        ({"seeds": ()}, "seed"),
+        ({"seeds": (-1,)}, "seed"),
         ({"steps": 0}, "steps"),
         ({"guidance": float("nan")}, "guidance"),
     ],
 )
 def test_bad_settings_of_a_comparison_are_refused_at_once(studio, entry, settings, field):
     with pytest.raises(RecipeError) as error:
-        studio.compare(entry.name, **({"sentences": ["a cat"], "seeds": [0]} | settings))
+        studio.compare(entry.name, replace(Drawing(("a cat",)), **settings))
     assert error.value.field == field
 
 
