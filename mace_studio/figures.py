@@ -28,9 +28,9 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "pdf.fonttype": 42, "axes
 BEFORE_COLOUR, AFTER_COLOUR = "#b85c00", "#0f7b5f"
 
 
-def colours() -> list[tuple[int, int, int]]:
-    """256 colours for maps from lowest to highest, red, green and blue in 0..255."""
-    return [tuple(round(255 * c) for c in rgb[:3]) for rgb in matplotlib.colormaps[COLOURS](np.arange(256))]
+def palette(name: str) -> list[tuple[int, int, int]]:
+    """256 colours of a colour map from lowest to highest, red, green and blue in 0..255."""
+    return [tuple(round(255 * c) for c in rgb[:3]) for rgb in matplotlib.colormaps[name](np.arange(256))]
 
 
 def highest(maps: Sequence[np.ndarray], words: Sequence[Word]) -> float:
@@ -95,14 +95,14 @@ def mass_bars(inspection: Inspection) -> Figure:
     """The share of attention that each word gets, in the whole image and inside the concept's mask."""
     rows = {name: inspection.masses(name) for name in inspection.runs}
     with matplotlib.rc_context(STYLE):
-        both = inspection.mask_IJ is not None
+        both = inspection.mask is not None
         size = (3.6 * (1 + both), 0.8 + 0.32 * len(inspection.words))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(_title(inspection), fontsize=7)
         panels = figure.subplots(1, 1 + both, squeeze=False, sharey=True)[0]
         _bars(panels[0], rows, "total", "share of all attention, %")
         if both:
-            _bars(panels[1], rows, "inside", "share inside the concept's mask, %")
+            _bars(panels[1], rows, "inside", f"share inside the mask of “{inspection.mask.word}”, %")
         panels[0].invert_yaxis()
         panels[0].legend(frameon=False)
     return figure

@@ -26,6 +26,7 @@ from mace_studio.sd.text import Word
 
 BEFORE, AFTER = "before", "after"
 ORIGINAL, REFINED, ERASED = "original", "refined", "erased"
+STANDS_OUT = 2.0  # times the attention of the other pixels, before a map is taken for a mask
 SIDES = ("conditional", "unconditional")
 
 
@@ -63,18 +64,30 @@ class Mass:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Where the concept is in the first image, as far as attention tells.
+
+    Attributes:
+        word: whose map it is: the concept, or where that stands out nowhere, a later word that carries it.
+        mask_IJ: at the size of the largest maps.
+    """
+
+    word: str
+    mask_IJ: Tensor
+
+
+@dataclass(frozen=True)
 class Inspection:
     """The same prompt and seed under several sets of weights.
 
     Attributes:
         runs: "before" and "after", or before alone; of the residual experiment "original", "refined" and "erased".
-        mask_IJ: where the concept is in the first image, from the attention to its words; None where the prompt does
-            not name it, or nothing stands out, or its words are replaced.
+        mask: of the concept; None where the prompt does not name it, or nothing stands out, or its words are replaced.
         settings: everything needed to do it again; `kind` is "attention" or "residual".
     """
 
     runs: dict[str, Run]
-    mask_IJ: Tensor | None
+    mask: Mask | None
     settings: dict[str, object]
 
     @property
@@ -86,7 +99,7 @@ class Inspection:
         """The attention to each word of the prompt in one of the runs."""
         maps_TIJ = self.runs[name].conditional.mean().mean(dim=0)
         totals = maps_TIJ.mean(dim=(1, 2)).tolist()
-        inside = [None] * len(totals) if self.mask_IJ is None else maps_TIJ[:, self.mask_IJ].mean(dim=1).tolist()
+        inside = [None] * len(totals) if self.mask is None else maps_TIJ[:, self.mask.mask_IJ].mean(dim=1).tolist()
         return [Mass(*row) for row in zip(self.words, totals, inside, strict=True)]
 
 
@@ -110,7 +123,7 @@ def inspect(
         FileError: the erasure was made from another model.
         RecipeError: a setting that cannot be drawn, or more than one prompt or seed.
     """
-    _single(drawing)
+    drawing.check_alone()
     weights: dict[str, Mapping[str, Tensor]] = {BEFORE: {}}
     if erasure is not None:
         check_fits(erasure, model)
@@ -138,7 +151,7 @@ def residual(
         FileError: the erasure was made from another model.
         RecipeError: the prompt names no erased concept, or a setting that cannot be drawn.
     """
-    _single(drawing)
+    drawing.check_alone()
     check_fits(erasure, model)
     words = text.words(model, drawing.prompts[0], _phrases(erasure))
     if not any(word.role == "concept" for word in words):
@@ -196,23 +209,29 @@ def _runs(
     return runs
 
 
-def _single(drawing: Drawing) -> None:
-    drawing.check()
-    for name, values in (("prompt", drawing.prompts), ("seed", drawing.seeds)):
-        if len(values) > 1:
-            raise RecipeError(name, f"{len(values)} {name}s are given; attention is read for one at a time.")
-
-
 def _phrases(erasure: Erasure | None) -> list[str]:
     concepts = erasure.recipe.concepts if erasure is not None else ()
     return [phrase for concept in concepts for phrase in (concept.phrase, *concept.synonyms)]
 
 
-def _mask(run: Run) -> Tensor | None:
-    """Where the concept's words were looked at most."""
-    maps_TIJ = run.conditional.mean().mean(dim=0)
-    mine = [i for i, word in enumerate(run.conditional.words) if word.role == "concept"]
-    return segment.mask(maps_TIJ[mine].sum(dim=0)) if mine else None
+def _mask(run: Run) -> Mask | None:
+    """The mask of the concept's words, or else of the word after them that stands out most.
+
+    A text encoder that reads from left to right lets only what follows the concept carry it along.
+    """
+    maps_TIJ, words = run.conditional.mean().mean(dim=0), run.conditional.words
+    mine = [i for i, word in enumerate(words) if word.role == "concept"]
+    if not mine:
+        return None
+    heats = {words[mine[0]].text: maps_TIJ[mine].sum(dim=0)}
+    after = {word.text: maps_TIJ[i] for i, word in enumerate(words) if i > mine[0] and word.role == "word"}
+    for group in (heats, after):
+        masks = {text: segment.mask(heat_IJ) for text, heat_IJ in group.items()}
+        contrasts = {text: segment.contrast(group[text], masks[text]) for text in group}
+        if group and max(contrasts.values()) >= STANDS_OUT:
+            text = max(contrasts, key=contrasts.get)
+            return Mask(text, masks[text])
+    return None
 
 
 def _settings(kind: str, model: Model, drawing: Drawing, erasure: Erasure | None) -> dict[str, object]:
@@ -228,8 +247,10 @@ def save(inspection: Inspection, path: Path) -> Path:
     Raises:
         FileError: a file cannot be written.
     """
-    arrays = {} if inspection.mask_IJ is None else {"mask_IJ": inspection.mask_IJ.numpy()}
     about: dict[str, object] = {"settings": inspection.settings, "runs": {}}
+    arrays = {}
+    if inspection.mask is not None:
+        about["mask"], arrays["mask_IJ"] = inspection.mask.word, inspection.mask.mask_IJ.numpy()
     for name, run in inspection.runs.items():
         arrays[f"{name}/image"] = np.asarray(run.image)
         about["runs"][name] = {"presence": run.presence}
@@ -259,9 +280,10 @@ def load(path: Path) -> Inspection:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
         runs = {name: _run(name, told, arrays) for name, told in about["runs"].items()}
+        mask = Mask(about["mask"], arrays["mask_IJ"]) if "mask" in about else None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise FileError(f"{path} is no inspection of MACE Studio, or the JSON file beside it is missing.") from error
-    return Inspection(runs, arrays.get("mask_IJ"), about["settings"])
+    return Inspection(runs, mask, about["settings"])
 
 
 def _run(name: str, told: dict, arrays: Mapping[str, Tensor]) -> Run:

@@ -63,7 +63,7 @@ def preview(
         SingularGram: too little is kept.
     """
     recipe.check()
-    drawing.check()
+    drawing.check_alone()
     return (yield from clocked(_preview(model, recipe, drawing, known, cache), {"refine": 1.0, "draw": 4.0}))
 
 

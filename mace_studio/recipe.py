@@ -209,11 +209,20 @@ class Drawing:
         for seed in self.seeds:
             _at_least("seed", seed, 0)
         _at_least("steps", self.steps, 1)
+        if self.steps >= TIMESTEPS:  # with an offset of 1, as in SD, the last of 1000 would be past the end
+            raise RecipeError("steps", f"{self.steps} steps are too many; use at most {TIMESTEPS - 1}.")
         _at_least("guidance", self.guidance, 1)
         if self.size and not all(side > 0 and side % SIZE_STEP == 0 for side in self.size):
             height, width = self.size
             raise RecipeError("size", f"{height} x {width} cannot be drawn; use multiples of {SIZE_STEP} pixels.")
         return self
+
+    def check_alone(self) -> Drawing:
+        """The same as `check`, for what is drawn one at a time: one prompt, one seed."""
+        for name, values in (("prompt", self.prompts), ("seed", self.seeds)):
+            if len(values) > 1:
+                raise RecipeError(name, f"{len(values)} {name}s are given; only one can be drawn at a time here.")
+        return self.check()
 
 
 def _check_concepts(concepts: tuple[Concept, ...]) -> None:

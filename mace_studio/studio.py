@@ -167,7 +167,7 @@ class Studio:
             RecipeError: a setting that cannot be drawn; the message names it.
         """
         entry = self.entry(name) if name else None
-        drawing.check()
+        drawing.check_alone()
 
         def work() -> Generator[Progress, None, Inspection]:
             engine = _engine()
@@ -184,7 +184,7 @@ class Studio:
             RecipeError: a setting that cannot be drawn; the message names it.
         """
         entry = self.entry(name)
-        drawing.check()
+        drawing.check_alone()
 
         def work() -> Generator[Progress, None, Inspection]:
             engine = _engine()
@@ -200,7 +200,7 @@ class Studio:
             RecipeError: the recipe or the drawing cannot be run; nothing was queued.
         """
         recipe.check()
-        drawing.check()
+        drawing.check_alone()
 
         def work() -> Generator[Progress, None, Preview]:
             engine, model = _engine(), self._loaded()

@@ -9,13 +9,13 @@ import gradio as gr
 from PIL import Image
 
 from mace_studio import studio as studio_module
-from mace_studio.errors import RecipeError
-from mace_studio.jobs import DONE, FAILED, Job
+from mace_studio.jobs import Job
 from mace_studio.recipe import Drawing
 from mace_studio.studio import Studio
 from mace_studio.ui import form, notices, run_view
 from mace_studio.ui.divider import divided, divider
 from mace_studio.ui.files import download, page_file
+from mace_studio.ui.job_card import JobCard
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, open_to
 
@@ -30,19 +30,19 @@ class CompareTab:
     Args:
         studio: draws, and knows the erased models.
         guidance: the scale to begin with.
+        job_id: from `job_card.remembered`.
 
     Attributes:
-        job_id: the comparison that this browser watches; it outlives a reload.
+        job: the comparison that this browser watches.
         shown: what `on_return` updates.
     """
 
-    def __init__(self, studio: Studio, guidance: float) -> None:
+    def __init__(self, studio: Studio, guidance: float, job_id: gr.BrowserState) -> None:
         self.studio = studio
-        self.job_id = gr.BrowserState("", storage_key="mace-compare", secret="mace-studio")
         self.offered = gr.State("")
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
             with gr.Column(scale=4, min_width=310):
-                self._prompt_card(form.number_text(guidance))
+                self._prompt_card(form.number_text(guidance), job_id)
             with gr.Column(scale=6, min_width=330):
                 self._pair_card()
             with gr.Column(scale=4, min_width=310):
@@ -51,7 +51,7 @@ class CompareTab:
         self._grid_card()
         self._wire()
 
-    def _prompt_card(self, guidance: str) -> None:
+    def _prompt_card(self, guidance: str, job_id: gr.BrowserState) -> None:
         with gr.Column(elem_classes="card", elem_id="draw-card"):
             run_view.heading("draw-title", "", "What to draw", "Every prompt with every seed, with both models.")
             self.name = gr.Dropdown(
@@ -71,13 +71,7 @@ class CompareTab:
             self.negative = gr.Textbox(
                 "", label="Negative prompt", info="What to steer away from", max_lines=2, **open_to("negative")
             )
-            with gr.Row(elem_classes="run-buttons", elem_id="draw-buttons"):
-                self.draw = gr.Button("Draw before and after", variant="primary", scale=3, elem_id="draw")
-                self.cancel = gr.Button(
-                    "Cancel", variant="stop", min_width=90, interactive=False, elem_id="draw-cancel"
-                )
-            self.notice = notices.notice("draw-notice")
-            self.progress = gr.HTML("", label="Progress", elem_id="draw-progress")
+            self.job = JobCard(self.studio, "draw", [("draw", "Draw before and after")], job_id)
 
     def _pair_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="pair-card"):
@@ -125,10 +119,9 @@ class CompareTab:
     def _wire(self) -> None:
         drawing = [self.name, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
         pair = [self.divider, self.figures, self.pair_file]
-        self.shown = [self.notice, self.draw, self.cancel, self.progress, self.grid_card, self.grid, *pair, self.job_id]
-        self.draw.click(self.on_draw, [self.job_id, *drawing], self.shown, concurrency_limit=None, **QUIET)
-        self.cancel.click(self.on_cancel, self.job_id, self.cancel, queue=False, **QUIET)
-        self.grid.select(self.on_pair, self.job_id, pair, **QUIET)
+        self.shown = [*self.job.outputs, self.grid_card, self.grid, *pair]
+        self.job.start[0].click(self.on_draw, [self.job.job_id, *drawing], self.shown, concurrency_limit=None, **QUIET)
+        self.grid.select(self.on_pair, self.job.job_id, pair, **QUIET)
         suggested = [self.suggestions, self.prompts, self.offered]
         self.name.change(self.on_model, [self.name, self.prompts, self.offered], suggested, **QUIET)
         self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
@@ -159,12 +152,9 @@ class CompareTab:
     @spoken
     def on_draw(self, job_id: str, name: str | None, prompts: str, seeds: str, *settings: Any) -> Iterator[Update]:
         """Start a comparison and watch it."""
-        before = self.studio.job(job_id)
-        if before is not None and not before.over:
-            yield {self.notice: {"text": "Pictures are being drawn; wait, or cancel first.", "target": ""}}
-            return
-        steps, guidance, negative = settings
-        try:
+
+        def start() -> Job:
+            steps, guidance, negative = settings
             drawing = Drawing(
                 tuple(form.prompts_from(prompts)),
                 tuple(form.seeds_from(seeds)),
@@ -172,47 +162,20 @@ class CompareTab:
                 form.guidance_from(guidance),
                 str(negative or ""),
             )
-            job = self.studio.compare(name or "", drawing)
-        except RecipeError as error:
-            yield {self.notice: notices.problem(error, notices.COMPARE_FIELDS)}
-            return
-        yield {self.notice: notices.CLEAR, self.job_id: job.id}
-        yield from self._watch(job)
+            return self.studio.compare(name or "", drawing)
+
+        yield from self.job.begin(job_id, start, self._end, notices.COMPARE_FIELDS)
 
     @spoken
     def on_return(self, job_id: str) -> Iterator[Update]:
         """Show this browser's comparison again after a reload."""
-        job = self.studio.job(job_id)
-        if job is None:
-            yield {self.job_id: ""}
-            return
-        yield from self._watch(job)
-
-    @spoken
-    def on_cancel(self, job_id: str) -> Any:
-        if job := self.studio.job(job_id):
-            job.cancel()
-        return "Stopping …"
+        yield from self.job.again(job_id, self._end, notices.COMPARE_FIELDS)
 
     @spoken
     def on_pair(self, job_id: str, event: gr.SelectData) -> Update:
         """Show the pressed pair under the divider."""
-        job = self.studio.job(job_id)
-        return self._pair(job.result[event.index]) if job and job.state == DONE else {self.figures: gr.skip()}
-
-    def _watch(self, job: Job) -> Iterator[Update]:
-        for _ in job.watch():
-            yield self._view(job)
-        yield self._view(job) | (self._end(job) if job.state == DONE else {self.job_id: ""})
-        if job.state == FAILED:
-            raise notices.failure(job.error)
-
-    def _view(self, job: Job) -> Update:
-        return {
-            self.progress: run_view.drawing(job, self.studio),
-            self.draw: gr.Button(interactive=job.over),
-            self.cancel: gr.Button("Cancel", interactive=False) if job.over else gr.Button(interactive=True),
-        }
+        pairs = self.job.result(job_id)
+        return self._pair(pairs[event.index]) if pairs else {self.figures: gr.skip()}
 
     def _end(self, job: Job) -> Update:
         pictures = [(side_by_side(p.before, p.after), f"{p.prompt} · seed {p.seed}") for p in job.result]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from mace_studio.ui.files import page_file
+from mace_studio.ui.files import page_file, picture_url
 
 TEMPLATE = """<figure class="divider is-empty"><div class="divider-stage"><img class="before" alt="">
 <img class="after" alt=""><span class="divider-line" aria-hidden="true"></span>
@@ -31,10 +29,4 @@ def divider() -> gr.HTML:
 
 def divided(before: Image.Image, after: Image.Image, prompt: str) -> dict[str, Any]:
     """The divider's value for two pictures of the same size."""
-    return {"before": _url(before), "after": _url(after), "prompt": prompt}
-
-
-def _url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"before": picture_url(before), "after": picture_url(after), "prompt": prompt}

@@ -13,7 +13,9 @@ from mace_studio.recipe import Recipe
 from mace_studio.studio import Studio
 from mace_studio.ui import form, notices, run_view
 from mace_studio.ui.files import download
+from mace_studio.ui.job_card import remembered
 from mace_studio.ui.notices import spoken
+from mace_studio.ui.preview_card import PreviewCard
 from mace_studio.ui.recipe_form import QUIET, RecipeForm
 
 # On a phone the button is fixed at the bottom and the run is far below the form.
@@ -41,7 +43,7 @@ class EraseTab:
     def __init__(self, studio: Studio, start: Recipe) -> None:
         self.studio = studio
         self.form = RecipeForm(start)
-        self.job_id = gr.BrowserState("", storage_key="mace-erase", secret="mace-studio")
+        self.job_id = remembered("erase")
         self.made = gr.State("")
         self.form.bar()
         with gr.Row(elem_classes="columns", elem_id="erase-columns"):
@@ -52,6 +54,7 @@ class EraseTab:
                 self.form.settings_card()
             with gr.Column(scale=4, min_width=330):
                 self._run_card(start)
+                self.preview = PreviewCard(studio)
                 self._loss_card()
         self._wire()
 
@@ -79,6 +82,7 @@ class EraseTab:
         counted = [self.erase, self.estimate, self.form.preset_about, self.form.use_preset]
         self.counts = {"fn": self.on_edit, "inputs": [self.form.preset, *self.form.controls], "outputs": counted}
         self.form.wire(self.counts)
+        self.preview.wire(self.form.controls)
         shown = [self.notice, self.erase, self.cancel, self.progress, self.loss, self.result, self.summary]
         shown += [self.weights_file, self.recipe_file, self.made, self.job_id]
         self.ran = self.erase.click(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import gradio as gr
+from PIL import Image
 
 PAGE_FILES = Path(__file__).parents[2] / "assets" / "page"
 
@@ -12,6 +15,13 @@ PAGE_FILES = Path(__file__).parents[2] / "assets" / "page"
 def page_file(name: str) -> str:
     """The text of one of the page's own files."""
     return (PAGE_FILES / name).read_text(encoding="utf-8")
+
+
+def picture_url(picture: Image.Image) -> str:
+    """A picture as a data URL, without loss."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def download(path: Path, **changes: object) -> gr.DownloadButton:

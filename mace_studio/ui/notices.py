@@ -22,12 +22,18 @@ log = logging.getLogger(__name__)
 UNEXPECTED = "Something unforeseen went wrong. The server's log says what; try again, or restart the studio."
 CLEAR: dict[str, str] = {}
 CELL = re.compile(r"concepts\[(\d+)\](?:\.(\w+).*)?")
-# The controls of the Compare tab; those of the form are in `form.FIELDS`.
+# The controls of the Compare and the Attention tab; those of the form are in `form.FIELDS`.
 COMPARE_FIELDS = {
     "prompt": ("Prompts", "#prompts textarea"),
     "seed": ("Seeds", "#seeds input"),
     "steps": ("Steps", "#draw-steps input"),
     "guidance": ("Guidance", "#draw-guidance input"),
+}
+ATTENTION_FIELDS = {
+    "prompt": ("Prompt", "#look-prompt textarea"),
+    "seed": ("Seed", "#look-seed input"),
+    "steps": ("Steps", "#look-steps input"),
+    "guidance": ("Guidance", "#look-guidance input"),
 }
 
 
@@ -50,9 +56,9 @@ def problem(error: RecipeError, fields: dict[str, tuple[str, str]] | None = None
         error: what `Recipe.check` or `Drawing.check` said.
         fields: path -> (label, CSS selector) of the controls; those of the form when None.
     """
-    sentence = str(error).removeprefix(f"{error.field}: ")
+    said = str(error).removeprefix(f"{error.field}: ")
     label, target = (fields or {}).get(error.field) or _place(error.field)
-    return {"text": f"{label}: {sentence}" if label else sentence, "target": target}
+    return {"text": f"{label}: {said}" if label else said, "target": target}
 
 
 def spoken(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,10 +93,15 @@ def _spoken() -> Iterator[None]:
 
 
 def failure(error: BaseException | None) -> gr.Error:
-    """The toast for an error: its sentence if it is the studio's own, and no detail of any other."""
+    """The toast for an error."""
+    return gr.Error(sentence(error), print_exception=False)
+
+
+def sentence(error: BaseException | None) -> str:
+    """What to say of an error: its sentence if it is the studio's own, and no detail of any other."""
     if isinstance(error, RecipeError):
-        return gr.Error(problem(error)["text"], print_exception=False)
-    return gr.Error(str(error) if isinstance(error, StudioError) else UNEXPECTED, print_exception=False)
+        return problem(error)["text"]
+    return str(error) if isinstance(error, StudioError) else UNEXPECTED
 
 
 def _place(path: str) -> tuple[str, str]:

@@ -9,9 +9,11 @@ import gradio as gr
 
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.studio import BUILT_IN, Studio, presets
+from mace_studio.ui.attention_tab import AttentionTab
 from mace_studio.ui.compare_tab import CompareTab
 from mace_studio.ui.erase_tab import EraseTab
 from mace_studio.ui.files import page_file
+from mace_studio.ui.job_card import remembered
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET
 
@@ -37,20 +39,24 @@ def build(studio: Studio) -> gr.Blocks:
             elem_id="header",
         )
         start = first_recipe(studio)
+        drawn, read = remembered("compare"), remembered("attention")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Erase", id="erase", elem_id="erase-tab"):
                 erase = EraseTab(studio, start)
             with gr.Tab("Compare", id="compare", elem_id="compare-tab", render_children=True) as compare_tab:
-                compare = CompareTab(studio, start.images.guidance)
-        models = {"inputs": [erase.made, compare.name], "outputs": compare.name, **QUIET}
-        compare_tab.select(compare.on_open, **models)
-        erase.ran.then(compare.on_open, **models)
+                compare = CompareTab(studio, start.images.guidance, drawn)
+            with gr.Tab("Attention", id="attention", elem_id="attention-tab", render_children=True) as attention_tab:
+                attention = AttentionTab(studio, start.images.guidance, read)
+        for tab, view in ((compare_tab, compare), (attention_tab, attention)):
+            models = {"fn": view.on_open, "inputs": [erase.made, view.name], "outputs": view.name, **QUIET}
+            tab.select(**models)
+            erase.ran.then(**models)
+            demo.load(**models)
+            demo.load(view.on_return, view.job.job_id, view.shown, concurrency_limit=None, **QUIET)
         erase.compare.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUIET)
         opened = demo.load(_opener(studio), None, header, concurrency_limit=None, **QUIET)
         opened.then(**erase.counts, **QUIET)  # the memory is known once the model is loaded
-        demo.load(compare.on_open, **models)
         demo.load(erase.on_return, erase.job_id, erase.shown, concurrency_limit=None, **QUIET)
-        demo.load(compare.on_return, compare.job_id, compare.shown, concurrency_limit=None, **QUIET)
     # An open API would let a program pass by the queue.
     return demo.queue(api_open=False, max_size=64, default_concurrency_limit=16)
 

@@ -86,7 +86,7 @@ def drawing(job: Job, studio: Studio) -> str:
     return _progress(job, studio, "Drawing")
 
 
-def _waiting(job: Job, studio: Studio) -> str:
+def waiting(job: Job, studio: Studio) -> str:
     """Why a job has not reported anything yet."""
     if studio.status().state in ("waiting", "loading"):
         return "Loading the model"
@@ -97,7 +97,7 @@ def _waiting(job: Job, studio: Studio) -> str:
 def _progress(job: Job, studio: Studio, stage: str) -> str:
     last = job.events[-1] if job.events else None
     if last is None:
-        return _bar(ENDED.get(job.state) or _waiting(job, studio), "", 0.0, "", "")
+        return _bar(ENDED.get(job.state) or waiting(job, studio), "", 0.0, "", "")
     gone, fraction = last.seconds, 1.0 if job.state == DONE else last.fraction
     if job.over:
         return _bar(ENDED[job.state], "", fraction, f"{duration(gone)} in all", "")

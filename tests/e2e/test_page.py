@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mace_studio.recipe import Concept, KeepWeights
+from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -19,11 +20,6 @@ pytestmark = pytest.mark.browser
 PROGRESS = "#progress"
 
 
-def choose(page, dropdown, option):
-    page.locator(f"{dropdown} input").click()
-    page.get_by_role("option", name=option, exact=True).click()
-
-
 def cell(page, row, column):
     return page.locator(f'#concepts [data-cell="{row}-{column}"]')
 
@@ -31,10 +27,6 @@ def cell(page, row, column):
 def open_compare(page, name):
     page.get_by_role("tab", name="Compare").click()
     choose(page, "#erased-model", name)
-
-
-def field(page, elem_id):
-    return page.locator(f"#{elem_id} :is(input[type=text], input:not([type]), textarea)").first
 
 
 def test_preset_to_erase_to_compare(page, fast, tmp_path):
@@ -125,6 +117,19 @@ def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
     expect(page.locator("#erase")).to_be_disabled()
     page.locator("#cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+
+
+def test_a_reload_comes_back_to_the_pictures(page, erased, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    open_compare(page, erased)
+    field(page, "prompts").fill("a boat")
+    field(page, "draw-steps").fill("1")
+    page.locator("#draw").click()
+    expect(page.locator("#pairs img")).to_have_count(4)
+    page.reload()
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator("#pairs img")).to_have_count(4)
+    expect(page.locator("#figures")).to_contain_text("a boat")
 
 
 def test_a_second_visitor_waits_in_the_queue(page, browser, base_url, fast, slow, open_recipe, guard):

@@ -9,6 +9,8 @@ from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, Drawing, KeepWeights, Recipe
 from mace_studio.sd import capture, classify, generate, maps, projections, text
+from mace_studio.sd.maps import TokenMaps
+from mace_studio.sd.text import Word
 from tests.steps import finish
 
 DRAWING = Drawing(("a photo of the cat in the forest",), (0,), steps=3, guidance=4.0)
@@ -66,11 +68,31 @@ def test_attention_adds_up_and_concepts_are_marked(inspected):
     assert [w.text for w in inspected.words if w.role == "concept"] == ["cat"]
     masses = inspected.masses("after")
     assert sum(mass.total for mass in masses) == pytest.approx(1, abs=1e-4)
-    assert inspected.mask_IJ is not None and 0 < inspected.mask_IJ.float().mean() < 1
     assert sum(mass.inside for mass in masses) == pytest.approx(1, abs=1e-3)
     before = inspected.runs["before"].conditional.mean().mean(dim=0)
     mine = next(m for m in inspected.masses("before") if m.word.text == "cat")
-    assert mine.inside == pytest.approx(before[5][inspected.mask_IJ].mean().item())
+    assert mine.inside == pytest.approx(before[5][inspected.mask.mask_IJ].mean().item())
+
+
+def run_of(words, maps_TIJ):
+    """A run whose words have the given maps at its only step, head and layer."""
+    token_maps = TokenMaps(tuple(words), {"g": torch.stack(maps_TIJ)[None, None]}, {"g": 1})
+    return inspection.Run(None, token_maps, None)
+
+
+def test_the_mask_is_the_concepts_own_or_that_of_a_later_word_that_carries_it():
+    flat, here, there = torch.full((4, 4), 0.1), torch.full((4, 4), 0.1), torch.full((4, 4), 0.1)
+    here[1:3, 1:3], there[0] = 0.5, 0.6
+    words = [Word("a", ("a",), (0,)), Word("cat", ("cat",), (1,), "concept"), Word("in", ("in",), (2,))]
+    for maps_TIJ, word, where in (
+        ([there, here, flat], "cat", here > 0.3),
+        ([there, here, there], "cat", here > 0.3),
+        ([there, flat, here], "in", here > 0.3),
+    ):
+        mask = inspection._mask(run_of(words, maps_TIJ))
+        assert mask.word == word and torch.equal(mask.mask_IJ, where)
+    assert inspection._mask(run_of(words, [there, flat, flat])) is None, "what comes before cannot carry it"
+    assert inspection._mask(run_of(words[:1], [there])) is None
 
 
 def test_without_an_erasure_there_is_one_run_and_a_phrase_of_ones_own(model, unchanged):
@@ -78,7 +100,7 @@ def test_without_an_erasure_there_is_one_run_and_a_phrase_of_ones_own(model, unc
     assert list(result.runs) == ["before"] and "recipe" not in result.settings
     assert [w.text for w in result.words if w.role == "concept"] == ["the forest"]
     nothing, _ = finish(inspection.inspect(model, DRAWING))
-    assert nothing.mask_IJ is None and all(m.inside is None for m in nothing.masses("before"))
+    assert nothing.mask is None and all(m.inside is None for m in nothing.masses("before"))
 
 
 def test_what_is_replaced_is_the_concept_and_nothing_else(model, erasure, monkeypatch, unchanged):
@@ -114,7 +136,8 @@ def test_it_is_read_as_it_was_written(inspected, tmp_path):
     path = inspection.save(inspected, tmp_path / "a" / "cat.npz")
     again = inspection.load(path)
     assert again.settings == inspected.settings | {"prompts": list(DRAWING.prompts), "seeds": [0]}
-    assert torch.equal(again.mask_IJ, inspected.mask_IJ) and list(again.runs) == list(inspected.runs)
+    assert again.mask.word == inspected.mask.word and torch.equal(again.mask.mask_IJ, inspected.mask.mask_IJ)
+    assert list(again.runs) == list(inspected.runs)
     for name, run in inspected.runs.items():
         other = again.runs[name]
         assert (pixels(other.image) == pixels(run.image)).all() and other.presence == run.presence

@@ -92,6 +92,8 @@ def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
         ({"seeds": ()}, "seed"),
         ({"seeds": (-1,)}, "seed"),
         ({"steps": 0}, "steps"),
+        ({"steps": 1000}, "steps"),
+        ({"size": (64, 60)}, "size"),
         ({"guidance": float("nan")}, "guidance"),
     ],
 )

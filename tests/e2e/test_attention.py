@@ -1,0 +1,184 @@
+"""The Attention tab and the preview of the refinement in a real browser."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mace_studio.recipe import KeepWeights
+from tests.steps import choose, field
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=30_000)
+
+pytestmark = pytest.mark.browser
+
+PROGRESS = "#look-progress"
+PROMPT = "a photo of the car in the forest"
+
+
+@pytest.fixture
+def tab(page, erased):
+    """The tab with a prompt about the erased car and few steps."""
+    page.get_by_role("tab", name="Attention").click()
+    choose(page, "#look-model", erased)
+    expect(field(page, "look-prompt")).to_have_value("a photo of the car")
+    field(page, "look-prompt").fill(PROMPT)
+    field(page, "look-steps").fill("3")
+    return page
+
+
+def cells(page, row):
+    return page.locator(f".maps-grid tbody tr:nth-child({row}) canvas")
+
+
+def colours(page, row, column):
+    """All pixels of a map on the page."""
+    return (
+        cells(page, row)
+        .nth(column)
+        .evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)")
+    )
+
+
+def test_a_prompt_is_read_before_and_after(tab):
+    tab.locator("#read").click()
+    expect(tab.locator(PROGRESS)).to_contain_text("Finished")
+    words = [w.strip() for w in tab.locator(".maps-grid thead button").all_inner_texts()]
+    assert words == ["⟨start⟩", "a", "photo", "of", "the", "car", "in", "the", "forest", "⟨end⟩", "⟨padding⟩"]
+    expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before", "after", "difference"])
+    expect(tab.locator(".maps-grid thead .is-concept")).to_have_text("car")
+    expect(tab.locator(".maps-large h3")).to_have_text("“car”")
+    expect(tab.locator("#mass tbody tr")).to_have_count(11)
+    shares = [float(v.split()[0]) for v in tab.locator("#mass tbody td:nth-child(2)").all_inner_texts()]
+    assert sum(shares) == pytest.approx(100, abs=1)
+    expect(tab.locator("#mass")).to_contain_text("End and padding tokens together")
+
+    tab.get_by_role("button", name="forest", exact=True).click()
+    expect(tab.locator(".maps-large h3")).to_have_text("“forest”")
+    expect(tab.locator(".maps-large figcaption")).to_have_text(["before", "after", "difference"])
+    cells(tab, 1).nth(6).hover(position={"x": 2, "y": 2})
+    expect(tab.locator(".maps-value")).to_have_text(re.compile(r"^in, before, row 1, column 1: \d+\.\d %$"))
+
+
+def test_the_maps_change_with_steps_scale_layers_heads_and_half(tab):
+    tab.locator("#read").click()
+    expect(tab.locator(".maps-grid canvas")).to_have_count(33)
+    whole = colours(tab, 1, 6)
+    last = tab.get_by_role("slider", name="Last step")
+    last.focus()
+    tab.keyboard.press("Home")
+    expect(tab.locator(".maps-steps output")).to_have_text("step 1")
+    assert colours(tab, 1, 6) != whole
+    tab.get_by_role("button", name="▶ Play").click()
+    expect(tab.locator(".maps-steps output")).to_have_text("step 3")
+    tab.get_by_role("button", name="■ Stop").click()
+    expect(tab.get_by_role("button", name="▶ Play")).to_be_visible()
+
+    shared = colours(tab, 1, 5)
+    tab.get_by_label("One colour scale").uncheck()
+    assert colours(tab, 1, 5) != shared
+    tab.get_by_label("Over the image").check()
+    expect(tab.locator(".maps")).to_have_class(re.compile("is-over"))
+
+    choose(tab, "#maps-layers", "8 x 8, 4 heads")
+    tab.wait_for_function("document.querySelector('.maps-grid canvas').width === 8")
+    first = colours(tab, 1, 6)
+    choose(tab, "#maps-heads", "Head 3")
+    tab.wait_for_function("first => { const c = document.querySelectorAll('.maps-grid tbody tr')[0]"
+                          ".querySelectorAll('canvas')[6]; return String(Array.from(c.getContext('2d')"
+                          ".getImageData(0, 0, 8, 8).data)) !== String(first); }", arg=first)  # fmt: skip
+    choose(tab, "#maps-side", "Negative prompt (unconditional)")
+    expect(tab.locator(".maps-grid thead button")).to_have_text(["⟨start⟩", "⟨end⟩", "⟨padding⟩"])
+
+
+def test_figures_and_data_can_be_downloaded(tab):
+    tab.locator("#read").click()
+    expect(tab.locator("#maps-file-0")).to_be_enabled()
+    found = []
+    for i in range(3):
+        with tab.expect_download() as download:
+            tab.locator(f"#maps-file-{i}").click()
+        found.append(download.value.path())
+    with Image.open(found[0]) as picture:
+        assert picture.width > 1000
+    assert found[1].read_bytes().startswith(b"%PDF")
+    with np.load(found[2], allow_pickle=False) as data:
+        assert data["before/conditional/16 x 16, 4 heads"].shape == (3, 4, 11, 16, 16)
+
+
+def test_the_residual_experiment_has_three_rows(tab):
+    tab.locator("#residual").click()
+    expect(tab.locator(".maps-grid tbody th b")).to_have_text(["original", "refined", "erased"])
+    expect(tab.locator(".maps-grid thead .is-replaced")).to_have_text("car")
+    expect(tab.locator("#presence")).to_contain_text(re.compile(r"original \d+\.\d % car · refined .* · erased .*"))
+    field(tab, "look-prompt").fill("a photo of the dog")
+    tab.locator("#residual").click()
+    expect(tab.locator("#look-notice")).to_contain_text("Prompt: The prompt names no erased concept")
+    expect(field(tab, "look-prompt")).to_have_attribute("aria-invalid", "true")
+
+
+def test_a_model_as_it_is_and_a_reload(tab, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    choose(tab, "#look-model", "None: the model as it is")
+    tab.locator("#read").click()
+    expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before"])
+    field(tab, "look-seed").fill("1, 2")
+    tab.locator("#read").click()
+    expect(tab.locator("#look-notice")).to_contain_text("Seed: 2 seeds are given")
+    field(tab, "look-seed").fill("7")
+    tab.locator("#read").click()
+    expect(tab.locator(PROGRESS)).to_contain_text("Finished")
+    tab.reload()
+    tab.get_by_role("tab", name="Attention").click()
+    expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before"])
+
+
+def test_cancel_stops_the_reading(tab):
+    field(tab, "look-steps").fill("999")
+    tab.locator("#read").click()
+    expect(tab.locator(PROGRESS)).to_contain_text(re.compile(r"Drawing [1-9]\d* of 1998"))
+    tab.locator("#look-cancel").click()
+    expect(tab.locator(PROGRESS)).to_contain_text("Cancelled")
+    expect(tab.locator("#read")).to_be_enabled()
+
+
+def test_what_is_typed_never_becomes_markup_in_the_maps(tab):
+    field(tab, "look-prompt").fill("<img src=x onerror=alert(1)> car")
+    tab.locator("#read").click()
+    expect(tab.locator(PROGRESS)).to_contain_text("Finished")
+    expect(tab.locator("#mass")).to_contain_text("onerror")
+    assert tab.locator("img[src=x]").count() == 0
+
+
+def test_an_edit_is_previewed_and_a_new_one_ends_it(page, fast, open_recipe, studio):
+    open_recipe(page, replace(fast, refine=KeepWeights(preserve=1.0, identity=0.1)))
+    page.get_by_label("Preview while I edit").check()
+    shown = page.locator("#preview img")
+    expect(shown).to_have_count(2)
+    expect(page.locator("#preview")).to_contain_text("a photo of the car · seed 0 · 12 steps")
+    first = [shown.nth(i).get_attribute("src") for i in range(2)]
+    assert first[0] != first[1]
+    page.get_by_label("λ3", exact=True).press("End")
+    page.get_by_label("λ3", exact=True).press_sequentially("000", delay=150)  # 1000, through 10 and 100
+    expect(shown.nth(1)).not_to_have_attribute("src", first[1])
+    assert shown.nth(0).get_attribute("src") == first[0]
+    field(page, "preview-prompt").fill("a photo of the ship")
+    expect(page.locator("#preview")).to_contain_text("a photo of the ship · seed 0")
+    page.locator('#concepts [data-cell="0-1"]').fill(" ")
+    expect(page.locator("#preview")).to_contain_text("Row 1: Say what “car” maps to")
+    page.get_by_label("Preview while I edit").uncheck()
+    expect(page.locator("#preview")).to_have_text("")
+
+
+@pytest.mark.parametrize(
+    "context", [{"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": "dark"}], indirect=True
+)
+def test_the_tab_fits_a_phone(tab):
+    tab.locator("#read").click()
+    expect(tab.locator(".maps-large canvas")).to_have_count(3)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(tab.locator("#read")).to_be_in_viewport()
