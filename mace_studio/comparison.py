@@ -57,7 +57,6 @@ def _draw_both(model: Model, erasure: Erasure, drawing: Drawing) -> Generator[Pr
         after = yield from relay(
             generate.draw(model, drawing), lambda n: Progress("draw", step=count + n, total=2 * count)
         )
-    pairs = ((prompt, seed) for prompt in drawing.prompts for seed in drawing.seeds)
     about = {
         "steps": drawing.steps,
         "guidance": drawing.guidance,
@@ -68,7 +67,7 @@ def _draw_both(model: Model, erasure: Erasure, drawing: Drawing) -> Generator[Pr
     }
     return [
         Pair(prompt, seed, old, new, difference(old, new), {"prompt": prompt, "seed": seed} | about)
-        for (prompt, seed), old, new in zip(pairs, before, after, strict=True)
+        for (prompt, seed), old, new in zip(drawing.pairs(), before, after, strict=True)
     ]
 
 

@@ -200,6 +200,10 @@ class Drawing:
     negative: str = ""
     size: tuple[int, int] | None = None
 
+    def pairs(self) -> list[tuple[str, int]]:
+        """Every prompt with every seed, in that order."""
+        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+
     def check(self) -> Drawing:
         """Return this drawing, or raise a RecipeError that names the setting at fault and the remedy."""
         if not self.prompts or not all(p.strip() for p in self.prompts):

@@ -26,6 +26,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "scene": (*SCENES, NONE),
 }
 WIDTHS = (24, 48, 96, 128)
+AT_ONCE = 64
 
 Place = tuple[str, int]  # head and index of an answer
 
@@ -34,8 +35,13 @@ class Judge(nn.Module):
     """A convolutional network with one head for each kind of answer.
 
     Attributes:
+        name: what reports call it.
+        none: the label for everything else.
         temperatures: head -> what its logits are divided by.
     """
+
+    name = "built-in judge"
+    none = NONE
 
     def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
@@ -74,6 +80,11 @@ class Judge(nn.Module):
         weight_NL = torch.stack([shares[place] for place in places], dim=1)
         return weight_NL / weight_NL.sum(dim=1, keepdim=True)
 
+    @torch.no_grad()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """What its heads read, (N, F), float32."""
+        return torch.cat([self.trunk(part) for part in _pixels(images).split(AT_ONCE)])
+
     def names(self, images: Sequence[Image.Image], head: str) -> list[str]:
         """The most probable answer of a head for each picture."""
         best_N = self._answers(images)[head].argmax(dim=1)
@@ -105,12 +116,16 @@ class Judge(nn.Module):
 
     def _answers(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Head -> probabilities of all its answers, (N, answers), float64."""
-        pixels_NCHW = pictures.to_tensor([np.asarray(image.convert("RGB").resize((SIZE, SIZE))) for image in images])
-        parts = [self(part) for part in pixels_NCHW.split(64)]
+        parts = [self(part) for part in _pixels(images).split(AT_ONCE)]
         return {
             head: (torch.cat([part[head] for part in parts]).double() / self.temperatures[head]).softmax(dim=1)
             for head in HEADS
         }
+
+
+def _pixels(images: Sequence[Image.Image]) -> Tensor:
+    """Pictures of any size as NCHW in -1..1."""
+    return pictures.to_tensor([np.asarray(image.convert("RGB").resize((SIZE, SIZE))) for image in images])
 
 
 def _block(narrow: int, wide: int) -> nn.Module:

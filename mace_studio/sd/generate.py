@@ -65,7 +65,11 @@ def draw(model: Model, drawing: Drawing) -> Generator[int, None, list[Image]]:
     Returns:
         Images in the order of prompts, and of seeds within a prompt.
     """
-    pairs = [(prompt, seed) for prompt in drawing.prompts for seed in drawing.seeds]
+    return (yield from draw_pairs(model, drawing.pairs(), drawing))
+
+
+def draw_pairs(model: Model, pairs: Sequence[tuple[str, int]], drawing: Drawing) -> Generator[int, None, list[Image]]:
+    """Draw some prompts, each with its own seed, with a drawing's settings; otherwise the same as `draw`."""
     images: list[Image] = []
     for batch in batches(pairs):
         prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
