@@ -1,4 +1,4 @@
-"""`python -m mace_studio erase|compare|inspect`: the use cases without a page."""
+"""`python -m mace_studio erase|compare|inspect|evaluate`: the use cases without a page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mace_studio import outputs
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job
 from mace_studio.recipe import Drawing, Recipe
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
-    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect")
+    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect|evaluate")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -62,16 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--phrase", action="append", default=[], help="what counts as one word, beside the concepts")
     inspect.add_argument("--residual", action="store_true", help="replace the concept's words by the end token instead")
     inspect.set_defaults(run=_inspect)
+
+    evaluate = commands.add_parser("evaluate", parents=[shared], help="measure what is gone and what has suffered")
+    evaluate.add_argument("erasure", type=Path, metavar="ERASURE.safetensors|RECIPE.json", help="a recipe is run first")
+    evaluate.add_argument("--plan", default="quick", help="quick: about 10 images a word; full: about 50")
+    evaluate.add_argument("--judge", help="hub id or folder of a CLIP model; the model's own judge when left out")
+    evaluate.set_defaults(run=_evaluate)
     return parser
 
 
 def _erase(options: argparse.Namespace) -> int:
     studio = Studio(options.model, options.device, options.dtype, options.out)
-    try:
-        text = options.recipe.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{options.recipe} cannot be read as text: {error}") from error
-    job = studio.erase(Recipe.from_json(text))
+    job = studio.erase(_recipe(options.recipe))
     if not _finished(job):
         return INTERRUPTED
     print(job.result.path)
@@ -84,7 +87,7 @@ def _compare(options: argparse.Namespace) -> int:
     if not _finished(job):
         return INTERRUPTED
     for pair in job.result:
-        print(studio.pair_file(pair, options.out), f"mean pixel change {pair.change:.1f}")
+        print(outputs.pair(pair, options.out), f"mean pixel change {pair.change:.1f}")
     return 0
 
 
@@ -95,12 +98,41 @@ def _inspect(options: argparse.Namespace) -> int:
     job = studio.residual(name or "", drawing) if options.residual else studio.inspect(name, drawing, options.phrase)
     if not _finished(job):
         return INTERRUPTED
-    for path in studio.inspection_files(job.result, options.out):
+    for path in outputs.inspection(job.result, options.out):
         print(path)
     for name, run in job.result.runs.items():
         for phrase, share in run.presence.items():
             print(f"{name}: the judge sees “{phrase}” with a probability of {share:.1%}")
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    path = options.erasure
+    if path.suffix == ".json":
+        studio = Studio(options.model, options.device, options.dtype, options.out)
+        job = studio.erase(_recipe(path))
+        if not _finished(job):
+            return INTERRUPTED
+        path = job.result.path
+    else:
+        studio = Studio(options.model, options.device, options.dtype, path.parent)
+    plan = studio.plan(path.stem, options.plan)
+    print(plan.summary())
+    job = studio.evaluate(path.stem, options.plan, options.judge)
+    if not _finished(job):
+        return INTERRUPTED
+    files = outputs.evaluation(job.result, options.out)
+    print(files[0].read_text(encoding="utf-8"))
+    for file in files:
+        print(file)
+    return 0
+
+
+def _recipe(path: Path) -> Recipe:
+    try:
+        return Recipe.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} cannot be read as text: {error}") from error
 
 
 def _drawing(options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:

@@ -1,4 +1,4 @@
-"""The erasures on disk: one safetensors file each, with the recipe in its header."""
+"""What is on disk: erasures, one safetensors file each with the recipe in its header, and the project's presets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+PRESETS = Path(__file__).parents[1] / "presets"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,23 @@ class Entry:
     size: int
     conditions: dict[str, float]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe that comes with the project; `recipe.about` says in a sentence what it is."""
+
+    name: str
+    recipe: Recipe
+
+
+def presets() -> list[Preset]:
+    """The recipes that come with the project, by folder and name."""
+    found = []
+    for path in sorted(PRESETS.rglob("*.json")):
+        name = path.relative_to(PRESETS).with_suffix("").as_posix()
+        found.append(Preset(name, Recipe.from_json(path.read_text(encoding="utf-8"))))
+    return found
 
 
 def entries(folder: Path) -> list[Entry]:

@@ -1,19 +1,18 @@
 """The studio: one loaded model, the use cases as methods that return a Job, and the erasures on disk.
 
-The libraries behind the model take seconds to import. They are imported on the worker's thread, by `_engine`, so that
+The libraries behind the model take seconds to import. They are imported on the worker's thread, by `engine`, so that
 the page is up before.
 """
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mace_studio import library, prompts
+from mace_studio import engine, library, prompts
 from mace_studio.errors import StudioError
 from mace_studio.jobs import Job, Worker
 from mace_studio.library import Entry, slug
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from mace_studio.inspection import Inspection
     from mace_studio.preview import Known, Preview
     from mace_studio.progress import Progress
+    from mace_studio.report import Plan, Report
     from mace_studio.sd.loading import Model
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ROOT / "assets" / "miniature" / "model"
-PRESETS = ROOT / "presets"
 PATIENCE = 15.0
 
 
@@ -64,14 +63,6 @@ class Estimate:
     memory: int | None
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A recipe that comes with the project; `recipe.about` says in a sentence what it is."""
-
-    name: str
-    recipe: Recipe
-
-
 class Studio:
     """Owns the model through one worker thread.
 
@@ -92,6 +83,7 @@ class Studio:
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._worker = Worker()
         self._previewed: Known | None = None
+        self._pace: float | None = None  # seconds for each UNet forward of the last comparison
 
     def status(self) -> Status:
         """What is known of the model at this moment."""
@@ -130,10 +122,10 @@ class Studio:
         recipe.check()
 
         def work() -> Generator[Progress, None, Entry]:
-            engine = _engine()
-            result = yield from engine.erasure.erase(self._loaded(), recipe, self.output / "cache")
+            parts = engine.engine()
+            result = yield from parts.erasure.erase(self._loaded(), recipe, self.output / "cache")
             path = self.output / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
-            engine.erasure.save(result, path)
+            parts.erasure.save(result, path)
             return library.read(path)
 
         return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
@@ -149,8 +141,12 @@ class Studio:
         drawing.check()
 
         def work() -> Generator[Progress, None, list[Pair]]:
-            engine = _engine()
-            return (yield from engine.comparison.compare(self._loaded(), engine.erasure.load(entry.path), drawing))
+            parts, model = engine.engine(), self._loaded()
+            begun = time.monotonic()
+            pairs = yield from parts.comparison.compare(model, parts.erasure.load(entry.path), drawing)
+            forwards = 2 * len(pairs) * drawing.steps * (2 if drawing.guidance > 1 else 1)
+            self._pace = (time.monotonic() - begun) / forwards
+            return pairs
 
         return self._worker.submit(f"Compare {name}", work, drawing, PATIENCE)
 
@@ -170,9 +166,9 @@ class Studio:
         drawing.check_alone()
 
         def work() -> Generator[Progress, None, Inspection]:
-            engine = _engine()
-            erasure = engine.erasure.load(entry.path) if entry else None
-            return (yield from engine.inspection.inspect(self._loaded(), drawing, erasure, phrases))
+            parts = engine.engine()
+            erasure = parts.erasure.load(entry.path) if entry else None
+            return (yield from parts.inspection.inspect(self._loaded(), drawing, erasure, phrases))
 
         return self._worker.submit(f"Inspect {name or self.source}", work, drawing, PATIENCE)
 
@@ -187,9 +183,9 @@ class Studio:
         drawing.check_alone()
 
         def work() -> Generator[Progress, None, Inspection]:
-            engine = _engine()
-            erasure = engine.erasure.load(entry.path)
-            return (yield from engine.inspection.residual(self._loaded(), drawing, erasure, self.output / "cache"))
+            parts = engine.engine()
+            erasure = parts.erasure.load(entry.path)
+            return (yield from parts.inspection.residual(self._loaded(), drawing, erasure, self.output / "cache"))
 
         return self._worker.submit(f"What is left of {name}", work, drawing, PATIENCE)
 
@@ -203,12 +199,49 @@ class Studio:
         drawing.check_alone()
 
         def work() -> Generator[Progress, None, Preview]:
-            engine, model = _engine(), self._loaded()
-            self._previewed = self._previewed or engine.preview.Known()
+            parts, model = engine.engine(), self._loaded()
+            self._previewed = self._previewed or parts.preview.Known()
             cache = self.output / "cache"
-            return (yield from engine.preview.preview(model, recipe, drawing, self._previewed, cache))
+            return (yield from parts.preview.preview(model, recipe, drawing, self._previewed, cache))
 
         return self._worker.submit(f"Preview {recipe.title()}", work, drawing, PATIENCE)
+
+    def plan(self, name: str, size: str = "quick") -> Plan:
+        """What an evaluation of an erasure will draw; nothing is drawn.
+
+        Raises:
+            FileError: there is no erasure of this name.
+            RecipeError: there is no such size.
+        """
+        parts = engine.engine()
+        captions = parts.loading.captions(self.source).read_text(encoding="utf-8").splitlines()
+        return parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions)
+
+    def seconds(self, plan: Plan) -> float | None:
+        """How long a plan will take at the pace of the last pictures; None before any were drawn."""
+        return None if self._pace is None else self._pace * plan.forwards
+
+    def evaluate(self, name: str, size: str = "quick", judge: str | None = None) -> Job:
+        """Measure an erasure by a plan. Events are `Progress`; the result is a `Report`.
+
+        Args:
+            name: of the erasure.
+            size: "quick" or "full".
+            judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
+
+        Raises:
+            FileError: there is no erasure of this name.
+            RecipeError: there is no such size.
+        """
+        entry, plan = self.entry(name), self.plan(name, size)
+
+        def work() -> Generator[Progress, None, Report]:
+            parts, model = engine.engine(), self._loaded()
+            judged = parts.classify.choose(model, judge)
+            erasure = parts.erasure.load(entry.path)
+            return (yield from parts.evaluation.evaluate(model, erasure, plan, judged, self.output / "cache"))
+
+        return self._worker.submit(f"Evaluate {name}", work, (name, size), PATIENCE)
 
     def entries(self) -> list[Entry]:
         """Every erasure in the output folder, newest first."""
@@ -222,74 +255,18 @@ class Studio:
         """
         return library.named(self.output, name)
 
-    def recipe_file(self, recipe: Recipe) -> Path:
-        """Write the recipe as JSON, for download."""
-        folder = self.output / "recipes"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{slug(recipe.title())}-{recipe.digest()}.json"
-        path.write_text(recipe.to_json(), encoding="utf-8")
-        return path
-
-    def pair_file(self, pair: Pair, folder: Path | None = None) -> Path:
-        """Write before and after side by side as a PNG with the settings in it, into `folder` or the output folder."""
-        path = (folder or self.output / "pairs") / f"{slug(pair.prompt)}-{pair.seed}.png"
-        _engine().comparison.save_pair(pair, path)
-        return path
-
-    def inspection_files(self, inspection: Inspection, folder: Path | None = None) -> list[Path]:
-        """Write figures (PNG and PDF), images and data of an inspection into `folder` or the output folder."""
-        about, engine = inspection.settings, _engine()
-        folder = folder or self.output / "attention"
-        name = f"{slug(about['prompts'][0])}-{about['seeds'][0]}-{about['kind']}"
-        return [
-            engine.inspection.save(inspection, folder / f"{name}.npz"),
-            *engine.figures.write(inspection, folder, name),
-        ]
-
     def _loaded(self) -> Model:
         if self._model is None:
             name = self._status.name
             self._status = Status(name, "loading")
             try:
-                self._model = _engine().loading.load(self.source, self._device, self._dtype)
+                self._model = engine.engine().loading.load(self.source, self._device, self._dtype)
             except Exception as error:
                 said = str(error) if isinstance(error, StudioError) else "the server's log says why"
                 self._status = Status(name, "failed", said)
                 raise
             self._status = Status(name, "ready", self._model.where())
         return self._model
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """The modules that need torch and diffusers."""
-
-    loading: ModuleType
-    erasure: ModuleType
-    comparison: ModuleType
-    inspection: ModuleType
-    preview: ModuleType
-    figures: ModuleType
-
-
-def _engine() -> _Engine:
-    # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
-    # slice: a run took over ten times as long. It is read once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Seconds of imports, on the worker's thread.
-    from mace_studio import comparison, erasure, figures, inspection, preview  # noqa: PLC0415
-    from mace_studio.sd import loading  # noqa: PLC0415
-
-    return _Engine(loading, erasure, comparison, inspection, preview, figures)
-
-
-def presets() -> list[Preset]:
-    """The recipes that come with the project, by folder and name."""
-    found = []
-    for path in sorted(PRESETS.rglob("*.json")):
-        name = path.relative_to(PRESETS).with_suffix("").as_posix()
-        found.append(Preset(name, Recipe.from_json(path.read_text(encoding="utf-8"))))
-    return found
 
 
 def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:

@@ -94,6 +94,16 @@ def of(model: Model) -> Judge | None:
     return judge.Judge.load(folder) if (folder / "judge.json").is_file() else None
 
 
+def choose(model: Model, source: str | None) -> Judge:
+    """The CLIP model that is named, or the judge that comes with the model, or else the usual CLIP.
+
+    Raises:
+        ModelError: there is no such CLIP model.
+    """
+    own = of(model) if source is None else None
+    return own if own is not None else ZeroShotClip(source or CLIP, model.device)
+
+
 def presence(judged: Judge | None, image: Image, phrase: str) -> float | None:
     """The probability that an image shows a concept, against everything else that the judge knows.
 

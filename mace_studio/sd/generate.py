@@ -68,8 +68,17 @@ def draw(model: Model, drawing: Drawing) -> Generator[int, None, list[Image]]:
     return (yield from draw_pairs(model, drawing.pairs(), drawing))
 
 
-def draw_pairs(model: Model, pairs: Sequence[tuple[str, int]], drawing: Drawing) -> Generator[int, None, list[Image]]:
-    """Draw some prompts, each with its own seed, with a drawing's settings; otherwise the same as `draw`."""
+def draw_pairs(
+    model: Model, pairs: Sequence[tuple[str, int]], drawing: Drawing, before: int = 0
+) -> Generator[int, None, list[Image]]:
+    """Draw some prompts, each with its own seed, with a drawing's settings; otherwise the same as `draw`.
+
+    Args:
+        model: draws.
+        pairs: prompts and seeds.
+        drawing: steps, guidance, negative prompt and size.
+        before: what the images are counted on from.
+    """
     images: list[Image] = []
     for batch in batches(pairs):
         prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
@@ -80,7 +89,7 @@ def draw_pairs(model: Model, pairs: Sequence[tuple[str, int]], drawing: Drawing)
         }
         if drawing.size:
             options["height"], options["width"] = drawing.size
-        result = yield from _steps(model, prompts, seeds, options, len(images))
+        result = yield from _steps(model, prompts, seeds, options, before + len(images))
         images += result.images
     return images
 

@@ -60,8 +60,7 @@ class Model:
     @property
     def captions(self) -> Path:
         """Captions of general knowledge, one a line: the model's own `captions.txt`, or everyday scenes."""
-        own = Path(self.source) / "captions.txt"
-        return own if own.is_file() else GENERAL_CAPTIONS
+        return captions(self.source)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,6 +109,12 @@ def load(source: str, device: str = "auto", dtype: str = "auto") -> Model:
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         raise ModelError(_no_room(source, device, str(error))) from error
     return _checked(pipeline, source)
+
+
+def captions(source: str) -> Path:
+    """The file of captions that goes with a model."""
+    own = Path(source) / "captions.txt"
+    return own if own.is_file() else GENERAL_CAPTIONS
 
 
 def _best_device() -> str:

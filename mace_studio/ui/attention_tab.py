@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio import outputs
 from mace_studio import studio as studio_module
 from mace_studio.jobs import Job
 from mace_studio.recipe import Drawing
@@ -175,7 +176,7 @@ class AttentionTab:
         inspection = job.result
         groups, sides = attention_view.groups(inspection), attention_view.sides(inspection)
         heads = attention_view.heads(inspection, ALL_LAYERS)
-        paths = self.studio.inspection_files(inspection)
+        paths = outputs.inspection(inspection, self.studio.output / "attention")
         files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
         return {
             self.group: gr.Dropdown(groups, value=ALL_LAYERS),

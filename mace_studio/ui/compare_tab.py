@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from mace_studio import outputs
 from mace_studio import studio as studio_module
 from mace_studio.jobs import Job
 from mace_studio.recipe import Drawing
@@ -191,7 +192,7 @@ class CompareTab:
         return {
             self.divider: divided(pair.before, pair.after, pair.prompt),
             self.figures: run_view.pairs(rows),
-            self.pair_file: download(self.studio.pair_file(pair), interactive=True),
+            self.pair_file: download(outputs.pair(pair, self.studio.output / "pairs"), interactive=True),
         }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio import outputs
 from mace_studio.errors import RecipeError
 from mace_studio.jobs import DONE, FAILED, Job
 from mace_studio.recipe import Recipe
@@ -161,7 +162,7 @@ class EraseTab:
             self.result: gr.Column(visible=True),
             self.summary: run_view.summary(entry),
             self.weights_file: download(entry.path),
-            self.recipe_file: download(self.studio.recipe_file(entry.recipe)),
+            self.recipe_file: download(outputs.recipe(entry.recipe, self.studio.output / "recipes")),
             self.made: entry.name,
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio import studio
+from mace_studio.library import presets
 from mace_studio.recipe import FUSIONS, KINDS, MASKS, TUNE, Recipe
 from mace_studio.ui import concept_text, form, run_view
 from mace_studio.ui.charts import timestep_curve
@@ -30,7 +30,7 @@ class RecipeForm:
     """
 
     def __init__(self, start: Recipe) -> None:
-        self.presets = {p.name: p.recipe for p in studio.presets()}
+        self.presets = {p.name: p.recipe for p in presets()}
         self._start = dict(zip(form.BY_KEY, form.values_from(start), strict=True))
         self._made: dict[str, Any] = {}
 

@@ -32,14 +32,23 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
-    **{case: ({"sd", "core", "prompts", "progress", "refinement", "erasure", *SAID}, NUMBERS) for case in USE_CASES},
+    **{
+        case: ({"sd", "core", "prompts", "progress", "refinement", "erasure", "report", *SAID}, NUMBERS)
+        for case in USE_CASES
+    },
     "library": ({*SAID}, {"safetensors"}),
-    "studio": ({"jobs", "prompts", "library", *USE_CASES, "figures", "sd.loading", "sd.export", *SAID}, {"PIL"}),
-    "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
+    "engine": ({*USE_CASES, "sd.classify", "sd.loading"}, set()),
+    "studio": ({"engine", "jobs", "prompts", "library", *SAID}, set()),
+    "report": ({*SAID}, {"PIL"}),
+    "figures": ({*USE_CASES, "report", "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
+    "outputs": ({"engine", "library", "figures", "report", "recipe"}, set()),
     # The page and the terminal watch the Job that the studio's methods return.
-    "cli": ({"studio", "jobs", *SAID}, {"tqdm"}),
+    "cli": ({"studio", "outputs", "jobs", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),
-    "ui": ({"ui", "studio", "jobs", "figures", *SAID}, {"gradio", "numpy", "PIL", "starlette"}),
+    "ui": (
+        {"ui", "studio", "library", "outputs", "jobs", "figures", "report", *SAID},
+        {"gradio", "numpy", "PIL", "starlette"},
+    ),
     "app": ({"ui", "studio", *SAID}, {"gradio", "spaces"}),
 }
 
@@ -146,7 +155,7 @@ def test_a_forbidden_import_is_found(module, source, bad):
             "mace_studio.core.ridge",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mace_studio.recipe",
         ),
-        ("mace_studio.studio", "from mace_studio.sd.loading import Model\nfrom mace_studio import erasure, prompts"),
+        ("mace_studio.engine", "from mace_studio.sd.loading import Model\nfrom mace_studio import erasure, preview"),
         ("mace_studio.erasure", "from mace_studio import __version__"),
         ("mace_studio.comparison", "from mace_studio.erasure import Erasure"),
         ("mace_studio.ui.page", "import gradio as gr\nfrom mace_studio.ui import form"),

@@ -4,12 +4,14 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from mace_studio import outputs
 from mace_studio import studio as studio_module
 from mace_studio.comparison import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.jobs import CANCELLED
+from mace_studio.library import PRESETS, presets
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
-from mace_studio.studio import BUILT_IN, PRESETS, Studio, presets, suggested_prompts
+from mace_studio.studio import BUILT_IN, Studio, suggested_prompts
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
@@ -74,7 +76,7 @@ def test_names_stay_inside_the_output_folder(studio, name):
 def test_comparing_an_entry(studio, entry):
     pairs = studio.compare(entry.name, Drawing(("a cat",), (0, 1), 2, 4.0)).wait()
     assert [(p.prompt, p.seed) for p in pairs] == [("a cat", 0), ("a cat", 1)]
-    path = studio.pair_file(pairs[1])
+    path = outputs.pair(pairs[1], studio.output)
     with Image.open(path) as picture:
         assert json.loads(picture.text["mace_studio"])["seed"] == 1
 
@@ -82,7 +84,7 @@ def test_comparing_an_entry(studio, entry):
 def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
     picture = Image.new("RGB", (2, 2))
     pair = Pair("a cat, “red” / blue", 4, picture, picture, 0.0, {})
-    assert studio.pair_file(pair, tmp_path).name == "a-cat-red-blue-4.png"
+    assert outputs.pair(pair, tmp_path).name == "a-cat-red-blue-4.png"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry):
 
 
 def test_a_recipe_file_reads_back(studio):
-    path = studio.recipe_file(QUICK)
+    path = outputs.recipe(QUICK, studio.output)
     assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
 
 
@@ -168,4 +170,4 @@ def test_the_built_in_model_is_small():
 
 @pytest.mark.parametrize("title, name", [("Van Gogh, cat", "van-gogh-cat"), ("猫", "猫"), ("../ !", "untitled")])
 def test_file_names_read_like_the_title(studio, title, name):
-    assert studio.recipe_file(replace(QUICK, name=title)).name.rpartition("-")[0] == name
+    assert outputs.recipe(replace(QUICK, name=title), studio.output).name.rpartition("-")[0] == name

@@ -1,0 +1,43 @@
+"""Results -> files under a name that says what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mace_studio import figures, report
+from mace_studio.engine import engine
+from mace_studio.library import slug
+from mace_studio.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mace_studio.comparison import Pair
+    from mace_studio.inspection import Inspection
+    from mace_studio.report import Report
+
+
+def recipe(asked: Recipe, folder: Path) -> Path:
+    """The recipe as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{slug(asked.title())}-{asked.digest()}.json"
+    path.write_text(asked.to_json(), encoding="utf-8")
+    return path
+
+
+def pair(drawn: Pair, folder: Path) -> Path:
+    """Before and after side by side as a PNG with the settings in it."""
+    path = folder / f"{slug(drawn.prompt)}-{drawn.seed}.png"
+    engine().comparison.save_pair(drawn, path)
+    return path
+
+
+def inspection(read: Inspection, folder: Path) -> list[Path]:
+    """Data of an inspection, its figures (PNG and PDF) and its images."""
+    about = read.settings
+    name = f"{slug(about['prompts'][0])}-{about['seeds'][0]}-{about['kind']}"
+    return [engine().inspection.save(read, folder / f"{name}.npz"), *figures.write(read, folder, name)]
+
+
+def evaluation(measured: Report, folder: Path) -> list[Path]:
+    """A report as Markdown, JSON and CSV, its chart and its contact sheets."""
+    return [*report.write(measured, folder), *figures.write_report(measured, folder)]
