@@ -1,4 +1,4 @@
-"""`python -m mace_studio erase|compare|inspect|evaluate`: the use cases without a page."""
+"""`python -m mace_studio erase|compare|inspect|evaluate|study`: the use cases without a page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job
 from mace_studio.recipe import Drawing, Recipe
 from mace_studio.studio import Studio
+from mace_studio.study import SEARCH_SEED, STUDIES, cases, markdown, run
 
 INTERRUPTED = 130
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
-    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect|evaluate")
+    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect|evaluate|study")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -66,9 +67,16 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", parents=[shared], help="measure what is gone and what has suffered")
     evaluate.add_argument("erasure", type=Path, metavar="ERASURE.safetensors|RECIPE.json", help="a recipe is run first")
-    evaluate.add_argument("--plan", default="quick", help="quick: about 10 images a word; full: about 50")
+    evaluate.add_argument("--plan", default="quick", help="quick: at least 8 images a word; full: at least 56")
     evaluate.add_argument("--judge", help="hub id or folder of a CLIP model; the model's own judge when left out")
     evaluate.set_defaults(run=_evaluate)
+
+    study = commands.add_parser("study", help="a table over many erasures of the built-in model")
+    study.add_argument("study", choices=list(STUDIES))
+    study.add_argument("--plan", default="quick", help="quick: at least 8 images a word; full: at least 56")
+    study.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-5")
+    study.add_argument("--out", type=Path, required=True, metavar="DIR", help="where erasures, images and tables go")
+    study.set_defaults(run=_study)
     return parser
 
 
@@ -100,8 +108,8 @@ def _inspect(options: argparse.Namespace) -> int:
         return INTERRUPTED
     for path in outputs.inspection(job.result, options.out):
         print(path)
-    for name, run in job.result.runs.items():
-        for phrase, share in run.presence.items():
+    for name, drawn in job.result.runs.items():
+        for phrase, share in drawn.presence.items():
             print(f"{name}: the judge sees “{phrase}” with a probability of {share:.1%}")
     return 0
 
@@ -125,6 +133,22 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(files[0].read_text(encoding="utf-8"))
     for file in files:
         print(file)
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    studio = Studio(output=options.out)
+    searching = options.study == "search"
+    rows = cases(options.study, options.preset)
+    outcomes = list(run(studio, rows, options.plan, SEARCH_SEED if searching else None, _finished))
+    if len(outcomes) < len(rows):
+        return INTERRUPTED
+    title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
+    text = markdown(title, outcomes)
+    path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
+    path.write_text(text, encoding="utf-8")
+    print(text)
+    print(path)
     return 0
 
 

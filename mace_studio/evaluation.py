@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL.Image import Image, new
 from torch import Tensor
 
 from mace_studio import prompts
@@ -22,10 +23,10 @@ from mace_studio.sd import gallery
 from mace_studio.sd.classify import Judge
 from mace_studio.sd.loading import Model
 
-BEFORE, AFTER = "before", "after"
+SIDES = ("before", "after")
 FIRST_SEED = 10_000  # far from those of training images and of searches
 SHOWN = 8  # images of each word that are kept for the sheets
-IMAGES = {"quick": 10, "full": 50}
+IMAGES = {"quick": 8, "full": 56}  # of each word, at least; multiples of a batch
 CAPTIONS = {"quick": 48, "full": 256}
 
 
@@ -36,7 +37,7 @@ def make_plan(
 
     Args:
         recipe: its concepts, synonyms and preserve list are tested.
-        size: "quick" (about 10 images a word) or "full" (about 50).
+        size: "quick" (at least 8 images a word) or "full" (at least 56).
         steps: denoising steps.
         captions: general captions to take evenly from.
         first: seed of the first image of every prompt.
@@ -49,7 +50,7 @@ def make_plan(
         raise RecipeError("plan", f"“{size}” is no plan; use one of {', '.join(IMAGES)}.")
     probes = list(_probes(recipe))
     forms = max(len(prompts.TESTS[concept.kind]) for concept in recipe.concepts)
-    seeds = range(first, first + max(1, IMAGES[size] // forms))
+    seeds = range(first, first + -(-IMAGES[size] // forms))
     stride = max(1, len(captions) // CAPTIONS[size])
     chosen = tuple(captions[::stride][: CAPTIONS[size]])
     return Plan(tuple(probes), chosen, tuple(seeds), steps, recipe.images.guidance)
@@ -68,7 +69,7 @@ def evaluate(
         cache: folder of images drawn before, or None. With it, a cancelled evaluation goes on where it was.
 
     Yields:
-        Progress, stage "before" or "after".
+        Progress, stage "draw"; its result is the `Row` of a word whenever one is finished.
 
     Raises:
         FileError: the erasure was made from another model.
@@ -77,30 +78,61 @@ def evaluate(
     check_fits(erasure, model)
     labels = tuple(dict.fromkeys(probe.label for probe in plan.probes))
     try:
-        judge.probabilities([Image.new("RGB", (8, 8))], labels)
+        judge.probabilities([new("RGB", (8, 8))], labels)
     except ValueError as error:
         raise RecipeError("concepts", f"This cannot be evaluated: {error}.") from error
-    return (yield from clocked(_evaluate(model, erasure, plan, judge, labels, cache), {BEFORE: 1.0, AFTER: 1.0}))
+    return (yield from clocked(_evaluate(model, erasure, plan, judge, labels, cache), {"draw": 1.0}))
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the judge said of the images of some prompts, before and after; one number for each image.
+
+    Attributes:
+        probability: side -> probability of the right label, probability_N.
+        correct: side -> whether it was the most probable one, correct_N.
+        change_N: mean absolute change of a pixel value, 0 to 255.
+    """
+
+    probability: dict[str, Tensor]
+    correct: dict[str, Tensor]
+    change_N: Tensor
 
 
 def _evaluate(
     model: Model, erasure: Erasure, plan: Plan, judge: Judge, labels: tuple[str, ...], cache: Path | None
 ) -> Generator[Progress, None, Report]:
-    weights: dict[str, Mapping[str, Tensor]] = {BEFORE: {}, AFTER: erasure.weights}
-    items = [(probe.prompt, seed) for probe in plan.probes for seed in plan.seeds]
-    items += [(caption, plan.seeds[0]) for caption in plan.captions]
-    drawing = Drawing(("",), steps=plan.steps, guidance=plan.guidance)
-    images = {}
-    for side, other in weights.items():
-        drawing_them = gallery.drawn(model, other, items, drawing, cache)
-        images[side] = yield from relay(drawing_them, lambda n, side=side: Progress(side, "", n, len(items)))
-    probed = len(plan.probes) * len(plan.seeds)
-    asked = [*labels, judge.none] if judge.none is not None else [*labels]
-    seen = {side: judge.probabilities(drawn[:probed], asked) for side, drawn in images.items()}
-    rows = tuple(_rows(plan, labels, images, seen))
-    quality = _quality(judge, *(drawn[probed:] for drawn in images.values())) if plan.captions else None
-    report = Report(erasure.recipe, judge.name, tuple(asked), plan, rows, {}, quality, model.name, model.fingerprint)
+    asked = (*labels, judge.none) if judge.none is not None else labels
+    drawing, done = Drawing(("",), steps=plan.steps, guidance=plan.guidance), 0
+
+    def pairs(items: Sequence[gallery.Item], word: str) -> Generator[Progress, None, list[tuple[Image, Image]]]:
+        nonlocal done
+        sides = []
+        for weights in ({}, erasure.weights):
+            tell = partial(_told, word, done, plan.images)
+            sides.append((yield from relay(gallery.drawn(model, weights, items, drawing, cache), tell)))
+            done += len(items)
+        return list(zip(*sides, strict=True))
+
+    rows: list[Row] = []
+    for role in ROLES:
+        pooled: list[_Answers] = []
+        for word, probes in _words(plan, role).items():
+            # One of each prompt first, then the next seeds: so the first images show every prompt.
+            drawn = yield from pairs([(probe.prompt, seed) for seed in plan.seeds for probe in probes], word)
+            pooled.append(_answers(judge, asked, labels.index(probes[0].label), drawn))
+            rows.append(_row(role, word, pooled[-1:], drawn[:SHOWN]))
+            yield Progress("draw", word, done, plan.images, result=rows[-1])
+        if pooled:
+            rows.append(_row(role, ALL, pooled))
+    general = yield from pairs([(caption, plan.seeds[0]) for caption in plan.captions], "general captions")
+    quality = _quality(judge, general) if general else None
+    report = Report(erasure.recipe, judge.name, asked, plan, tuple(rows), {}, quality, model.name, model.fingerprint)
     return replace(report, harmonic=_harmonic(report))
+
+
+def _told(word: str, before: int, total: int, count: int) -> Progress:
+    return Progress("draw", word, before + count, total)
 
 
 def _probes(recipe: Recipe) -> Iterator[Probe]:
@@ -116,57 +148,53 @@ def _probes(recipe: Recipe) -> Iterator[Probe]:
                 yield Probe(KEPT, word, word, form.format(word))
 
 
-def _rows(
-    plan: Plan,
-    labels: Sequence[str],
-    images: Mapping[str, Sequence[Image.Image]],
-    seen: Mapping[str, Tensor],
-) -> Iterator[Row]:
-    """The words of each role, and the role as a whole."""
-    each = len(plan.seeds)
-    for role in ROLES:
-        probes = [(i, probe) for i, probe in enumerate(plan.probes) if probe.role == role]
-        words: dict[str, list[int]] = {}
-        for i, probe in probes:
-            words.setdefault(probe.word, []).extend(range(i * each, (i + 1) * each))
-        wanted = {n: labels.index(plan.probes[n // each].label) for numbers in words.values() for n in numbers}
-        for word, numbers in words.items():
-            pairs = [(images[BEFORE][n], images[AFTER][n]) for n in numbers]
-            # One of each prompt first, then the next seeds.
-            shown = sorted(range(len(numbers)), key=lambda i: (numbers[i] % each, i))[:SHOWN]
-            tallies = [_tally(seen[side], numbers, wanted) for side in (BEFORE, AFTER)]
-            yield Row(role, word, *tallies, _change(pairs), tuple(pairs[i] for i in shown))
-        if words:
-            every = list(wanted)
-            pairs = [(images[BEFORE][n], images[AFTER][n]) for n in every]
-            yield Row(role, ALL, *(_tally(seen[side], every, wanted) for side in (BEFORE, AFTER)), _change(pairs))
+def _words(plan: Plan, role: str) -> dict[str, list[Probe]]:
+    """The probes of each word of a role."""
+    words: dict[str, list[Probe]] = {}
+    for probe in plan.probes:
+        if probe.role == role:
+            words.setdefault(probe.word, []).append(probe)
+    return words
 
 
-def _tally(seen_NL: Tensor, numbers: Sequence[int], wanted: Mapping[int, int]) -> Tally:
-    rows = seen_NL[list(numbers)]
-    right_N = torch.tensor([wanted[n] for n in numbers])
-    probability_N = rows[torch.arange(len(numbers)), right_N]
+def _answers(judge: Judge, asked: Sequence[str], right: int, pairs: Sequence[tuple[Image, Image]]) -> _Answers:
+    seen = {side: judge.probabilities([pair[i] for pair in pairs], asked) for i, side in enumerate(SIDES)}
+    return _Answers(
+        {side: seen_NL[:, right] for side, seen_NL in seen.items()},
+        {side: seen_NL.argmax(dim=1) == right for side, seen_NL in seen.items()},
+        _changes(pairs),
+    )
+
+
+def _row(role: str, word: str, answers: Sequence[_Answers], shown: Sequence[tuple[Image, Image]] = ()) -> Row:
+    tallies = [_tally(side, answers) for side in SIDES]
+    return Row(role, word, *tallies, torch.cat([a.change_N for a in answers]).mean().item(), tuple(shown))
+
+
+def _tally(side: str, answers: Sequence[_Answers]) -> Tally:
+    probability_N = torch.cat([a.probability[side] for a in answers])
+    correct = int(torch.cat([a.correct[side] for a in answers]).sum())
     interval = scores.bootstrap(probability_N, torch.Generator().manual_seed(0))
-    correct = int((rows.argmax(dim=1) == right_N).sum())
-    share = scores.wilson(correct, len(numbers))
-    return Tally(correct, len(numbers), share, probability_N.mean().item(), interval)
+    share = scores.wilson(correct, len(probability_N))
+    return Tally(correct, len(probability_N), share, probability_N.mean().item(), interval)
 
 
-def _change(pairs: Sequence[tuple[Image.Image, Image.Image]]) -> float:
-    """Mean absolute change of a pixel value, 0 to 255."""
-    return float(np.mean([np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32)).mean() for a, b in pairs]))
+def _changes(pairs: Sequence[tuple[Image, Image]]) -> Tensor:
+    """change_N: mean absolute change of a pixel value, 0 to 255."""
+    both = ((np.asarray(a, np.float32), np.asarray(b, np.float32)) for a, b in pairs)
+    return torch.tensor([float(np.abs(a - b).mean()) for a, b in both])
 
 
-def _quality(judge: Judge, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Quality:
-    first_ND, second_ND = (judge.features(images).double() for images in (before, after))
-    cosine_N = torch.nn.functional.cosine_similarity(first_ND, second_ND)
+def _quality(judge: Judge, pairs: Sequence[tuple[Image, Image]]) -> Quality:
+    before_ND, after_ND = (judge.features([pair[i] for pair in pairs]).double() for i in range(2))
+    cosine_N = torch.nn.functional.cosine_similarity(before_ND, after_ND)
     return Quality(
-        len(before),
+        len(pairs),
         f"{judge.name} features",
-        scores.kid(first_ND, second_ND),
-        scores.fid(first_ND, second_ND),
+        scores.kid(before_ND, after_ND),
+        scores.fid(before_ND, after_ND),
         1 - cosine_N.mean().item(),
-        _change(list(zip(before, after, strict=True))),
+        _changes(pairs).mean().item(),
     )
 
 

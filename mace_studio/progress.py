@@ -23,6 +23,7 @@ class Progress:
         loss: of a LoRA step.
         seconds: since the job began.
         fraction: of the whole job, 0 to 1.
+        result: what is finished already, such as a row of a table, or None.
     """
 
     stage: str
@@ -32,6 +33,7 @@ class Progress:
     loss: float | None = None
     seconds: float = 0.0
     fraction: float = 0.0
+    result: object = None
 
 
 def relay(steps: Generator[Step, None, Result], tell: Callable[[Step], Progress]) -> Generator[Progress, None, Result]:

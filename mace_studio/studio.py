@@ -206,8 +206,13 @@ class Studio:
 
         return self._worker.submit(f"Preview {recipe.title()}", work, drawing, PATIENCE)
 
-    def plan(self, name: str, size: str = "quick") -> Plan:
+    def plan(self, name: str, size: str = "quick", first: int | None = None) -> Plan:
         """What an evaluation of an erasure will draw; nothing is drawn.
+
+        Args:
+            name: of the erasure.
+            size: "quick" or "full".
+            first: the first seed; None for the usual one.
 
         Raises:
             FileError: there is no erasure of this name.
@@ -215,25 +220,27 @@ class Studio:
         """
         parts = engine.engine()
         captions = parts.loading.captions(self.source).read_text(encoding="utf-8").splitlines()
-        return parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions)
+        first = parts.evaluation.FIRST_SEED if first is None else first
+        return parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first)
 
     def seconds(self, plan: Plan) -> float | None:
         """How long a plan will take at the pace of the last pictures; None before any were drawn."""
         return None if self._pace is None else self._pace * plan.forwards
 
-    def evaluate(self, name: str, size: str = "quick", judge: str | None = None) -> Job:
+    def evaluate(self, name: str, size: str = "quick", judge: str | None = None, first: int | None = None) -> Job:
         """Measure an erasure by a plan. Events are `Progress`; the result is a `Report`.
 
         Args:
             name: of the erasure.
             size: "quick" or "full".
             judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
+            first: the first seed; None for the usual one.
 
         Raises:
             FileError: there is no erasure of this name.
             RecipeError: there is no such size.
         """
-        entry, plan = self.entry(name), self.plan(name, size)
+        entry, plan = self.entry(name), self.plan(name, size, first)
 
         def work() -> Generator[Progress, None, Report]:
             parts, model = engine.engine(), self._loaded()

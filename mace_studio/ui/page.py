@@ -18,6 +18,7 @@ from mace_studio.ui.job_card import remembered
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET
 
+FIRST = "miniature/cat"
 STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
 HEADER = """<div class="top">{icon}<div class="top-name"><h1>MACE Studio</h1>
 <p>Erase concepts from text-to-image models, and see what changed</p></div>
@@ -64,8 +65,10 @@ def build(studio: Studio) -> gr.Blocks:
 
 def first_recipe(studio: Studio) -> Recipe:
     """What the form begins with: the built-in model's own preset, or an empty row for any other model."""
-    own = [preset.recipe for preset in presets() if preset.name.startswith("miniature/")]
-    return own[0] if own and studio.source == str(BUILT_IN) else Recipe(concepts=(Concept("", ""),))
+    own = {preset.name: preset.recipe for preset in presets() if preset.name.startswith("miniature/")}
+    if not own or studio.source != str(BUILT_IN):
+        return Recipe(concepts=(Concept("", ""),))
+    return own.get(FIRST) or next(iter(own.values()))
 
 
 def status_chip(studio: Studio) -> str:

@@ -41,9 +41,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "studio": ({"engine", "jobs", "prompts", "library", *SAID}, set()),
     "report": ({*SAID}, {"PIL"}),
     "figures": ({*USE_CASES, "report", "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
+    "study": ({"studio", "library", "report", "jobs", *SAID}, set()),
     "outputs": ({"engine", "library", "figures", "report", "recipe"}, set()),
     # The page and the terminal watch the Job that the studio's methods return.
-    "cli": ({"studio", "outputs", "jobs", *SAID}, {"tqdm"}),
+    "cli": ({"studio", "study", "outputs", "jobs", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),
     "ui": (
         {"ui", "studio", "library", "outputs", "jobs", "figures", "report", *SAID},

@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import pytest
+
+from mace_studio import study
+from mace_studio.errors import RecipeError
+from mace_studio.jobs import CANCELLED
+from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.report import KEPT
+from mace_studio.studio import Studio
+from mace_studio.study import Case
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "forest"),),
+    preserve=("dog",),
+    refine=KeepWeights(preserve=1.0, identity=1.0),
+    fuse=KeepWeights(preserve=1.0, identity=1.0),
+    lora=LoraSettings(steps=0),
+    images=ImageSettings(guidance=4.0),
+)
+
+
+def finished(job):
+    job.wait()
+    return job.state != CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("objects", 10),
+        ("people", 3),
+        ("others", 3),
+        ("ablation", 4),
+        ("keys-values", 5),
+        ("scaling", 5),
+        ("search", 18),
+    ],
+)
+def test_every_study_has_its_rows_and_all_can_be_run(name, count):
+    rows = study.cases(name)
+    assert len(rows) == len({case.label for case in rows}) == len({case.recipe for case in rows}) == count
+    assert all(case.recipe.check() for case in rows)
+
+
+def test_the_ablation_adds_one_part_after_the_other():
+    refined, summed, closed, whole = (case.recipe for case in study.cases("ablation"))
+    assert refined.lora.steps == 0
+    assert summed.fusion == "weighted-sum" and summed.lora.uniform and summed.lora.steps > 0
+    assert closed == replace(summed, fusion="closed-form")
+    assert whole == replace(closed, lora=replace(closed.lora, uniform=False))
+
+
+@pytest.mark.parametrize("asked", [("nothing", "cat"), ("search", "Van Gogh")])
+def test_an_unknown_study_or_preset_is_named(asked):
+    with pytest.raises(RecipeError, match="use one of"):
+        study.cases(*asked)
+
+
+def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
+    studio = Studio(output=tmp_path)
+    rows = [Case("gone", QUICK), Case("impossible", replace(QUICK, preserve=("Van Gogh",)))]
+    first = list(study.run(studio, rows, "quick", None, finished))
+    assert [outcome.problem != "" for outcome in first] == [False, True]
+    assert first[0].seconds > 0 and first[0].report.pooled(KEPT).after.count == 8
+    monkeypatch.setattr(Studio, "erase", None)
+    again = list(study.run(studio, rows[:1], "quick", None, finished))
+    assert again[0].seconds is None and again[0].report == first[0].report
+    text = study.markdown("A study", [*again, first[1]])
+    assert "| gone | 1 |" in text and "| impossible | 1 |" in text and "does not know “Van Gogh”" in text
+
+
+def test_a_cancelled_study_stops(tmp_path):
+    rows = [Case("gone", QUICK), Case("never", replace(QUICK, seed=1))]
+    assert list(study.run(Studio(output=tmp_path), rows, "quick", None, lambda job: False)) == []
