@@ -80,14 +80,20 @@ class Studio:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32", "float16" or "bfloat16".
         output: where erasures, pictures and cached training images go.
+        low_memory: for small graphics cards: slower, see `sd.loading.load`.
     """
 
     def __init__(
-        self, source: str | None = None, device: str = "auto", dtype: str = "auto", output: Path = Path("output")
+        self,
+        source: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        output: Path = Path("output"),
+        low_memory: bool = False,
     ) -> None:
         self.source = source or str(BUILT_IN)
         self.output = output
-        self._device, self._dtype = device, dtype
+        self._how = (device, dtype, low_memory)
         self._model: Model | None = None
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._worker = Worker()
@@ -241,17 +247,15 @@ class Studio:
         about, engine = inspection.settings, _engine()
         folder = folder or self.output / "attention"
         name = f"{slug(about['prompts'][0])}-{about['seeds'][0]}-{about['kind']}"
-        return [
-            engine.inspection.save(inspection, folder / f"{name}.npz"),
-            *engine.figures.write(inspection, folder, name),
-        ]
+        data = engine.inspection.save(inspection, folder / f"{name}.npz")
+        return [data, *engine.figures.write(inspection, folder, name)]
 
     def _loaded(self) -> Model:
         if self._model is None:
             name = self._status.name
             self._status = Status(name, "loading")
             try:
-                self._model = _engine().loading.load(self.source, self._device, self._dtype)
+                self._model = _engine().loading.load(self.source, *self._how)
             except Exception as error:
                 said = str(error) if isinstance(error, StudioError) else "the server's log says why"
                 self._status = Status(name, "failed", said)
@@ -285,11 +289,8 @@ def _engine() -> _Engine:
 
 def presets() -> list[Preset]:
     """The recipes that come with the project, by folder and name."""
-    found = []
-    for path in sorted(PRESETS.rglob("*.json")):
-        name = path.relative_to(PRESETS).with_suffix("").as_posix()
-        found.append(Preset(name, Recipe.from_json(path.read_text(encoding="utf-8"))))
-    return found
+    files = {path.relative_to(PRESETS).with_suffix("").as_posix(): path for path in sorted(PRESETS.rglob("*.json"))}
+    return [Preset(name, Recipe.from_json(path.read_text(encoding="utf-8"))) for name, path in files.items()]
 
 
 def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:
