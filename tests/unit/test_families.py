@@ -144,6 +144,17 @@ def test_preview_draws_what_refined_weights_draw(model, family):
 # What the parts of a family need
 
 
+@pytest.mark.parametrize("negative", ["", "a dog"])
+def test_drawing_is_the_pipelines_own_call(model, family, negative):
+    drawing = replace(DRAWING, prompts=("a photo of the cat", "a ship"), negative=negative, size=(32, 48))
+    images, _ = finish(generate.draw(model, drawing))
+    against = {"negative_prompt": [negative] * 2} if negative and family != "lcm" else {}
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 32, "width": 48}
+    expected = model.pipeline(list(drawing.prompts), generator=generators, **options, **against).images
+    assert all((pixels(a) == pixels(b)).all() for a, b in zip(images, expected, strict=True))
+
+
 def unet_inputs(model, run):
     """What the UNet is given in the first forward of `run`: by name, without latents and timestep."""
     seen = []
@@ -162,11 +173,10 @@ def unet_inputs(model, run):
 
 def test_training_gives_the_unet_what_drawing_gives_it(model):
     prompt, guidance = "a photo of the cat", 3.0
-    drawn = unet_inputs(
-        model, lambda: model.pipeline([prompt], guidance_scale=guidance, num_inference_steps=1, output_type="latent")
-    )
+    options = {"guidance_scale": guidance, "num_inference_steps": 1, "height": 32, "width": 48}
+    drawn = unet_inputs(model, lambda: model.pipeline([prompt], output_type="latent", **options))
     context_MTD, pooled_MC = text.encode(model, [prompt])
-    subject = lora.Subject("cat", torch.zeros(1, 4, 8, 8), [None], context_MTD, [[1]], 0, pooled_MC, guidance)
+    subject = lora.Subject("cat", torch.zeros(1, 4, 8, 12), [None], context_MTD, [[1]], 0, pooled_MC, guidance)
     trained = unet_inputs(model, lambda: finish(lora.train(model, [subject], RECIPE.lora)))
     name = "encoder_hidden_states"
     torch.testing.assert_close(trained[name], drawn[name][-1:])
