@@ -232,9 +232,11 @@ def _fuse(
 def check_fits(erasure: Erasure, model: Model) -> None:
     """Raise a FileError unless the erasure was made from this model."""
     if erasure.fingerprint != model.fingerprint:
+        # bfloat16 rounds so coarsely that the same model loaded in it has another fingerprint.
+        dtype = " and ".join({str(weight_PD.dtype).removeprefix("torch.") for weight_PD in erasure.weights.values()})
         raise FileError(
             f"“{erasure.recipe.title()}” was made from another model than {model.source}, so it does not fit; "
-            "load the model that it was made from."
+            f"load the model that it was made from, in {dtype}."
         )
 
 

@@ -5,10 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+)
 
 from mace_studio import comparison, erasure, inspection, preview, refinement
-from mace_studio.errors import RecipeError
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
 from mace_studio.sd import generate, loading, lora, projections, text
 from tests import families, single_file
@@ -209,6 +215,22 @@ def test_training_images_are_drawn_with_a_scheduler_that_fits(model, family):
     assert 0 < drawn.heat_HW.mean() < 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "distilled"),
+    [
+        (LCMScheduler, {}, True),  # Stable Diffusion with the LCM LoRA fused in
+        (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}, True),  # SDXL-Turbo
+        (EulerDiscreteScheduler, {"timestep_spacing": "trailing", "prediction_type": "v_prediction"}, False),
+        (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, False),  # SDXL
+        (DDIMScheduler, {"timestep_spacing": "trailing"}, False),
+    ],
+)
+def test_a_scheduler_tells_whether_a_model_is_distilled(kind, settings, distilled):
+    pipeline = families.sd1()
+    pipeline.scheduler = kind(**settings)
+    assert loading.Model(pipeline, "").distilled is distilled
+
+
 @pytest.mark.parametrize("name", ["lcm", "turbo"])
 def test_an_erasure_says_that_it_drew_in_few_steps(name, erasures):
     (said,) = [w for w in erasures[name].warnings if "few steps" in w]
@@ -255,16 +277,17 @@ def test_v_prediction_draws_other_training_images_than_noise_prediction(models):
 # Half precision, and little memory
 
 
-def test_bfloat16_solves_as_float32_does(folders, family):
+def test_bfloat16_solves_as_float32_does(folders, family, models):
     model = loading.load(str(folders[family]), "cpu", "bfloat16")
     with untouched(model):
         result, _ = finish(erasure.erase(model, RECIPE))
         (pair,), _ = finish(comparison.compare(model, result, drawing_of(family)))
     assert pair.change > 0
     assert all(w.dtype == torch.bfloat16 and w.isfinite().all() for w in result.weights.values())
+    with pytest.raises(FileError, match="load the model that it was made from, in bfloat16"):
+        erasure.check_fits(result, models[family])
     refined, _ = finish(erasure.erase(model, replace(RECIPE, lora=LoraSettings(steps=0))))
-    full = loading.load(str(folders[family]), "cpu", "float32")
-    expected, _ = finish(erasure.erase(full, replace(RECIPE, lora=LoraSettings(steps=0))))
+    expected, _ = finish(erasure.erase(models[family], replace(RECIPE, lora=LoraSettings(steps=0))))
     for key, weight_PD in refined.weights.items():
         torch.testing.assert_close(weight_PD.float(), expected.weights[key], atol=0.02, rtol=0.05)
 
