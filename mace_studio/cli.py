@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     shared.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
+    shared.add_argument("--low-memory", action="store_true", help="for small graphics cards; slower")
     shared.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
 
     erase = commands.add_parser("erase", parents=[shared], help="run a recipe")
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _erase(options: argparse.Namespace) -> int:
-    studio = Studio(options.model, options.device, options.dtype, options.out)
+    studio = _studio(options, options.out)
     job = studio.erase(_recipe(options.recipe))
     if not _finished(job):
         return INTERRUPTED
@@ -90,7 +91,7 @@ def _erase(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    studio = Studio(options.model, options.device, options.dtype, options.erasure.parent)
+    studio = _studio(options, options.erasure.parent)
     job = studio.compare(options.erasure.stem, _drawing(options, options.prompt, options.seed or [0]))
     if not _finished(job):
         return INTERRUPTED
@@ -101,7 +102,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     folder = options.erasure.parent if options.erasure else options.out
-    studio = Studio(options.model, options.device, options.dtype, folder)
+    studio = _studio(options, folder)
     name, drawing = options.erasure and options.erasure.stem, _drawing(options, [options.prompt], [options.seed])
     job = studio.residual(name or "", drawing) if options.residual else studio.inspect(name, drawing, options.phrase)
     if not _finished(job):
@@ -117,13 +118,13 @@ def _inspect(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     path = options.erasure
     if path.suffix == ".json":
-        studio = Studio(options.model, options.device, options.dtype, options.out)
+        studio = _studio(options, options.out)
         job = studio.erase(_recipe(path))
         if not _finished(job):
             return INTERRUPTED
         path = job.result.path
     else:
-        studio = Studio(options.model, options.device, options.dtype, path.parent)
+        studio = _studio(options, path.parent)
     plan = studio.plan(path.stem, options.plan)
     print(plan.summary())
     job = studio.evaluate(path.stem, options.plan, options.judge)
@@ -157,6 +158,10 @@ def _recipe(path: Path) -> Recipe:
         return Recipe.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path} cannot be read as text: {error}") from error
+
+
+def _studio(options: argparse.Namespace, folder: Path) -> Studio:
+    return Studio(options.model, options.device, options.dtype, folder, options.low_memory)
 
 
 def _drawing(options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:

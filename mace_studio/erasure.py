@@ -131,8 +131,14 @@ def _pictures(
         for c in recipe.concepts
         for i in range(each)
     ]
+    settings = generate.suited(model, recipe.images)
+    if settings != recipe.images:
+        notes.warnings.append(
+            f"{model.name} is made to draw in few steps, so its training images took {settings.steps} steps with a "
+            f"guidance of {settings.guidance:g}."
+        )
     yield Progress("images", total=len(wanted))
-    drawing = generate.portraits(model, wanted, recipe.images, cache)
+    drawing = generate.portraits(model, wanted, settings, cache)
     drawn = yield from relay(drawing, lambda n: Progress("images", step=n, total=len(wanted)))
     yield Progress("images", step=len(wanted), total=len(wanted))
     pictures = []
@@ -190,8 +196,11 @@ def _subject(model: Model, recipe: Recipe, concept: Concept, pictures: _Pictures
     positions = [text.positions(model, row, concept.phrase) for row in ids]
     if recipe.lora.pad_tokens:
         positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
-    context_MTD = text.embed(model, sentences)
-    return lora.Subject(concept.phrase, pictures.latents_NCHW, pictures.masks, context_MTD, positions, recipe.seed)
+    context_MTD, pooled_MC = text.encode(model, sentences)
+    guidance = generate.suited(model, recipe.images).guidance
+    return lora.Subject(
+        concept.phrase, pictures.latents_NCHW, pictures.masks, context_MTD, positions, recipe.seed, pooled_MC, guidance
+    )
 
 
 # Stage 3: fusion
@@ -223,9 +232,11 @@ def _fuse(
 def check_fits(erasure: Erasure, model: Model) -> None:
     """Raise a FileError unless the erasure was made from this model."""
     if erasure.fingerprint != model.fingerprint:
+        # bfloat16 rounds so coarsely that the same model loaded in it has another fingerprint.
+        dtype = " and ".join({str(weight_PD.dtype).removeprefix("torch.") for weight_PD in erasure.weights.values()})
         raise FileError(
             f"“{erasure.recipe.title()}” was made from another model than {model.source}, so it does not fit; "
-            "load the model that it was made from."
+            f"load the model that it was made from, in {dtype}."
         )
 
 

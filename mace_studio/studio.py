@@ -71,14 +71,20 @@ class Studio:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32", "float16" or "bfloat16".
         output: where erasures, pictures and cached training images go.
+        low_memory: for small graphics cards: slower, see `sd.loading.load`.
     """
 
     def __init__(
-        self, source: str | None = None, device: str = "auto", dtype: str = "auto", output: Path = Path("output")
+        self,
+        source: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        output: Path = Path("output"),
+        low_memory: bool = False,
     ) -> None:
         self.source = source or str(BUILT_IN)
         self.output = output
-        self._device, self._dtype = device, dtype
+        self._how = (device, dtype, low_memory)
         self._model: Model | None = None
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._worker = Worker()
@@ -267,7 +273,7 @@ class Studio:
             name = self._status.name
             self._status = Status(name, "loading")
             try:
-                self._model = engine.engine().loading.load(self.source, self._device, self._dtype)
+                self._model = engine.engine().loading.load(self.source, *self._how)
             except Exception as error:
                 said = str(error) if isinstance(error, StudioError) else "the server's log says why"
                 self._status = Status(name, "failed", said)

@@ -110,8 +110,8 @@ def markdown(title: str, outcomes: Sequence[Outcome]) -> str:
         lines += [
             "",
             f"Judged by the {report.judge}: Acc_e (erased), Acc_g (its synonyms) and Acc_s (kept) are top-1 accuracies "
-            "after the erasure with Wilson's 95 % intervals; low is good for the first two, high for the last. H is H_o "
-            "(Eq. 8) where synonyms were tested, else H_c (Eq. 9); p is the mean probability of the right answer. "
+            "after the erasure with Wilson's 95 % intervals; low is good for the first two, high for the last. H is "
+            "H_o (Eq. 8) where synonyms were tested, else H_c (Eq. 9); p is the mean probability of the right answer. "
             f"{len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g}, model "
             f"{report.fingerprint[:12]}. Seconds are those of the erasure alone.",
         ]

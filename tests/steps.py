@@ -1,4 +1,8 @@
-"""What several tests do: run a generator of steps to its end, and find what is on the page."""
+"""What several tests do: run a generator of steps to its end, watch over a model, and find what is on the page."""
+
+from contextlib import contextmanager
+
+import torch
 
 
 def finish(steps):
@@ -9,6 +13,24 @@ def finish(steps):
             seen.append(next(steps))
         except StopIteration as end:
             return end.value, seen
+
+
+@contextmanager
+def untouched(model):
+    """Fails if the block leaves any tensor, hook or attribute of a model other than it was."""
+    parts = {name: part for name, part in model.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    before = {n: {k: t.clone() for k, t in part.state_dict().items()} for n, part in parts.items()}
+    scheduler, identities = model.pipeline.scheduler, [id(p) for p in model.unet.parameters()]
+    yield
+    assert model.pipeline.scheduler is scheduler
+    assert [id(p) for p in model.unet.parameters()] == identities
+    for name, part in parts.items():
+        state = part.state_dict()
+        assert list(state) == list(before[name])
+        assert all(torch.equal(tensor, state[key]) for key, tensor in before[name].items())
+        if not name.startswith("text_encoder"):  # transformers hooks those itself, to collect hidden states
+            assert not any(m._forward_hooks or m._forward_pre_hooks for m in part.modules())
+        assert not hasattr(part, "peft_config")
 
 
 def choose(page, dropdown, option):

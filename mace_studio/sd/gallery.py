@@ -38,7 +38,7 @@ def drawn(
     missing = [item for item in paths if item not in images]
     yield len(images)
     with projections.swapped(model.unet, weights):
-        for batch in generate.batches(missing):
+        for batch in generate.batches(model, missing):
             fresh = yield from generate.draw_pairs(model, batch, drawing, len(images))
             for item, image in zip(batch, fresh, strict=True):
                 images[item] = image

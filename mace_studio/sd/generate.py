@@ -7,7 +7,7 @@ import json
 import queue
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,11 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.core import attention
+from mace_studio.errors import RecipeError
 from mace_studio.recipe import Drawing, ImageSettings
 from mace_studio.sd import capture, files, text
 from mace_studio.sd.loading import Model
 
 BATCH = 8
+FEW_STEPS = 4
 
 Result = TypeVar("Result")
 Tick = Callable[[object, int, int, dict], dict]
@@ -64,6 +66,9 @@ def draw(model: Model, drawing: Drawing) -> Generator[int, None, list[Image]]:
 
     Returns:
         Images in the order of prompts, and of seeds within a prompt.
+
+    Raises:
+        RecipeError: more steps than the model has.
     """
     return (yield from draw_pairs(model, drawing.pairs(), drawing))
 
@@ -79,13 +84,15 @@ def draw_pairs(
         drawing: steps, guidance, negative prompt and size.
         before: what the images are counted on from.
     """
+    _check_steps(model, drawing.steps)
     images: list[Image] = []
-    for batch in batches(pairs):
+    for batch in batches(model, pairs):
         prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
         options = {
             "num_inference_steps": drawing.steps,
             "guidance_scale": drawing.guidance,
-            "negative_prompt": [drawing.negative] * len(batch),
+            # SDXL reads zeros where there is no negative prompt, and something else where that is an empty one.
+            "negative_prompt": [drawing.negative] * len(batch) if drawing.negative else None,
         }
         if drawing.size:
             options["height"], options["width"] = drawing.size
@@ -97,7 +104,9 @@ def draw_pairs(
 def portraits(
     model: Model, wanted: Sequence[Portrait], settings: ImageSettings, cache: Path | None
 ) -> Generator[int, None, list[Drawn]]:
-    """Draw training images with DPM-Solver++ and record the attention to their phrases in the same run.
+    """Draw training images and record the attention to their phrases in the same run.
+
+    With DPM-Solver++, or a distilled model's own scheduler: no other fits what such a model predicts.
 
     Args:
         model: the unchanged model.
@@ -112,7 +121,7 @@ def portraits(
     missing = [p for p in wanted if paths[p] is None or not paths[p].exists()]
     known = len(wanted) - len(missing)
     fresh: dict[Portrait, Drawn] = {}
-    for batch in batches(missing):
+    for batch in batches(model, missing):
         batch_drawn = yield from _portrait_batch(model, batch, settings, known + len(fresh))
         for portrait, drawn in zip(batch, batch_drawn, strict=True):
             fresh[portrait] = drawn
@@ -120,9 +129,24 @@ def portraits(
     return [fresh[p] if p in fresh else Drawn(**load_file(paths[p])) for p in wanted]
 
 
-def batches(items: Sequence) -> Iterable[Sequence]:
+def suited(model: Model, settings: ImageSettings) -> ImageSettings:
+    """The settings, or what a distilled model can make of them: few steps, and guidance only where it is embedded."""
+    if not model.distilled:
+        return settings
+    guidance = settings.guidance if model.embeds_guidance else 1.0
+    return replace(settings, steps=min(settings.steps, FEW_STEPS), guidance=guidance)
+
+
+def batches(model: Model, items: Sequence) -> Iterable[Sequence]:
     """The items in runs of as many images as are drawn at once."""
-    return (items[i : i + BATCH] for i in range(0, len(items), BATCH))
+    at_once = 1 if model.low_memory else BATCH
+    return (items[i : i + at_once] for i in range(0, len(items), at_once))
+
+
+def _check_steps(model: Model, steps: int) -> None:
+    most = model.pipeline.scheduler.config.get("original_inference_steps")
+    if most and steps > most:
+        raise RecipeError("steps", f"{model.name} has no more than {most} steps; {FEW_STEPS} to 8 are enough for it.")
 
 
 def _portrait_batch(
@@ -145,7 +169,8 @@ def _portrait_batch(
         "output_type": "latent",
     }
     usual = model.pipeline.scheduler
-    model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
+    if not model.distilled:
+        model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
     try:
         with capture.attention(model.unet, receive):
             result = yield from _steps(model, prompts, [p.seed for p in batch], options, before)

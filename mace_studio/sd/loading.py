@@ -1,4 +1,4 @@
-"""From a folder, hub id or single file to a pipeline on a device. Safetensors only, never remote code."""
+"""A model ready for work: its pipeline on a device, and what can be asked of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from mace_studio.errors import ModelError
-from mace_studio.sd import projections
+from mace_studio.sd import projections, reading
 
 GENERAL_CAPTIONS = Path(__file__).parents[2] / "assets" / "captions" / "general.txt"
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -25,10 +26,12 @@ class Model:
     Attributes:
         pipeline: a diffusers pipeline on its device, frozen and in evaluation mode.
         source: the folder, hub id or file it came from.
+        low_memory: one picture at a time, and each part on the device only while it works.
     """
 
     pipeline: DiffusionPipeline
     source: str
+    low_memory: bool = False
 
     @property
     def name(self) -> str:
@@ -41,7 +44,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        """Where it computes; in low memory its weights may be elsewhere at the moment."""
+        return self.pipeline._execution_device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,6 +60,21 @@ class Model:
     def width(self) -> int:
         """D, the width of the text context."""
         return projections.width(self.unet)
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the UNet reads the guidance scale, as an LCM does; it has no unconditional half then."""
+        return self.unet.config.time_cond_proj_dim is not None
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it draws in a few steps, and without an unconditional half: LCM, Turbo, Lightning.
+
+        Only its scheduler tells: one of their own, or, of a model that predicts noise, Euler's with trailing steps.
+        """
+        name, config = type(self.pipeline.scheduler).__name__, self.pipeline.scheduler.config
+        trailing = config.get("timestep_spacing") == "trailing" and config.prediction_type == "epsilon"
+        return self.embeds_guidance or name in FEW_STEP_SCHEDULERS or (name.startswith("Euler") and trailing)
 
     @property
     def captions(self) -> Path:
@@ -89,13 +108,15 @@ class Model:
         return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
 
 
-def load(source: str, device: str = "auto", dtype: str = "auto") -> Model:
+def load(source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Model:
     """Load a text-to-image model.
 
     Args:
-        source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint.
+        source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint. The settings of a
+            checkpoint come from the folder beside it that has its name without ".safetensors", or else from the hub.
         device: "auto" (the best there is), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float16 on CUDA, float32 elsewhere), "float32", "float16", "bfloat16".
+        low_memory: keep on the device only the part that works, and decode pictures one by one and in tiles.
 
     Raises:
         ModelError: with a sentence on what is wrong and what to do.
@@ -103,12 +124,13 @@ def load(source: str, device: str = "auto", dtype: str = "auto") -> Model:
     device = _best_device() if device == "auto" else device
     kind = _dtype(dtype, device)
     try:
-        pipeline = _read(source, kind).to(device)
+        pipeline = reading.read(source, kind)
+        _place(pipeline, device, low_memory)
     except (OSError, ValueError) as error:
         raise ModelError(_reason(source, str(error))) from error
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         raise ModelError(_no_room(source, device, str(error))) from error
-    return _checked(pipeline, source)
+    return _checked(Model(pipeline, source, low_memory))
 
 
 def captions(source: str) -> Path:
@@ -131,42 +153,42 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _read(source: str, dtype: torch.dtype) -> DiffusionPipeline:
-    path = Path(source)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ModelError(
-                f"{path.name} is no .safetensors file; pickled checkpoints can run code, so they stay out."
-            )
-        return StableDiffusionPipeline.from_single_file(source, dtype=dtype, safety_checker=None)
-    # The safety checker would blacken images that are compared and counted; it is no part of an erasure.
-    return DiffusionPipeline.from_pretrained(
-        source,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=path.is_dir(),
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
+def _place(pipeline: DiffusionPipeline, device: str, low_memory: bool) -> None:
+    if low_memory:
+        pipeline.vae.enable_slicing()
+        pipeline.vae.enable_tiling()
+    if low_memory and torch.device(device).type != "cpu":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
 
 
-def _checked(pipeline: DiffusionPipeline, source: str) -> Model:
-    parts = pipeline.components
-    reads_text = parts.get("tokenizer") is not None and parts.get("text_encoder") is not None
-    if not (reads_text and isinstance(parts.get("unet"), UNet2DConditionModel)):
+def _checked(model: Model) -> Model:
+    if not projections.names(model.unet):
         raise ModelError(
-            f"{source} is a {type(pipeline).__name__}, not a text-to-image model with a UNet. "
-            "Use Stable Diffusion 1.x or 2.x, or a model made from them."
+            f"The UNet of {model.source} has no cross-attention (attn2), so there is nothing to erase from."
         )
-    if not projections.names(parts["unet"]):
-        raise ModelError(f"The UNet of {source} has no cross-attention (attn2), so there is nothing to erase from.")
-    model = Model(pipeline, source)
+    if problem := _unfit(model.pipeline):
+        raise ModelError(f"{model.source} {problem}. {reading.USE_INSTEAD}")
     for module in model._modules().values():
         module.requires_grad_(False).eval()
     model.unet.to(memory_format=torch.channels_last)
-    pipeline.set_progress_bar_config(disable=True)
+    model.pipeline.set_progress_bar_config(disable=True)
     return model
+
+
+def _unfit(pipeline: DiffusionPipeline) -> str | None:
+    """Why a UNet with cross-attention can still not be used, as the end of a sentence."""
+    unet, schedule, parts = pipeline.unet.config, pipeline.scheduler.config, pipeline.components
+    more = unet.class_embed_type or unet.num_class_embeds or unet.addition_embed_type not in (None, "text_time")
+    if more or unet.in_channels != pipeline.vae.config.latent_channels:
+        return "draws from more than a prompt (inpainting, depth, upscaling), which an erasure cannot be trained on"
+    if "beta_schedule" not in schedule:
+        return "has a noise schedule without betas (EDM, flow matching), which an erasure cannot be trained on"
+    tokenizers = [part for name, part in parts.items() if name.startswith("tokenizer")]
+    if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers):
+        return "has two tokenizers that split words differently, so a concept has no one place in a prompt"
+    return None
 
 
 def _reason(source: str, error: str) -> str:
@@ -178,7 +200,8 @@ def _reason(source: str, error: str) -> str:
     if Path(source).is_file():
         return (
             f"{source} could not be read as a checkpoint. Its settings are fetched from the hub, once: check the "
-            f"network, or use a folder in the diffusers layout. ({error.splitlines()[0]})"
+            "network, or put a diffusers folder of the same family, whose weights are not read, at "
+            f"“{reading.settings_of(Path(source))}”. ({error.splitlines()[0]})"
         )
     if Path(source).exists():
         return f"{source} is not a model in the diffusers layout: {error.splitlines()[0]}"
@@ -191,4 +214,7 @@ def _reason(source: str, error: str) -> str:
 def _no_room(source: str, device: str, error: str) -> str:
     if error and "memory" not in error.lower():
         return f"{source} could not be loaded on {device}: {error.splitlines()[0]}"
-    return f"There is not enough memory for {source} on {device}. Use float16, another device or a smaller model."
+    return (
+        f"There is not enough memory for {source} on {device}. Use float16, --low-memory, another device or a smaller "
+        "model."
+    )

@@ -33,6 +33,8 @@ class Subject:
         context_MTD: text context of its M prompts.
         positions: for each prompt the token positions whose attention is pressed down.
         seed: of the LoRA's start, of the draws of images, prompts and timesteps, and of the noise.
+        pooled_MC: pooled embedding of its prompts, which SDXL reads beside the context.
+        guidance: with which its images were drawn; an LCM reads it.
     """
 
     phrase: str
@@ -41,6 +43,8 @@ class Subject:
     context_MTD: Tensor
     positions: Sequence[Sequence[int]]
     seed: int
+    pooled_MC: Tensor | None = None
+    guidance: float = 1.0
 
     def generator(self) -> torch.Generator:
         """Randomness that belongs to this concept alone, whatever trains beside it."""
@@ -79,6 +83,8 @@ class _Sample:
     context_TD: Tensor
     mask_IJ: Tensor | None
     positions: Sequence[int]
+    pooled_C: Tensor | None
+    guidance: float
 
 
 def train(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Generator[Step, None, list[LoraDelta]]:
@@ -131,7 +137,11 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
     latent_CHW = subject.latents_NCHW[image]
     noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
     noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
-    return _Sample(noisy_CHW, timestep, subject.context_MTD[prompt], subject.masks[image], subject.positions[prompt])
+    pooled_C = None if subject.pooled_MC is None else subject.pooled_MC[prompt]
+    return _Sample(
+        noisy_CHW, timestep, subject.context_MTD[prompt], subject.masks[image], subject.positions[prompt], pooled_C,
+        subject.guidance,
+    )  # fmt: skip
 
 
 def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
@@ -139,9 +149,9 @@ def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) ->
     noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
     timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
     context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
-    half = model.dtype != torch.float32
+    beside, half = _beside(model, samples), model.dtype != torch.float32
     with torch.autocast(model.device.type, model.dtype, enabled=half):
-        layers = capture.of_forward(model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD))
+        layers = capture.of_forward(model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **beside))
     return [
         attention.masked_loss(
             [layer_BHQT[i] for layer_BHQT in layers],
@@ -151,6 +161,23 @@ def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) ->
         )
         for i, s in enumerate(samples)
     ]
+
+
+def _beside(model: Model, samples: Sequence[_Sample]) -> dict[str, object]:
+    """What a UNet reads beside latents, timestep and context, as its pipeline gives it when it draws."""
+    beside: dict[str, object] = {}
+    if samples[0].pooled_C is not None:
+        pooled_BC = torch.stack([s.pooled_C for s in samples]).to(model.device, model.dtype)
+        size = [side * model.pipeline.vae_scale_factor for side in samples[0].noisy_CHW.shape[1:]]
+        # SDXL: the size of the original, the corner of the crop, and the size to draw.
+        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BC)
+        beside["added_cond_kwargs"] = {"text_embeds": pooled_BC, "time_ids": sizes_B6}
+    if model.embeds_guidance:
+        scale_B = torch.tensor([s.guidance - 1 for s in samples])
+        width = model.unet.config.time_cond_proj_dim
+        embedding_BC = model.pipeline.get_guidance_scale_embedding(scale_B, embedding_dim=width)
+        beside["timestep_cond"] = embedding_BC.to(model.device, model.dtype)
+    return beside
 
 
 Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_PR, down_RD)

@@ -41,17 +41,23 @@ def ids(model: Model, sentences: Sequence[str]) -> list[list[int]]:
     return [tokens.without_padding(row, tokenizer.eos_token_id) for row in found]
 
 
-@torch.no_grad()
 def embed(model: Model, sentences: Sequence[str]) -> Tensor:
     """The text context of each sentence, context_NTD, on the model's device, as its pipeline makes it."""
-    parts = []
+    return encode(model, sentences)[0]
+
+
+@torch.no_grad()
+def encode(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    """The text context of each sentence, and what SDXL reads beside it: context_NTD and pooled_NC, or None."""
+    contexts, pooled = [], []
     for start in range(0, len(sentences), BATCH):
         batch = list(sentences[start : start + BATCH])
-        encoded = model.pipeline.encode_prompt(
+        context_BTD, _, *more = model.pipeline.encode_prompt(
             prompt=batch, device=model.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        parts.append(encoded[0])
-    return torch.cat(parts)
+        contexts.append(context_BTD)
+        pooled += more[:1]
+    return torch.cat(contexts), torch.cat(pooled) if pooled else None
 
 
 def positions(model: Model, sentence_ids: Sequence[int], phrase: str) -> list[int]:
@@ -99,9 +105,12 @@ def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word
 
 
 def final_end(model: Model, sentence_ids: Sequence[int]) -> int:
-    """The position of the last end token: the very last where the padding is made of end tokens, as in SD 1.x."""
-    tokenizer = model.pipeline.tokenizer
-    padded = tokenizer.pad_token_id == tokenizer.eos_token_id
+    """The position of the last end token: the very last where the padding is made of end tokens, as in SD 1.x.
+
+    Of two tokenizers, as in SDXL, both must pad so.
+    """
+    tokenizers = [part for name, part in model.pipeline.components.items() if name.startswith("tokenizer")]
+    padded = all(tokenizer.pad_token_id == tokenizer.eos_token_id for tokenizer in tokenizers)
     return model.length - 1 if padded else len(sentence_ids) - 1
 
 

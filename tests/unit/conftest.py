@@ -7,6 +7,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mace_studio.sd import loading
 from mace_studio.studio import BUILT_IN
+from tests.steps import untouched
 
 
 @pytest.fixture(scope="session")
@@ -55,15 +56,5 @@ def other(other_folder):
 @pytest.fixture
 def unchanged(model):
     """Fails if a test leaves any tensor, hook or attribute of the built-in model other than it was."""
-    parts = {name: part for name, part in model.pipeline.components.items() if isinstance(part, torch.nn.Module)}
-    before = {n: {k: t.clone() for k, t in part.state_dict().items()} for n, part in parts.items()}
-    scheduler, identities = model.pipeline.scheduler, [id(p) for p in model.unet.parameters()]
-    yield
-    assert model.pipeline.scheduler is scheduler
-    assert [id(p) for p in model.unet.parameters()] == identities
-    for name, part in parts.items():
-        state = part.state_dict()
-        assert list(state) == list(before[name])
-        assert all(torch.equal(tensor, state[key]) for key, tensor in before[name].items())
-        assert not any(m._forward_hooks or m._forward_pre_hooks for m in part.modules())
-        assert not hasattr(part, "peft_config")
+    with untouched(model):
+        yield

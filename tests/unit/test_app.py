@@ -18,7 +18,7 @@ def run(*flags):
 def test_help_names_every_flag():
     done = run("--help")
     assert done.returncode == 0
-    for flag in ("--model", "--device", "--dtype", "--host", "--port", "--output-dir", "--auth"):
+    for flag in ("--model", "--device", "--dtype", "--low-memory", "--host", "--port", "--output-dir", "--auth"):
         assert flag in done.stdout
 
 

@@ -43,6 +43,14 @@ def test_erase_then_compare(recipe_file, tmp_path, capsys):
     assert Recipe.from_json(json.dumps(settings["recipe"])) == QUICK
 
 
+def test_low_memory_gives_the_same_erasure(recipe_file, tmp_path, capsys):
+    files = []
+    for name, flags in (("usual", []), ("low", ["--low-memory"])):
+        assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / name), *flags]) == 0
+        files.append(Path(capsys.readouterr().out.strip()).read_bytes())
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize(
     "change, says",
     [(lambda t: "{", "not valid JSON"), (lambda t: t.replace('"seed"', '"sead"'), "sead"), (lambda t: "{}", "concept")],

@@ -1,0 +1,40 @@
+"""The whole way with trained weights: `MACE_STUDIO_SD14=/path/to/stable-diffusion pytest tests/e2e/test_real_model.py`.
+
+Any model of docs/models.md will do, as a folder or a single file. Minutes on a graphics card, an hour on a CPU.
+"""
+
+import os
+
+import pytest
+
+from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.studio import Studio
+
+MODEL = os.environ.get("MACE_STUDIO_SD14")
+KEEP = KeepWeights(identity=10.0)  # as the paper erases a cat (Table 9)
+RECIPE = Recipe(
+    (Concept("cat", "forest"),),
+    refine=KEEP,
+    fuse=KEEP,
+    lora=LoraSettings(steps=5, learning_rate=1e-5),
+    images=ImageSettings(per_concept=2),
+)
+
+
+@pytest.mark.skipif(not MODEL, reason="MACE_STUDIO_SD14 names no model")
+def test_a_cat_is_erased_from_a_real_model_and_a_ship_is_not(tmp_path):
+    studio = Studio(MODEL, output=tmp_path)
+
+    def finished(job):
+        job.wait()
+        assert job.state == "done", job.error
+        return job.result
+
+    entry = finished(studio.erase(RECIPE))
+    drawing = Drawing(("a photo of a cat", "a photo of a ship"), (0, 1), steps=20)
+    pairs = finished(studio.compare(entry.name, drawing))
+    change = {word: sum(p.change for p in pairs if p.prompt.endswith(word)) for word in ("cat", "ship")}
+    assert change["cat"] > change["ship"]
+    inspection = finished(studio.inspect(entry.name, Drawing(("a photo of a cat",), (0,), steps=20)))
+    for name in ("before", "after"):
+        assert sum(mass.total for mass in inspection.masses(name)) == pytest.approx(1, abs=1e-3)
