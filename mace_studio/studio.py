@@ -1,26 +1,27 @@
 """The studio: one loaded model, the use cases as methods that return a Job, and the erasures on disk.
 
-The libraries behind the model take seconds to import. They are imported on the worker's thread, by `_engine`, so that
-the page is up before.
+The libraries behind the model take seconds to import. `engine.start` imports them on the worker's thread, so that the
+page is up before.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mace_studio import library, prompts
-from mace_studio.errors import StudioError
+from mace_studio.engine import start as _engine
+from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import Job, Worker
 from mace_studio.library import Entry, slug
+from mace_studio.packing import Packing
 from mace_studio.recipe import Drawing, Recipe
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair
+    from mace_studio.exporting import Exported
     from mace_studio.inspection import Inspection
     from mace_studio.preview import Known, Preview
     from mace_studio.progress import Progress
@@ -210,6 +211,24 @@ class Studio:
 
         return self._worker.submit(f"Preview {recipe.title()}", work, drawing, PATIENCE)
 
+    def export(self, name: str, packing: Packing) -> Job:
+        """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
+
+        Raises:
+            FileError: there is no erasure of this name, or something is at the path already.
+            RecipeError: a setting that does not fit; the message names it.
+        """
+        entry = self.entry(name)
+        packing.check()
+        if packing.path.resolve() == entry.path.resolve():
+            raise FileError(f"{packing.path} is the erasure itself, which stays; choose another name.")
+
+        def work() -> Generator[Progress, None, Exported]:
+            engine = _engine()
+            return (yield from engine.exporting.export(self._loaded(), engine.erasure.load(entry.path), packing))
+
+        return self._worker.submit(f"Export {name}", work, packing, PATIENCE)
+
     def entries(self) -> list[Entry]:
         """Every erasure in the output folder, newest first."""
         return library.entries(self.output)
@@ -258,29 +277,6 @@ class Studio:
                 raise
             self._status = Status(name, "ready", self._model.where())
         return self._model
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """The modules that need torch and diffusers."""
-
-    loading: ModuleType
-    erasure: ModuleType
-    comparison: ModuleType
-    inspection: ModuleType
-    preview: ModuleType
-    figures: ModuleType
-
-
-def _engine() -> _Engine:
-    # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
-    # slice: a run took over ten times as long. It is read once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Seconds of imports, on the worker's thread.
-    from mace_studio import comparison, erasure, figures, inspection, preview  # noqa: PLC0415
-    from mace_studio.sd import loading  # noqa: PLC0415
-
-    return _Engine(loading, erasure, comparison, inspection, preview, figures)
 
 
 def presets() -> list[Preset]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
-USE_CASES = {"erasure", "comparison", "inspection", "preview", "evaluation"}
+USE_CASES = {"erasure", "comparison", "inspection", "preview", "evaluation", "exporting"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 ENGINE = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub"}
 SAID = {"recipe", "errors"}
@@ -33,13 +33,20 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
     **{case: ({"sd", "core", "prompts", "progress", "refinement", "erasure", *SAID}, NUMBERS) for case in USE_CASES},
+    "packing": ({"errors"}, set()),
+    "card": ({"recipe"}, set()),
+    "exporting": ({"sd", "progress", "erasure", "packing", "card", *SAID}, NUMBERS),
     "library": ({*SAID}, {"safetensors"}),
-    "studio": ({"jobs", "prompts", "library", *USE_CASES, "figures", "sd.loading", "sd.export", *SAID}, {"PIL"}),
+    "engine": ({*USE_CASES, "figures", "sd.loading"}, set()),
+    "studio": (
+        {"jobs", "prompts", "library", "packing", "engine", *USE_CASES, "figures", "sd.loading", *SAID},
+        {"PIL"},
+    ),
     "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
     # The page and the terminal watch the Job that the studio's methods return.
-    "cli": ({"studio", "jobs", *SAID}, {"tqdm"}),
+    "cli": ({"studio", "jobs", "packing", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),
-    "ui": ({"ui", "studio", "jobs", "figures", *SAID}, {"gradio", "numpy", "PIL", "starlette"}),
+    "ui": ({"ui", "studio", "jobs", "figures", "packing", *SAID}, {"gradio", "numpy", "PIL", "starlette"}),
     "app": ({"ui", "studio", *SAID}, {"gradio", "spaces"}),
 }
 
