@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Generator, Sequence
@@ -129,10 +130,16 @@ def _lycoris(work: _Work) -> Generator[Progress, None, None]:
 
 def _lora(work: _Work) -> Generator[Progress, None, None]:
     deltas, layers = _differences(work), {}
-    rank, energy = work.packing.rank, work.packing.energy
-    for i, (key, delta_PD) in enumerate(deltas.items(), 1):
-        layers[key] = formats.low_rank(delta_PD, rank, energy or (None if rank else ENERGY))
-        yield Progress("export", step=i, total=len(deltas))
+    rank, total = work.packing.rank, len(deltas) * (1 if work.packing.rank else 2)
+    done = itertools.count(1)
+    if rank is None:
+        rank = 1
+        for delta_PD in deltas.values():
+            rank = max(rank, formats.rank_for(delta_PD, work.packing.energy or ENERGY))
+            yield Progress("export", step=next(done), total=total)
+    for key, delta_PD in deltas.items():
+        layers[key] = formats.low_rank(delta_PD, rank)
+        yield Progress("export", step=next(done), total=total)
     work.residuals |= {key: (layer.rank, layer.residual) for key, layer in layers.items()}
     files.stream(work.target, formats.lora(layers), work.metadata)
 

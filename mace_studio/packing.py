@@ -17,7 +17,7 @@ FORMATS = {
     "checkpoint": "a whole model as a single file: ComfyUI, A1111",
 }
 INDEX = "model_index.json"
-ENERGY = 0.999
+ENERGY = 0.9999
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Packing:
         format: one of `FORMATS`.
         path: the folder of "diffusers", a .safetensors file otherwise. A model card is written in or beside it.
         rank: of a LoRA, or None.
-        energy: share of the squared difference that a LoRA keeps in each layer, or None. `ENERGY` if neither is given.
+        energy: or the share of the squared difference that a LoRA keeps in every layer; `ENERGY` if neither is given.
         overwrite: replace what is at `path`.
         pairs: pictures that a comparison saved, for the model card.
     """

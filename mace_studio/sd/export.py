@@ -47,38 +47,47 @@ def full(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{kohya_name(key)}.diff": delta_PD.to(STORED) for key, delta_PD in deltas.items()}
 
 
-def low_rank(delta_PD: Tensor, rank: int | None = None, energy: float | None = None) -> LowRank:
-    """Truncate the singular value decomposition of a difference.
+def rank_for(delta_PD: Tensor, energy: float) -> int:
+    """The smallest rank that keeps a share of the squared Frobenius norm of a difference.
 
     Args:
         delta_PD: in float32 or float64.
-        rank: how many singular values stay; no more than there are.
-        energy: or the share of the squared Frobenius norm that must stay, 0 to 1; the smallest rank that keeps it.
-
-    Raises:
-        ValueError: not exactly one of rank and energy is given.
+        energy: the share, above 0 and at most 1.
     """
-    if (rank is None) == (energy is None):
-        raise ValueError(f"give rank or energy, not rank = {rank} and energy = {energy}")
-    u_PN, s_N, v_ND = torch.linalg.svd(delta_PD, full_matrices=False)
-    if rank is None:
-        rank = _enough(s_N, energy)
-    root_R = s_N[:rank].sqrt()
-    up_PR, down_RD = (u_PN[:, :rank] * root_R).to(STORED), (root_R[:, None] * v_ND[:rank]).to(STORED)
-    left = torch.linalg.matrix_norm(delta_PD - up_PR.to(delta_PD) @ down_RD.to(delta_PD))
-    whole = torch.linalg.vector_norm(s_N)
-    return LowRank(up_PR, down_RD, float(left / whole) if whole > 0 else 0.0)
-
-
-def _enough(s_N: Tensor, energy: float) -> int:
-    squares_N = s_N.double() ** 2
+    squares_N = torch.linalg.svdvals(delta_PD).double() ** 2
     # What the values from each one on still hold: summed from the smallest, so that little is not lost in much.
     rest_N = squares_N.flip(0).cumsum(0).flip(0)
     return max(1, int((rest_N > (1 - energy) * rest_N[0]).sum()))
 
 
+def low_rank(delta_PD: Tensor, rank: int) -> LowRank:
+    """Truncate the singular value decomposition of a difference; a rank that it does not have is filled with zeros.
+
+    Raises:
+        ValueError: the rank is below 1.
+    """
+    if rank < 1:
+        raise ValueError(f"the rank is at least 1, not {rank}")
+    u_PN, s_N, v_ND = torch.linalg.svd(delta_PD, full_matrices=False)
+    root_N = s_N[:rank].sqrt()
+    up_PR, down_RD = u_PN[:, :rank] * root_N, root_N[:, None] * v_ND[:rank]
+    lacking = rank - len(root_N[:rank])
+    up_PR = torch.nn.functional.pad(up_PR, (0, lacking)).to(STORED)
+    down_RD = torch.nn.functional.pad(down_RD, (0, 0, 0, lacking)).to(STORED)
+    left = torch.linalg.matrix_norm(delta_PD - up_PR.to(delta_PD) @ down_RD.to(delta_PD))
+    whole = torch.linalg.vector_norm(s_N)
+    return LowRank(up_PR, down_RD, float(left / whole) if whole > 0 else 0.0)
+
+
 def lora(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    """The tensors of a LoRA file in kohya's keys; alpha is the rank, so that a strength of 1 adds the very product."""
+    """The tensors of a LoRA file in kohya's keys; alpha is the rank, so that a strength of 1 adds the very product.
+
+    Raises:
+        ValueError: the ranks differ. diffusers would then scale layers by the alpha of others: it does not find an
+            alpha of its own for a layer in these keys.
+    """
+    if len(ranks := {layer.rank for layer in layers.values()}) > 1:
+        raise ValueError(f"all layers need the same rank, not {sorted(ranks)}")
     tensors: dict[str, Tensor] = {}
     for key, layer in layers.items():
         name = kohya_name(key)
