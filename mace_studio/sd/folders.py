@@ -146,7 +146,7 @@ def _dtype(folder: Path) -> torch.dtype | None:
 
 def _parts(folder: Path) -> Iterator[str]:
     for name, value in _index(folder).items():
-        if isinstance(value, list) and Path(name).name == name and (folder / name).is_dir():
+        if isinstance(value, list) and Path(name).name == name != ".." and (folder / name).is_dir():
             yield name
 
 
