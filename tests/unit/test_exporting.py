@@ -229,6 +229,18 @@ def test_each_format_says_what_it_is(model, erased, tmp_path, kind):
     assert result.path == path and all(written.exists() for written in result.files)
 
 
+@pytest.mark.parametrize("kind, network", [("lycoris", "lycoris.kohya"), ("lora", "networks.lora"), ("unet", None)])
+def test_a1111_learns_which_models_a_lora_is_for(model, erased, tmp_path, monkeypatch, kind, network):
+    """It offers a file for Stable Diffusion 2 only if `ss_v2` is "True", for SDXL if the base's version says so."""
+    assert exporting.FAMILIES[2048]["ss_base_model_version"].startswith("sdxl_")
+    monkeypatch.setitem(exporting.FAMILIES, model.width, exporting.FAMILIES[1024])
+    export(model, erased, tmp_path / "cat.safetensors", kind)
+    with safe_open(tmp_path / "cat.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata.get("ss_network_module") == network
+    assert metadata.get("ss_v2") == ("True" if network else None)
+
+
 def test_equal_exports_are_equal_files(model, erased, tmp_path):
     for name in "ab":
         export(model, erased, tmp_path / name / "cat.safetensors", "lora", rank=3)
