@@ -1,4 +1,4 @@
-"""`python -m mace_studio erase|compare|inspect|evaluate|study`: the use cases without a page."""
+"""`python -m mace_studio erase|compare|inspect|evaluate|export|study`: the use cases without a page."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mace_studio import outputs
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job
+from mace_studio.packing import ENERGY, FORMATS, Packing
 from mace_studio.recipe import Drawing, Recipe
 from mace_studio.studio import Studio
 from mace_studio.study import SEARCH_SEED, STUDIES, cases, markdown, run
@@ -34,19 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
-    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect|evaluate|study")
+    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect|evaluate|export|study")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     shared.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
     shared.add_argument("--low-memory", action="store_true", help="for small graphics cards; slower")
-    shared.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    written = argparse.ArgumentParser(add_help=False, parents=[shared])
+    written.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
 
-    erase = commands.add_parser("erase", parents=[shared], help="run a recipe")
+    erase = commands.add_parser("erase", parents=[written], help="run a recipe")
     erase.add_argument("recipe", type=Path, metavar="RECIPE.json")
     erase.set_defaults(run=_erase)
 
-    drawn = argparse.ArgumentParser(add_help=False, parents=[shared])
+    drawn = argparse.ArgumentParser(add_help=False, parents=[written])
     drawn.add_argument("--steps", type=int, default=20)
     drawn.add_argument("--guidance", type=float, default=7.5)
     drawn.add_argument("--negative", default="", help="what to steer away from")
@@ -66,11 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--residual", action="store_true", help="replace the concept's words by the end token instead")
     inspect.set_defaults(run=_inspect)
 
-    evaluate = commands.add_parser("evaluate", parents=[shared], help="measure what is gone and what has suffered")
+    evaluate = commands.add_parser("evaluate", parents=[written], help="measure what is gone and what has suffered")
     evaluate.add_argument("erasure", type=Path, metavar="ERASURE.safetensors|RECIPE.json", help="a recipe is run first")
     evaluate.add_argument("--plan", default="quick", help="quick: at least 8 images a word; full: at least 56")
     evaluate.add_argument("--judge", help="hub id or folder of a CLIP model; the model's own judge when left out")
     evaluate.set_defaults(run=_evaluate)
+
+    _add_export(commands.add_parser("export", parents=[shared], help="write an erasure for other programs"))
 
     study = commands.add_parser("study", help="a table over many erasures of the built-in model")
     study.add_argument("study", choices=list(STUDIES))
@@ -79,6 +83,24 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--out", type=Path, required=True, metavar="DIR", help="where erasures, images and tables go")
     study.set_defaults(run=_study)
     return parser
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("erasure", type=Path, metavar="ERASURE.safetensors")
+    export.add_argument(
+        "--format", choices=FORMATS, required=True, help="; ".join(f"{k}: {v}" for k, v in FORMATS.items())
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="PATH", help="a folder for diffusers, else a file")
+    share = export.add_mutually_exclusive_group()
+    share.add_argument("--rank", type=int, help="of a lora, the same in all layers")
+    share.add_argument(
+        "--energy", type=float, help=f"share of the difference that a lora keeps; {ENERGY} when left out"
+    )
+    export.add_argument(
+        "--pair", type=Path, action="append", default=[], metavar="PNG", help="of compare, for the card"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace what is there")
+    export.set_defaults(run=_export)
 
 
 def _erase(options: argparse.Namespace) -> int:
@@ -162,6 +184,18 @@ def _recipe(path: Path) -> Recipe:
 
 def _studio(options: argparse.Namespace, folder: Path) -> Studio:
     return Studio(options.model, options.device, options.dtype, folder, options.low_memory)
+
+
+def _export(options: argparse.Namespace) -> int:
+    studio = _studio(options, options.erasure.parent)
+    packing = Packing(options.format, options.out, options.rank, options.energy, options.overwrite, tuple(options.pair))
+    job = studio.export(options.erasure.stem, packing)
+    if not _finished(job):
+        return INTERRUPTED
+    for layer, (rank, share) in job.result.residuals.items():
+        print(f"{layer}: rank {rank}, {share:.2%} left out")
+    print(job.result.path, f"{job.result.size / 1e6:.1f} MB")
+    return 0
 
 
 def _drawing(options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:

@@ -18,6 +18,7 @@ class Engine:
     inspection: ModuleType
     preview: ModuleType
     evaluation: ModuleType
+    exporting: ModuleType
 
 
 def engine() -> Engine:
@@ -25,7 +26,7 @@ def engine() -> Engine:
     # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
     # slice: a run took over ten times as long. It is read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mace_studio import comparison, erasure, evaluation, inspection, preview  # noqa: PLC0415
+    from mace_studio import comparison, erasure, evaluation, exporting, inspection, preview  # noqa: PLC0415
     from mace_studio.sd import classify, loading  # noqa: PLC0415
 
-    return Engine(loading, classify, erasure, comparison, inspection, preview, evaluation)
+    return Engine(loading, classify, erasure, comparison, inspection, preview, evaluation, exporting)

@@ -17,7 +17,7 @@ class Progress:
     """How far a job is.
 
     Attributes:
-        stage: "images", "masks", "refine", "lora" or "fuse" of an erasure, "draw" of a comparison.
+        stage: "images", "masks", "refine", "lora" or "fuse" of an erasure, "draw" of a comparison, "export".
         concept: the phrase at work, or "".
         step, total: within the stage.
         loss: of a LoRA step.

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mace_studio import engine, library, prompts
-from mace_studio.errors import StudioError
+from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import Job, Worker
 from mace_studio.library import Entry, slug
+from mace_studio.packing import Packing
 from mace_studio.recipe import Drawing, Recipe
+from mace_studio.status import Estimate, Status
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair
+    from mace_studio.exporting import Exported
     from mace_studio.inspection import Inspection
     from mace_studio.preview import Known, Preview
     from mace_studio.progress import Progress
@@ -29,38 +31,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ROOT / "assets" / "miniature" / "model"
 PATIENCE = 15.0
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the header of the page says of the model.
-
-    Attributes:
-        name: what to call the model.
-        state: "waiting", "loading", "ready" or "failed".
-        detail: device and dtype when ready, the reason in a sentence when failed.
-    """
-
-    name: str
-    state: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will take, counted before it starts.
-
-    Attributes:
-        concepts: how many are erased.
-        prompts: how many sentences are encoded.
-        unet_forwards: forwards of one sample through the UNet, guidance counted twice.
-        memory: bytes of weights and of the largest step, or None until the model is loaded.
-    """
-
-    concepts: int
-    prompts: int
-    unet_forwards: int
-    memory: int | None
 
 
 class Studio:
@@ -255,6 +225,24 @@ class Studio:
             return (yield from parts.evaluation.evaluate(model, erasure, plan, judged, self.output / "cache"))
 
         return self._worker.submit(f"Evaluate {name}", work, (name, size), PATIENCE)
+
+    def export(self, name: str, packing: Packing) -> Job:
+        """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
+
+        Raises:
+            FileError: there is no erasure of this name, or something is at the path already.
+            RecipeError: a setting that does not fit; the message names it.
+        """
+        entry = self.entry(name)
+        packing.check()
+        if packing.path.resolve() == entry.path.resolve():
+            raise FileError(f"{packing.path} is the erasure itself, which stays; choose another name.")
+
+        def work() -> Generator[Progress, None, Exported]:
+            parts = engine.engine()
+            return (yield from parts.exporting.export(self._loaded(), parts.erasure.load(entry.path), packing))
+
+        return self._worker.submit(f"Export {name}", work, packing, PATIENCE)
 
     def entries(self) -> list[Entry]:
         """Every erasure in the output folder, newest first."""

@@ -32,21 +32,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """What a row is about: the form of the prompts, the head that answers, and each word with its right answer."""
+    """What a row is about: the forms of the prompts, the head that answers, and each word with its right answer."""
 
     name: str
-    form: str
+    forms: tuple[str, ...]
     head: str
     answers: Mapping[str, str]
 
 
+THING, PORTRAIT = ("a photo of the {}",), ("a portrait of {}",)
+PEOPLE_FORMS = (*PORTRAIT, world.SKETCH_FORM, world.OIL_FORM, world.OFFICIAL_FORM, world.CROWD_FORM)
 GROUPS = (
-    Group("objects", "a photo of the {}", "thing", {name: name for name in OBJECTS}),
-    Group("synonyms", "a photo of the {}", "thing", {word: name for name, words in OBJECTS.items() for word in words}),
-    Group("people", "a portrait of {}", "thing", {name: name for name in PEOPLE}),
-    Group("artists", "Image in the style of {}", "artist", {name: name for name in ARTISTS}),
-    Group("scenes", "a photo of the {}", "scene", {name: name for name in SCENES}),
-    Group("all things", "a photo of the {}", "thing", {name: name for name in THINGS}),
+    Group("objects", THING, "thing", {name: name for name in OBJECTS}),
+    Group("synonyms", THING, "thing", {word: name for name, words in OBJECTS.items() for word in words}),
+    Group("other things", THING, "thing", {name: name for name in THINGS if name not in OBJECTS}),
+    Group("people, portraits", PORTRAIT, "thing", {name: name for name in PEOPLE}),
+    Group("people, all five forms", PEOPLE_FORMS, "thing", {name: name for name in PEOPLE}),
+    Group("artists, all five forms", world.ART_FORMS, "artist", {name: name for name in ARTISTS}),
+    Group("scenes", THING, "scene", {name: name for name in SCENES}),
 )
 
 
@@ -58,12 +61,13 @@ def drawn(
     Args:
         whole: the model.
         judge: answers among all things and people, all artists, or all scenes, and "none of these".
-        images: for each word.
+        images: for each word, shared out among the forms.
         seed: of the first picture; the others count on from it.
     """
     for group in groups:
         words = [word for word in group.answers for _ in range(images)]
-        pictures = diffusion.draw(whole, [group.form.format(word) for word in words], seed)
+        forms = [group.forms[i % len(group.forms)] for i in range(len(words))]
+        pictures = diffusion.draw(whole, [form.format(word) for form, word in zip(forms, words, strict=True)], seed)
         yield _row(group.name, judge, group.head, pictures, [group.answers[word] for word in words])
 
 

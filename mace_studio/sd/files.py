@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
+import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
 from mace_studio.errors import FileError
+
+# What the format calls each dtype: https://huggingface.co/docs/safetensors
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -19,17 +33,52 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     Raises:
         FileError: the folder cannot be written to, or the disk is full.
     """
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata or {}))
+    with writing(path), staging(path.parent) as stage:
+        stream(stage / path.name, tensors, metadata)
+        os.replace(stage / path.name, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says against writing `path`, as a FileError with a sentence."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as part:
-            try:
-                part.write(data)
-                part.flush()
-                os.fsync(part.fileno())
-            except BaseException:
-                Path(part.name).unlink()
-                raise
-        os.replace(part.name, path)
+        yield
     except OSError as error:
-        raise FileError(f"{path} could not be written: {error.strerror or error}. Choose another folder.") from error
+        remedy = (
+            "Make room on the disk, or choose another folder." if error.errno in _FULL else "Choose another folder."
+        )
+        raise FileError(f"{path} could not be written: {error.strerror or error}. {remedy}") from error
+
+
+@contextmanager
+def staging(parent: Path) -> Iterator[Path]:
+    """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone."""
+    parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=parent, prefix=".", suffix=".part"))
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def stream(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file one tensor at a time; equal tensors and metadata give equal bytes.
+
+    The library's own writer puts several metadata entries in an order that changes from run to run.
+    """
+    # The widest first, so that each tensor begins at a multiple of its item size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].nbytes
+        dtype, shape = _NAMES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        file.flush()
+        os.fsync(file.fileno())

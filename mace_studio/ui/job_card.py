@@ -32,13 +32,22 @@ class JobCard:
         buttons: elem_id and text of each button that starts a job, the main one first.
         job_id: the job that this browser watches; from `remembered`.
 
+        live: job under way -> what the tab shows of it so far.
+
     Attributes:
         start: the buttons.
         outputs: what `begin` and `again` update, beside what `end` updates.
     """
 
-    def __init__(self, studio: Studio, name: str, buttons: Sequence[tuple[str, str]], job_id: gr.BrowserState) -> None:
-        self.studio, self.job_id = studio, job_id
+    def __init__(
+        self,
+        studio: Studio,
+        name: str,
+        buttons: Sequence[tuple[str, str]],
+        job_id: gr.BrowserState,
+        live: End = lambda job: {},
+    ) -> None:
+        self.studio, self.job_id, self._live = studio, job_id, live
         with gr.Row(elem_classes="run-buttons", elem_id=f"{name}-buttons"):
             self.start = [
                 gr.Button(text, variant="secondary" if i else "primary", scale=3, min_width=120, elem_id=elem_id)
@@ -95,7 +104,7 @@ class JobCard:
     def _watch(self, job: Job, end: End, fields: dict[str, tuple[str, str]]) -> Iterator[Update]:
         for _ in job.watch():
             # Gradio notices a cancel or a closed tab only at a yield, so there is one at every beat.
-            yield self._view(job)
+            yield self._view(job) | self._live(job)
         yield self._view(job) | (end(job) if job.state == DONE else {self.job_id: ""})
         if job.state == FAILED and isinstance(job.error, RecipeError):
             yield {self.notice: notices.problem(job.error, fields)}

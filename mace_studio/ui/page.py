@@ -13,6 +13,7 @@ from mace_studio.studio import BUILT_IN, Studio
 from mace_studio.ui.attention_tab import AttentionTab
 from mace_studio.ui.compare_tab import CompareTab
 from mace_studio.ui.erase_tab import EraseTab
+from mace_studio.ui.evaluate_tab import EvaluateTab
 from mace_studio.ui.files import page_file
 from mace_studio.ui.job_card import remembered
 from mace_studio.ui.notices import spoken
@@ -41,7 +42,7 @@ def build(studio: Studio) -> gr.Blocks:
             elem_id="header",
         )
         start = first_recipe(studio)
-        drawn, read = remembered("compare"), remembered("attention")
+        drawn, read, measured = (remembered(name) for name in ("compare", "attention", "evaluate"))
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Erase", id="erase", elem_id="erase-tab"):
                 erase = EraseTab(studio, start)
@@ -49,7 +50,9 @@ def build(studio: Studio) -> gr.Blocks:
                 compare = CompareTab(studio, start.images.guidance, drawn)
             with gr.Tab("Attention", id="attention", elem_id="attention-tab", render_children=True) as attention_tab:
                 attention = AttentionTab(studio, start.images.guidance, read)
-        for tab, view in ((compare_tab, compare), (attention_tab, attention)):
+            with gr.Tab("Evaluate", id="evaluate", elem_id="evaluate-tab", render_children=True) as evaluate_tab:
+                evaluate = EvaluateTab(studio, measured)
+        for tab, view in ((compare_tab, compare), (attention_tab, attention), (evaluate_tab, evaluate)):
             models = {"fn": view.on_open, "inputs": [erase.made, view.name], "outputs": view.name, **QUIET}
             tab.select(**models)
             erase.ran.then(**models)

@@ -11,7 +11,8 @@ import gradio as gr
 from mace_studio.jobs import CANCELLED, DONE, FAILED, Job
 from mace_studio.library import Entry
 from mace_studio.recipe import Recipe
-from mace_studio.studio import Estimate, Studio
+from mace_studio.status import Estimate
+from mace_studio.studio import Studio
 from mace_studio.ui import charts, form
 
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}

@@ -36,18 +36,22 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         case: ({"sd", "core", "prompts", "progress", "refinement", "erasure", "report", *SAID}, NUMBERS)
         for case in USE_CASES
     },
+    "packing": ({"errors"}, set()),
+    "card": ({"recipe"}, set()),
+    "status": (set(), set()),
+    "exporting": ({"sd", "progress", "erasure", "packing", "card", *SAID}, NUMBERS),
     "library": ({*SAID}, {"safetensors"}),
-    "engine": ({*USE_CASES, "sd.classify", "sd.loading"}, set()),
-    "studio": ({"engine", "jobs", "prompts", "library", *SAID}, set()),
+    "engine": ({*USE_CASES, "exporting", "sd.classify", "sd.loading"}, set()),
+    "studio": ({"engine", "status", "jobs", "packing", "prompts", "library", *SAID}, set()),
     "report": ({*SAID}, {"PIL"}),
     "figures": ({*USE_CASES, "report", "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
     "study": ({"studio", "library", "report", "jobs", *SAID}, set()),
     "outputs": ({"engine", "library", "figures", "report", "recipe"}, set()),
     # The page and the terminal watch the Job that the studio's methods return.
-    "cli": ({"studio", "study", "outputs", "jobs", *SAID}, {"tqdm"}),
+    "cli": ({"studio", "study", "outputs", "jobs", "packing", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),
     "ui": (
-        {"ui", "studio", "library", "outputs", "jobs", "figures", "report", *SAID},
+        {"ui", "studio", "status", "library", "outputs", "jobs", "figures", "report", *SAID},
         {"gradio", "numpy", "PIL", "starlette"},
     ),
     "app": ({"ui", "studio", *SAID}, {"gradio", "spaces"}),

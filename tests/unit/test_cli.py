@@ -51,6 +51,27 @@ def test_low_memory_gives_the_same_erasure(recipe_file, tmp_path, capsys):
     assert files[0] == files[1]
 
 
+def test_exporting_what_was_erased(recipe_file, tmp_path, capsys):
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / "out")]) == 0
+    erasure = capsys.readouterr().out.strip()
+    pictures = tmp_path / "pairs"
+    assert cli.main(["compare", erasure, "--prompt", "a cat", "--steps", "2", "--out", str(pictures)]) == 0
+    capsys.readouterr()
+    export = ["export", erasure, "--format", "lora", "--out", str(tmp_path / "cat.safetensors")]
+    assert cli.main([*export, "--rank", "3", "--pair", str(pictures / "a-cat-0.png")]) == 0
+    *layers, last = capsys.readouterr().out.splitlines()
+    assert len(layers) == 14 and all(": rank 3, " in line and line.endswith("% left out") for line in layers)
+    assert last.startswith(f"{tmp_path / 'cat.safetensors'} ") and last.endswith(" MB")
+    assert {p.name for p in tmp_path.glob("cat.*")} == {"cat.json", "cat.md", "cat.png", "cat.safetensors"}
+    assert cli.main(export) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main([*export, "--overwrite"]) == 0
+    folder = ["export", erasure, "--format", "diffusers", "--out", str(tmp_path / "model")]
+    assert cli.main(folder) == 0 and (tmp_path / "model" / "model_index.json").is_file()
+    assert cli.main(["compare", erasure, "--model", str(tmp_path / "model"), *["--prompt", "a", "--out", "x"]]) == 1
+    assert "another model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "change, says",
     [(lambda t: "{", "not valid JSON"), (lambda t: t.replace('"seed"', '"sead"'), "sead"), (lambda t: "{}", "concept")],

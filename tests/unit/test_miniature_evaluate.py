@@ -24,8 +24,11 @@ def test_what_is_no_share_is_refused(correct, count):
 
 
 def test_groups_ask_for_what_a_head_can_answer():
-    assert [g.name for g in GROUPS] == ["objects", "synonyms", "people", "artists", "scenes", "all things"]
-    assert [len(g.answers) for g in GROUPS] == [10, 30, 24, 10, 10, 70]
+    assert [g.name for g in GROUPS] == [
+        "objects", "synonyms", "other things", "people, portraits", "people, all five forms", "artists, all five forms",
+        "scenes",
+    ]  # fmt: skip
+    assert [len(g.answers) for g in GROUPS] == [10, 30, 60, 24, 24, 10, 10]
     for group in GROUPS:
         assert set(group.answers.values()) <= set(HEADS[group.head])
 
@@ -45,10 +48,11 @@ def test_rows_count_the_judge_s_answers(monkeypatch):
         return [Image.new("RGB", (64, 64), (0 if "kitty" in prompt else 200, 0, 0)) for prompt in prompts]
 
     monkeypatch.setattr(diffusion, "draw", draw)
-    group = Group("few", "a {}", "thing", {"kitty": "cat", "hound": "dog", "frog": "frog"})
+    group = Group("few", ("a {}", "the {}"), "thing", {"kitty": "cat", "hound": "dog", "frog": "frog"})
     (row,) = evaluate.drawn(None, Echo(), images=2, seed=5, groups=[group])
     assert row == Row("few", 4, 6)
-    assert asked == [(f"a {word}", 5 + i) for i, word in enumerate(["kitty"] * 2 + ["hound"] * 2 + ["frog"] * 2)]
+    words = ["kitty"] * 2 + ["hound"] * 2 + ["frog"] * 2
+    assert asked == [(f"{('a', 'the')[i % 2]} {word}", 5 + i) for i, word in enumerate(words)]
 
 
 def test_composed_rows_count_single_things_and_scenes():

@@ -10,6 +10,7 @@ from mace_studio.comparison import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.jobs import CANCELLED
 from mace_studio.library import PRESETS, presets
+from mace_studio.packing import Packing
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
 from mace_studio.studio import BUILT_IN, Studio, suggested_prompts
 
@@ -85,6 +86,24 @@ def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
     picture = Image.new("RGB", (2, 2))
     pair = Pair("a cat, “red” / blue", 4, picture, picture, 0.0, {})
     assert outputs.pair(pair, tmp_path).name == "a-cat-red-blue-4.png"
+
+
+def test_exporting_an_entry(studio, entry, tmp_path):
+    packing = Packing("unet", tmp_path / "cat.safetensors")
+    result = studio.export(entry.name, packing).wait()
+    assert result.path == packing.path and result.size == sum(path.stat().st_size for path in result.files)
+    with pytest.raises(FileError, match="exists already"):
+        studio.export(entry.name, packing)
+    assert studio.entries() == [entry]
+
+
+def test_an_export_never_takes_the_erasures_own_place(studio, entry):
+    before = entry.path.read_bytes()
+    with pytest.raises(FileError, match="is the erasure itself"):
+        studio.export(entry.name, Packing("lora", studio.output / "." / entry.path.name, overwrite=True))
+    with pytest.raises(RecipeError):
+        studio.export(entry.name, Packing("onnx", studio.output / "cat.onnx"))
+    assert entry.path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
