@@ -287,9 +287,8 @@ def _spill_lines(rows: Sequence[Row]) -> list[str]:
         return []
     lines = ["## What suffered most", "", "| word | loss of probability | pixel change |", "| --- | --- | --- |"]
     for row in rows[:SPILLS]:
-        lines.append(
-            f"| {row.word} | {100 * (row.before.probability - row.after.probability):.1f} % | {row.change:.1f} |"
-        )
+        loss = max(0.0, row.before.probability - row.after.probability)
+        lines.append(f"| {row.word} | {percent(loss)} | {row.change:.1f} |")
     return lines
 
 

@@ -25,8 +25,8 @@ def table(rows: Iterable[Row]) -> str:
 
 def headline(reports: Sequence[Report]) -> str:
     """The accuracies and harmonic means of each report, one line each."""
-    lines = "".join(_summary(report) for report in reports)
     names = list(dict.fromkeys(name for report in reports for name in report.harmonic))
+    lines = "".join(_summary(report, names) for report in reports)
     titles = ["Erased model", *ROLES.values(), *names, "KID"]
     head = "".join(f"<th scope='col'>{html.escape(title)}</th>" for title in titles)
     return f'<table class="scores is-summary"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
@@ -50,10 +50,10 @@ def judged(report: Report) -> str:
     return "".join(f'<p class="hint">{html.escape(line)}</p>' for line in lines)
 
 
-def _summary(report: Report) -> str:
+def _summary(report: Report, names: Sequence[str]) -> str:
     pooled = [report.pooled(role) for role in ROLES]
     shares = ["" if row is None else percent(row.after.top1, row.after.top1_interval) for row in pooled]
-    means = [percent(value) for value in report.harmonic.values()]
+    means = [percent(report.harmonic[name]) if name in report.harmonic else "" for name in names]
     kid = "" if report.quality is None else f"{report.quality.kid:.4f}"
     cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in [*shares, *means, kid])
     return f'<tr><th scope="row">{html.escape(report.recipe.title())}</th>{cells}</tr>'
@@ -81,7 +81,7 @@ def _bar(tally: Tally, side: str) -> str:
 
 
 def _spilled(row: Row) -> str:
-    loss = 100 * (row.before.probability - row.after.probability)
+    loss = max(0.0, 100 * (row.before.probability - row.after.probability))
     pictures = "".join(
         f'<img src="{picture_url(pair[side])}" alt="{html.escape(row.word)} {name}">'
         for side, name in enumerate(("before", "after"))

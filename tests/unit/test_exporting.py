@@ -69,7 +69,7 @@ def single(path, config=BUILT_IN):
     pipeline = StableDiffusionPipeline.from_single_file(
         str(path), config=str(config), local_files_only=True, dtype=torch.float32, safety_checker=None
     )
-    return loading._checked(pipeline, str(path))
+    return loading._checked(loading.Model(pipeline, str(path)))
 
 
 def test_the_folder_is_a_model_that_draws_the_same(model, unchanged, erased, wanted, tmp_path):

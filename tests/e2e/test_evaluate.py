@@ -1,0 +1,75 @@
+"""The Evaluate tab in a real browser."""
+
+import re
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from mace_studio.recipe import ImageSettings
+from tests.steps import choose
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=60_000)
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def tab(page, studio, fast):
+    """The tab with an erasure of the car chosen."""
+    recipe = replace(fast, name="car to measure", images=ImageSettings(per_concept=1, steps=2, guidance=1.0))
+    name = studio.erase(recipe).wait().name
+    page.reload()
+    page.locator("#header .is-ready").wait_for()
+    page.get_by_role("tab", name="Evaluate").click()
+    choose(page, "#evaluate-model", name)
+    return page
+
+
+def test_an_erasure_is_measured_and_the_report_downloaded(tab, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    said = "3 prompts with 8 seeds and 48 general captions, before and after: 144 images, 2,880 UNet forwards"
+    expect(tab.locator("#plan-summary")).to_contain_text(said)
+    tab.locator("#evaluate").click()
+    expect(tab.locator("#scores tbody tr").nth(1)).to_be_visible()  # while it goes on, or after
+    expect(tab.locator("#evaluate-progress")).to_contain_text("Finished")
+    words = tab.locator("#scores tbody th")
+    expect(words).to_have_text(["car", "all", "automobile", "all", "ship", "all"])
+    expect(tab.locator("#scores-head tbody th")).to_have_text("car to measure")
+    expect(tab.locator("#scores-head")).to_contain_text("H_o, top-1")
+    expect(tab.locator("#judged")).to_contain_text("choosing among car, ship, none of these")
+    expect(tab.locator("#spills img")).to_have_count(8)
+    expect(tab.locator("#sheets img")).to_have_count(4)
+    with tab.expect_download() as download:
+        tab.locator("#report-file").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert {"report.md", "report.json", "scores.csv", "scores.png"} <= set(archive.namelist())
+        text = archive.read("report.md").decode()
+    assert re.search(r"\| Efficacy \| car \| 8 \| \d", text)
+
+    tab.reload()
+    tab.get_by_role("tab", name="Evaluate").click()
+    expect(tab.locator("#scores tbody th")).to_have_count(6)
+
+
+def test_a_judge_that_is_not_there_is_named_and_cancel_stops(tab):
+    tab.get_by_label("Judge", exact=True).fill("/nowhere/clip")
+    tab.locator("#evaluate").click()
+    expect(tab.get_by_test_id("toast-body")).to_contain_text("The judge /nowhere/clip could not be loaded")
+    tab.get_by_label("Judge", exact=True).fill("")
+    choose(tab, "#evaluate-plan", "Full: at least 56 images a word")
+    expect(tab.locator("#plan-summary")).to_contain_text("56 seeds and 256 general captions")
+    tab.locator("#evaluate").click()
+    expect(tab.locator("#evaluate-progress")).to_contain_text(re.compile(r"Drawing [1-9]\d* of 848"))
+    tab.locator("#evaluate-cancel").click()
+    expect(tab.locator("#evaluate-progress")).to_contain_text("Cancelled")
+
+
+@pytest.mark.parametrize("context", [{"viewport": {"width": 390, "height": 844}, "has_touch": True}], indirect=True)
+def test_the_tab_fits_a_phone(tab):
+    tab.locator("#evaluate").click()
+    expect(tab.locator("#evaluate-progress")).to_contain_text("Finished")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(tab.locator("#evaluate")).to_be_in_viewport()
