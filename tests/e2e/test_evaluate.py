@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.recipe import ImageSettings
-from tests.steps import choose
+from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -55,10 +55,10 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, guard):
 
 
 def test_a_judge_that_is_not_there_is_named_and_cancel_stops(tab):
-    tab.get_by_label("Judge", exact=True).fill("/nowhere/clip")
+    field(tab, "evaluate-judge").fill("/nowhere/clip")
     tab.locator("#evaluate").click()
     expect(tab.get_by_test_id("toast-body")).to_contain_text("The judge /nowhere/clip could not be loaded")
-    tab.get_by_label("Judge", exact=True).fill("")
+    field(tab, "evaluate-judge").fill("")
     choose(tab, "#evaluate-plan", "Full: at least 56 images a word")
     expect(tab.locator("#plan-summary")).to_contain_text("56 seeds and 256 general captions")
     tab.locator("#evaluate").click()
