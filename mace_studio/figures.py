@@ -40,16 +40,10 @@ def highest(maps: Sequence[np.ndarray], words: Sequence[Word]) -> float:
     return max((float(maps_TIJ[shown].max()) for maps_TIJ in maps if shown), default=1.0) or 1.0
 
 
-def token_grid(inspection: Inspection, group: str | None = None, steps: range | None = None) -> Figure:
-    """The maps of all words, one row for each run, and the difference of two; mean over steps and heads.
-
-    Args:
-        inspection: before and after, or before alone.
-        group: layer group, or None for the mean of all layers.
-        steps: of the recorded ones; all when None.
-    """
+def token_grid(inspection: Inspection) -> Figure:
+    """The maps of all words, one row for each run, and the difference of two; mean over layers, heads and steps."""
     runs, words = inspection.runs, inspection.words
-    maps = {name: _mean(run, group, steps) for name, run in runs.items()}
+    maps = {name: _mean(run) for name, run in runs.items()}
     top = highest(list(maps.values()), words)
     rows = [(name, maps_TIJ, COLOURS, Normalize(0, top)) for name, maps_TIJ in maps.items()]
     if len(rows) == 2:
@@ -78,7 +72,7 @@ def residual_rows(inspection: Inspection) -> Figure:
     """What the other words carry: image, probability of the concept, and maps of the words, one row for each run."""
     words = inspection.words
     shown = [i for i, word in enumerate(words) if word.role != "concept"][:WORDS_IN_A_ROW]
-    maps = {name: _mean(run, None, None) for name, run in inspection.runs.items()}
+    maps = {name: _mean(run) for name, run in inspection.runs.items()}
     scale = Normalize(0, highest(list(maps.values()), [words[i] for i in shown]))
     with matplotlib.rc_context(STYLE):
         figure, grid = _sheet(len(maps), 1 + len(shown), inspection, "concept words replaced by the end token")
@@ -207,10 +201,9 @@ def _blocks(words: int) -> list[range]:
     return [range(i, min(i + each, words)) for i in range(0, words, each)]
 
 
-def _mean(run: Run, group: str | None, steps: range | None) -> np.ndarray:
+def _mean(run: Run) -> np.ndarray:
     """maps_TIJ of a run."""
-    maps_STIJ = run.conditional.mean(group)
-    return (maps_STIJ if steps is None else maps_STIJ[list(steps)]).mean(dim=0).numpy()
+    return run.conditional.mean().mean(dim=0).numpy()
 
 
 def _sheet(rows: int, columns: int, inspection: Inspection, more: str = "") -> tuple[Figure, np.ndarray]:

@@ -122,6 +122,7 @@ def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
 def test_a_reload_comes_back_to_the_pictures(page, erased, guard):
     guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
     open_compare(page, erased)
+    expect(field(page, "prompts")).to_have_value("a photo of the car\na photo of the ship")  # suggested
     field(page, "prompts").fill("a boat")
     field(page, "draw-steps").fill("1")
     page.locator("#draw").click()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mace_studio.recipe import Drawing
-from mace_studio.sd import capture, generate, maps, text
+from mace_studio.sd import capture, generate, loading, maps, text
+from mace_studio.studio import BUILT_IN
 from tests.steps import finish
 
 DRAWING = Drawing(("a cat in the forest",), (3,), steps=2, guidance=4.0)
@@ -78,6 +79,19 @@ def test_the_mean_of_all_layers_keeps_the_mean_of_every_word(model):
     group = max(side.maps)
     assert torch.equal(side.mean(group, head=1), side.maps[group][:, 1])
     assert side.heads() == 4
+
+
+def test_half_precision_and_sdpa_have_the_same_maps_and_the_same_image(model):
+    half = loading.load(str(BUILT_IN), "cpu", "bfloat16")
+    assert all("AttnProcessor2_0" in type(p).__name__ for p in half.unet.attn_processors.values())
+    (plain,), _ = finish(generate.draw(half, DRAWING))
+    image, (_, side) = recorded(half, DRAWING)
+    assert list(plain.get_flattened_data()) == list(image.get_flattened_data())
+    _, (_, full) = recorded(model, DRAWING)
+    for group, maps_SHTIJ in side.maps.items():
+        assert maps_SHTIJ.dtype == torch.float32
+        assert torch.allclose(maps_SHTIJ.sum(2), torch.ones(()), atol=1e-4)
+        assert torch.allclose(maps_SHTIJ[0], full.maps[group][0], atol=0.02)
 
 
 def test_words_hold_every_position_once(model, other):
