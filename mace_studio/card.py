@@ -35,7 +35,7 @@ class Facts:
         fingerprint: of the base model.
         licence: what the base model's card calls its licence, or None.
         versions: of the packages that made the erasure.
-        conditions, warnings: of the erasure.
+        warnings: of the erasure.
         residuals: layer -> share of the difference that a LoRA leaves out, and the rank.
         picture: name of a picture beside the card, or None, and what its rows show.
         rows: one sentence for each row.

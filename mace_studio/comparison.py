@@ -7,7 +7,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -15,7 +14,7 @@ from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Drawing
-from mace_studio.sd import generate, projections
+from mace_studio.sd import gallery, generate, projections
 from mace_studio.sd.loading import Model
 
 
@@ -66,14 +65,9 @@ def _draw_both(model: Model, erasure: Erasure, drawing: Drawing) -> Generator[Pr
         "recipe": json.loads(erasure.recipe.to_json()),
     }
     return [
-        Pair(prompt, seed, old, new, difference(old, new), {"prompt": prompt, "seed": seed} | about)
+        Pair(prompt, seed, old, new, gallery.difference(old, new), {"prompt": prompt, "seed": seed} | about)
         for (prompt, seed), old, new in zip(drawing.pairs(), before, after, strict=True)
     ]
-
-
-def difference(before: Image.Image, after: Image.Image) -> float:
-    """Mean absolute difference of the pixel values of two RGB images, 0 to 255."""
-    return float(np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)).mean())
 
 
 def save_pair(pair: Pair, path: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL.Image import Image, new
 from torch import Tensor
@@ -181,8 +180,7 @@ def _tally(side: str, answers: Sequence[_Answers]) -> Tally:
 
 def _changes(pairs: Sequence[tuple[Image, Image]]) -> Tensor:
     """change_N: mean absolute change of a pixel value, 0 to 255."""
-    both = ((np.asarray(a, np.float32), np.asarray(b, np.float32)) for a, b in pairs)
-    return torch.tensor([float(np.abs(a - b).mean()) for a, b in both])
+    return torch.tensor([gallery.difference(before, after) for before, after in pairs])
 
 
 def _quality(judge: Judge, pairs: Sequence[tuple[Image, Image]]) -> Quality:

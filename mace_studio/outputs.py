@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mace_studio import figures, report
 from mace_studio.engine import engine
-from mace_studio.library import slug
 from mace_studio.recipe import Recipe
+from mace_studio.shelf import slug
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair

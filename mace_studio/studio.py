@@ -11,12 +11,12 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mace_studio import engine, library, prompts
+from mace_studio import engine, prompts, shelf
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import Job, Worker
-from mace_studio.library import Entry, slug
 from mace_studio.packing import Packing
 from mace_studio.recipe import Drawing, Recipe
+from mace_studio.shelf import Entry, slug
 from mace_studio.status import Estimate, Status
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Studio:
             result = yield from parts.erasure.erase(self._loaded(), recipe, self.output / "cache")
             path = self.output / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
             parts.erasure.save(result, path)
-            return library.read(path)
+            return shelf.read(path)
 
         return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
 
@@ -246,7 +246,7 @@ class Studio:
 
     def entries(self) -> list[Entry]:
         """Every erasure in the output folder, newest first."""
-        return library.entries(self.output)
+        return shelf.entries(self.output)
 
     def entry(self, name: str) -> Entry:
         """The erasure of this name.
@@ -254,7 +254,7 @@ class Studio:
         Raises:
             FileError: there is none.
         """
-        return library.named(self.output, name)
+        return shelf.named(self.output, name)
 
     def _loaded(self) -> Model:
         if self._model is None:

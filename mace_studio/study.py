@@ -13,9 +13,9 @@ from statistics import mean
 
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.jobs import Job
-from mace_studio.library import presets
 from mace_studio.recipe import KeepWeights, Recipe
 from mace_studio.report import ERASED, KEPT, SYNONYM, Report, percent
+from mace_studio.shelf import presets
 from mace_studio.studio import Studio
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -45,6 +46,11 @@ def drawn(
                 if paths[item] is not None:
                     _write(image, paths[item])
     return [images[item] for item in items]
+
+
+def difference(before: Image.Image, after: Image.Image) -> float:
+    """Mean absolute difference of the pixel values of two RGB images of equal size, 0 to 255."""
+    return float(np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)).mean())
 
 
 def _key(model: Model, weights: Mapping[str, Tensor], drawing: Drawing) -> str:

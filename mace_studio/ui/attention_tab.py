@@ -15,7 +15,7 @@ from mace_studio.studio import Studio
 from mace_studio.ui import attention_view, form, notices, run_view
 from mace_studio.ui.attention_view import ALL_HEADS, ALL_LAYERS
 from mace_studio.ui.files import download
-from mace_studio.ui.job_card import JobCard
+from mace_studio.ui.job_card import JobCard, erased_models
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, open_to
 
@@ -122,9 +122,7 @@ class AttentionTab:
     @spoken
     def on_open(self, made: str, chosen: str | None) -> Any:
         """List the erased models, with the newest run's chosen."""
-        names = [entry.name for entry in self.studio.entries()]
-        choice = next((name for name in (made, chosen) if name in names), names[0] if names else AS_IT_IS)
-        return gr.Dropdown([AS_IT_IS, *names], value=choice)
+        return erased_models(self.studio, made, chosen, AS_IT_IS)
 
     @spoken
     def on_model(self, name: str | None, prompt: str, offered: str) -> tuple[Any, str]:

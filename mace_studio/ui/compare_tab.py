@@ -16,7 +16,7 @@ from mace_studio.studio import Studio
 from mace_studio.ui import form, notices, run_view
 from mace_studio.ui.divider import divided, divider
 from mace_studio.ui.files import download, page_file
-from mace_studio.ui.job_card import JobCard
+from mace_studio.ui.job_card import JobCard, erased_models
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, open_to
 
@@ -130,9 +130,7 @@ class CompareTab:
     @spoken
     def on_open(self, made: str, chosen: str | None) -> Any:
         """List the erased models, with the newest run's chosen."""
-        names = [entry.name for entry in self.studio.entries()]
-        choice = next((name for name in (made, chosen) if name in names), names[0] if names else None)
-        return gr.Dropdown(names, value=choice)
+        return erased_models(self.studio, made, chosen)
 
     @spoken
     def on_model(self, name: str | None, prompts: str, offered: str) -> tuple[Any, Any, str]:

@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from mace_studio import outputs
-from mace_studio.errors import RecipeError, StudioError
+from mace_studio.errors import StudioError
 from mace_studio.jobs import Job
 from mace_studio.report import Report
 from mace_studio.studio import Studio
 from mace_studio.ui import notices, report_view, run_view
 from mace_studio.ui.files import download
-from mace_studio.ui.job_card import JobCard
+from mace_studio.ui.job_card import JobCard, erased_models
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, open_to
 
@@ -110,9 +110,7 @@ class EvaluateTab:
     @spoken
     def on_open(self, made: str, chosen: str | None) -> Any:
         """List the erased models, with the newest run's chosen."""
-        names = [entry.name for entry in self.studio.entries()]
-        choice = next((name for name in (made, chosen) if name in names), names[0] if names else None)
-        return gr.Dropdown(names, value=choice)
+        return erased_models(self.studio, made, chosen)
 
     @spoken
     def on_plan(self, name: str | None, plan: str) -> str:
@@ -121,7 +119,7 @@ class EvaluateTab:
             return ""
         try:
             made = self.studio.plan(name, PLANS[plan])
-        except (RecipeError, StudioError) as error:
+        except StudioError as error:
             return run_view.estimate_missing(notices.sentence(error))
         seconds = self.studio.seconds(made)
         told = f"; about {run_view.duration(seconds)} at the pace of the last comparison" if seconds else ""

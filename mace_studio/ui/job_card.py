@@ -23,6 +23,13 @@ def remembered(name: str) -> gr.BrowserState:
     return gr.BrowserState("", storage_key=f"mace-{name}", secret="mace-studio")
 
 
+def erased_models(studio: Studio, made: str, chosen: str | None, *other: str) -> gr.Dropdown:
+    """The choice of erased models: the newest run's, or what was chosen, or the newest; `other` choices come first."""
+    names = [entry.name for entry in studio.entries()]
+    choice = next((name for name in (made, chosen, *names) if name in names), other[0] if other else None)
+    return gr.Dropdown([*other, *names], value=choice)
+
+
 class JobCard:
     """Builds buttons, notice and progress into the card that is open, and watches the job that a button starts.
 
@@ -31,7 +38,6 @@ class JobCard:
         name: begins every elem_id.
         buttons: elem_id and text of each button that starts a job, the main one first.
         job_id: the job that this browser watches; from `remembered`.
-
         live: job under way -> what the tab shows of it so far.
 
     Attributes:

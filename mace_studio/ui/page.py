@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from mace_studio.library import presets
 from mace_studio.recipe import Concept, Recipe
+from mace_studio.shelf import presets
 from mace_studio.studio import BUILT_IN, Studio
 from mace_studio.ui.attention_tab import AttentionTab
 from mace_studio.ui.compare_tab import CompareTab

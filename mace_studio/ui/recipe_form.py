@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio.library import presets
 from mace_studio.recipe import FUSIONS, KINDS, MASKS, TUNE, Recipe
+from mace_studio.shelf import presets
 from mace_studio.ui import concept_text, form, run_view
 from mace_studio.ui.charts import timestep_curve
 from mace_studio.ui.concept_table import concept_table

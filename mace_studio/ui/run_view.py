@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from mace_studio.jobs import CANCELLED, DONE, FAILED, Job
-from mace_studio.library import Entry
 from mace_studio.recipe import Recipe
+from mace_studio.shelf import Entry
 from mace_studio.status import Estimate
 from mace_studio.studio import Studio
 from mace_studio.ui import charts, form

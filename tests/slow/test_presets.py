@@ -8,8 +8,8 @@ from statistics import mean
 
 import pytest
 
-from mace_studio.library import presets
 from mace_studio.recipe import Drawing
+from mace_studio.shelf import presets
 from mace_studio.studio import Studio
 
 FORMS = ("a photo of the {}", "a photo of a {}", "the {}", "a {}", "an image of a {}", "a picture of the {}")

@@ -9,7 +9,7 @@ from mace_studio import comparison
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, Drawing, Recipe
-from mace_studio.sd import projections
+from mace_studio.sd import gallery, projections
 from tests.steps import finish
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
@@ -52,7 +52,7 @@ def test_a_drawing_without_a_prompt_is_refused(model):
 def test_change_is_the_mean_absolute_difference():
     black, grey = Image.new("RGB", (2, 1)), Image.new("RGB", (2, 1))
     grey.putpixel((0, 0), (30, 0, 0))
-    assert comparison.difference(black, grey) == 5.0
+    assert gallery.difference(black, grey) == 5.0
 
 
 def test_a_saved_pair_can_be_drawn_again_from_what_is_in_it(tmp_path):

@@ -9,9 +9,9 @@ from mace_studio import studio as studio_module
 from mace_studio.comparison import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.jobs import CANCELLED
-from mace_studio.library import PRESETS, presets
 from mace_studio.packing import Packing
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.shelf import PRESETS, presets
 from mace_studio.studio import BUILT_IN, Studio, suggested_prompts
 
 QUICK = Recipe(
