@@ -172,6 +172,7 @@ def test_bad_input_is_named_and_kept(page):
 
     page.get_by_role("button", name="Advanced").click()
     field(page, "seed").fill("-1")
+    expect(page.locator("#estimate")).to_contain_text("Seed: -1 is not allowed")  # read before it is folded away
     page.get_by_role("button", name="Advanced").click()
     page.locator("#erase").click()
     expect(notice).to_contain_text("Seed: -1 is not allowed")
