@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mace_studio import __version__, prompts, refinement
+from mace_studio import pictures as training
 from mace_studio.core import ridge
 from mace_studio.errors import FileError
+from mace_studio.pictures import Pictures
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import files, generate, knowledge, lora, projections, segment, text
+from mace_studio.sd import files, generate, knowledge, lora, projections, text
 from mace_studio.sd.loading import Model
 
 HEADER = "mace_studio"
-MASKED_KINDS = ("object", "celebrity")
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 # Beside a UNet sample in a full batch: a forward and a backward of a lone one; a sentence through the text encoder.
 LORA_COST, SENTENCE_COST = 6.0, 0.02
@@ -59,14 +59,6 @@ class _Notes:
     warnings: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """The training images of one concept: latents_NCHW and, for each image, where the concept is."""
-
-    latents_NCHW: Tensor
-    masks: list[Tensor | None]
-
-
 def erase(model: Model, recipe: Recipe, cache: Path | None = None) -> Generator[Progress, None, Erasure]:
     """Run a recipe on a model.
 
@@ -99,7 +91,7 @@ def _costs(recipe: Recipe) -> dict[str, float]:
 def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, Erasure]:
     notes = _Notes()
     trains = recipe.lora.steps > 0
-    pictures = (yield from _pictures(model, recipe, cache, notes)) if trains else []
+    pictures = (yield from training.draw(model, recipe, cache, notes.warnings)) if trains else []
     sums = yield from refinement.gather(model, recipe, cache)
     solved = refinement.solve(sums, recipe.refine)
     notes.conditions["refine"] = solved.condition
@@ -119,54 +111,11 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
     )
 
 
-# Images and masks
-
-
-def _pictures(
-    model: Model, recipe: Recipe, cache: Path | None, notes: _Notes
-) -> Generator[Progress, None, list[_Pictures]]:
-    each = recipe.images.per_concept
-    wanted = [
-        generate.Portrait(prompts.portrait(c.phrase, c.kind), c.phrase, recipe.seed + i)
-        for c in recipe.concepts
-        for i in range(each)
-    ]
-    settings = generate.suited(model, recipe.images)
-    if settings != recipe.images:
-        notes.warnings.append(
-            f"{model.name} is made to draw in few steps, so its training images took {settings.steps} steps with a "
-            f"guidance of {settings.guidance:g}."
-        )
-    yield Progress("images", total=len(wanted))
-    drawing = generate.portraits(model, wanted, settings, cache)
-    drawn = yield from relay(drawing, lambda n: Progress("images", step=n, total=len(wanted)))
-    yield Progress("images", step=len(wanted), total=len(wanted))
-    pictures = []
-    for i, concept in enumerate(recipe.concepts):
-        mine = drawn[i * each : (i + 1) * each]
-        masks = _masks(recipe, concept, mine, notes)
-        pictures.append(_Pictures(torch.stack([d.latent_CHW for d in mine]), masks))
-        yield Progress("masks", concept.phrase, i + 1, len(recipe.concepts))
-    return pictures
-
-
-def _masks(recipe: Recipe, concept: Concept, drawn: Sequence[generate.Drawn], notes: _Notes) -> list[Tensor | None]:
-    if recipe.masks == "none" or concept.kind not in MASKED_KINDS:
-        return [None] * len(drawn)
-    masks = [segment.mask(d.heat_HW) for d in drawn]
-    if empty := sum(mask is None for mask in masks):
-        notes.warnings.append(
-            f"In {empty} of {len(masks)} training images of “{concept.phrase}” no part stood out, "
-            "so the whole image was used."
-        )
-    return masks
-
-
 # Stage 2: LoRAs
 
 
 def _train(
-    model: Model, recipe: Recipe, pictures: Sequence[_Pictures], refined: Mapping[str, Tensor], notes: _Notes
+    model: Model, recipe: Recipe, pictures: Sequence[Pictures], refined: Mapping[str, Tensor], notes: _Notes
 ) -> Generator[Progress, None, list[lora.LoraDelta]]:
     deltas: list[lora.LoraDelta] = []
     total, at_once = len(recipe.concepts) * recipe.lora.steps, recipe.concepts_at_once
@@ -190,7 +139,7 @@ def _losses(group: Sequence[Concept], before: int, total: int) -> Callable[[lora
     return tell
 
 
-def _subject(model: Model, recipe: Recipe, concept: Concept, pictures: _Pictures) -> lora.Subject:
+def _subject(model: Model, recipe: Recipe, concept: Concept, pictures: Pictures) -> lora.Subject:
     sentences = prompts.about(concept)
     ids = text.ids(model, sentences)
     positions = [text.positions(model, row, concept.phrase) for row in ids]

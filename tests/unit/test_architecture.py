@@ -32,8 +32,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
+    "pictures": ({"sd", "prompts", "progress", "recipe"}, {"torch"}),
     **{
-        case: ({"sd", "core", "prompts", "progress", "refinement", "erasure", "report", *SAID}, NUMBERS)
+        case: ({"sd", "core", "prompts", "progress", "refinement", "pictures", "erasure", "report", *SAID}, NUMBERS)
         for case in USE_CASES
     },
     "packing": ({"errors"}, set()),
