@@ -167,7 +167,7 @@ def _study(options: argparse.Namespace) -> int:
     if len(outcomes) < len(rows):
         return INTERRUPTED
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
-    text = markdown(title, outcomes)
+    text = markdown(title, outcomes, averaged=options.study == "objects")
     path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
     path.write_text(text, encoding="utf-8")
     print(text)

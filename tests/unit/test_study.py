@@ -68,6 +68,13 @@ def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
     assert again[0].seconds is None and again[0].report == first[0].report
     text = study.markdown("A study", [*again, first[1]])
     assert "| gone | 1 |" in text and "| impossible | 1 |" in text and "does not know “Van Gogh”" in text
+    assert "average" not in text
+    assert "| average | | | | | |" in study.markdown("A study", again, averaged=True)
+
+
+def test_no_row_of_the_scaling_study_finds_training_images_of_another():
+    recipes = [case.recipe for case in study.cases("scaling")]
+    assert len({recipe.seed for recipe in recipes}) == len(recipes)
 
 
 def test_a_cancelled_study_stops(tmp_path):
