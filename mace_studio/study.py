@@ -119,8 +119,8 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
             "after the erasure with Wilson's 95 % intervals; low is good for the first two, high for the last. H is "
             "H_o (Eq. 8) where synonyms were tested, else H_c (Eq. 9); p is the mean probability of the right answer. "
             f"{len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g}, model "
-            f"{report.fingerprint[:12]}. Seconds are those of the erasure alone; training images that an earlier row drew "
-            "are not drawn again.",
+            f"{report.fingerprint[:12]}. Seconds are those of the erasure alone; training images that an earlier row "
+            "drew are not drawn again.",
         ]
     return "\n".join(lines) + "\n"
 
