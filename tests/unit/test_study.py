@@ -20,6 +20,12 @@ QUICK = Recipe(
 )
 
 
+def stopped(job):
+    job.cancel()
+    job.wait()
+    return False
+
+
 def finished(job):
     job.wait()
     return job.state != CANCELLED
@@ -79,4 +85,4 @@ def test_no_row_of_the_scaling_study_finds_training_images_of_another():
 
 def test_a_cancelled_study_stops(tmp_path):
     rows = [Case("gone", QUICK), Case("never", replace(QUICK, seed=1))]
-    assert list(study.run(Studio(output=tmp_path), rows, "quick", None, lambda job: False)) == []
+    assert list(study.run(Studio(output=tmp_path), rows, "quick", None, stopped)) == []
