@@ -13,8 +13,10 @@ from torch import nn
 
 from mace_studio.errors import ModelError
 from mace_studio.sd import projections, reading
+from mace_studio.sd.room import Room, ran_out
 
 GENERAL_CAPTIONS = Path(__file__).parents[2] / "assets" / "captions" / "general.txt"
+BATCH = 8  # pictures drawn at once
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -82,6 +84,11 @@ class Model:
         return captions(self.source)
 
     @cached_property
+    def room(self) -> Room:
+        """How many pictures are drawn at once: one in low memory, fewer than usual once memory has run out."""
+        return Room(1 if self.low_memory else BATCH)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights, taken in float16 so that a model loaded in float32 and float16 has the same one."""
         digest = hashlib.sha256()
@@ -128,8 +135,8 @@ def load(source: str, device: str = "auto", dtype: str = "auto", low_memory: boo
         _place(pipeline, device, low_memory)
     except (OSError, ValueError) as error:
         raise ModelError(_reason(source, str(error))) from error
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        raise ModelError(_no_room(source, device, str(error))) from error
+    except (MemoryError, RuntimeError) as error:
+        raise ModelError(_no_room(source, device, error)) from error
     return _checked(Model(pipeline, source, low_memory))
 
 
@@ -211,9 +218,9 @@ def _reason(source: str, error: str) -> str:
     )
 
 
-def _no_room(source: str, device: str, error: str) -> str:
-    if error and "memory" not in error.lower():
-        return f"{source} could not be loaded on {device}: {error.splitlines()[0]}"
+def _no_room(source: str, device: str, error: Exception) -> str:
+    if not ran_out(error):
+        return f"{source} could not be loaded on {device}: {str(error).splitlines()[0]}"
     return (
         f"There is not enough memory for {source} on {device}. Use float16, --low-memory, another device or a smaller "
         "model."
