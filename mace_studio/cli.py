@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -46,11 +47,12 @@ def _parser() -> argparse.ArgumentParser:
 
     erase = commands.add_parser("erase", parents=[written], help="run a recipe")
     erase.add_argument("recipe", type=Path, metavar="RECIPE.json")
+    erase.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
     erase.set_defaults(run=_erase)
 
     drawn = argparse.ArgumentParser(add_help=False, parents=[written])
-    drawn.add_argument("--steps", type=int, default=20)
-    drawn.add_argument("--guidance", type=float, default=7.5)
+    drawn.add_argument("--steps", type=int, help="20 when left out, fewer with a distilled model")
+    drawn.add_argument("--guidance", type=float, help="7.5 when left out, 1 with a distilled model")
     drawn.add_argument("--negative", default="", help="what to steer away from")
     drawn.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the model's own when left out")
 
@@ -104,17 +106,18 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 
 
 def _erase(options: argparse.Namespace) -> int:
-    studio = _studio(options, options.out)
-    job = studio.erase(_recipe(options.recipe))
+    studio, recipe = _studio(options, options.out), _recipe(options.recipe)
+    job = studio.measure() if options.estimate else studio.erase(recipe)
     if not _finished(job):
         return INTERRUPTED
-    print(job.result.path)
+    print(studio.estimate(recipe.check()).summary() if options.estimate else job.result.path)
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
     studio = _studio(options, options.erasure.parent)
-    job = studio.compare(options.erasure.stem, _drawing(options, options.prompt, options.seed or [0]))
+    name = studio.entry(options.erasure.stem).name
+    job = studio.compare(name, _drawing(studio, options, options.prompt, options.seed or [0]))
     if not _finished(job):
         return INTERRUPTED
     for pair in job.result:
@@ -125,7 +128,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     folder = options.erasure.parent if options.erasure else options.out
     studio = _studio(options, folder)
-    name, drawing = options.erasure and options.erasure.stem, _drawing(options, [options.prompt], [options.seed])
+    name = options.erasure and studio.entry(options.erasure.stem).name
+    drawing = _drawing(studio, options, [options.prompt], [options.seed])
     job = studio.residual(name or "", drawing) if options.residual else studio.inspect(name, drawing, options.phrase)
     if not _finished(job):
         return INTERRUPTED
@@ -147,6 +151,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         path = job.result.path
     else:
         studio = _studio(options, path.parent)
+        _load(studio)
     plan = studio.plan(path.stem, options.plan)
     print(plan.summary())
     job = studio.evaluate(path.stem, options.plan, options.judge)
@@ -198,9 +203,18 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _drawing(options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+def _drawing(studio: Studio, options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
     size = tuple(options.size) if options.size else None
-    return Drawing(tuple(prompts), tuple(seeds), options.steps, options.guidance, options.negative, size)
+    drawing = Drawing(tuple(prompts), tuple(seeds), negative=options.negative, size=size)
+    chosen = {name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None}
+    if len(chosen) < 2:  # the rest depends on the kind of model
+        _load(studio)
+    return replace(studio.suited(drawing), **chosen)
+
+
+def _load(studio: Studio) -> None:
+    if not _finished(studio.load()):
+        raise KeyboardInterrupt
 
 
 def _finished(job: Job) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from mace_studio import engine, prompts, shelf
+from mace_studio import engine, prompts, shelf, status
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import Job, Worker
 from mace_studio.packing import Packing
-from mace_studio.recipe import Drawing, Recipe
+from mace_studio.recipe import Drawing, ImageSettings, Recipe
 from mace_studio.shelf import Entry, slug
 from mace_studio.status import Estimate, Status
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from mace_studio.preview import Known, Preview
     from mace_studio.progress import Progress
     from mace_studio.report import Plan, Report
+    from mace_studio.sd.cost import Costs
     from mace_studio.sd.loading import Model
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ROOT / "assets" / "miniature" / "model"
 PATIENCE = 15.0
+
+Settings = TypeVar("Settings", Drawing, ImageSettings, "Plan")
 
 
 class Studio:
@@ -59,6 +62,7 @@ class Studio:
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._worker = Worker()
         self._previewed: Known | None = None
+        self._costs: Costs | None = None
         self._pace: float | None = None  # seconds for each UNet forward of the last comparison
 
     def status(self) -> Status:
@@ -82,12 +86,24 @@ class Studio:
 
         return self._worker.submit("Load the model", work)
 
+    def measure(self) -> Job:
+        """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""
+
+        def work() -> Generator[Progress, None, None]:
+            model = self._loaded()
+            if self._costs is None:
+                self._costs = yield from engine.engine().cost.measure(model)
+
+        return self._worker.submit("Time the model", work)
+
+    def suited(self, asked: Settings) -> Settings:
+        """Steps and guidance as asked, or what suits a distilled model, once it is loaded."""
+        return asked if self._model is None else engine.engine().generate.suited(self._model, asked)
+
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
-        images = recipe.images.per_concept * recipe.images.steps * 2 if recipe.lora.steps else 0
-        forwards = len(recipe.concepts) * (images + recipe.lora.steps)
-        memory = self._model.memory() if self._model is not None else None
-        return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, memory)
+        memory = None if self._model is None else self._model.memory()
+        return status.estimate(recipe, memory, self._costs, self.output / "cache")
 
     def erase(self, recipe: Recipe) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
@@ -178,7 +194,7 @@ class Studio:
             parts, model = engine.engine(), self._loaded()
             self._previewed = self._previewed or parts.preview.Known()
             cache = self.output / "cache"
-            return (yield from parts.preview.preview(model, recipe, drawing, self._previewed, cache))
+            return (yield from parts.preview.preview(model, recipe, self.suited(drawing), self._previewed, cache))
 
         return self._worker.submit(f"Preview {recipe.title()}", work, drawing, PATIENCE)
 
@@ -197,7 +213,7 @@ class Studio:
         parts = engine.engine()
         captions = parts.loading.captions(self.source).read_text(encoding="utf-8").splitlines()
         first = parts.evaluation.FIRST_SEED if first is None else first
-        return parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first)
+        return self.suited(parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first))
 
     def seconds(self, plan: Plan) -> float | None:
         """How long a plan will take at the pace of the last pictures; None before any were drawn."""
@@ -222,7 +238,8 @@ class Studio:
             parts, model = engine.engine(), self._loaded()
             judged = parts.classify.choose(model, judge)
             erasure = parts.erasure.load(entry.path)
-            return (yield from parts.evaluation.evaluate(model, erasure, plan, judged, self.output / "cache"))
+            cache = self.output / "cache"
+            return (yield from parts.evaluation.evaluate(model, erasure, self.suited(plan), judged, cache))
 
         return self._worker.submit(f"Evaluate {name}", work, (name, size), PATIENCE)
 

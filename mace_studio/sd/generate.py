@@ -26,6 +26,7 @@ from mace_studio.sd.loading import Model
 FEW_STEPS = 4
 
 Result = TypeVar("Result")
+Settings = TypeVar("Settings")  # anything with steps and a guidance
 Tick = Callable[[object, int, int, dict], dict]
 
 
@@ -131,7 +132,7 @@ def portraits(
     return [fresh[p] if p in fresh else Drawn(**load_file(paths[p])) for p in wanted]
 
 
-def suited(model: Model, settings: ImageSettings) -> ImageSettings:
+def suited(model: Model, settings: Settings) -> Settings:
     """The settings, or what a distilled model can make of them: few steps, and guidance only where it is embedded."""
     if not model.distilled:
         return settings

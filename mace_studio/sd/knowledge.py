@@ -23,6 +23,11 @@ def gram(model: Model, sentences: Sequence[str]) -> Moments:
     return sums
 
 
+def file_name(model: Model, captions: int) -> str:
+    """Of the Gram of so many general captions, in the cache."""
+    return f"general-{model.fingerprint[:32]}-{captions}.safetensors"
+
+
 def general(model: Model, cache: Path | None) -> Generator[int, None, Moments]:
     """Sums over the model's general captions, scaled to the 616,767 captions of the paper.
 
@@ -36,7 +41,7 @@ def general(model: Model, cache: Path | None) -> Generator[int, None, Moments]:
         The number of captions done.
     """
     captions = model.captions.read_text(encoding="utf-8").splitlines()
-    path = cache / f"general-{model.fingerprint[:32]}-{len(captions)}.safetensors" if cache else None
+    path = cache / file_name(model, len(captions)) if cache else None
     if path and path.exists():
         gram_DD = load_file(path)["gram_DD"]
         sums = Moments(gram_DD, gram_DD, len(captions) * model.length)
