@@ -101,6 +101,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--pair", type=Path, action="append", default=[], metavar="PNG", help="of compare, for the card"
     )
+    export.add_argument("--report", type=Path, metavar="report.json", help="of evaluate, for the card")
     export.add_argument("--overwrite", action="store_true", help="replace what is there")
     export.set_defaults(run=_export)
 
@@ -193,7 +194,10 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
 
 def _export(options: argparse.Namespace) -> int:
     studio = _studio(options, options.erasure.parent)
-    packing = Packing(options.format, options.out, options.rank, options.energy, options.overwrite, tuple(options.pair))
+    pairs = tuple(options.pair)
+    packing = Packing(
+        options.format, options.out, options.rank, options.energy, options.overwrite, pairs, options.report
+    )
     job = studio.export(options.erasure.stem, packing)
     if not _finished(job):
         return INTERRUPTED
