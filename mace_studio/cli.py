@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     shared.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
     shared.add_argument("--low-memory", action="store_true", help="for small graphics cards; slower")
+    shared.add_argument("--captions", type=Path, help="general captions: text, or MS-COCO's captions_*.json")
     written = argparse.ArgumentParser(add_help=False, parents=[shared])
     written.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
 
@@ -189,7 +190,7 @@ def _recipe(path: Path) -> Recipe:
 
 
 def _studio(options: argparse.Namespace, folder: Path) -> Studio:
-    return Studio(options.model, options.device, options.dtype, folder, options.low_memory)
+    return Studio(options.model, options.device, options.dtype, folder, options.low_memory, options.captions)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from mace_studio.pictures import Pictures
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import files, generate, knowledge, lora, projections, text
-from mace_studio.sd.loading import Model
+from mace_studio.sd.loading import Model, captions_of
 from mace_studio.sd.room import Room
 
 HEADER = "mace_studio"
@@ -94,6 +94,8 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
     trains = recipe.lora.steps > 0
     pictures = (yield from training.draw(model, recipe, cache, notes.warnings)) if trains else []
     sums = yield from refinement.gather(model, recipe, cache)
+    if sums.general is not None and model.captions != captions_of(model.source):
+        notes.warnings.append(f"General knowledge was taken from {model.captions.name}.")
     solved = refinement.solve(sums, recipe.refine)
     notes.conditions["refine"] = solved.condition
     weights = refined = refinement.weights(model, solved)

@@ -45,6 +45,7 @@ class Studio:
         dtype: "auto", "float32", "float16" or "bfloat16".
         output: where erasures, pictures and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.loading.load`.
+        captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Studio:
         dtype: str = "auto",
         output: Path = Path("output"),
         low_memory: bool = False,
+        captions: Path | None = None,
     ) -> None:
         self.source = source or str(BUILT_IN)
         self.output = output
-        self._how = (device, dtype, low_memory)
+        self._how = (device, dtype, low_memory, captions)
         self._model: Model | None = None
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._worker = Worker()
@@ -211,7 +213,7 @@ class Studio:
             RecipeError: there is no such size.
         """
         parts = engine.engine()
-        captions = parts.loading.captions(self.source).read_text(encoding="utf-8").splitlines()
+        captions = parts.loading.read_captions(self._how[-1] or parts.loading.captions_of(self.source))
         first = parts.evaluation.FIRST_SEED if first is None else first
         return self.suited(parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first))
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mace_studio.recipe import TIMESTEPS, ImageSettings, LoraSettings, Recipe
 from mace_studio.sd import generate, knowledge, lora, projections, text
-from mace_studio.sd.loading import Model
+from mace_studio.sd.loading import Model, read_captions
 
 SENTENCES = 32
 MANY = 4  # concepts at once, where a step of one is quick
@@ -132,11 +132,11 @@ def measure(model: Model) -> Generator[None, None, Costs]:
     yield
     draw_seconds = yield from _line(lambda count: _denoising(model, count), model.room.at_once)
     step_seconds = yield from _line(lambda count: lora.trial(model, [subject] * count, LoraSettings()), MANY)
-    captions = len(model.captions.read_text(encoding="utf-8").splitlines())
+    captions = read_captions(model.captions)
     halves, most_steps = (1, generate.FEW_STEPS) if model.distilled else (2, TIMESTEPS)
     return Costs(
         forward_flops, step_flops, counter.get_total_flops(), draw_bytes, step_bytes, draw_seconds,
-        step_seconds, sentence_seconds, halves, most_steps, model.room.at_once, captions,
+        step_seconds, sentence_seconds, halves, most_steps, model.room.at_once, len(captions),
         knowledge.file_name(model, captions),
     )  # fmt: skip
 
