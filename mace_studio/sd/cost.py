@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from mace_studio.recipe import TIMESTEPS, ImageSettings, LoraSettings, Recipe
 from mace_studio.sd import generate, knowledge, lora, projections, text
 from mace_studio.sd.loading import Model, read_captions
+from mace_studio.sd.room import ran_out
 
 SENTENCES = 32
 MANY = 4  # concepts at once, where a step of one is quick
@@ -237,8 +238,12 @@ class _Held(TorchDispatchMode):
 def _line(trial: Callable[[int], Generator], many: int) -> Generator[None, None, Line]:
     one = yield from _second(trial(1))
     more = None
-    if many > 1 and one <= QUICK:
-        more = many, (yield from _second(trial(many)))
+    try:
+        if many > 1 and one <= QUICK:
+            more = many, (yield from _second(trial(many)))
+    except RuntimeError as error:
+        if not ran_out(error):  # a run would go on with fewer at once
+            raise
     return Line.through((1, one), more)
 
 

@@ -109,6 +109,22 @@ def test_operations_are_those_of_a_real_forward(model):
     assert held == pytest.approx(cost._counted(model, subject)[1].at(1), rel=0.05)
 
 
+def test_memory_for_one_at_a_time_is_enough_to_measure(model, unchanged):
+    def refuse(_, args, kwargs):
+        if len(args[0]) in (cost.MANY, 2 * loading.BATCH):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "_counted", lambda *_: (1.0, Line(0, 1), 2.0, Line(0, 2)))
+        handle = model.unet.register_forward_pre_hook(refuse, with_kwargs=True)
+        try:
+            costs, _ = finish(cost.measure(model))
+        finally:
+            handle.remove()
+            model.room.at_once = loading.BATCH
+    assert costs.step_seconds.fixed == 0 < costs.step_seconds.each
+
+
 def test_the_studio_estimates_once_the_model_is_loaded(tmp_path):
     fresh = Studio(output=tmp_path)
     assert fresh.estimate(RECIPE).seconds is None
