@@ -12,6 +12,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
     parser.add_argument("--low-memory", action="store_true", help="for small graphics cards; slower")
+    parser.add_argument("--captions", type=Path, help="general captions: text, or MS-COCO's captions_*.json")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="address to serve on")
     parser.add_argument("--port", type=int, help="port to serve on (default: the first free one from 7860)")
     parser.add_argument("--output-dir", type=Path, default=Path("output"), help="where erased models and pictures go")
@@ -32,7 +33,8 @@ options = arguments(sys.argv[1:] if __name__ == "__main__" else [])
 from mace_studio.studio import Studio  # noqa: E402
 from mace_studio.ui import page, server  # noqa: E402
 
-demo = page.build(Studio(options.model, options.device, options.dtype, options.output_dir, options.low_memory))
+choices = (options.model, options.device, options.dtype, options.output_dir, options.low_memory, options.captions)
+demo = page.build(Studio(*choices))
 
 if __name__ == "__main__":
     server.launch(demo, options.host, server_port=options.port, auth=options.auth)

@@ -19,6 +19,7 @@ USE = {
     "checkpoint": "A whole model in one file, in the layout of the original checkpoints, for ComfyUI and A1111. Its "
     "metadata names the base model; programs that ask for a configuration take the base model's.",
 }
+WHAT = {"erased": "erased", "synonym": "synonyms of it", "kept": "kept"}
 LIMITS = (
     "An erased concept comes up far less often; that it never does has not been shown. A file that is loaded beside a "
     "base model erases nothing once it is taken out again, and whoever has the base model has the concept."
@@ -39,6 +40,7 @@ class Facts:
         residuals: layer -> share of the difference that a LoRA leaves out, and the rank.
         picture: name of a picture beside the card, or None, and what its rows show.
         rows: one sentence for each row.
+        scores: from `scores`, or nothing.
     """
 
     format: str
@@ -52,6 +54,7 @@ class Facts:
     residuals: Mapping[str, tuple[int, float]] | None = None
     picture: str | None = None
     rows: Sequence[str] = ()
+    scores: Sequence[str] = ()
 
 
 def licence_note(base: str, licence: str | None) -> str:
@@ -81,6 +84,7 @@ def write(recipe: Recipe, facts: Facts) -> str:
         *(["Kept: " + ", ".join(_plain(phrase) for phrase in recipe.preserve) + "."] if recipe.preserve else []),
         *(f"- {warning}" for warning in facts.warnings),
         *_residuals(facts),
+        *facts.scores,
         "## Limits",
         LIMITS,
         "## Licence",
@@ -92,6 +96,38 @@ def write(recipe: Recipe, facts: Facts) -> str:
         f"```json\n{recipe.to_json().strip()}\n```",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def scores(about: Mapping) -> list[str]:
+    """The section on what was measured.
+
+    Args:
+        about: what `report.as_json` wrote.
+
+    Raises:
+        KeyError, TypeError, IndexError: it is something else.
+    """
+    plan, quality = about["plan"], about["quality"]
+    rows = [
+        f"| {WHAT[row['role']]} | {row['after']['count']} | {_share(row['before'])} | {_share(row['after'])} |"
+        for row in about["rows"]
+        if row["word"] == "all"
+    ]
+    table = ["| | images | recognised before | recognised after |", "| --- | --- | --- | --- |", *rows]
+    means = [f"{_plain(name)}: {100 * float(mean):.1f} %." for name, mean in about["harmonic"].items()]
+    means += (
+        [f"KID of {quality['count']} general captions, before against after: {quality['kid']:.4f}."] if quality else []
+    )
+    said = (
+        f"By {_plain(about['judge'])} among {len(about['labels'])} answers, images of {plan['steps']} steps, seeds "
+        f"{plan['seeds'][0]} to {plan['seeds'][-1]}; top-1 with intervals of 95 % (Wilson)."
+    )
+    return ["## What was measured", said, "\n".join(table), " ".join(means)]
+
+
+def _share(tally: Mapping) -> str:
+    low, high = tally["top1_interval"]
+    return f"{100 * tally['correct'] / tally['count']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _front(facts: Facts) -> str:

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,16 +42,18 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     shared.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
     shared.add_argument("--low-memory", action="store_true", help="for small graphics cards; slower")
+    shared.add_argument("--captions", type=Path, help="general captions: text, or MS-COCO's captions_*.json")
     written = argparse.ArgumentParser(add_help=False, parents=[shared])
     written.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
 
     erase = commands.add_parser("erase", parents=[written], help="run a recipe")
     erase.add_argument("recipe", type=Path, metavar="RECIPE.json")
+    erase.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
     erase.set_defaults(run=_erase)
 
     drawn = argparse.ArgumentParser(add_help=False, parents=[written])
-    drawn.add_argument("--steps", type=int, default=20)
-    drawn.add_argument("--guidance", type=float, default=7.5)
+    drawn.add_argument("--steps", type=int, help="20 when left out, fewer with a distilled model")
+    drawn.add_argument("--guidance", type=float, help="7.5 when left out, 1 with a distilled model")
     drawn.add_argument("--negative", default="", help="what to steer away from")
     drawn.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the model's own when left out")
 
@@ -99,22 +102,24 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--pair", type=Path, action="append", default=[], metavar="PNG", help="of compare, for the card"
     )
+    export.add_argument("--report", type=Path, metavar="report.json", help="of evaluate, for the card")
     export.add_argument("--overwrite", action="store_true", help="replace what is there")
     export.set_defaults(run=_export)
 
 
 def _erase(options: argparse.Namespace) -> int:
-    studio = _studio(options, options.out)
-    job = studio.erase(_recipe(options.recipe))
+    studio, recipe = _studio(options, options.out), _recipe(options.recipe)
+    job = studio.measure() if options.estimate else studio.erase(recipe)
     if not _finished(job):
         return INTERRUPTED
-    print(job.result.path)
+    print(studio.estimate(recipe.check()).summary() if options.estimate else job.result.path)
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
     studio = _studio(options, options.erasure.parent)
-    job = studio.compare(options.erasure.stem, _drawing(options, options.prompt, options.seed or [0]))
+    name = studio.entry(options.erasure.stem).name
+    job = studio.compare(name, _drawing(studio, options, options.prompt, options.seed or [0]))
     if not _finished(job):
         return INTERRUPTED
     for pair in job.result:
@@ -125,7 +130,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     folder = options.erasure.parent if options.erasure else options.out
     studio = _studio(options, folder)
-    name, drawing = options.erasure and options.erasure.stem, _drawing(options, [options.prompt], [options.seed])
+    name = options.erasure and studio.entry(options.erasure.stem).name
+    drawing = _drawing(studio, options, [options.prompt], [options.seed])
     job = studio.residual(name or "", drawing) if options.residual else studio.inspect(name, drawing, options.phrase)
     if not _finished(job):
         return INTERRUPTED
@@ -147,6 +153,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         path = job.result.path
     else:
         studio = _studio(options, path.parent)
+        _load(studio)
     plan = studio.plan(path.stem, options.plan)
     print(plan.summary())
     job = studio.evaluate(path.stem, options.plan, options.judge)
@@ -183,12 +190,15 @@ def _recipe(path: Path) -> Recipe:
 
 
 def _studio(options: argparse.Namespace, folder: Path) -> Studio:
-    return Studio(options.model, options.device, options.dtype, folder, options.low_memory)
+    return Studio(options.model, options.device, options.dtype, folder, options.low_memory, options.captions)
 
 
 def _export(options: argparse.Namespace) -> int:
     studio = _studio(options, options.erasure.parent)
-    packing = Packing(options.format, options.out, options.rank, options.energy, options.overwrite, tuple(options.pair))
+    pairs = tuple(options.pair)
+    packing = Packing(
+        options.format, options.out, options.rank, options.energy, options.overwrite, pairs, options.report
+    )
     job = studio.export(options.erasure.stem, packing)
     if not _finished(job):
         return INTERRUPTED
@@ -198,9 +208,18 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _drawing(options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+def _drawing(studio: Studio, options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
     size = tuple(options.size) if options.size else None
-    return Drawing(tuple(prompts), tuple(seeds), options.steps, options.guidance, options.negative, size)
+    drawing = Drawing(tuple(prompts), tuple(seeds), negative=options.negative, size=size)
+    chosen = {name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None}
+    if len(chosen) < 2:  # the rest depends on the kind of model
+        _load(studio)
+    return replace(studio.suited(drawing), **chosen)
+
+
+def _load(studio: Studio) -> None:
+    if not _finished(studio.load()):
+        raise KeyboardInterrupt
 
 
 def _finished(job: Job) -> bool:

@@ -12,6 +12,8 @@ class Engine:
     """The use cases, and what they are set up with."""
 
     loading: ModuleType
+    cost: ModuleType
+    generate: ModuleType
     classify: ModuleType
     erasure: ModuleType
     comparison: ModuleType
@@ -27,6 +29,6 @@ def engine() -> Engine:
     # slice: a run took over ten times as long. It is read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mace_studio import comparison, erasure, evaluation, exporting, inspection, preview  # noqa: PLC0415
-    from mace_studio.sd import classify, loading  # noqa: PLC0415
+    from mace_studio.sd import classify, cost, generate, loading  # noqa: PLC0415
 
-    return Engine(loading, classify, erasure, comparison, inspection, preview, evaluation, exporting)
+    return Engine(loading, cost, generate, classify, erasure, comparison, inspection, preview, evaluation, exporting)

@@ -19,7 +19,8 @@ from mace_studio.pictures import Pictures
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import files, generate, knowledge, lora, projections, text
-from mace_studio.sd.loading import Model
+from mace_studio.sd.loading import Model, captions_of
+from mace_studio.sd.room import Room
 
 HEADER = "mace_studio"
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
@@ -93,6 +94,8 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
     trains = recipe.lora.steps > 0
     pictures = (yield from training.draw(model, recipe, cache, notes.warnings)) if trains else []
     sums = yield from refinement.gather(model, recipe, cache)
+    if sums.general is not None and model.captions != captions_of(model.source):
+        notes.warnings.append(f"General knowledge was taken from {model.captions.name}.")
     solved = refinement.solve(sums, recipe.refine)
     notes.conditions["refine"] = solved.condition
     weights = refined = refinement.weights(model, solved)
@@ -117,16 +120,20 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
 def _train(
     model: Model, recipe: Recipe, pictures: Sequence[Pictures], refined: Mapping[str, Tensor], notes: _Notes
 ) -> Generator[Progress, None, list[lora.LoraDelta]]:
-    deltas: list[lora.LoraDelta] = []
-    total, at_once = len(recipe.concepts) * recipe.lora.steps, recipe.concepts_at_once
+    total, room = len(recipe.concepts) * recipe.lora.steps, Room(recipe.concepts_at_once)
+
+    def train(group: Sequence[tuple[Concept, Pictures]], done: int) -> Generator[Progress, None, list[lora.LoraDelta]]:
+        subjects = [_subject(model, recipe, concept, drawn) for concept, drawn in group]
+        tell = _losses([concept for concept, _ in group], done * recipe.lora.steps, total)
+        return (yield from relay(lora.train(model, subjects, recipe.lora), tell))
+
     with projections.swapped(model.unet, refined):
-        for start in range(0, len(recipe.concepts), at_once):
-            group = recipe.concepts[start : start + at_once]
-            subjects = [
-                _subject(model, recipe, c, p) for c, p in zip(group, pictures[start : start + at_once], strict=True)
-            ]
-            tell = _losses(group, start * recipe.lora.steps, total)
-            deltas += yield from relay(lora.train(model, subjects, recipe.lora), tell)
+        deltas = yield from room.each(list(zip(recipe.concepts, pictures, strict=True)), train)
+    if room.at_once < recipe.concepts_at_once:
+        notes.warnings.append(
+            f"There was not enough memory for {recipe.concepts_at_once} concepts at once, so the LoRAs were trained "
+            f"with {room.at_once} at once."
+        )
     notes.losses |= {c.phrase: d.losses for c, d in zip(recipe.concepts, deltas, strict=True)}
     return deltas
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -86,6 +86,7 @@ def _stages(model: Model, erasure: Erasure, packing: Packing) -> Generator[Progr
     _check_apart(packing.path, [Path(model.source), *([base] if base else [])])
     rows = [_row(path, erasure) for path in packing.pairs]
     facts = _facts(model, erasure, packing, folders.licence(base), [caption for caption, _ in rows])
+    facts = replace(facts, scores=_scores(packing.report, erasure) if packing.report else ())
     with files.writing(packing.path), files.staging(packing.path.parent) as stage:
         work = _Work(model, erasure, packing, base, facts, _metadata(model, erasure, packing, facts), stage)
         yield from _WRITERS[packing.format](work)
@@ -155,7 +156,9 @@ def _checkpoint(work: _Work) -> Generator[Progress, None, None]:
         parts = folders.parts(work.model, work.base)
         parts["unet"] |= {key: w.to(parts["unet"][key]) for key, w in work.erasure.weights.items()}
         open_clip = work.model.pipeline.text_encoder.config.hidden_act == "gelu"
-        files.stream(work.target, original.checkpoint(unet.config, parts, open_clip), work.metadata)
+        tensors = original.checkpoint(unet.config, parts, open_clip)
+        tensors |= original.markers(work.model.pipeline.scheduler.config) if "text_encoder_2" in parts else {}
+        files.stream(work.target, tensors, work.metadata)
     yield Progress("export", step=1, total=1)
 
 
@@ -229,6 +232,19 @@ def _row(path: Path, erasure: Erasure) -> tuple[str, Image.Image]:
     if not same:
         raise FileError(f"{path} shows another erasure than the one to export; compare this one first.")
     return caption, image
+
+
+def _scores(path: Path, erasure: Erasure) -> list[str]:
+    """What the `report.json` of an evaluation says, for the card."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        same = about["recipe"] == json.loads(erasure.recipe.to_json()) and about["fingerprint"] == erasure.fingerprint
+        lines = card.scores(about)
+    except (OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is no report.json that an evaluation wrote.") from error
+    if not same:
+        raise FileError(f"{path} is about another erasure than the one to export; evaluate this one first.")
+    return lines
 
 
 def _write_card(work: _Work, images: Sequence[Image.Image]) -> None:

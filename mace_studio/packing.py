@@ -31,6 +31,7 @@ class Packing:
         energy: or the share of the squared difference that a LoRA keeps in every layer; `ENERGY` if neither is given.
         overwrite: replace what is at `path`.
         pairs: pictures that a comparison saved, for the model card.
+        report: the `report.json` of an evaluation, for the model card, or None.
     """
 
     format: str
@@ -39,6 +40,7 @@ class Packing:
     energy: float | None = None
     overwrite: bool = False
     pairs: tuple[Path, ...] = ()
+    report: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mace_studio import engine, prompts, shelf, tasks
+from mace_studio import engine, prompts, shelf, status, tasks
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job, Worker
 from mace_studio.packing import Packing
-from mace_studio.recipe import Drawing, Recipe
+from mace_studio.recipe import Drawing, ImageSettings, Recipe
 from mace_studio.shelf import Entry
 from mace_studio.status import Estimate, Status
 
 if TYPE_CHECKING:
     from mace_studio.progress import Progress
     from mace_studio.report import Plan
+    from mace_studio.sd.cost import Costs
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ROOT / "assets" / "miniature" / "model"
 PATIENCE = 15.0
+
+Settings = TypeVar("Settings", Drawing, ImageSettings, "Plan")
 
 
 class Studio:
@@ -36,6 +39,7 @@ class Studio:
         dtype: "auto", "float32", "float16" or "bfloat16".
         output: where erasures, pictures and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.loading.load`.
+        captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
         perform: runs a task; `tasks.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
     """
 
@@ -46,14 +50,16 @@ class Studio:
         dtype: str = "auto",
         output: Path = Path("output"),
         low_memory: bool = False,
+        captions: Path | None = None,
         perform: Callable[..., tasks.Events] = tasks.perform,
     ) -> None:
-        self.place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output)
+        self.place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, captions)
         self._perform = perform
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._memory: int | None = None
         self._worker = Worker()
         self._compared: Job | None = None
+        self._costs: Costs | None = None
 
     @property
     def source(self) -> str:
@@ -81,11 +87,23 @@ class Studio:
         """Import the libraries and load the model, so that the first erasure does not have to."""
         return self._worker.submit("Load the model", self._loaded)
 
+    def measure(self) -> Job:
+        """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""
+
+        def work() -> Generator[Progress, None, None]:
+            yield from self._loaded()
+            if self._costs is None:
+                self._costs = yield from tasks.outcome(self._perform(tasks.measure, self.place))
+
+        return self._worker.submit("Time the model", work)
+
+    def suited(self, asked: Settings) -> Settings:
+        """Steps and guidance as asked, or what suits a distilled model, once it is loaded."""
+        return tasks.suited(self.place, asked)
+
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
-        images = recipe.images.per_concept * recipe.images.steps * 2 if recipe.lora.steps else 0
-        forwards = len(recipe.concepts) * (images + recipe.lora.steps)
-        return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, self._memory)
+        return status.estimate(recipe, self._memory, self._costs, self.place.cache)
 
     def erase(self, recipe: Recipe) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
@@ -159,9 +177,9 @@ class Studio:
             RecipeError: there is no such size.
         """
         parts = engine.engine()
-        captions = parts.loading.captions(self.source).read_text(encoding="utf-8").splitlines()
+        captions = parts.loading.read_captions(self.place.captions or parts.loading.captions_of(self.source))
         first = parts.evaluation.FIRST_SEED if first is None else first
-        return parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first)
+        return self.suited(parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first))
 
     def seconds(self, plan: Plan) -> float | None:
         """How long a plan will take at the pace of the last comparison; None while there is none."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mace_studio import shelf
 from mace_studio.engine import engine
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mace_studio.preview import Known, Preview
     from mace_studio.progress import Progress
     from mace_studio.report import Plan, Report
+    from mace_studio.sd.cost import Costs
     from mace_studio.sd.loading import Model
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Place:
     Attributes:
         source, device, dtype, low_memory: as `sd.loading.load` takes them.
         output: the folder of erasures; training images and what else can be made again are in `cache` inside.
+        captions: file of general captions; None takes those that go with the model.
     """
 
     source: str
@@ -48,10 +50,11 @@ class Place:
     dtype: str = "auto"
     low_memory: bool = False
     output: Path = Path("output")
+    captions: Path | None = None
 
     @property
-    def model(self) -> tuple[str, str, str, bool]:
-        return self.source, self.device, self.dtype, self.low_memory
+    def model(self) -> tuple[str, str, str, bool, Path | None]:
+        return self.source, self.device, self.dtype, self.low_memory, self.captions
 
     @property
     def cache(self) -> Path:
@@ -80,6 +83,7 @@ class Failed:
     error: StudioError
 
 
+Settings = TypeVar("Settings")  # anything with steps and a guidance
 Task = Callable[..., "Generator[Progress, None, Any]"]
 Events = Generator["Progress | Done | Failed", None, None]
 
@@ -91,7 +95,7 @@ Events = Generator["Progress | Done | Failed", None, None]
 class Held:
     """The one model that a process keeps, its seal when it was loaded, and what the last preview computed."""
 
-    of: tuple[str, str, str, bool]
+    of: tuple[str, str, str, bool, Path | None]
     model: Model
     seal: str
     known: Known
@@ -117,6 +121,13 @@ def held(place: Place) -> Held:
         model = parts.loading.load(*place.model)
         _held = Held(place.model, model, model.seal(), parts.preview.Known())
     return _held
+
+
+def suited(place: Place, asked: Settings) -> Settings:
+    """Steps and guidance as asked, or what suits a distilled model, if it is held in this process."""
+    if _held is None or _held.of != place.model:
+        return asked
+    return engine().generate.suited(_held.model, asked)
 
 
 def perform(task: Task, place: Place, *arguments: Any) -> Events:
@@ -160,6 +171,11 @@ def load(place: Place) -> Generator[Progress, None, Loaded]:
     return Loaded(model.where(), model.memory())
 
 
+def measure(place: Place) -> Generator[None, None, Costs]:
+    """Time a few steps of the model."""
+    return (yield from engine().cost.measure(held(place).model))
+
+
 def erase(place: Place, recipe: Recipe) -> Generator[Progress, None, Entry]:
     """Run a recipe and write its erasure into the output folder."""
     parts = engine()
@@ -193,13 +209,14 @@ def residual(place: Place, path: Path, drawing: Drawing) -> Generator[Progress, 
 def preview(place: Place, recipe: Recipe, drawing: Drawing) -> Generator[Progress, None, Preview]:
     """Draw with and without the refinement alone."""
     here = held(place)
+    drawing = suited(place, drawing)
     return (yield from engine().preview.preview(here.model, recipe, drawing, here.known, place.cache))
 
 
 def evaluate(place: Place, path: Path, plan: Plan, judge: str | None) -> Generator[Progress, None, Report]:
     """Measure the erasure at `path`."""
     parts, model = engine(), held(place).model
-    judged = parts.classify.choose(model, judge)
+    judged, plan = parts.classify.choose(model, judge), suited(place, plan)
     return (yield from parts.evaluation.evaluate(model, parts.erasure.load(path), plan, judged, place.cache))
 
 

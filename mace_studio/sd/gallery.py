@@ -37,14 +37,18 @@ def drawn(
     paths = {item: None if cache is None else _path(cache, key, item) for item in items}
     images = {item: _read(path) for item, path in paths.items() if path is not None and path.exists()}
     missing = [item for item in paths if item not in images]
-    yield len(images)
+    known = len(images)
+    yield known
+
+    def draw_batch(batch: Sequence[Item], done: int) -> Generator[int, None, list[Image.Image]]:
+        fresh = yield from generate.draw_pairs(model, batch, drawing, known + done)
+        for item, image in zip(batch, fresh, strict=True):
+            if paths[item] is not None:
+                _write(image, paths[item])
+        return fresh
+
     with projections.swapped(model.unet, weights):
-        for batch in generate.batches(model, missing):
-            fresh = yield from generate.draw_pairs(model, batch, drawing, len(images))
-            for item, image in zip(batch, fresh, strict=True):
-                images[item] = image
-                if paths[item] is not None:
-                    _write(image, paths[item])
+        images |= zip(missing, (yield from model.room.each(missing, draw_batch)), strict=True)
     return [images[item] for item in items]
 
 

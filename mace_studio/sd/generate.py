@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import queue
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +23,10 @@ from mace_studio.recipe import Drawing, ImageSettings
 from mace_studio.sd import capture, files, text
 from mace_studio.sd.loading import Model
 
-BATCH = 8
 FEW_STEPS = 4
 
 Result = TypeVar("Result")
+Settings = TypeVar("Settings")  # anything with steps and a guidance
 Tick = Callable[[object, int, int, dict], dict]
 
 
@@ -85,8 +85,8 @@ def draw_pairs(
         before: what the images are counted on from.
     """
     _check_steps(model, drawing.steps)
-    images: list[Image] = []
-    for batch in batches(model, pairs):
+
+    def draw_batch(batch: Sequence[tuple[str, int]], done: int) -> Generator[int, None, list[Image]]:
         prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
         options = {
             "num_inference_steps": drawing.steps,
@@ -96,9 +96,10 @@ def draw_pairs(
         }
         if drawing.size:
             options["height"], options["width"] = drawing.size
-        result = yield from _steps(model, prompts, seeds, options, before + len(images))
-        images += result.images
-    return images
+        result = yield from _steps(model, prompts, seeds, options, before + done)
+        return result.images
+
+    return (yield from model.room.each(pairs, draw_batch))
 
 
 def portraits(
@@ -120,27 +121,23 @@ def portraits(
     paths = {p: _file(cache, model, p, settings) for p in wanted}
     missing = [p for p in wanted if paths[p] is None or not paths[p].exists()]
     known = len(wanted) - len(missing)
-    fresh: dict[Portrait, Drawn] = {}
-    for batch in batches(model, missing):
-        batch_drawn = yield from _portrait_batch(model, batch, settings, known + len(fresh))
-        for portrait, drawn in zip(batch, batch_drawn, strict=True):
-            fresh[portrait] = drawn
-            _store(paths[portrait], drawn)
+
+    def draw_batch(batch: Sequence[Portrait], done: int) -> Generator[int, None, list[Drawn]]:
+        drawn = yield from _portrait_batch(model, batch, settings, known + done)
+        for portrait, one in zip(batch, drawn, strict=True):
+            _store(paths[portrait], one)
+        return drawn
+
+    fresh = dict(zip(missing, (yield from model.room.each(missing, draw_batch)), strict=True))
     return [fresh[p] if p in fresh else Drawn(**load_file(paths[p])) for p in wanted]
 
 
-def suited(model: Model, settings: ImageSettings) -> ImageSettings:
+def suited(model: Model, settings: Settings) -> Settings:
     """The settings, or what a distilled model can make of them: few steps, and guidance only where it is embedded."""
     if not model.distilled:
         return settings
     guidance = settings.guidance if model.embeds_guidance else 1.0
     return replace(settings, steps=min(settings.steps, FEW_STEPS), guidance=guidance)
-
-
-def batches(model: Model, items: Sequence) -> Iterable[Sequence]:
-    """The items in runs of as many images as are drawn at once."""
-    at_once = 1 if model.low_memory else BATCH
-    return (items[i : i + at_once] for i in range(0, len(items), at_once))
 
 
 def _check_steps(model: Model, steps: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from mace_studio.core.moments import Moments
 from mace_studio.sd import files, text
-from mace_studio.sd.loading import Model
+from mace_studio.sd.loading import Model, read_captions
 
 PAPER_CAPTIONS = 616_767
 AT_ONCE = 128
@@ -23,6 +24,12 @@ def gram(model: Model, sentences: Sequence[str]) -> Moments:
     return sums
 
 
+def file_name(model: Model, captions: Sequence[str]) -> str:
+    """Of the Gram of these captions, in the cache."""
+    digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()
+    return f"general-{model.fingerprint[:32]}-{len(captions)}-{digest[:8]}.safetensors"
+
+
 def general(model: Model, cache: Path | None) -> Generator[int, None, Moments]:
     """Sums over the model's general captions, scaled to the 616,767 captions of the paper.
 
@@ -30,13 +37,13 @@ def general(model: Model, cache: Path | None) -> Generator[int, None, Moments]:
 
     Args:
         model: its `captions` are read.
-        cache: folder that keeps the Gram, one per model and number of captions, or None.
+        cache: folder that keeps the Gram, one per model and file of captions, or None.
 
     Yields:
         The number of captions done.
     """
-    captions = model.captions.read_text(encoding="utf-8").splitlines()
-    path = cache / f"general-{model.fingerprint[:32]}-{len(captions)}.safetensors" if cache else None
+    captions = read_captions(model.captions)
+    path = cache / file_name(model, captions) if cache else None
     if path and path.exists():
         gram_DD = load_file(path)["gram_DD"]
         sums = Moments(gram_DD, gram_DD, len(captions) * model.length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
-from mace_studio.errors import ModelError
+from mace_studio.errors import FileError, ModelError
 from mace_studio.sd import projections, reading
+from mace_studio.sd.room import Room, ran_out
 
 GENERAL_CAPTIONS = Path(__file__).parents[2] / "assets" / "captions" / "general.txt"
+BATCH = 8  # pictures drawn at once
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,11 +30,13 @@ class Model:
         pipeline: a diffusers pipeline on its device, frozen and in evaluation mode.
         source: the folder, hub id or file it came from.
         low_memory: one picture at a time, and each part on the device only while it works.
+        captions: file of the captions of general knowledge, for `read_captions`.
     """
 
     pipeline: DiffusionPipeline
     source: str
     low_memory: bool = False
+    captions: Path = GENERAL_CAPTIONS
 
     @property
     def name(self) -> str:
@@ -76,10 +81,10 @@ class Model:
         trailing = config.get("timestep_spacing") == "trailing" and config.prediction_type == "epsilon"
         return self.embeds_guidance or name in FEW_STEP_SCHEDULERS or (name.startswith("Euler") and trailing)
 
-    @property
-    def captions(self) -> Path:
-        """Captions of general knowledge, one a line: the model's own `captions.txt`, or everyday scenes."""
-        return captions(self.source)
+    @cached_property
+    def room(self) -> Room:
+        """How many pictures are drawn at once: one in low memory, fewer than usual once memory has run out."""
+        return Room(1 if self.low_memory else BATCH)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,7 +127,9 @@ class Model:
         return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
 
 
-def load(source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Model:
+def load(
+    source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False, captions: Path | None = None
+) -> Model:
     """Load a text-to-image model.
 
     Args:
@@ -131,6 +138,7 @@ def load(source: str, device: str = "auto", dtype: str = "auto", low_memory: boo
         device: "auto" (the best there is), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float16 on CUDA, float32 elsewhere), "float32", "float16", "bfloat16".
         low_memory: keep on the device only the part that works, and decode pictures one by one and in tiles.
+        captions: file of general captions; None takes those that go with the model.
 
     Raises:
         ModelError: with a sentence on what is wrong and what to do.
@@ -142,15 +150,34 @@ def load(source: str, device: str = "auto", dtype: str = "auto", low_memory: boo
         _place(pipeline, device, low_memory)
     except (OSError, ValueError) as error:
         raise ModelError(_reason(source, str(error))) from error
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        raise ModelError(_no_room(source, device, str(error))) from error
-    return _checked(Model(pipeline, source, low_memory))
+    except (MemoryError, RuntimeError) as error:
+        raise ModelError(_no_room(source, device, error)) from error
+    return _checked(Model(pipeline, source, low_memory, captions or captions_of(source)))
 
 
-def captions(source: str) -> Path:
-    """The file of captions that goes with a model."""
+def captions_of(source: str) -> Path:
+    """The captions that go with a model: the `captions.txt` of its folder, or everyday scenes."""
     own = Path(source) / "captions.txt"
     return own if own.is_file() else GENERAL_CAPTIONS
+
+
+def read_captions(path: Path) -> list[str]:
+    """The captions in a text file, one a line, or in an annotation file of MS-COCO, `captions_*.json`.
+
+    Raises:
+        FileError: it is neither, or holds none.
+    """
+    try:
+        written = path.read_text(encoding="utf-8")
+        lines = written.splitlines()
+        if path.suffix == ".json":
+            lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
+        found = [line.strip() for line in lines if line.strip()]
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is no file of captions: neither text, one a line, nor MS-COCO's JSON.") from error
+    if not found:
+        raise FileError(f"{path} holds no captions; give a file with one a line.")
+    return found
 
 
 def _best_device() -> str:
@@ -168,6 +195,7 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def _place(pipeline: DiffusionPipeline, device: str, low_memory: bool) -> None:
+    # Attention is not sliced: the fused kernels of PyTorch hold no whole map, and slicing would take their place.
     if low_memory:
         pipeline.vae.enable_slicing()
         pipeline.vae.enable_tiling()
@@ -225,9 +253,9 @@ def _reason(source: str, error: str) -> str:
     )
 
 
-def _no_room(source: str, device: str, error: str) -> str:
-    if error and "memory" not in error.lower():
-        return f"{source} could not be loaded on {device}: {error.splitlines()[0]}"
+def _no_room(source: str, device: str, error: Exception) -> str:
+    if not ran_out(error):
+        return f"{source} could not be loaded on {device}: {str(error).splitlines()[0]}"
     return (
         f"There is not enough memory for {source} on {device}. Use float16, --low-memory, another device or a smaller "
         "model."

@@ -121,6 +121,34 @@ def train(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> 
         return [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
 
 
+def trial(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Generator[None, None, None]:
+    """Two forwards and backwards as `train` does them, to be timed; nothing comes of them."""
+    with _wrapped(model.unet, settings, [s.generator() for s in subjects]):
+        for _ in range(2):
+            trial_loss(model, subjects, settings).backward()
+            yield
+
+
+def trial_loss(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Tensor:
+    """The loss of made-up samples, to be counted or timed."""
+    return torch.stack(_losses(model, [_still(s) for s in subjects], settings)).sum()
+
+
+def trial_forward(model: Model, subjects: Sequence[Subject]) -> None:
+    """One whole forward as in drawing with its attention read, to be counted."""
+    with torch.no_grad(), capture.attention(model.unet, lambda *_: None):
+        _forward(model, [_still(s) for s in subjects])
+
+
+def _still(subject: Subject) -> _Sample:
+    """A sample that is drawn by no lot."""
+    pooled_C = None if subject.pooled_MC is None else subject.pooled_MC[0]
+    return _Sample(
+        subject.latents_NCHW[0], 0, subject.context_MTD[0], subject.masks[0], subject.positions[0], pooled_C,
+        subject.guidance,
+    )  # fmt: skip
+
+
 def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator) -> list[int]:
     count = model.pipeline.scheduler.config.num_train_timesteps
     weights = (
@@ -146,12 +174,8 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
 
 def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
     """The attention loss of each sample, from one conditional forward that ends at the last attention map."""
-    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
-    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
-    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
-    beside, half = _beside(model, samples), model.dtype != torch.float32
-    with torch.autocast(model.device.type, model.dtype, enabled=half):
-        layers = capture.of_forward(model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **beside))
+    with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
+        layers = capture.of_forward(model.unet, lambda: _forward(model, samples))
     return [
         attention.masked_loss(
             [layer_BHQT[i] for layer_BHQT in layers],
@@ -161,6 +185,13 @@ def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) ->
         )
         for i, s in enumerate(samples)
     ]
+
+
+def _forward(model: Model, samples: Sequence[_Sample]) -> None:
+    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
+    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
+    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
+    model.unet(noisy_BCHW, timestep_B, context_BTD, **_beside(model, samples))
 
 
 def _beside(model: Model, samples: Sequence[_Sample]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from mace_studio.errors import FileError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 SD_TEXT, XL_TEXT = "cond_stage_model.", ("conditioner.embedders.0.", "conditioner.embedders.1.")
+V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
 CLIP, OPEN_CLIP = "transformer.text_model.", "model."
 
 _UNET_ENDS = {
@@ -68,6 +69,17 @@ def checkpoint(config: Mapping[str, object], parts: Mapping[str, Mapping[str, Te
         text = (_open_clip if open_clip else _clip)(first)
         tensors |= {SD_TEXT + key: tensor for key, tensor in text.items()}
     return tensors
+
+
+def markers(schedule: Mapping[str, object]) -> dict[str, Tensor]:
+    """Empty tensors by which ComfyUI, A1111 and Forge know an SDXL that predicts v, and one that begins in pure noise.
+
+    Of Stable Diffusion 2 they tell it by weights that an erasure leaves alone, and of 1 by a configuration file only.
+    Sources: https://github.com/AUTOMATIC1111/stable-diffusion-webui/pull/16567, comfy/supported_models.py of ComfyUI.
+    """
+    found = {V_PREDICTION: schedule.get("prediction_type") == "v_prediction"}
+    found[ZERO_SNR] = bool(schedule.get("rescale_betas_zero_snr"))
+    return {name: torch.zeros(0) for name, is_so in found.items() if is_so}
 
 
 def unet_keys(config: Mapping[str, object], keys: Mapping[str, object]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from safetensors import SafetensorError, safe_open
 
 from mace_studio.errors import ModelError
+from mace_studio.sd import original
 
 USE_INSTEAD = "Use Stable Diffusion 1.x, 2.x or XL, a Turbo or LCM model, or a model made from one of them."
 # The safety checker would blacken images that are compared and counted; it is no part of an erasure.
@@ -70,7 +71,11 @@ def _file(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
     settings = settings_of(path)
     known = {"config": str(settings), "local_files_only": True} if (settings / "model_index.json").is_file() else {}
     if any(key.startswith("conditioner.embedders.1.") for key in keys):
-        return StableDiffusionXLPipeline.from_single_file(str(path), dtype=dtype, **known)
+        pipeline = StableDiffusionXLPipeline.from_single_file(str(path), dtype=dtype, **known)
+        if original.V_PREDICTION in keys:
+            kind = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": original.ZERO_SNR in keys}
+            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **kind)
+        return pipeline
     return StableDiffusionPipeline.from_single_file(str(path), dtype=dtype, **known, **UNCHECKED)
 
 

@@ -17,7 +17,7 @@ from mace_studio.ui.attention_view import ALL_HEADS, ALL_LAYERS
 from mace_studio.ui.files import download
 from mace_studio.ui.job_card import JobCard, erased_models
 from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET, open_to
+from mace_studio.ui.recipe_form import QUIET, STEPS, open_to
 
 AS_IT_IS = "None: the model as it is"
 FILES = (("-maps.png", "Figure, PNG"), ("-maps.pdf", "Figure, PDF"), (".npz", "Data, NPZ"))
@@ -62,7 +62,7 @@ class AttentionTab:
             self.prompt = gr.Textbox("", label="Prompt", lines=2, **open_to("look-prompt"))
             with gr.Row(elem_classes="triple-grid", elem_id="look-settings"):
                 self.seed = self._number("0", "Seed", "look-seed")
-                self.steps = self._number("20", "Steps", "look-steps")
+                self.steps = self._number(STEPS, "Steps", "look-steps")
                 self.guidance = self._number(guidance, "Guidance", "look-guidance")
             self.negative = gr.Textbox(
                 "", label="Negative prompt", info="What to steer away from", max_lines=2, **open_to("look-negative")

@@ -18,7 +18,7 @@ from mace_studio.ui.divider import divided, divider
 from mace_studio.ui.files import download, page_file
 from mace_studio.ui.job_card import JobCard, erased_models
 from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET, open_to
+from mace_studio.ui.recipe_form import QUIET, STEPS, open_to
 
 GRID_HEIGHT = 256
 
@@ -64,7 +64,7 @@ class CompareTab:
             )
             with gr.Row(elem_classes="pair-grid", elem_id="draw-settings"):
                 self.steps = gr.Textbox(
-                    "20", label="Steps", info="Denoising steps", max_lines=1, min_width=100, **open_to("draw-steps")
+                    STEPS, label="Steps", info="Denoising steps", max_lines=1, min_width=100, **open_to("draw-steps")
                 )
                 self.guidance = gr.Textbox(
                     guidance, label="Guidance", info="1 is none", max_lines=1, min_width=100, **open_to("draw-guidance")

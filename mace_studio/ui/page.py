@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from mace_studio.recipe import Concept, Recipe
+from mace_studio.recipe import Concept, ImageSettings, Recipe
 from mace_studio.shelf import presets
 from mace_studio.studio import BUILT_IN, Studio
+from mace_studio.ui import form
 from mace_studio.ui.attention_tab import AttentionTab
 from mace_studio.ui.compare_tab import CompareTab
 from mace_studio.ui.erase_tab import EraseTab
@@ -17,7 +18,7 @@ from mace_studio.ui.evaluate_tab import EvaluateTab
 from mace_studio.ui.files import page_file
 from mace_studio.ui.job_card import remembered
 from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET
+from mace_studio.ui.recipe_form import QUIET, STEPS
 
 FIRST = "miniature/cat"
 STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
@@ -60,7 +61,11 @@ def build(studio: Studio) -> gr.Blocks:
             demo.load(view.on_return, view.job.job_id, view.shown, concurrency_limit=None, **QUIET)
         erase.compare.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUIET)
         opened = demo.load(_opener(studio), None, header, concurrency_limit=None, **QUIET)
-        opened.then(**erase.counts, **QUIET)  # the memory is known once the model is loaded
+        opened.then(**erase.counts, **QUIET)  # the memory is known once the model is loaded, the time when it is timed
+        opened.then(_timer(studio), None, None, concurrency_limit=None, **QUIET).then(**erase.counts, **QUIET)
+        for view in (compare, attention):
+            settings = [view.steps, view.guidance]
+            opened.then(_settler(studio, start.images.guidance), settings, settings, **QUIET)
         demo.load(erase.on_return, erase.job_id, erase.shown, concurrency_limit=None, **QUIET)
     # An open API would let a program pass by the queue.
     return demo.queue(api_open=False, max_size=64, default_concurrency_limit=16)
@@ -80,6 +85,28 @@ def status_chip(studio: Studio) -> str:
     said = f"{STATES[status.state]} · {status.detail}" if status.detail else STATES[status.state]
     name = html.escape(status.name)
     return f'<span class="chip is-{status.state}"><i></i><b>{name}</b><span>{html.escape(said)}</span></span>'
+
+
+def _timer(studio: Studio) -> Callable[[], None]:
+    @spoken
+    def on_model_loaded() -> None:
+        """Time a few steps, for the estimate of a run."""
+        for _ in studio.measure().watch():
+            pass
+
+    return on_model_loaded
+
+
+def _settler(studio: Studio, guidance: float) -> Callable[[str, str], tuple[str, str]]:
+    @spoken
+    def on_model_known(steps: str, scale: str) -> tuple[str, str]:
+        """Put in what suits a distilled model, unless the user typed something else."""
+        if (steps, scale) != (STEPS, form.number_text(guidance)):
+            return steps, scale
+        usual = studio.suited(ImageSettings(steps=int(STEPS), guidance=guidance))
+        return str(usual.steps), form.number_text(usual.guidance)
+
+    return on_model_known
 
 
 def _opener(studio: Studio) -> Callable[[], Iterator[str]]:

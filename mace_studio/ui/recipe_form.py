@@ -219,6 +219,7 @@ class RecipeForm:
 
 # No overlay over what a handler changes, and no entry in the public API.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+STEPS = "20"  # what drawing begins with on every tab
 
 
 def open_to(elem_id: str) -> dict[str, Any]:

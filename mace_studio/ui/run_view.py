@@ -11,7 +11,7 @@ import gradio as gr
 from mace_studio.jobs import CANCELLED, DONE, FAILED, Job
 from mace_studio.recipe import Recipe
 from mace_studio.shelf import Entry
-from mace_studio.status import Estimate
+from mace_studio.status import Estimate, counted_as, duration, size
 from mace_studio.studio import Studio
 from mace_studio.ui import charts, form
 
@@ -50,24 +50,12 @@ def preset_change(now: Recipe, preset: Recipe) -> str:
 
 def estimate(counted: Estimate) -> str:
     """What a run will take."""
-    parts = [
-        counted_as(counted.concepts, "concept"),
-        counted_as(counted.prompts, "prompt"),
-        counted_as(counted.unet_forwards, "UNet forward"),
-    ]
-    if counted.memory is not None:
-        parts.append(f"about {size(counted.memory)} of memory")
-    return f'<p class="estimate">{" · ".join(parts)}</p>'
+    return f'<p class="estimate">{counted.summary()}</p>'
 
 
 def estimate_missing(sentence: str) -> str:
     """What stands in place of the estimate while the form cannot be run."""
     return f'<p class="estimate is-missing">{html.escape(sentence)}</p>'
-
-
-def counted_as(number: int, name: str) -> str:
-    """A number and its noun, such as "1,920 prompts"."""
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def idle() -> str:
@@ -181,23 +169,3 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
     """Names and values, one a line."""
     lines = "".join(f"<div><dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd></div>" for a, b in rows)
     return f'<dl class="pairs">{lines}</dl>'
-
-
-def duration(seconds: float) -> str:
-    """Such as "0.8 s", "12 s" or "3 min 40 s"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def size(count: float) -> str:
-    """Bytes, such as "1.2 MB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

@@ -5,8 +5,10 @@ Any model of docs/models.md will do, as a folder or a single file. Minutes on a 
 
 import os
 
+import numpy as np
 import pytest
 
+from mace_studio.packing import Packing
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
 from mace_studio.studio import Studio
 
@@ -38,3 +40,9 @@ def test_a_cat_is_erased_from_a_real_model_and_a_ship_is_not(tmp_path):
     inspection = finished(studio.inspect(entry.name, Drawing(("a photo of a cat",), (0,), steps=20)))
     for name in ("before", "after"):
         assert sum(mass.total for mass in inspection.masses(name)) == pytest.approx(1, abs=1e-3)
+    exported = finished(studio.export(entry.name, Packing("diffusers", tmp_path / "erased")))
+    again = Studio(str(exported.path), output=tmp_path / "again")
+    (plain,) = finished(again.inspect(None, Drawing(("a photo of a cat",), (0,), steps=20))).runs.values()
+    wanted = np.asarray(next(p.after for p in pairs if p.prompt.endswith("cat") and p.seed == 0), np.float64)
+    assert ((np.asarray(plain.image) - wanted) ** 2).mean() < 255**2 / 10**4  # 40 dB
+    assert finished(studio.export(entry.name, Packing("lora", tmp_path / "cat.safetensors"))).size > 0

@@ -103,3 +103,10 @@ def test_interrupting_ends_with_130_and_leaves_no_file(recipe_file, tmp_path):
     assert process.returncode == 130, seen + rest
     assert "Traceback" not in seen + rest
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_an_estimate_is_printed_and_nothing_is_run(recipe_file, tmp_path, capsys):
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / "out"), "--estimate"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 concept · 60 prompts · 6 UNet forwards · ") and "of memory · about" in said
+    assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -149,11 +149,11 @@ def test_styles_and_explicit_content_have_no_mask(model, unchanged, monkeypatch)
     run(model, replace(QUICK, concepts=concepts))
 
 
-def test_general_captions_count_as_many_as_the_papers(model, unchanged, monkeypatch, tmp_path):
+def test_general_captions_count_as_many_as_the_papers(model, unchanged, tmp_path):
     """With lambda1 = 1 the keep Gram is that of the captions times 616,767 / n, whatever n is; doubling the file
     changes nothing."""
     captions = tmp_path / "captions.txt"
-    monkeypatch.setattr(type(model), "captions", captions)
+    model = replace(model, captions=captions)
     weighted = replace(QUICK, refine=KeepWeights(general=1e-4), lora=LoraSettings(steps=0))
     lines = ["a photo of the ship", "a dog in the snow", *prompts.about(Concept("horse", ""))] * 3
     captions.write_text("\n".join(lines))
@@ -162,6 +162,7 @@ def test_general_captions_count_as_many_as_the_papers(model, unchanged, monkeypa
     twice, _ = run(model, weighted, tmp_path / "cache")
     cached, _ = run(model, weighted, tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("general-*"))) == 2
+    assert once.warnings == ("General knowledge was taken from captions.txt.",)
     for key, weight_PD in once.weights.items():
         torch.testing.assert_close(twice.weights[key], weight_PD, atol=1e-5, rtol=1e-4)
         assert torch.equal(twice.weights[key], cached.weights[key])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mace_studio.recipe import Drawing
-from mace_studio.sd import gallery, generate, projections
+from mace_studio.sd import gallery, generate, loading, projections
 from tests.steps import finish
 
 ITEMS = [("a cat", 0), ("a dog", 0), ("a cat", 1)]
@@ -58,9 +58,9 @@ def test_leaving_early_keeps_whole_images_only(model, unchanged, tmp_path):
         pass
     steps.close()
     kept = list(tmp_path.rglob("*.png"))
-    assert len(kept) == generate.BATCH and not list(tmp_path.rglob("*.part"))
+    assert len(kept) == loading.BATCH and not list(tmp_path.rglob("*.part"))
     images, seen = finish(gallery.drawn(model, {}, [("a cat", seed) for seed in range(10)], DRAWING, tmp_path))
-    assert len(images) == 10 and seen[0] == generate.BATCH
+    assert len(images) == 10 and seen[0] == loading.BATCH
 
 
 @pytest.mark.parametrize("items", [[("a cat", 0), ("a cat", 0)], []])

@@ -4,7 +4,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from mace_studio.recipe import Drawing, ImageSettings
-from mace_studio.sd import generate
+from mace_studio.sd import generate, loading
 from tests.steps import finish
 
 SHORT = ImageSettings(per_concept=2, steps=2, guidance=3.0)
@@ -26,9 +26,9 @@ def test_drawing_is_the_pipelines_own_call(model, unchanged):
 
 
 def test_progress_counts_on_over_batches(model, unchanged):
-    count = generate.BATCH + 1
+    count = loading.BATCH + 1
     _, seen = finish(generate.draw(model, Drawing(("a cat",), tuple(range(count)), steps=2)))
-    assert seen == [generate.BATCH // 2, generate.BATCH, generate.BATCH, count]
+    assert seen == [loading.BATCH // 2, loading.BATCH, loading.BATCH, count]
 
 
 @pytest.mark.parametrize("steps_seen", [1, 2])

@@ -1,12 +1,14 @@
+import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mace_studio.errors import ModelError
-from mace_studio.sd import loading
+from mace_studio.errors import FileError, ModelError
+from mace_studio.sd import knowledge, loading
 from mace_studio.studio import BUILT_IN
+from tests.steps import finish
 
 
 def test_a_folder_loads_frozen_on_the_device_and_dtype(other_folder):
@@ -96,3 +98,47 @@ def test_too_little_memory_is_said(other_folder, monkeypatch):
 def test_device_and_dtype_that_do_not_exist_are_said(other_folder, device, dtype, says):
     with pytest.raises(ModelError, match=says):
         loading.load(str(other_folder), device, dtype)
+
+
+# General captions
+
+
+def test_captions_are_read_from_text_and_from_coco(tmp_path):
+    text, coco = tmp_path / "mine.txt", tmp_path / "captions_val2014.json"
+    text.write_text("A cat sits. \n\n  Two dogs run.\n", encoding="utf-8")
+    annotations = [{"id": 1, "caption": "A cat sits.\n"}, {"id": 5, "caption": "Two dogs run."}]
+    coco.write_text(json.dumps({"images": [], "annotations": annotations}), encoding="utf-8")
+    assert loading.read_captions(text) == loading.read_captions(coco) == ["A cat sits.", "Two dogs run."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", '{"annotations": [{}]}'),
+        ("a.json", "[]"),
+        ("a.json", "{"),
+        ("a.txt", " \n"),
+        ("a.txt", b"\xff\xfe\x00"),
+    ],
+)
+def test_what_holds_no_captions_is_a_sentence(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FileError, match="captions"):
+        loading.read_captions(path)
+    with pytest.raises(FileError, match="no file of captions"):
+        loading.read_captions(tmp_path / "missing.txt")
+
+
+def test_captions_of_the_users_own_decide_the_gram_and_are_cached_by_what_they_say(other_folder, tmp_path):
+    grams = {}
+    for name, said in (("one", "a cat\na dog"), ("two", "a cat\na dog"), ("other", "a cat\na ship")):
+        (tmp_path / f"{name}.txt").write_text(said, encoding="utf-8")
+        model = loading.load(str(other_folder), "cpu", "float32", captions=tmp_path / f"{name}.txt")
+        grams[name] = finish(knowledge.general(model, tmp_path / "cache"))[0]
+    assert torch.equal(grams["one"].gram_DD, grams["two"].gram_DD)
+    assert not torch.equal(grams["one"].gram_DD, grams["other"].gram_DD)
+    expected = knowledge.gram(model, ["a cat", "a ship"]).gram_DD * knowledge.PAPER_CAPTIONS / 2
+    torch.testing.assert_close(grams["other"].gram_DD, expected)
+    kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert len(kept) == 2 and all(f"{model.fingerprint[:32]}-2-" in name for name in kept)

@@ -198,3 +198,21 @@ def test_a_part_without_a_place_in_the_layout_is_said():
         original.unet_keys(config, {"time_embedding.cond_proj.weight": None})
     with pytest.raises(FileError, match="same number of layers"):
         original.unet_keys(config | {"layers_per_block": (1, 2)}, {})
+
+
+@pytest.mark.parametrize("attending", [(0, 1, 2), (1, 2)], ids=["sd1", "sdxl"])
+def test_a1111_finds_the_layers_of_a_lora_by_their_names_in_diffusers(attending):
+    """It counts three numbers for each block: input block 1 + 3 x block + layer, output block 3 x block + layer."""
+    levels = 4 if len(attending) == 3 else 3
+    config = {"layers_per_block": 2, "down_block_types": ("",) * levels, "up_block_types": ("",) * levels}
+    end = "transformer_blocks.0.attn2.to_k.weight"
+    down = {f"down_blocks.{b}.attentions.{i}.{end}": 1 + 3 * b + i for b in attending for i in range(2)}
+    up = {
+        f"up_blocks.{levels - 1 - b}.attentions.{i}.{end}": 3 * (levels - 1 - b) + i
+        for b in attending
+        for i in range(3)
+    }
+    names = original.unet_keys(config, down | up)
+    assert names == {key: f"input_blocks.{n}.1.{end}" for key, n in down.items()} | {
+        key: f"output_blocks.{n}.1.{end}" for key, n in up.items()
+    }

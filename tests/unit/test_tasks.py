@@ -53,6 +53,7 @@ def quick_plan(place, entry):
 def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
     asked = {
         tasks.load: (),
+        tasks.measure: (),
         tasks.erase: (QUICK,),
         tasks.compare: (entry.path, DRAWING),
         tasks.inspect: (entry.path, DRAWING, ("the cat",)),
@@ -64,7 +65,7 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
     # A task that is missing here has not been shown to cross the border.
     own = {f for f in vars(tasks).values() if getattr(f, "__module__", "") == tasks.__name__ and callable(f)}
     kinds = {tasks.Place, tasks.Loaded, tasks.Done, tasks.Failed, tasks.Held}
-    assert own - kinds == {*asked, tasks.held, tasks.perform, tasks.outcome}
+    assert own - kinds == {*asked, tasks.held, tasks.perform, tasks.outcome, tasks.suited}
     for task, arguments in asked.items():
         direct, events = finish(tasks.outcome(pickled(task, place, *arguments)))
         assert direct is not None and (events or task is tasks.load), task
