@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mace_studio import figures, report
+from mace_studio import figures, report_figures, report_text
 from mace_studio.engine import engine
 from mace_studio.recipe import Recipe
 from mace_studio.shelf import slug
@@ -40,4 +40,4 @@ def inspection(read: Inspection, folder: Path) -> list[Path]:
 
 def evaluation(measured: Report, folder: Path) -> list[Path]:
     """A report as Markdown, JSON and CSV, its chart and its contact sheets."""
-    return [*report.write(measured, folder), *figures.write_report(measured, folder)]
+    return [*report_text.write(measured, folder), *report_figures.write(measured, folder)]

@@ -45,9 +45,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "engine": ({*USE_CASES, "exporting", "sd.classify", "sd.loading"}, set()),
     "studio": ({"engine", "status", "jobs", "packing", "prompts", "shelf", *SAID}, set()),
     "report": ({*SAID}, {"PIL"}),
-    "figures": ({*USE_CASES, "report", "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
+    "report_text": ({"report", "errors"}, set()),
+    "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
+    "report_figures": ({"figures", "report", "errors"}, {"matplotlib", "numpy"}),
     "study": ({"studio", "shelf", "report", "jobs", *SAID}, set()),
-    "outputs": ({"engine", "shelf", "figures", "report", "recipe"}, set()),
+    "outputs": ({"engine", "shelf", "figures", "report", "report_text", "report_figures", "recipe"}, set()),
     # The page and the terminal watch the Job that the studio's methods return.
     "cli": ({"studio", "study", "outputs", "jobs", "packing", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),

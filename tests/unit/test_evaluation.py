@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mace_studio import evaluation, figures, outputs, report
+from mace_studio import evaluation, outputs, report_figures, report_text
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, Recipe
@@ -129,9 +129,9 @@ def test_a_report_is_written_to_be_read(model, erasure, painted, tmp_path):
         with Image.open(files[name]) as picture:
             assert picture.width > 300
     with pytest.raises(FileError, match="Choose another folder"):
-        report.write(found, files["report.md"] / "below")
+        report_text.write(found, files["report.md"] / "below")
     with pytest.raises(FileError, match="Choose another folder"):
-        figures.write_report(found, files["report.md"] / "below")
+        report_figures.write(found, files["report.md"] / "below")
 
 
 def test_the_real_judge_on_real_images(model, erasure, tmp_path, unchanged):
