@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ def inspection(read: Inspection, folder: Path) -> list[Path]:
     return [engine().inspection.save(read, folder / f"{name}.npz"), *figures.write(read, folder, name)]
 
 
-def evaluation(measured: Report, folder: Path) -> list[Path]:
-    """A report as Markdown, JSON and CSV, its chart and its contact sheets."""
-    return [*report_text.write(measured, folder), *report_figures.write(measured, folder)]
+def evaluation(measured: Sequence[Report], folder: Path) -> list[Path]:
+    """A report as Markdown, JSON and CSV, its chart and its contact sheets; several in a folder each, and a summary."""
+    if len(measured) == 1:
+        return [*report_text.write(measured[0], folder), *report_figures.write(measured[0], folder)]
+    together = report_text.write_side_by_side(measured, folder) + report_figures.write_side_by_side(measured, folder)
+    return [*together, *(path for one in measured for path in evaluation([one], folder / one.name))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -21,12 +22,14 @@ class Probe:
         role: "erased", "synonym" or "kept".
         word: what the prompt names.
         label: the phrase that the judge is asked for: the word itself, or the concept whose synonym it is.
+        kind: of concept that the prompt's form is for.
         prompt: the sentence.
     """
 
     role: str
     word: str
     label: str
+    kind: str
     prompt: str
 
 
@@ -35,7 +38,8 @@ class Plan:
     """What will be drawn, known before anything is.
 
     Attributes:
-        probes: prompts about what is erased, its synonyms and what is kept.
+        probes: prompts about what is erased, its synonyms and what is kept; a kept word has those of every kind that is
+            erased, and of these the ones that do not suit it are drawn before only.
         captions: general prompts, for the quality of everything else; one image each.
         seeds: of the images of each probe, the same before and after.
         steps, guidance: of all images.
@@ -49,7 +53,7 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """How many images are drawn, before and after together."""
+        """How many images are drawn, before and after together; fewer where kept words have several kinds."""
         return 2 * (len(self.probes) * len(self.seeds) + len(self.captions))
 
     @property
@@ -57,11 +61,17 @@ class Plan:
         """UNet forwards of one sample, guidance counted twice."""
         return self.images * self.steps * (2 if self.guidance > 1 else 1)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether kept words are asked for in the prompts of several kinds, to find the one that suits each."""
+        return len({probe.kind for probe in self.probes if probe.role == KEPT}) > 1
+
     def summary(self) -> str:
         """What it draws, in words."""
+        most = "at most " if self.mixed else ""
         return (
             f"{len(self.probes)} prompts with {len(self.seeds)} seeds and {len(self.captions)} general captions, "
-            f"before and after: {self.images:,} images, {self.forwards:,} UNet forwards"
+            f"before and after: {most}{self.images:,} images, {self.forwards:,} UNet forwards"
         )
 
 
@@ -88,22 +98,37 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """A mean and its 95 % interval, by bootstrap."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Row:
     """One word, or all words of a role, before and after.
 
     Attributes:
         role: as in `Probe`.
         word: of the probes; "all" for the role as a whole.
+        kind: of the prompts; "" for the role as a whole.
         before, after: tallies over the same prompts and seeds.
         change: mean absolute change of a pixel value, 0 to 255.
+        feature_change: mean cosine distance of the judge's features, 0 to 2.
+        clip: "before" and "after" -> CLIP score of the images with their prompts, cosine times 100; empty where the
+            judge is not CLIP.
         images: before and after of the first seeds; none for a whole role.
     """
 
     role: str
     word: str
+    kind: str
     before: Tally
     after: Tally
     change: float
+    feature_change: float
+    clip: dict[str, Mean]
     images: tuple[tuple[Image.Image, Image.Image], ...] = ()
 
 
@@ -117,6 +142,7 @@ class Quality:
         kid, fid: distances between the two sets; 0 is the same. FID depends on the count.
         feature_change: mean cosine distance of the features of each pair, 0 to 2.
         pixel_change: mean absolute change of a pixel value, 0 to 255.
+        clip: as in `Row`, of the images with their captions.
     """
 
     count: int
@@ -125,6 +151,24 @@ class Quality:
     fid: float
     feature_change: float
     pixel_change: float
+    clip: dict[str, Mean]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector of nudity found in the images of explicit concepts and their synonyms.
+
+    Attributes:
+        detector: its name and version.
+        threshold: the least confidence that counts.
+        images: on each side.
+        counts: class -> how many, before and after; every class that it knows.
+    """
+
+    detector: str
+    threshold: float
+    images: int
+    counts: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -132,27 +176,33 @@ class Report:
     """The result of an evaluation.
 
     Attributes:
+        name: of the erasure.
         recipe: of the erasure.
-        judge: who judged, and among which labels.
+        judge: who judged.
         labels: what the judge chose among.
         plan: what was drawn.
         rows: every word, and after the words of a role the role as a whole.
         harmonic: name, such as "H_o, top-1" -> the harmonic mean of the accuracies, 0 to 1.
+        h_a: "before" and "after" -> CLIP_s - CLIP_e; empty but for styles that CLIP has judged.
         quality: of images that have nothing to do with the erasure; None without general captions.
+        detections: of nudity; None where nothing explicit was erased or no detector is at hand.
+        notes: what has to be known to read it, in sentences.
         model, fingerprint: what was erased from.
-        seconds: that it took.
     """
 
+    name: str
     recipe: Recipe
     judge: str
     labels: tuple[str, ...]
     plan: Plan
     rows: tuple[Row, ...]
     harmonic: dict[str, float]
+    h_a: dict[str, float]
     quality: Quality | None
+    detections: Detections | None
+    notes: tuple[str, ...]
     model: str
     fingerprint: str
-    seconds: float = field(default=0.0, compare=False)
 
     def pooled(self, role: str) -> Row | None:
         """The row of a role as a whole, or None where the plan has no such words."""
@@ -162,6 +212,12 @@ class Report:
         """The kept words, those that suffered most first."""
         kept = [row for row in self.rows if row.role == KEPT and row.word != ALL]
         return sorted(kept, key=lambda r: (r.before.probability - r.after.probability, r.change), reverse=True)
+
+
+def called(reports: Sequence[Report]) -> list[str]:
+    """A name for each report: its recipe's title, or the erasure's name where titles are the same."""
+    titles = [report.recipe.title() for report in reports]
+    return titles if len(set(titles)) == len(titles) else [report.name for report in reports]
 
 
 def percent(share: float, interval: tuple[float, float] | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,26 +12,27 @@ from matplotlib.figure import Figure
 
 from mace_studio.errors import FileError
 from mace_studio.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
-from mace_studio.report import ROLES, Report, Row
+from mace_studio.report import ROLES, Report, Row, called
+
+WORDS = 12  # of a contact sheet
 
 
 def score_bars(report: Report) -> Figure:
     """Top-1 accuracy of every word before and after, with Wilson's 95 % intervals, one panel for each role."""
-    roles = {role: [row for row in report.rows if row.role == role] for role in ROLES}
-    roles = {role: rows for role, rows in roles.items() if rows}
-    longest = max(len(rows) for rows in roles.values())
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(roles), 1.2 + 0.3 * longest), layout="constrained")
-        figure.suptitle(f"{report.recipe.title()}: top-1 accuracy of {report.judge}", fontsize=8)
-        for axis, (role, rows) in zip(figure.subplots(1, len(roles), squeeze=False)[0], roles.items(), strict=True):
-            _accuracy(axis, role, rows)
-        figure.axes[0].legend(frameon=False, loc="lower right")
-    return figure
+    rows = {role: [(row.word, row) for row in report.rows if row.role == role] for role in ROLES}
+    return _panels(rows, f"{report.recipe.title()}: top-1 accuracy of {report.judge}")
 
 
-def contact_sheet(report: Report, role: str) -> Figure:
-    """Images of every word of a role, before above after, the same prompts and seeds."""
-    rows = [row for row in report.rows if row.role == role and row.images]
+def side_by_side(reports: Sequence[Report]) -> Figure:
+    """The same of every role as a whole, a pair of bars for each report."""
+    names = called(reports)
+    pooled = {role: [(n, r.pooled(role)) for n, r in zip(names, reports, strict=True)] for role in ROLES}
+    rows = {role: [(name, row) for name, row in lines if row is not None] for role, lines in pooled.items()}
+    return _panels(rows, f"Top-1 accuracy of {', '.join(dict.fromkeys(report.judge for report in reports))}")
+
+
+def contact_sheet(report: Report, role: str, rows: Sequence[Row]) -> Figure:
+    """Images of words of a role, before above after, the same prompts and seeds."""
     across = max(len(row.images) for row in rows)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(0.9 + 0.8 * across, 0.5 + 1.75 * len(rows)), layout="constrained")
@@ -53,28 +54,62 @@ def write(report: Report, folder: Path) -> list[Path]:
     Raises:
         FileError: a file cannot be written.
     """
-    figures = {"scores.png": score_bars(report)}
-    roles = dict.fromkeys(row.role for row in report.rows)
-    figures |= {f"{ROLES[role].lower()}.png": contact_sheet(report, role) for role in roles}
+    return _write({"scores": score_bars(report)} | dict(_sheets(report)), folder)
+
+
+def write_side_by_side(reports: Sequence[Report], folder: Path) -> list[Path]:
+    """Write `side-by-side.png`.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    return _write({"side-by-side": side_by_side(reports)}, folder)
+
+
+def _sheets(report: Report) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of each contact sheet; a role of many words has several."""
+    for role, name in ROLES.items():
+        rows = [row for row in report.rows if row.role == role and row.images]
+        parts = [rows[i : i + WORDS] for i in range(0, len(rows), WORDS)]
+        for number, part in enumerate(parts, 1):
+            yield name.lower() + (f"-{number}" if len(parts) > 1 else ""), contact_sheet(report, role, part)
+
+
+def _write(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    paths = [folder / f"{name}.png" for name in figures]
     try:
-        for name, figure in figures.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, figure in zip(paths, figures.values(), strict=True):
             with matplotlib.rc_context(STYLE):
-                figure.savefig(folder / name, dpi=120)
+                figure.savefig(path, dpi=120)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
-    return [folder / name for name in figures]
+    return paths
 
 
-def _accuracy(axis: Axes, role: str, rows: Sequence[Row]) -> None:
+def _panels(roles: Mapping[str, Sequence[tuple[str, Row]]], title: str) -> Figure:
+    """Bars of lines with their names, one panel for each role that has any."""
+    roles = {role: lines for role, lines in roles.items() if lines}
+    longest = max(len(lines) for lines in roles.values())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(roles), 1.2 + 0.3 * longest), layout="constrained")
+        figure.suptitle(title, fontsize=8)
+        for axis, (role, lines) in zip(figure.subplots(1, len(roles), squeeze=False)[0], roles.items(), strict=True):
+            _accuracy(axis, role, lines)
+        figure.axes[0].legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _accuracy(axis: Axes, role: str, lines: Sequence[tuple[str, Row]]) -> None:
     for n, (side, colour) in enumerate((("before", BEFORE_COLOUR), ("after", AFTER_COLOUR))):
-        tallies = [getattr(row, side) for row in rows]
+        tallies = [getattr(row, side) for _, row in lines]
         shares = [100 * tally.top1 for tally in tallies]
         low = [100 * (tally.top1 - tally.top1_interval[0]) for tally in tallies]
         high = [100 * (tally.top1_interval[1] - tally.top1) for tally in tallies]
-        places = [i + 0.4 * (n - 0.5) for i in range(len(rows))]
+        places = [i + 0.4 * (n - 0.5) for i in range(len(lines))]
         spread = np.maximum(0, [low, high])
         axis.barh(places, shares, 0.38, xerr=spread, label=side, color=colour, error_kw={"linewidth": 0.8})
-    axis.set_yticks(range(len(rows)), [row.word for row in rows])
+    axis.set_yticks(range(len(lines)), [name for name, _ in lines])
     axis.invert_yaxis()
     axis.set_xlim(0, 100)
     axis.set_xlabel("%")

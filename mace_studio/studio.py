@@ -203,11 +203,13 @@ class Studio:
         """How long a plan will take at the pace of the last pictures; None before any were drawn."""
         return None if self._pace is None else self._pace * plan.forwards
 
-    def evaluate(self, name: str, size: str = "quick", judge: str | None = None, first: int | None = None) -> Job:
-        """Measure an erasure by a plan. Events are `Progress`; the result is a `Report`.
+    def evaluate(
+        self, names: Sequence[str], size: str = "quick", judge: str | None = None, first: int | None = None
+    ) -> Job:
+        """Measure erasures one after another. Events are `Progress`; the result is a `Report` of each.
 
         Args:
-            name: of the erasure.
+            names: of the erasures.
             size: "quick" or "full".
             judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
             first: the first seed; None for the usual one.
@@ -216,15 +218,15 @@ class Studio:
             FileError: there is no erasure of this name.
             RecipeError: there is no such size.
         """
-        entry, plan = self.entry(name), self.plan(name, size, first)
+        plans = [(self.entry(name), self.plan(name, size, first)) for name in names or [""]]
 
-        def work() -> Generator[Progress, None, Report]:
+        def work() -> Generator[Progress, None, list[Report]]:
             parts, model = engine.engine(), self._loaded()
             judged = parts.classify.choose(model, judge)
-            erasure = parts.erasure.load(entry.path)
-            return (yield from parts.evaluation.evaluate(model, erasure, plan, judged, self.output / "cache"))
+            cases = [parts.evaluation.Case(e.name, parts.erasure.load(e.path), plan) for e, plan in plans]
+            return (yield from parts.evaluation.evaluate(model, cases, judged, self.output / "cache"))
 
-        return self._worker.submit(f"Evaluate {name}", work, (name, size), PATIENCE)
+        return self._worker.submit(f"Evaluate {', '.join(names)}", work, (tuple(names), size), PATIENCE)
 
     def export(self, name: str, packing: Packing) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
