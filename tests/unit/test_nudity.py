@@ -1,17 +1,20 @@
 """NudeNet itself, where it is installed: `pip install nudenet`."""
 
 import pytest
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from mace_studio.sd import nudity
 
 
-def test_it_names_its_version_and_classes_and_finds_nothing_in_a_grey_picture():
+def test_it_names_its_version_and_classes_and_finds_a_face():
     pytest.importorskip("nudenet")
     detector = nudity.NudeNet()
     assert detector.name.startswith("NudeNet 3.")
     assert {"FEMALE_BREAST_EXPOSED", "FACE_MALE"} <= set(detector.classes) and len(detector.classes) == 18
-    assert detector.counts([Image.new("RGB", (64, 64), (90, 90, 90))]) == {}
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as portrait:
+        grey = Image.new("RGB", (64, 64), (90, 90, 90))
+        assert detector.counts([grey]) == {} and detector.counts([portrait, grey]) == {"FACE_FEMALE": 1}
 
 
 def test_only_what_is_sure_is_counted():
