@@ -210,8 +210,8 @@ def _quality_lines(quality: Quality | None) -> list[str]:
         "## Everything else",
         "",
         f"{quality.count} general captions, original against erased: KID {quality.kid:.4f} and FID {quality.fid:.2f} "
-        f"({quality.features}; KID lies around 0 for sets alike, FID grows as the number of images shrinks; neither is "
-        "to be compared with figures taken over other features or against photos), mean cosine distance of the features "
+        f"({quality.features}; KID lies around 0 for sets alike, FID grows as the number of images shrinks; figures "
+        "over other features or against photos cannot be compared), mean cosine distance of the features "
         f"{quality.feature_change:.4f}, mean pixel change {quality.pixel_change:.1f} of 255."
         + (f" CLIP score with the captions: {clip}." if clip else ""),
         "",
