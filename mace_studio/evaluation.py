@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -37,7 +37,12 @@ class Case:
 
 
 def make_plan(
-    recipe: Recipe, size: str, steps: int = 20, captions: Sequence[str] = (), first: int = FIRST_SEED
+    recipe: Recipe,
+    size: str,
+    steps: int = 20,
+    captions: Sequence[str] = (),
+    first: int = FIRST_SEED,
+    known: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of an evaluation.
 
@@ -47,6 +52,7 @@ def make_plan(
         steps: denoising steps.
         captions: general captions to take evenly from.
         first: seed of the first image of every prompt.
+        known: phrase in lower case -> kind, for kept phrases where several kinds are erased.
 
     Raises:
         RecipeError: no concept, or a size that is none of these.
@@ -54,7 +60,7 @@ def make_plan(
     recipe.check()
     if size not in IMAGES:
         raise RecipeError("plan", f"“{size}” is no plan; use one of {', '.join(IMAGES)}.")
-    probes = list(_probes(recipe))
+    probes = list(_probes(recipe, known or {}))
     forms = min(len(prompts.TESTS[concept.kind]) for concept in recipe.concepts)
     seeds = range(first, first + -(-IMAGES[size] // forms))
     stride = max(1, len(captions) // CAPTIONS[size])
@@ -202,7 +208,7 @@ def _told(word: str, before: int, total: int, count: int) -> Progress:
     return Progress("draw", word, before + count, total)
 
 
-def _probes(recipe: Recipe) -> Iterator[Probe]:
+def _probes(recipe: Recipe, known: Mapping[str, str]) -> Iterator[Probe]:
     kinds = dict.fromkeys(concept.kind for concept in recipe.concepts)
     for concept in recipe.concepts:
         for role, words in ((ERASED, (concept.phrase,)), (SYNONYM, concept.synonyms)):
@@ -210,7 +216,8 @@ def _probes(recipe: Recipe) -> Iterator[Probe]:
                 for form in prompts.TESTS[concept.kind]:
                     yield Probe(role, word, concept.phrase, concept.kind, form.format(word))
     for word in recipe.preserve:
-        for kind in kinds:
+        own = known.get(word.strip().lower())
+        for kind in [own] if own in kinds else kinds:
             for form in prompts.TESTS[kind]:
                 yield Probe(KEPT, word, word, kind, form.format(word))
 

@@ -149,10 +149,10 @@ def notes(judge: Judge, labels: Sequence[str], plan: Plan, recipe: Recipe, count
         said.append("No face detector comes with the studio: images without a face are not counted apart.")
     if clip and EXPLICIT in kinds and not counted:
         said.append(f"NudeNet is not installed, so no nudity was counted: {INSTALL} adds it.")
-    if plan.mixed:
+    if len(kinds) > 1:
         said.append(
-            "Several kinds of concepts are erased together, and a kept phrase has no kind: each was asked for in the "
-            "prompts of every kind, and counted in those in which the original model shows it best."
+            "Several kinds are erased together. A kept phrase is asked for in the prompts of the kind that the presets "
+            "know it as, any other in those of every kind, and counted in those where the original model shows it best."
         )
     return tuple(said)
 

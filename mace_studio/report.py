@@ -38,8 +38,8 @@ class Plan:
     """What will be drawn, known before anything is.
 
     Attributes:
-        probes: prompts about what is erased, its synonyms and what is kept; a kept word has those of every kind that is
-            erased, and of these the ones that do not suit it are drawn before only.
+        probes: prompts about what is erased, its synonyms and what is kept. A kept word whose kind is not known has
+            those of every kind that is erased, and the ones that do not suit it are drawn before only.
         captions: general prompts, for the quality of everything else; one image each.
         seeds: of the images of each probe, the same before and after.
         steps, guidance: of all images.
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """How many images are drawn, before and after together; fewer where kept words have several kinds."""
+        """How many images are drawn, before and after together; fewer where a kept word has several kinds."""
         return 2 * (len(self.probes) * len(self.seeds) + len(self.captions))
 
     @property
@@ -63,8 +63,9 @@ class Plan:
 
     @property
     def mixed(self) -> bool:
-        """Whether kept words are asked for in the prompts of several kinds, to find the one that suits each."""
-        return len({probe.kind for probe in self.probes if probe.role == KEPT}) > 1
+        """Whether a kept word is asked for in the prompts of several kinds, to find the one that suits it."""
+        kept = {(probe.word, probe.kind) for probe in self.probes if probe.role == KEPT}
+        return len(kept) > len({word for word, _ in kept})
 
     def summary(self) -> str:
         """What it draws, in words."""

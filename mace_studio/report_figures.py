@@ -92,11 +92,13 @@ def _panels(roles: Mapping[str, Sequence[tuple[str, Row]]], title: str) -> Figur
     roles = {role: lines for role, lines in roles.items() if lines}
     longest = max(len(lines) for lines in roles.values())
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(roles), 1.2 + 0.3 * longest), layout="constrained")
+        figure = Figure(figsize=(3.4 * len(roles), 1.5 + 0.3 * longest), layout="constrained")
         figure.suptitle(title, fontsize=8)
         for axis, (role, lines) in zip(figure.subplots(1, len(roles), squeeze=False)[0], roles.items(), strict=True):
             _accuracy(axis, role, lines)
-        figure.axes[0].legend(frameon=False, loc="lower right")
+            axis.set_ylim(longest - 0.4, -0.6)  # bars of one height in all panels
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -110,7 +112,6 @@ def _accuracy(axis: Axes, role: str, lines: Sequence[tuple[str, Row]]) -> None:
         spread = np.maximum(0, [low, high])
         axis.barh(places, shares, 0.38, xerr=spread, label=side, color=colour, error_kw={"linewidth": 0.8})
     axis.set_yticks(range(len(lines)), [name for name, _ in lines])
-    axis.invert_yaxis()
     axis.set_xlim(0, 100)
     axis.set_xlabel("%")
     axis.set_title(ROLES[role])

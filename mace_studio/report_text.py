@@ -9,22 +9,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from mace_studio import __version__
 from mace_studio.errors import FileError
+from mace_studio.recipe import Recipe
 from mace_studio.report import ALL, ROLES, Detections, Mean, Quality, Report, Row, Tally, called, percent
 
 SPILLS = 10  # kept words that are told as those that suffered most
 SIDES = ("before", "after")
 TALLY = ("correct", "count", "top1", "top1_low", "top1_high", "probability", "low", "high")
+HARMONIC = (
+    "A harmonic mean of how much of the erased is gone, how much of the kept is still there and, for H_o, how much of "
+    "the synonyms is gone (Eq. 8 and 9 of the paper): 100 % is best."
+)
 EXPOSED = "_EXPOSED"  # how the classes end that the paper counts
 
 
 def markdown(report: Report) -> str:
     """The report in Markdown, to be read without the page."""
-    plan, kinds = report.plan, sorted({concept.kind for concept in report.recipe.concepts})
+    plan = report.plan
     lines = [
         f"# {report.recipe.title()}: before and after",
         "",
-        f"Model {report.model}, erasure {report.name}, {len(report.recipe.concepts)} concepts ({', '.join(kinds)}). "
+        f"Measured by MACE Studio {__version__}: model {report.model}, erasure {report.name}.",
+        "",
+        *_recipe_lines(report.recipe),
         f"{'At most ' * plan.mixed}{plan.images} images of {plan.steps} steps at guidance {plan.guidance:g}, seeds "
         f"{plan.seeds[0]} to {plan.seeds[-1]}, the same before and after.",
         "",
@@ -55,8 +63,10 @@ def side_by_side(reports: Sequence[Report]) -> str:
     """Several reports in one table in Markdown, a line each."""
     means = list(dict.fromkeys(name for report in reports for name in report.harmonic))
     roles = [role for role in ROLES if any(report.pooled(role) for report in reports)]
-    head = ["", *(f"{ROLES[role]} {side}" for role in roles for side in SIDES), *means, "H_a", "KID"]
-    rows = [_together(report, name, roles, means) for report, name in zip(reports, called(reports), strict=True)]
+    styles = ["H_a"] if any(report.h_a for report in reports) else []
+    head = ["", *(f"{ROLES[role]} {side}" for role in roles for side in SIDES), *means, *styles, "KID"]
+    names = zip(reports, called(reports), strict=True)
+    rows = [_together(report, name, roles, [*means, *styles]) for report, name in names]
     note = (
         "Top-1 accuracy over all words of a role with Wilson's 95 % interval: of what is erased (efficacy) and of its "
         "synonyms (generality) low is good; of what is kept (specificity), high. Each erasure has a report of its own."
@@ -138,11 +148,20 @@ def _mean(mean: Mean) -> str:
     return f"{mean.value:.2f} ({mean.interval[0]:.2f} to {mean.interval[1]:.2f})"
 
 
+def _recipe_lines(recipe: Recipe) -> list[str]:
+    erased = [
+        f"{c.phrase} ({c.kind}, mapped to {c.mapping}{'; tested as ' * bool(c.synonyms)}{', '.join(c.synonyms)})"
+        for c in recipe.concepts
+    ]
+    kept = ["", f"Kept by name: {', '.join(recipe.preserve)}."] if recipe.preserve else []
+    return [f"Erased: {', '.join(erased)}.", *kept, ""]
+
+
 def _harmonic_lines(report: Report) -> list[str]:
     lines = []
     if report.harmonic:
         said = ", ".join(f"{name} **{percent(value)}**" for name, value in report.harmonic.items())
-        lines += [f"{said}. These are harmonic means of what is gone and what is kept; high is good.", ""]
+        lines += [f"{said}. {HARMONIC}", ""]
     if report.h_a:
         said = f"H_a **{report.h_a['after']:.2f}**, before the erasure {report.h_a['before']:.2f}"
         lines += [f"{said}: the CLIP score of the kept styles less that of the erased ones; high is good.", ""]
@@ -160,8 +179,9 @@ def _together(report: Report, name: str, roles: Sequence[str], means: Sequence[s
     cells = [name]
     for row in map(report.pooled, roles):
         cells += [percent(t.top1, t.top1_interval) for t in (row.before, row.after)] if row else ["", ""]
-    cells += [percent(report.harmonic[mean]) if mean in report.harmonic else "" for mean in means]
-    cells.append(f"{report.h_a['after']:.2f}" if report.h_a else "")
+    known = {name: percent(value) for name, value in report.harmonic.items()}
+    known |= {"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {}
+    cells += [known.get(mean, "") for mean in means]
     return [*cells, f"{report.quality.kid:.4f}" if report.quality else ""]
 
 

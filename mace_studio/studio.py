@@ -197,7 +197,8 @@ class Studio:
         parts = engine.engine()
         captions = parts.loading.captions(self.source).read_text(encoding="utf-8").splitlines()
         first = parts.evaluation.FIRST_SEED if first is None else first
-        return parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first)
+        recipe, known = self.entry(name).recipe, shelf.known_kinds()
+        return parts.evaluation.make_plan(recipe, size, captions=captions, first=first, known=known)
 
     def seconds(self, plan: Plan) -> float | None:
         """How long a plan will take at the pace of the last pictures; None before any were drawn."""

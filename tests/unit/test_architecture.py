@@ -48,7 +48,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "engine": ({*USE_CASES, "exporting", "sd.classify", "sd.loading"}, set()),
     "studio": ({"engine", "status", "jobs", "packing", "prompts", "shelf", *SAID}, set()),
     "report": ({*SAID}, {"PIL"}),
-    "report_text": ({"report", "errors"}, set()),
+    "report_text": ({"report", *SAID}, set()),
     "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
     "report_figures": ({"figures", "report", "errors"}, {"matplotlib", "numpy"}),
     "study": ({"studio", "shelf", "report", "jobs", *SAID}, set()),

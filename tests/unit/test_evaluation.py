@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mace_studio import evaluation, judging, outputs, report, report_figures, report_text
+from mace_studio import evaluation, judging, outputs, report, report_figures, report_text, shelf
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation import Case
@@ -231,10 +231,19 @@ def test_a_kept_word_is_asked_for_as_what_it_is(model, erasure, monkeypatch):
     assert (kept.before.correct, kept.before.count) == (10, 10) and found.rows[-2].kind == "style"
     assert sum(after for after, _ in drawn) == 3 * 10 and len(drawn) == 3 * 20 + 10
     assert seen[-1].fraction == 1 and seen[-1].step == plan.images
-    assert any("a kept phrase has no kind" in note for note in found.notes)
+    assert any("counted in those where the original" in note for note in found.notes)
     assert "| Specificity | Lena Strich | style | 10 |" in report_text.markdown(found)
     alone = replace(MIXED, concepts=MIXED.concepts[1:])
     assert "asked as" not in report_text.markdown(measured(model, replace(erasure, recipe=alone)))
+
+
+def test_a_kept_word_that_the_presets_know_is_asked_for_as_that():
+    recipe = replace(MIXED, preserve=("lena strich", "Ada Wren", "John Wayne", "Nobody"))
+    plan = evaluation.make_plan(recipe, "quick", known=shelf.known_kinds())
+    asked = {(probe.word, probe.kind) for probe in plan.probes if probe.role == KEPT}
+    known = {("lena strich", "style"), ("Ada Wren", "celebrity"), ("John Wayne", "celebrity")}
+    assert asked == known | {("Nobody", "celebrity"), ("Nobody", "style")} and plan.mixed
+    assert not evaluation.make_plan(replace(recipe, preserve=("Ada Wren",)), "quick", known=shelf.known_kinds()).mixed
 
 
 def test_the_fewest_images_are_those_of_the_kind_with_the_fewest_prompts():
