@@ -170,9 +170,11 @@ def _study(options: argparse.Namespace) -> int:
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes)
     path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
-    path.write_text(text, encoding="utf-8")
+    measured = [(outcome.report, outcome.seconds) for outcome in outcomes if outcome.report is not None]
+    reports, seconds = [report for report, _ in measured], [took for _, took in measured]
     print(text)
-    print(path)
+    for file in outputs.study(text, reports, seconds, path):
+        print(file)
     return 0
 
 

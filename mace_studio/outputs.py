@@ -45,3 +45,9 @@ def evaluation(measured: Sequence[Report], folder: Path) -> list[Path]:
         return [*report_text.write(measured[0], folder), *report_figures.write(measured[0], folder)]
     together = report_text.write_side_by_side(measured, folder) + report_figures.write_side_by_side(measured, folder)
     return [*together, *(path for one in measured for path in evaluation([one], folder / one.name))]
+
+
+def study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
+    """A study's table as Markdown, and a curve where its rows erase more and more."""
+    path.write_text(text, encoding="utf-8")
+    return [path, *report_figures.write_growth(reports, seconds, path.with_suffix(".png"))]

@@ -215,6 +215,12 @@ class Report:
         return sorted(kept, key=lambda r: (r.before.probability - r.after.probability, r.change), reverse=True)
 
 
+def means(report: Report) -> dict[str, str]:
+    """Its harmonic means by what goes into them, such as "H, top-1" -> "H_o 98.0 %"."""
+    parts = {name.partition(", "): percent(value) for name, value in report.harmonic.items()}
+    return {f"H, {of}": f"{name} {said}" for (name, _, of), said in parts.items()}
+
+
 def called(reports: Sequence[Report]) -> list[str]:
     """A name for each report: its recipe's title, or the erasure's name where titles are the same."""
     titles = [report.recipe.title() for report in reports]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mace_studio.errors import FileError
 from mace_studio.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
-from mace_studio.report import ROLES, Report, Row, called
+from mace_studio.report import ERASED, KEPT, ROLES, Report, Row, called
 
 WORDS = 12  # of a contact sheet
 
@@ -29,6 +29,39 @@ def side_by_side(reports: Sequence[Report]) -> Figure:
     pooled = {role: [(n, r.pooled(role)) for n, r in zip(names, reports, strict=True)] for role in ROLES}
     rows = {role: [(name, row) for name, row in lines if row is not None] for role, lines in pooled.items()}
     return _panels(rows, f"Top-1 accuracy of {', '.join(dict.fromkeys(report.judge for report in reports))}")
+
+
+def growth(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figure:
+    """Accuracies, harmonic mean and time of the erasure over the number of concepts that were erased (Fig. 7's axes).
+
+    Args:
+        reports: each of another number of concepts.
+        seconds: that each erasure took, or None where it was there already.
+    """
+    counts = [len(report.recipe.concepts) for report in reports]
+    timed = [(count, took) for count, took in zip(counts, seconds, strict=True) if took is not None]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * (1 + bool(timed)), 2.8), layout="constrained")
+        panels = figure.subplots(1, 1 + bool(timed), squeeze=False)[0]
+        for role, name, colour in ((ERASED, "erased (low is good)", BEFORE_COLOUR), (KEPT, "kept", AFTER_COLOUR)):
+            tallies = [(n, row.after) for n, r in zip(counts, reports, strict=True) if (row := r.pooled(role))]
+            shares = [100 * tally.top1 for _, tally in tallies]
+            ends = [[100 * abs(tally.top1 - tally.top1_interval[end]) for _, tally in tallies] for end in (0, 1)]
+            panels[0].errorbar([n for n, _ in tallies], shares, ends, marker="o", capsize=2, label=name, color=colour)
+        means = [[100 * value for name, value in r.harmonic.items() if name.endswith("top-1")] for r in reports]
+        panels[0].plot(counts, [mean[0] if mean else np.nan for mean in means], "k--", label="harmonic mean")
+        panels[0].set_ylabel("top-1 accuracy after, %")
+        panels[0].set_ylim(0, 105)
+        panels[0].legend(frameon=False)
+        if timed:
+            panels[1].plot(*zip(*timed, strict=True), marker="o", color=BEFORE_COLOUR)
+            panels[1].set_ylabel("seconds to erase")
+            panels[1].set_ylim(0)
+        for axis in panels:
+            axis.set_xlabel("concepts erased")
+            axis.set_xticks(counts)
+            axis.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def contact_sheet(report: Report, role: str, rows: Sequence[Row]) -> Figure:
@@ -64,6 +97,17 @@ def write_side_by_side(reports: Sequence[Report], folder: Path) -> list[Path]:
         FileError: it cannot be written.
     """
     return _write({"side-by-side": side_by_side(reports)}, folder)
+
+
+def write_growth(reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
+    """Write the curve of a study as PNG, where each report is of another number of concepts.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    if len({len(report.recipe.concepts) for report in reports}) < max(3, len(reports)):
+        return []
+    return _write({path.stem: growth(reports, seconds)}, path.parent)
 
 
 def _sheets(report: Report) -> Iterator[tuple[str, Figure]]:

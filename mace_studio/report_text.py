@@ -12,7 +12,7 @@ from pathlib import Path
 from mace_studio import __version__
 from mace_studio.errors import FileError
 from mace_studio.recipe import Recipe
-from mace_studio.report import ALL, ROLES, Detections, Mean, Quality, Report, Row, Tally, called, percent
+from mace_studio.report import ALL, ROLES, Detections, Mean, Quality, Report, Row, Tally, called, means, percent
 
 SPILLS = 10  # kept words that are told as those that suffered most
 SIDES = ("before", "after")
@@ -61,12 +61,12 @@ def markdown(report: Report) -> str:
 
 def side_by_side(reports: Sequence[Report]) -> str:
     """Several reports in one table in Markdown, a line each."""
-    means = list(dict.fromkeys(name for report in reports for name in report.harmonic))
+    harmonic = list(dict.fromkeys(name for report in reports for name in means(report)))
     roles = [role for role in ROLES if any(report.pooled(role) for report in reports)]
     styles = ["H_a"] if any(report.h_a for report in reports) else []
-    head = ["", *(f"{ROLES[role]} {side}" for role in roles for side in SIDES), *means, *styles, "KID"]
+    head = ["", *(f"{ROLES[role]} {side}" for role in roles for side in SIDES), *harmonic, *styles, "KID"]
     names = zip(reports, called(reports), strict=True)
-    rows = [_together(report, name, roles, [*means, *styles]) for report, name in names]
+    rows = [_together(report, name, roles, [*harmonic, *styles]) for report, name in names]
     note = (
         "Top-1 accuracy over all words of a role with Wilson's 95 % interval: of what is erased (efficacy) and of its "
         "synonyms (generality) low is good; of what is kept (specificity), high. Each erasure has a report of its own."
@@ -175,13 +175,12 @@ def _accuracy_lines(report: Report) -> list[str]:
     return _grid(head, [_row(row, kinds) for row in report.rows])
 
 
-def _together(report: Report, name: str, roles: Sequence[str], means: Sequence[str]) -> list[str]:
+def _together(report: Report, name: str, roles: Sequence[str], figures: Sequence[str]) -> list[str]:
     cells = [name]
     for row in map(report.pooled, roles):
         cells += [percent(t.top1, t.top1_interval) for t in (row.before, row.after)] if row else ["", ""]
-    known = {name: percent(value) for name, value in report.harmonic.items()}
-    known |= {"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {}
-    cells += [known.get(mean, "") for mean in means]
+    known = means(report) | ({"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {})
+    cells += [known.get(name, "") for name in figures]
     return [*cells, f"{report.quality.kid:.4f}" if report.quality else ""]
 
 

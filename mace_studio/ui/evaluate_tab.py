@@ -164,5 +164,10 @@ class EvaluateTab:
             self.spill_card: gr.Column(visible=True),
             self.spills: report_view.spill_over(reports),
             self.sheet_card: gr.Column(visible=True),
-            self.sheets: [(str(path), " · ".join(path.relative_to(folder).with_suffix("").parts)) for path in pictures],
+            self.sheets: [(str(path), _caption(path.relative_to(folder))) for path in pictures],
         }
+
+
+def _caption(path: Path) -> str:
+    """What a picture shows, and of which erased model where there are several."""
+    return " · ".join(reversed(path.with_suffix("").parts))

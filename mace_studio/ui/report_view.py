@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from mace_studio.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, called, percent
+from mace_studio.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, called, means, percent
 from mace_studio.ui.files import picture_url
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'
@@ -31,7 +31,7 @@ def table(groups: Mapping[str, Sequence[Row]]) -> str:
 
 def headline(reports: Sequence[Report]) -> str:
     """The accuracies before and after and the other figures of each report, one line each."""
-    names = list(dict.fromkeys(name for report in reports for name in report.harmonic))
+    names = list(dict.fromkeys(name for report in reports for name in means(report)))
     clip = any(report.h_a for report in reports)
     lines = "".join(_summary(report, name, names, clip) for report, name in zip(reports, called(reports), strict=True))
     head = _head(["Erased model", *ROLES.values(), *names, *(["H_a"] if clip else []), "KID"])
@@ -83,10 +83,11 @@ def _head(titles: Sequence[str]) -> str:
     return "".join(f"<th scope='col'>{html.escape(title)}</th>" for title in titles)
 
 
-def _summary(report: Report, name: str, means: Sequence[str], clip: bool) -> str:
+def _summary(report: Report, name: str, names: Sequence[str], clip: bool) -> str:
     pooled = [report.pooled(role) for role in ROLES]
     shares = ["" if row is None else _bar(row.before, "is-before") + _bar(row.after, "is-after") for row in pooled]
-    numbers = [percent(report.harmonic[mean]) if mean in report.harmonic else "" for mean in means]
+    harmonic = means(report)
+    numbers = [harmonic.get(name, "") for name in names]
     if clip:
         numbers.append(f"{report.h_a['after']:.2f}" if report.h_a else "")
     numbers.append("" if report.quality is None else f"{report.quality.kid:.4f}")

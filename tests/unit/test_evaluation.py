@@ -196,6 +196,7 @@ def test_several_are_measured_in_one_run_and_stand_side_by_side(model, erasure, 
     assert {"side-by-side.md", "side-by-side.png", "cat-1/report.md", "cat-2/scores.png"} <= set(files)
     text = files["side-by-side.md"].read_text(encoding="utf-8")
     assert "| Cats | 100.0 % (67.6 to 100.0) | 12.5 % (2.2 to 47.1) |" in text and "| Cat&#124;s |" in text
+    assert "| H, top-1 | H, mean probability | KID |" in text and "| H_o 91.3 % |" in text
     assert report.called([reports[0], reports[0]]) == ["cat-1", "cat-1"]
 
 
