@@ -19,7 +19,7 @@ from mace_studio.sd.nudity import NudeNet
 BEFORE, AFTER = SIDES = ("before", "after")
 SHOWN = 8  # images of each word that are kept for the sheets
 EXPLICIT = "explicit"
-INSTALL = "pip install 'mace-studio[nudenet]'"
+INSTALL = "pip install nudenet"
 
 
 @dataclass(frozen=True)
