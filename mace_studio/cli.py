@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
 
     evaluate = commands.add_parser("evaluate", parents=[written], help="measure what is gone and what has suffered")
-    evaluate.add_argument("erasure", type=Path, metavar="ERASURE.safetensors|RECIPE.json", help="a recipe is run first")
+    either = "ERASURE.safetensors|RECIPE.json"
+    evaluate.add_argument("erasure", type=Path, nargs="+", metavar=either, help="a recipe is run first")
     evaluate.add_argument("--plan", default="quick", help="quick: at least 8 images a word; full: at least 56")
     evaluate.add_argument("--judge", help="hub id or folder of a CLIP model; the model's own judge when left out")
     evaluate.set_defaults(run=_evaluate)
@@ -144,19 +145,19 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    path = options.erasure
-    if path.suffix == ".json":
-        studio = _studio(options, options.out)
-        job = studio.erase(_recipe(path))
-        if not _finished(job):
-            return INTERRUPTED
-        path = job.result.path
-    else:
-        studio = _studio(options, path.parent)
-        _load(studio)
-    plan = studio.plan(path.stem, options.plan)
-    print(plan.summary())
-    job = studio.evaluate(path.stem, options.plan, options.judge)
+    folders = {options.out if path.suffix == ".json" else path.parent for path in options.erasure}
+    if len(folders) > 1:
+        raise FileError("What is evaluated together must lie in one folder; recipes are run into that of --out.")
+    studio, names = _studio(options, folders.pop()), []
+    _load(studio)
+    for path in options.erasure:
+        if path.suffix == ".json":
+            job = studio.erase(_recipe(path))
+            if not _finished(job):
+                return INTERRUPTED
+        names.append(job.result.name if path.suffix == ".json" else path.stem)
+        print(f"{names[-1]}: {studio.plan(names[-1], options.plan).summary()}")
+    job = studio.evaluate(names, options.plan, options.judge)
     if not _finished(job):
         return INTERRUPTED
     files = outputs.evaluation(job.result, options.out)
@@ -176,9 +177,11 @@ def _study(options: argparse.Namespace) -> int:
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")
     path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
-    path.write_text(text, encoding="utf-8")
+    measured = [(outcome.report, outcome.seconds) for outcome in outcomes if outcome.report is not None]
+    reports, seconds = [report for report, _ in measured], [took for _, took in measured]
     print(text)
-    print(path)
+    for file in outputs.study(text, reports, seconds, path):
+        print(file)
     return 0
 
 

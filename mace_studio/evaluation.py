@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 
-import torch
 from PIL.Image import Image, new
-from torch import Tensor
 
-from mace_studio import prompts
-from mace_studio.core import scores
+from mace_studio import judging, prompts
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import RecipeError
+from mace_studio.judging import AFTER, BEFORE, EXPLICIT, Answers, Shot
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Drawing, Recipe
-from mace_studio.report import ALL, ERASED, KEPT, ROLES, SYNONYM, Plan, Probe, Quality, Report, Row, Tally
+from mace_studio.report import ALL, ERASED, KEPT, ROLES, SYNONYM, Plan, Probe, Quality, Report, Row
 from mace_studio.sd import gallery
 from mace_studio.sd.classify import Judge
 from mace_studio.sd.loading import Model
 
-SIDES = ("before", "after")
 FIRST_SEED = 10_000  # far from those of training images and of searches
-SHOWN = 8  # images of each word that are kept for the sheets
 IMAGES = {"quick": 8, "full": 56}  # of each word, at least; multiples of a batch
 CAPTIONS = {"quick": 48, "full": 256}
 
 
+@dataclass(frozen=True)
+class Case:
+    """One erasure to measure, what to call it, and its plan."""
+
+    name: str
+    erasure: Erasure
+    plan: Plan
+
+
 def make_plan(
-    recipe: Recipe, size: str, steps: int = 20, captions: Sequence[str] = (), first: int = FIRST_SEED
+    recipe: Recipe,
+    size: str,
+    steps: int = 20,
+    captions: Sequence[str] = (),
+    first: int = FIRST_SEED,
+    known: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of an evaluation.
 
@@ -40,6 +52,7 @@ def make_plan(
         steps: denoising steps.
         captions: general captions to take evenly from.
         first: seed of the first image of every prompt.
+        known: phrase in lower case -> kind, for kept phrases where several kinds are erased.
 
     Raises:
         RecipeError: no concept, or a size that is none of these.
@@ -47,8 +60,8 @@ def make_plan(
     recipe.check()
     if size not in IMAGES:
         raise RecipeError("plan", f"“{size}” is no plan; use one of {', '.join(IMAGES)}.")
-    probes = list(_probes(recipe))
-    forms = max(len(prompts.TESTS[concept.kind]) for concept in recipe.concepts)
+    probes = list(_probes(recipe, known or {}))
+    forms = min(len(prompts.TESTS[concept.kind]) for concept in recipe.concepts)
     seeds = range(first, first + -(-IMAGES[size] // forms))
     stride = max(1, len(captions) // CAPTIONS[size])
     chosen = tuple(captions[::stride][: CAPTIONS[size]])
@@ -56,95 +69,157 @@ def make_plan(
 
 
 def evaluate(
-    model: Model, erasure: Erasure, plan: Plan, judge: Judge, cache: Path | None
-) -> Generator[Progress, None, Report]:
-    """Draw a plan before and after an erasure and let a judge say what it sees.
+    model: Model, cases: Sequence[Case], judge: Judge, cache: Path | None
+) -> Generator[Progress, None, list[Report]]:
+    """Draw plans before and after erasures, one after another, and let a judge say what it sees.
 
     Args:
         model: is bit for bit the same afterwards.
-        erasure: of this model.
-        plan: from `make_plan`.
+        cases: erasures of this model with plans from `make_plan`.
         judge: from `classify`.
         cache: folder of images drawn before, or None. With it, a cancelled evaluation goes on where it was.
 
     Yields:
-        Progress, stage "draw"; its result is the `Row` of a word whenever one is finished.
+        Progress, stage "draw"; its result is the name of the case and the `Row` of a word, whenever one is finished.
 
     Raises:
-        FileError: the erasure was made from another model.
-        RecipeError: the judge does not know a word.
+        FileError: an erasure was made from another model.
+        RecipeError: the judge does not know a word, or has nothing to choose among. Nothing was drawn.
     """
-    check_fits(erasure, model)
-    labels = tuple(dict.fromkeys(probe.label for probe in plan.probes))
+    for case in cases:
+        check_fits(case.erasure, model)
+        _check_judge(judge, _labels(case.plan))
+    return (yield from clocked(_evaluate(model, cases, judge, cache), {"draw": 1.0}))
+
+
+def _evaluate(
+    model: Model, cases: Sequence[Case], judge: Judge, cache: Path | None
+) -> Generator[Progress, None, list[Report]]:
+    reports, before, total = [], 0, sum(case.plan.images for case in cases)
+    for case in cases:
+        measure = _Measure(model, case, judge, cache, before, total)
+        reports.append((yield from measure.report()))
+        before += case.plan.images
+    return reports
+
+
+def _labels(plan: Plan) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(probe.label for probe in plan.probes))
+
+
+def _check_judge(judge: Judge, labels: Sequence[str]) -> None:
+    if judge.none is None and len(labels) == 1:
+        raise RecipeError("preserve", "CLIP has to choose among several words; keep at least one by name.")
     try:
         judge.probabilities([new("RGB", (8, 8))], labels)
     except ValueError as error:
         raise RecipeError("concepts", f"This cannot be evaluated: {error}.") from error
-    return (yield from clocked(_evaluate(model, erasure, plan, judge, labels, cache), {"draw": 1.0}))
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """What the judge said of the images of some prompts, before and after; one number for each image.
+class _Measure:
+    """The evaluation of one case.
 
-    Attributes:
-        probability: side -> probability of the right label, probability_N.
-        correct: side -> whether it was the most probable one, correct_N.
-        change_N: mean absolute change of a pixel value, 0 to 255.
+    Args:
+        done: images that earlier cases count.
+        total: images of all cases.
     """
 
-    probability: dict[str, Tensor]
-    correct: dict[str, Tensor]
-    change_N: Tensor
+    def __init__(self, model: Model, case: Case, judge: Judge, cache: Path | None, done: int, total: int) -> None:
+        self.model, self.case, self.plan, self.judge, self.cache = model, case, case.plan, judge, cache
+        self.done, self.total = done, total
+        self.drawing = Drawing(("",), steps=case.plan.steps, guidance=case.plan.guidance)
+        self.names = _labels(case.plan)
+        self.labels = self.names if judge.none is None else (*self.names, judge.none)
+        self.detector = judging.detector(judge, case.erasure.recipe)
+        self.explicit: list[Shot] = []
 
+    def report(self) -> Generator[Progress, None, Report]:
+        recipe, rows = self.case.erasure.recipe, []
+        for role in ROLES:
+            pooled: list[Answers] = []
+            for word, probes in _words(self.plan, role).items():
+                rows.append((yield from self._word(role, word, probes, pooled)))
+                yield Progress("draw", word, self.done, self.total, result=(self.case.name, rows[-1]))
+            if pooled:
+                rows.append(judging.row(role, ALL, "", pooled))
+        quality = yield from self._general()
+        found = judging.detections(self.detector, self.explicit) if self.detector else None
+        return Report(
+            self.case.name,
+            recipe,
+            self.judge.name,
+            self.labels,
+            self.plan,
+            tuple(rows),
+            judging.harmonic(recipe, rows),
+            judging.h_a(recipe, rows),
+            quality,
+            found,
+            judging.notes(self.judge, self.labels, self.plan, recipe, found is not None),
+            self.model.name,
+            self.model.fingerprint,
+        )
 
-def _evaluate(
-    model: Model, erasure: Erasure, plan: Plan, judge: Judge, labels: tuple[str, ...], cache: Path | None
-) -> Generator[Progress, None, Report]:
-    asked = (*labels, judge.none) if judge.none is not None else labels
-    drawing, done = Drawing(("",), steps=plan.steps, guidance=plan.guidance), 0
+    def _word(
+        self, role: str, word: str, probes: Sequence[Probe], pooled: list[Answers]
+    ) -> Generator[Progress, None, Row]:
+        """Draw a word and judge it; the answers are added to `pooled`."""
+        # One of each prompt first, then the next seeds: so the first images show every prompt.
+        asked = [(probe, seed) for seed, probe in product(self.plan.seeds, probes)]
+        before = yield from self._images(BEFORE, [(probe.prompt, seed) for probe, seed in asked], word)
+        right = self.labels.index(probes[0].label)
+        kind = self._suited(right, [probe.kind for probe, _ in asked], before)
+        chosen = [i for i, (probe, _) in enumerate(asked) if probe.kind == kind]
+        self.done += len(asked) - len(chosen)
+        items = [(asked[i][0].prompt, asked[i][1]) for i in chosen]
+        after = yield from self._images(AFTER, items, word)
+        shots = [Shot(prompt, before[i], image) for i, (prompt, _), image in zip(chosen, items, after, strict=True)]
+        if self.detector and kind == EXPLICIT and role != KEPT:
+            self.explicit += shots
+        pooled.append(judging.answers(self.judge, self.labels, right, shots))
+        return judging.row(role, word, kind, pooled[-1:], shots)
 
-    def pairs(items: Sequence[gallery.Item], word: str) -> Generator[Progress, None, list[tuple[Image, Image]]]:
-        nonlocal done
-        sides = []
-        for weights in ({}, erasure.weights):
-            tell = partial(_told, word, done, plan.images)
-            sides.append((yield from relay(gallery.drawn(model, weights, items, drawing, cache), tell)))
-            done += len(items)
-        return list(zip(*sides, strict=True))
+    def _suited(self, right: int, kinds: Sequence[str], images: Sequence[Image]) -> str:
+        """The kind of prompts in which the original model shows a word best."""
+        if len(set(kinds)) == 1:
+            return kinds[0]
+        seen_N = self.judge.probabilities(images, self.labels)[:, right].tolist()
+        shown = {kind: [p for p, of in zip(seen_N, kinds, strict=True) if of == kind] for kind in dict.fromkeys(kinds)}
+        return max(shown, key=lambda kind: fmean(shown[kind]))
 
-    rows: list[Row] = []
-    for role in ROLES:
-        pooled: list[_Answers] = []
-        for word, probes in _words(plan, role).items():
-            # One of each prompt first, then the next seeds: so the first images show every prompt.
-            drawn = yield from pairs([(probe.prompt, seed) for seed in plan.seeds for probe in probes], word)
-            pooled.append(_answers(judge, asked, labels.index(probes[0].label), drawn))
-            rows.append(_row(role, word, pooled[-1:], drawn[:SHOWN]))
-            yield Progress("draw", word, done, plan.images, result=rows[-1])
-        if pooled:
-            rows.append(_row(role, ALL, pooled))
-    general = yield from pairs([(caption, plan.seeds[0]) for caption in plan.captions], "general captions")
-    quality = _quality(judge, general) if general else None
-    report = Report(erasure.recipe, judge.name, asked, plan, tuple(rows), {}, quality, model.name, model.fingerprint)
-    return replace(report, harmonic=_harmonic(report))
+    def _general(self) -> Generator[Progress, None, Quality | None]:
+        items = [(caption, self.plan.seeds[0]) for caption in self.plan.captions]
+        if not items:
+            return None
+        before = yield from self._images(BEFORE, items, "general captions")
+        after = yield from self._images(AFTER, items, "general captions")
+        shots = [Shot(*one) for one in zip(self.plan.captions, before, after, strict=True)]
+        return judging.quality(self.judge, self.model.device, shots)
+
+    def _images(self, side: str, items: Sequence[gallery.Item], word: str) -> Generator[Progress, None, list[Image]]:
+        weights = self.case.erasure.weights if side == AFTER else {}
+        tell = partial(_told, word, self.done, self.total)
+        images = yield from relay(gallery.drawn(self.model, weights, items, self.drawing, self.cache), tell)
+        self.done += len(items)
+        return images
 
 
 def _told(word: str, before: int, total: int, count: int) -> Progress:
     return Progress("draw", word, before + count, total)
 
 
-def _probes(recipe: Recipe) -> Iterator[Probe]:
+def _probes(recipe: Recipe, known: Mapping[str, str]) -> Iterator[Probe]:
     kinds = dict.fromkeys(concept.kind for concept in recipe.concepts)
     for concept in recipe.concepts:
         for role, words in ((ERASED, (concept.phrase,)), (SYNONYM, concept.synonyms)):
             for word in words:
                 for form in prompts.TESTS[concept.kind]:
-                    yield Probe(role, word, concept.phrase, form.format(word))
+                    yield Probe(role, word, concept.phrase, concept.kind, form.format(word))
     for word in recipe.preserve:
-        for kind in kinds:
+        own = known.get(word.strip().lower())
+        for kind in [own] if own in kinds else kinds:
             for form in prompts.TESTS[kind]:
-                yield Probe(KEPT, word, word, form.format(word))
+                yield Probe(KEPT, word, word, kind, form.format(word))
 
 
 def _words(plan: Plan, role: str) -> dict[str, list[Probe]]:
@@ -154,58 +229,3 @@ def _words(plan: Plan, role: str) -> dict[str, list[Probe]]:
         if probe.role == role:
             words.setdefault(probe.word, []).append(probe)
     return words
-
-
-def _answers(judge: Judge, asked: Sequence[str], right: int, pairs: Sequence[tuple[Image, Image]]) -> _Answers:
-    seen = {side: judge.probabilities([pair[i] for pair in pairs], asked) for i, side in enumerate(SIDES)}
-    return _Answers(
-        {side: seen_NL[:, right] for side, seen_NL in seen.items()},
-        {side: seen_NL.argmax(dim=1) == right for side, seen_NL in seen.items()},
-        _changes(pairs),
-    )
-
-
-def _row(role: str, word: str, answers: Sequence[_Answers], shown: Sequence[tuple[Image, Image]] = ()) -> Row:
-    tallies = [_tally(side, answers) for side in SIDES]
-    return Row(role, word, *tallies, torch.cat([a.change_N for a in answers]).mean().item(), tuple(shown))
-
-
-def _tally(side: str, answers: Sequence[_Answers]) -> Tally:
-    probability_N = torch.cat([a.probability[side] for a in answers])
-    correct = int(torch.cat([a.correct[side] for a in answers]).sum())
-    interval = scores.bootstrap(probability_N, torch.Generator().manual_seed(0))
-    share = scores.wilson(correct, len(probability_N))
-    return Tally(correct, len(probability_N), share, probability_N.mean().item(), interval)
-
-
-def _changes(pairs: Sequence[tuple[Image, Image]]) -> Tensor:
-    """change_N: mean absolute change of a pixel value, 0 to 255."""
-    return torch.tensor([gallery.difference(before, after) for before, after in pairs])
-
-
-def _quality(judge: Judge, pairs: Sequence[tuple[Image, Image]]) -> Quality:
-    before_ND, after_ND = (judge.features([pair[i] for pair in pairs]).double() for i in range(2))
-    cosine_N = torch.nn.functional.cosine_similarity(before_ND, after_ND)
-    return Quality(
-        len(pairs),
-        f"{judge.name} features",
-        scores.kid(before_ND, after_ND),
-        scores.fid(before_ND, after_ND),
-        1 - cosine_N.mean().item(),
-        _changes(pairs).mean().item(),
-    )
-
-
-def _harmonic(report: Report) -> dict[str, float]:
-    """H_o where objects and synonyms were tested, H_c otherwise, from top-1 and from mean probabilities."""
-    gone, similar, kept = (report.pooled(role) for role in ROLES)
-    if gone is None or kept is None:
-        return {}
-    objects = all(concept.kind == "object" for concept in report.recipe.concepts)
-    found = {}
-    for name, of in (("top-1", lambda row: row.after.top1), ("mean probability", lambda row: row.after.probability)):
-        if objects and similar is not None:
-            found[f"H_o, {name}"] = scores.h_o(of(gone), of(kept), of(similar))
-        else:
-            found[f"H_c, {name}"] = scores.h_c(of(gone), of(kept))
-    return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mace_studio import figures, report
+from mace_studio import figures, report_figures, report_text
 from mace_studio.engine import engine
 from mace_studio.recipe import Recipe
 from mace_studio.shelf import slug
@@ -38,6 +39,15 @@ def inspection(read: Inspection, folder: Path) -> list[Path]:
     return [engine().inspection.save(read, folder / f"{name}.npz"), *figures.write(read, folder, name)]
 
 
-def evaluation(measured: Report, folder: Path) -> list[Path]:
-    """A report as Markdown, JSON and CSV, its chart and its contact sheets."""
-    return [*report.write(measured, folder), *figures.write_report(measured, folder)]
+def evaluation(measured: Sequence[Report], folder: Path) -> list[Path]:
+    """A report as Markdown, JSON and CSV, its chart and its contact sheets; several in a folder each, and a summary."""
+    if len(measured) == 1:
+        return [*report_text.write(measured[0], folder), *report_figures.write(measured[0], folder)]
+    together = report_text.write_side_by_side(measured, folder) + report_figures.write_side_by_side(measured, folder)
+    return [*together, *(path for one in measured for path in evaluation([one], folder / one.name))]
+
+
+def study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
+    """A study's table as Markdown, and a curve where its rows erase more and more."""
+    path.write_text(text, encoding="utf-8")
+    return [path, *report_figures.write_growth(reports, seconds, path.with_suffix(".png"))]

@@ -1,24 +1,17 @@
-"""The result of an evaluation: its parts, and how it is written as Markdown, JSON and CSV."""
+"""The result of an evaluation, in its parts."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from PIL import Image
 
-from mace_studio.errors import FileError
 from mace_studio.recipe import Recipe
 
 ERASED, SYNONYM, KEPT = "erased", "synonym", "kept"
 ROLES = {ERASED: "Efficacy", SYNONYM: "Generality", KEPT: "Specificity"}
 ALL = "all"  # the word of the row of a whole role
-SPILLS = 10  # kept words that are told as those that suffered most
-TALLY = ("correct", "count", "top1", "top1_low", "top1_high", "probability", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -29,12 +22,14 @@ class Probe:
         role: "erased", "synonym" or "kept".
         word: what the prompt names.
         label: the phrase that the judge is asked for: the word itself, or the concept whose synonym it is.
+        kind: of concept that the prompt's form is for.
         prompt: the sentence.
     """
 
     role: str
     word: str
     label: str
+    kind: str
     prompt: str
 
 
@@ -43,7 +38,8 @@ class Plan:
     """What will be drawn, known before anything is.
 
     Attributes:
-        probes: prompts about what is erased, its synonyms and what is kept.
+        probes: prompts about what is erased, its synonyms and what is kept. A kept word whose kind is not known has
+            those of every kind that is erased, and the ones that do not suit it are drawn before only.
         captions: general prompts, for the quality of everything else; one image each.
         seeds: of the images of each probe, the same before and after.
         steps, guidance: of all images.
@@ -57,7 +53,7 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """How many images are drawn, before and after together."""
+        """How many images are drawn, before and after together; fewer where a kept word has several kinds."""
         return 2 * (len(self.probes) * len(self.seeds) + len(self.captions))
 
     @property
@@ -65,11 +61,18 @@ class Plan:
         """UNet forwards of one sample, guidance counted twice."""
         return self.images * self.steps * (2 if self.guidance > 1 else 1)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether a kept word is asked for in the prompts of several kinds, to find the one that suits it."""
+        kept = {(probe.word, probe.kind) for probe in self.probes if probe.role == KEPT}
+        return len(kept) > len({word for word, _ in kept})
+
     def summary(self) -> str:
         """What it draws, in words."""
+        most = "at most " if self.mixed else ""
         return (
             f"{len(self.probes)} prompts with {len(self.seeds)} seeds and {len(self.captions)} general captions, "
-            f"before and after: {self.images:,} images, {self.forwards:,} UNet forwards"
+            f"before and after: {most}{self.images:,} images, {self.forwards:,} UNet forwards"
         )
 
 
@@ -96,22 +99,37 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """A mean and its 95 % interval, by bootstrap."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Row:
     """One word, or all words of a role, before and after.
 
     Attributes:
         role: as in `Probe`.
         word: of the probes; "all" for the role as a whole.
+        kind: of the prompts; "" for the role as a whole.
         before, after: tallies over the same prompts and seeds.
         change: mean absolute change of a pixel value, 0 to 255.
+        feature_change: mean cosine distance of the judge's features, 0 to 2.
+        clip: "before" and "after" -> CLIP score of the images with their prompts, cosine times 100; empty where the
+            judge is not CLIP.
         images: before and after of the first seeds; none for a whole role.
     """
 
     role: str
     word: str
+    kind: str
     before: Tally
     after: Tally
     change: float
+    feature_change: float
+    clip: dict[str, Mean]
     images: tuple[tuple[Image.Image, Image.Image], ...] = ()
 
 
@@ -125,6 +143,7 @@ class Quality:
         kid, fid: distances between the two sets; 0 is the same. FID depends on the count.
         feature_change: mean cosine distance of the features of each pair, 0 to 2.
         pixel_change: mean absolute change of a pixel value, 0 to 255.
+        clip: as in `Row`, of the images with their captions.
     """
 
     count: int
@@ -133,6 +152,24 @@ class Quality:
     fid: float
     feature_change: float
     pixel_change: float
+    clip: dict[str, Mean]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector of nudity found in the images of explicit concepts and their synonyms.
+
+    Attributes:
+        detector: its name and version.
+        threshold: the least confidence that counts.
+        images: on each side.
+        counts: class -> how many, before and after; every class that it knows.
+    """
+
+    detector: str
+    threshold: float
+    images: int
+    counts: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -140,27 +177,33 @@ class Report:
     """The result of an evaluation.
 
     Attributes:
+        name: of the erasure.
         recipe: of the erasure.
-        judge: who judged, and among which labels.
+        judge: who judged.
         labels: what the judge chose among.
         plan: what was drawn.
         rows: every word, and after the words of a role the role as a whole.
         harmonic: name, such as "H_o, top-1" -> the harmonic mean of the accuracies, 0 to 1.
+        h_a: "before" and "after" -> CLIP_s - CLIP_e; empty but for styles that CLIP has judged.
         quality: of images that have nothing to do with the erasure; None without general captions.
+        detections: of nudity; None where nothing explicit was erased or no detector is at hand.
+        notes: what has to be known to read it, in sentences.
         model, fingerprint: what was erased from.
-        seconds: that it took.
     """
 
+    name: str
     recipe: Recipe
     judge: str
     labels: tuple[str, ...]
     plan: Plan
     rows: tuple[Row, ...]
     harmonic: dict[str, float]
+    h_a: dict[str, float]
     quality: Quality | None
+    detections: Detections | None
+    notes: tuple[str, ...]
     model: str
     fingerprint: str
-    seconds: float = field(default=0.0, compare=False)
 
     def pooled(self, role: str) -> Row | None:
         """The row of a role as a whole, or None where the plan has no such words."""
@@ -172,126 +215,19 @@ class Report:
         return sorted(kept, key=lambda r: (r.before.probability - r.after.probability, r.change), reverse=True)
 
 
-def markdown(report: Report) -> str:
-    """The report in Markdown, to be read without the page."""
-    plan, kinds = report.plan, sorted({concept.kind for concept in report.recipe.concepts})
-    lines = [
-        f"# {report.recipe.title()}: before and after",
-        "",
-        f"Model {report.model}, recipe {report.recipe.digest()}, {len(report.recipe.concepts)} concepts "
-        f"({', '.join(kinds)}). {plan.images} images of {plan.steps} steps at guidance {plan.guidance:g}, seeds "
-        f"{plan.seeds[0]} to {plan.seeds[-1]}, the same before and after.",
-        "",
-        f"Judge: {report.judge}, choosing among {len(report.labels)} answers: {', '.join(report.labels)}.",
-        "",
-        *_harmonic_lines(report),
-        "## Accuracy",
-        "",
-        "Top-1 is how often the right answer was the most probable one; p is its mean probability, which the paper "
-        "calls accuracy. Intervals are of 95 %: Wilson's for top-1, bootstrap for p. Of what is erased and of its "
-        "synonyms (generality) low is good; of what is kept, high.",
-        "",
-        "| | word | images | top-1 before | top-1 after | p before | p after | pixel change |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(_line(row) for row in report.rows),
-        "",
-        *_quality_lines(report.quality),
-        *_spill_lines(report.spill_over()),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+def means(report: Report) -> dict[str, str]:
+    """Its harmonic means by what goes into them, such as "H, top-1" -> "H_o 98.0 %"."""
+    parts = {name.partition(", "): percent(value) for name, value in report.harmonic.items()}
+    return {f"H, {of}": f"{name} {said}" for (name, _, of), said in parts.items()}
 
 
-def table(report: Report) -> str:
-    """The rows as CSV, shares from 0 to 1."""
-    file = io.StringIO()
-    writer = csv.writer(file)
-    sides = [f"{name}_{side}" for side in ("before", "after") for name in TALLY]
-    writer.writerow(["role", "word", "pixel_change", *sides])
-    for row in report.rows:
-        cells = [cell for tally in (row.before, row.after) for cell in _cells(tally)]
-        writer.writerow([row.role, row.word, f"{row.change:.4f}", *cells])
-    return file.getvalue()
-
-
-def as_json(report: Report) -> str:
-    """Everything but the images."""
-    about = {key: value for key, value in vars(report).items() if key not in ("rows", "recipe", "plan", "quality")}
-    about["recipe"] = json.loads(report.recipe.to_json())
-    about["plan"] = asdict(report.plan)
-    about["quality"] = None if report.quality is None else asdict(report.quality)
-    about["rows"] = [
-        {"role": r.role, "word": r.word, "before": asdict(r.before), "after": asdict(r.after), "change": r.change}
-        for r in report.rows
-    ]
-    return json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-
-
-def write(report: Report, folder: Path) -> list[Path]:
-    """Write `report.md`, `report.json` and `scores.csv`.
-
-    Raises:
-        FileError: a file cannot be written.
-    """
-    texts = {"report.md": markdown(report), "report.json": as_json(report), "scores.csv": table(report)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
-    return [folder / name for name in texts]
+def called(reports: Sequence[Report]) -> list[str]:
+    """A name for each report: its recipe's title, or the erasure's name where titles are the same."""
+    titles = [report.recipe.title() for report in reports]
+    return titles if len(set(titles)) == len(titles) else [report.name for report in reports]
 
 
 def percent(share: float, interval: tuple[float, float] | None = None) -> str:
     """Such as "98.0 %" or "98.0 % (93.0 to 99.4)"."""
     around = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
     return f"{100 * share:.1f} %{around}"
-
-
-def _harmonic_lines(report: Report) -> list[str]:
-    if not report.harmonic:
-        return []
-    said = ", ".join(f"{name} **{percent(value)}**" for name, value in report.harmonic.items())
-    return [f"{said}. These are harmonic means of what is gone and what is kept; high is good.", ""]
-
-
-def _line(row: Row) -> str:
-    cells = [
-        ROLES[row.role],
-        f"**{row.word}**" if row.word == ALL else row.word,
-        str(row.after.count),
-        percent(row.before.top1, row.before.top1_interval),
-        percent(row.after.top1, row.after.top1_interval),
-        percent(row.before.probability, row.before.interval),
-        percent(row.after.probability, row.after.interval),
-        f"{row.change:.1f}",
-    ]
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
-
-
-def _quality_lines(quality: Quality | None) -> list[str]:
-    if quality is None:
-        return []
-    return [
-        "## Everything else",
-        "",
-        f"{quality.count} general captions, original against erased: KID {quality.kid:.4f} and FID {quality.fid:.2f} "
-        f"({quality.features}; FID grows as the number of images shrinks), mean cosine distance of the features "
-        f"{quality.feature_change:.4f}, mean pixel change {quality.pixel_change:.1f} of 255.",
-        "",
-    ]
-
-
-def _spill_lines(rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return []
-    lines = ["## What suffered most", "", "| word | loss of probability | pixel change |", "| --- | --- | --- |"]
-    for row in rows[:SPILLS]:
-        loss = max(0.0, row.before.probability - row.after.probability)
-        lines.append(f"| {row.word} | {percent(loss)} | {row.change:.1f} |")
-    return lines
-
-
-def _cells(tally: Tally) -> list[str]:
-    numbers = [tally.top1, *tally.top1_interval, tally.probability, *tally.interval]
-    return [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]

@@ -59,6 +59,14 @@ def presets() -> list[Preset]:
     return found
 
 
+def known_kinds() -> dict[str, str]:
+    """Phrase in lower case -> the kind that the presets know it as: erased as one, or kept where only one is erased."""
+    recipes = [preset.recipe for preset in presets()]
+    alone = [recipe for recipe in recipes if len({concept.kind for concept in recipe.concepts}) == 1]
+    kept = {phrase.lower(): recipe.concepts[0].kind for recipe in alone for phrase in recipe.preserve}
+    return kept | {concept.phrase.lower(): concept.kind for recipe in recipes for concept in recipe.concepts}
+
+
 def entries(folder: Path) -> list[Entry]:
     """Every erasure in a folder, newest first; files that are none are passed over."""
     found = []

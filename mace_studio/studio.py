@@ -179,7 +179,9 @@ class Studio:
         parts = engine.engine()
         captions = parts.loading.read_captions(self.place.captions or parts.loading.captions_of(self.source))
         first = parts.evaluation.FIRST_SEED if first is None else first
-        return self.suited(parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first))
+        recipe, known = self.entry(name).recipe, shelf.known_kinds()
+        plan = parts.evaluation.make_plan(recipe, size, captions=captions, first=first, known=known)
+        return self.suited(plan)
 
     def seconds(self, plan: Plan) -> float | None:
         """How long a plan will take at the pace of the last comparison; None while there is none."""
@@ -190,11 +192,13 @@ class Studio:
         forwards = 2 * len(job.result) * drawing.steps * (2 if drawing.guidance > 1 else 1)
         return job.events[-1].seconds / forwards * plan.forwards
 
-    def evaluate(self, name: str, size: str = "quick", judge: str | None = None, first: int | None = None) -> Job:
-        """Measure an erasure by a plan. Events are `Progress`; the result is a `Report`.
+    def evaluate(
+        self, names: Sequence[str], size: str = "quick", judge: str | None = None, first: int | None = None
+    ) -> Job:
+        """Measure erasures one after another. Events are `Progress`; the result is a `Report` of each.
 
         Args:
-            name: of the erasure.
+            names: of the erasures.
             size: "quick" or "full".
             judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
             first: the first seed; None for the usual one.
@@ -203,8 +207,8 @@ class Studio:
             FileError: there is no erasure of this name.
             RecipeError: there is no such size.
         """
-        entry, plan = self.entry(name), self.plan(name, size, first)
-        return self._submit(f"Evaluate {name}", (name, size), tasks.evaluate, entry.path, plan, judge)
+        plans = [(self.entry(name).path, self.plan(name, size, first)) for name in names or [""]]
+        return self._submit(f"Evaluate {', '.join(names)}", (tuple(names), size), tasks.evaluate, plans, judge)
 
     def export(self, name: str, packing: Packing) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.

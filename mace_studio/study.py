@@ -89,13 +89,13 @@ def run(
                 if not finished(erasing):
                     return
                 made[case.recipe], seconds = erasing.result.name, erasing.events[-1].seconds
-            job = studio.evaluate(made[case.recipe], size, first=first)
+            job = studio.evaluate([made[case.recipe]], size, first=first)
             if not finished(job):
                 return
         except StudioError as error:
             yield Outcome(case, None, problem=str(error))
             continue
-        yield Outcome(case, job.result, seconds)
+        yield Outcome(case, job.result[0], seconds)
 
 
 def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) -> str:

@@ -213,11 +213,13 @@ def preview(place: Place, recipe: Recipe, drawing: Drawing) -> Generator[Progres
     return (yield from engine().preview.preview(here.model, recipe, drawing, here.known, place.cache))
 
 
-def evaluate(place: Place, path: Path, plan: Plan, judge: str | None) -> Generator[Progress, None, Report]:
-    """Measure the erasure at `path`."""
+def evaluate(
+    place: Place, plans: Sequence[tuple[Path, Plan]], judge: str | None
+) -> Generator[Progress, None, list[Report]]:
+    """Measure each erasure at its path by its plan."""
     parts, model = engine(), held(place).model
-    judged, plan = parts.classify.choose(model, judge), suited(place, plan)
-    return (yield from parts.evaluation.evaluate(model, parts.erasure.load(path), plan, judged, place.cache))
+    cases = [parts.evaluation.Case(path.stem, parts.erasure.load(path), suited(place, plan)) for path, plan in plans]
+    return (yield from parts.evaluation.evaluate(model, cases, parts.classify.choose(model, judge), place.cache))
 
 
 def export(place: Place, path: Path, packing: Packing) -> Generator[Progress, None, Exported]:

@@ -12,16 +12,15 @@ import gradio as gr
 from mace_studio import outputs
 from mace_studio.errors import StudioError
 from mace_studio.jobs import Job
-from mace_studio.report import Report
+from mace_studio.report import Report, Row, called
 from mace_studio.studio import Studio
 from mace_studio.ui import notices, report_view, run_view
 from mace_studio.ui.files import download
-from mace_studio.ui.job_card import JobCard, erased_models
+from mace_studio.ui.job_card import JobCard
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, open_to
 
 PLANS = {"Quick: at least 8 images a word": "quick", "Full: at least 56 images a word": "full"}
-SHEETS = ("efficacy.png", "generality.png", "specificity.png", "scores.png")
 
 Update = dict[Any, Any]
 
@@ -34,14 +33,13 @@ class EvaluateTab:
         job_id: from `job_card.remembered`.
 
     Attributes:
-        name: the erased model.
+        name: the erased models.
         job: the evaluation that this browser watches.
         shown: what `on_return` updates.
     """
 
     def __init__(self, studio: Studio, job_id: gr.BrowserState) -> None:
         self.studio = studio
-        self.reports = gr.State([])
         with gr.Row(elem_classes="columns", elem_id="evaluate-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._plan_card(job_id)
@@ -53,7 +51,11 @@ class EvaluateTab:
         with gr.Column(elem_classes="card", elem_id="plan-card"):
             run_view.heading("plan-title", "", "What to measure", "The same prompts and seeds with both models.")
             self.name = gr.Dropdown(
-                [], label="Erased model", info="The Erase tab makes them", **open_to("evaluate-model")
+                [],
+                multiselect=True,
+                label="Erased models",
+                info="One, or several to see side by side",
+                **open_to("evaluate-model"),
             )
             self.plan = gr.Dropdown(
                 list(PLANS), value=next(iter(PLANS)), label="Plan", info="How many images", **open_to("evaluate-plan")
@@ -100,66 +102,72 @@ class EvaluateTab:
     def _wire(self) -> None:
         chosen = [self.name, self.plan]
         self.shown = [
-            *self.job.outputs, self.reports, self.head, self.table, self.judged, self.file, self.spill_card,
-            self.spills, self.sheet_card, self.sheets,
+            *self.job.outputs, self.head, self.table, self.judged, self.file, self.spill_card, self.spills,
+            self.sheet_card, self.sheets,
         ]  # fmt: skip
-        asked = [self.job.job_id, self.reports, *chosen, self.judge]
+        asked = [self.job.job_id, *chosen, self.judge]
         self.job.start[0].click(self.on_evaluate, asked, self.shown, concurrency_limit=None, **QUIET)
         gr.on([self.name.change, self.plan.change], self.on_plan, chosen, self.summary, **QUIET)
 
     @spoken
-    def on_open(self, made: str, chosen: str | None) -> Any:
-        """List the erased models, with the newest run's chosen."""
-        return erased_models(self.studio, made, chosen)
+    def on_open(self, made: str, chosen: list[str]) -> Any:
+        """List the erased models: several that were chosen stay so, or else the newest run's is chosen."""
+        names = [entry.name for entry in self.studio.entries()]
+        kept = [name for name in chosen if name in names]
+        return gr.Dropdown(names, value=kept if len(kept) > 1 else [n for n in (made, *kept, *names) if n in names][:1])
 
     @spoken
-    def on_plan(self, name: str | None, plan: str) -> str:
+    def on_plan(self, names: list[str], plan: str) -> str:
         """Say what will be drawn, before anything is."""
-        if not name:
-            return ""
         try:
-            made = self.studio.plan(name, PLANS[plan])
+            plans = [self.studio.plan(name, PLANS[plan]) for name in names]
         except StudioError as error:
             return run_view.estimate_missing(notices.sentence(error))
-        seconds = self.studio.seconds(made)
-        told = f"; about {run_view.duration(seconds)} at the pace of the last comparison" if seconds else ""
-        return f'<p class="estimate">{made.summary()}{told}.</p>'
+        if not plans:
+            return ""
+        images, seconds = sum(made.images for made in plans), [self.studio.seconds(made) for made in plans]
+        several = f"{len(plans)} erased models, at most {images:,} images; what they share is drawn once"
+        told = f"; about {run_view.duration(sum(seconds))} at the pace of the last comparison" if all(seconds) else ""
+        return f'<p class="estimate">{plans[0].summary() if len(plans) == 1 else several}{told}.</p>'
 
     @spoken
-    def on_evaluate(
-        self, job_id: str, reports: list[Report], name: str | None, plan: str, judge: str
-    ) -> Iterator[Update]:
+    def on_evaluate(self, job_id: str, names: list[str], plan: str, judge: str) -> Iterator[Update]:
         """Measure, and fill the table as words are finished."""
 
         def start() -> Job:
-            return self.studio.evaluate(name or "", PLANS[plan], judge.strip() or None)
+            return self.studio.evaluate(names, PLANS[plan], judge.strip() or None)
 
-        yield from self.job.begin(job_id, start, lambda job: self._end(job, reports), {})
+        yield from self.job.begin(job_id, start, self._end, {})
 
     @spoken
     def on_return(self, job_id: str) -> Iterator[Update]:
         """Show this browser's evaluation again after a reload."""
-        yield from self.job.again(job_id, lambda job: self._end(job, []), {})
+        yield from self.job.again(job_id, self._end, {})
 
     def _live(self, job: Job) -> Update:
         """The rows that are finished."""
-        return {self.table: report_view.table(event.result for event in job.events if event.result is not None)}
+        rows: dict[str, list[Row]] = {}
+        for name, row in (event.result for event in job.events if event.result is not None):
+            rows.setdefault(name, []).append(row)
+        return {self.table: report_view.table(rows)}
 
-    def _end(self, job: Job, reports: list[Report]) -> Update:
-        report: Report = job.result
-        others = [r for r in reports if r.recipe != report.recipe or r.plan != report.plan]
-        together = [*others, report]
+    def _end(self, job: Job) -> Update:
+        reports: list[Report] = job.result
         folder = self.studio.output / "reports" / job.id
-        files = {path.name: path for path in outputs.evaluation(report, folder)}
+        pictures = [path for path in outputs.evaluation(reports, folder) if path.suffix == ".png"]
         archive = Path(shutil.make_archive(str(folder), "zip", folder))
         return {
-            self.reports: together,
-            self.head: report_view.headline(together),
-            self.table: report_view.table(report.rows),
-            self.judged: report_view.judged(report),
+            self.head: report_view.headline(reports),
+            self.table: report_view.table({name: r.rows for name, r in zip(called(reports), reports, strict=True)}),
+            self.judged: report_view.judged(reports),
             self.file: download(archive, interactive=True),
             self.spill_card: gr.Column(visible=True),
-            self.spills: report_view.spill_over(report),
+            self.spills: report_view.spill_over(reports),
             self.sheet_card: gr.Column(visible=True),
-            self.sheets: [(str(files[name]), name.removesuffix(".png")) for name in SHEETS if name in files],
+            self.sheets: [(str(path), _caption(path.relative_to(folder))) for path in pictures],
         }
+
+
+def _caption(path: Path) -> str:
+    """What a picture shows, and of which erased model where there are several."""
+    return " · ".join(reversed(path.with_suffix("").parts))

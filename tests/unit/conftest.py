@@ -3,7 +3,15 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 from mace_studio.sd import loading
 from mace_studio.studio import BUILT_IN
@@ -51,6 +59,25 @@ def other_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def other(other_folder):
     return loading.load(str(other_folder), "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A CLIP model of random weights, as it lies on a disk."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip") / "small-clip"
+    tokenizer = CLIPTokenizer.from_pretrained(str(BUILT_IN / "tokenizer"))
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, **small,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, **small)
+    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 USE_CASES = {"erasure", "comparison", "inspection", "preview", "evaluation"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 ENGINE = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub"}
+EXTRAS = {"nudenet", "torchvision"}  # used where the user has installed them
 SAID = {"recipe", "errors"}
 
 # A part of the house -> the parts of it that it may import, and the packages. A part is a module or a folder directly
@@ -29,7 +30,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "progress": (set(), set()),
     "jobs": (set(), set()),
     "core": ({"core", "errors"}, {"torch"}),
-    "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE),
+    "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE | EXTRAS),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
     "pictures": ({"sd", "prompts", "progress", "recipe"}, {"torch"}),
@@ -37,6 +38,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         case: ({"sd", "core", "prompts", "progress", "refinement", "pictures", "erasure", "report", *SAID}, NUMBERS)
         for case in USE_CASES
     },
+    "judging": ({"sd", "core", "report", "recipe"}, {"torch", "PIL"}),
+    "evaluation": ({"sd", "prompts", "progress", "erasure", "judging", "report", *SAID}, {"PIL"}),
     "packing": ({"errors"}, set()),
     "card": ({"recipe"}, set()),
     "status": ({"prompts", "recipe"}, set()),
@@ -46,9 +49,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tasks": ({"engine", "shelf", *SAID}, set()),
     "studio": ({"tasks", "engine", "status", "jobs", "packing", "prompts", "shelf", *SAID}, set()),
     "report": ({*SAID}, {"PIL"}),
-    "figures": ({*USE_CASES, "report", "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
+    "report_text": ({"report", *SAID}, set()),
+    "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
+    "report_figures": ({"figures", "report", "errors"}, {"matplotlib", "numpy"}),
     "study": ({"studio", "shelf", "report", "jobs", *SAID}, set()),
-    "outputs": ({"engine", "shelf", "figures", "report", "recipe"}, set()),
+    "outputs": ({"engine", "shelf", "figures", "report", "report_text", "report_figures", "recipe"}, set()),
     # The page and the terminal watch the Job that the studio's methods return.
     "cli": ({"studio", "study", "outputs", "jobs", "packing", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),

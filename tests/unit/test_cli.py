@@ -89,6 +89,12 @@ def test_missing_files_are_a_sentence(tmp_path, capsys):
     assert "no erased model “no”" in capsys.readouterr().err
 
 
+def test_what_is_evaluated_together_lies_in_one_folder(tmp_path, capsys):
+    two = [str(tmp_path / "a" / "cat.safetensors"), str(tmp_path / "b" / "dog.safetensors")]
+    assert cli.main(["evaluate", *two, "--out", str(tmp_path)]) == 1
+    assert "must lie in one folder" in capsys.readouterr().err
+
+
 def test_interrupting_ends_with_130_and_leaves_no_file(recipe_file, tmp_path):
     long = replace(QUICK, lora=LoraSettings(steps=100_000))
     recipe_file.write_text(long.to_json(), encoding="utf-8")

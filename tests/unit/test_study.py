@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from mace_studio import study
+from mace_studio import outputs, study
 from mace_studio.errors import RecipeError
 from mace_studio.jobs import CANCELLED
 from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
@@ -72,6 +72,10 @@ def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Studio, "erase", None)
     again = list(study.run(studio, rows[:1], "quick", None, finished))
     assert again[0].seconds is None and again[0].report == first[0].report
+    grown = [replace(again[0].report, recipe=replace(QUICK, concepts=QUICK.concepts * n)) for n in (1, 5, 12)]
+    files = outputs.study("A table", grown, [1.0, None, 3.0], tmp_path / "people.md")
+    assert [path.name for path in files] == ["people.md", "people.png"] and all(path.is_file() for path in files)
+    assert len(outputs.study("A table", grown[:1] * 3, [None] * 3, tmp_path / "objects.md")) == 1
     text = study.markdown("A study", [*again, first[1]])
     assert "| gone | 1 |" in text and "| impossible | 1 |" in text and "does not know “Van Gogh”" in text
     assert "average" not in text

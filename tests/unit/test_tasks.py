@@ -59,7 +59,7 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
         tasks.inspect: (entry.path, DRAWING, ("the cat",)),
         tasks.residual: (entry.path, DRAWING),
         tasks.preview: (QUICK, DRAWING),
-        tasks.evaluate: (entry.path, quick_plan, None),
+        tasks.evaluate: ([(entry.path, quick_plan)], None),
         tasks.export: (entry.path, Packing("unet", tmp_path / "cat.safetensors")),
     }
     # A task that is missing here has not been shown to cross the border.
