@@ -257,4 +257,8 @@ def _pairs(tensors: dict[str, Tensor]) -> dict[int, dict[str, tuple[Tensor, Tens
         number, _, rest = name.removeprefix(LORA).partition(".")
         key, _, side = rest.rpartition(".")
         sides.setdefault(int(number), {}).setdefault(key, {})[side] = tensors.pop(name)
-    return {i: {key: (both["up"], both["down"]) for key, both in keys.items()} for i, keys in sides.items()}
+    pairs = {i: {key: (both["up"], both["down"]) for key, both in keys.items()} for i, keys in sides.items()}
+    for key, (up_PR, down_RD) in ((key, pair) for keys in pairs.values() for key, pair in keys.items()):
+        if (*up_PR.shape, *down_RD.shape) != (len(tensors[key]), len(down_RD), len(down_RD), tensors[key].shape[1]):
+            raise ValueError(f"the LoRA of {key} has another shape than its weight")
+    return pairs

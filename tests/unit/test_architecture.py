@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
-USE_CASES = {"erasure", "comparison", "inspection", "preview", "evaluation"}
+USE_CASES = {"erasure", "composition", "comparison", "inspection", "preview", "evaluation"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 ENGINE = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub"}
 SAID = {"recipe", "errors"}
@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "plain": ({"errors"}, set()),
     "recipe": ({"errors", "plain"}, set()),
     "prompts": ({"recipe"}, set()),
+    "joining": ({*SAID}, set()),
     "captions": (set(), set()),
     "progress": (set(), set()),
     "jobs": (set(), set()),
@@ -37,13 +38,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         case: ({"sd", "core", "prompts", "progress", "refinement", "pictures", "erasure", "report", *SAID}, NUMBERS)
         for case in USE_CASES
     },
+    "composition": ({"sd.lora", "sd.loading", "erasure", "joining", "progress", *SAID}, set()),
     "packing": ({"errors"}, set()),
     "card": ({"recipe"}, set()),
     "status": (set(), set()),
     "exporting": ({"sd", "progress", "erasure", "packing", "card", *SAID}, NUMBERS),
     "shelf": ({*SAID}, {"safetensors"}),
     "engine": ({*USE_CASES, "exporting", "sd.classify", "sd.loading"}, set()),
-    "studio": ({"engine", "status", "jobs", "packing", "prompts", "shelf", *SAID}, set()),
+    "studio": ({"engine", "status", "joining", "jobs", "packing", "prompts", "shelf", *SAID}, set()),
     "report": ({*SAID}, {"PIL"}),
     "figures": ({*USE_CASES, "report", "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
     "study": ({"studio", "shelf", "report", "jobs", *SAID}, set()),
