@@ -29,8 +29,9 @@ def compose(
     """Refine and fuse the concepts of several erasures together, each with the LoRA that it has.
 
     A LoRA is trained on top of a refinement. One that was trained on another refinement than this one's, or with other
-    settings, is used all the same, and a warning says so. Where nothing changes, and where concepts go that came
-    without a preserve list of their own, the LoRAs are the very ones and the result is exact.
+    settings, is used all the same, and a warning says so. Where each is on its own refinement again, the result is
+    exact, bit for bit: if nothing changes, if what was added is taken out again with all that it brought along to
+    keep, and if nothing has a LoRA.
 
     Args:
         model: from `sd.loading.load`; bit for bit the same afterwards.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -91,6 +92,14 @@ def origin(recipe: Recipe) -> str:
     concepts = sorted((replace(c, synonyms=()) for c in recipe.concepts), key=lambda c: c.phrase)
     same = replace(recipe, concepts=tuple(concepts), preserve=tuple(sorted(recipe.preserve)), name="", about="")
     return replace(same, fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
+
+
+def digest(erasure: Erasure) -> str:
+    """Eight digits for a file's name: those of the recipe, or others where LoRAs of another recipe are in it."""
+    here = origin(erasure.recipe)
+    others = sorted((phrase, delta.origin) for phrase, delta in erasure.loras.items() if delta.origin != here)
+    own = erasure.recipe.digest()
+    return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
 
 
 def _costs(recipe: Recipe, untrained: int) -> dict[str, float]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mace_studio import engine, prompts, shelf
-from mace_studio.errors import FileError, StudioError
+from mace_studio.base import BUILT_IN, Base
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.jobs import Job, Worker
+from mace_studio.joining import joined
 from mace_studio.packing import Packing
 from mace_studio.recipe import Drawing, Recipe
 from mace_studio.shelf import Entry, slug
@@ -21,6 +23,7 @@ from mace_studio.status import Estimate, Status
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair
+    from mace_studio.erasure import Erasure
     from mace_studio.exporting import Exported
     from mace_studio.inspection import Inspection
     from mace_studio.preview import Known, Preview
@@ -28,13 +31,14 @@ if TYPE_CHECKING:
     from mace_studio.report import Plan, Report
     from mace_studio.sd.loading import Model
 
-ROOT = Path(__file__).parents[1]
-BUILT_IN = ROOT / "assets" / "miniature" / "model"
 PATIENCE = 15.0
 
 
 class Studio:
     """Owns the model through one worker thread.
+
+    What is asked of a method is looked at before a job is queued: a FileError says that there is no erasure of a name,
+    a RecipeError names the setting that cannot be run.
 
     Args:
         source: folder, hub id or single .safetensors file of the model; the built-in miniature when None.
@@ -42,6 +46,7 @@ class Studio:
         dtype: "auto", "float32", "float16" or "bfloat16".
         output: where erasures, pictures and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.loading.load`.
+        fixed: many visitors share this studio: the base model and what was made stay as they are.
     """
 
     def __init__(
@@ -51,19 +56,22 @@ class Studio:
         dtype: str = "auto",
         output: Path = Path("output"),
         low_memory: bool = False,
+        fixed: bool = False,
     ) -> None:
-        self.source = source or str(BUILT_IN)
-        self.output = output
-        self._how = (device, dtype, low_memory)
-        self._model: Model | None = None
-        self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
+        self.output, self.fixed = output, fixed
         self._worker = Worker()
+        self._base = Base(source or str(BUILT_IN), (device, dtype, low_memory))
         self._previewed: Known | None = None
         self._pace: float | None = None  # seconds for each UNet forward of the last comparison
 
+    @property
+    def source(self) -> str:
+        """The folder, hub id or file of the model."""
+        return self._base.source
+
     def status(self) -> Status:
         """What is known of the model at this moment."""
-        return self._status
+        return self._base.status
 
     def job(self, job_id: str | None) -> Job | None:
         """The job with this id, or None when it is unknown or long gone."""
@@ -82,12 +90,33 @@ class Studio:
 
         return self._worker.submit("Load the model", work)
 
+    def change(self, source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Job:
+        """Load another base model in place of the present one, which jobs that were queued before still use.
+
+        Args:
+            source, device, dtype, low_memory: as of the studio itself.
+
+        Raises:
+            RecipeError: the base model is fixed; the job's, that the other one cannot be loaded. The field is "source".
+        """
+        if self.fixed:
+            raise RecipeError("source", "The base model of this studio stays as it is, since many visitors share it.")
+
+        def work() -> Generator[Progress, None, None]:
+            before, self._previewed, self._pace = self.source, None, None
+            self._base.exchange(source.strip(), (device, dtype, low_memory))
+            for used in (before, self.source):
+                if used != str(BUILT_IN):
+                    shelf.remember(self.output, used)
+            yield from ()
+
+        return self._worker.submit(f"Load {source}", work, source, PATIENCE)
+
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
         images = recipe.images.per_concept * recipe.images.steps * 2 if recipe.lora.steps else 0
         forwards = len(recipe.concepts) * (images + recipe.lora.steps)
-        memory = self._model.memory() if self._model is not None else None
-        return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, memory)
+        return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, self.status().memory)
 
     def erase(self, recipe: Recipe) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
@@ -100,19 +129,30 @@ class Studio:
         def work() -> Generator[Progress, None, Entry]:
             parts = engine.engine()
             result = yield from parts.erasure.erase(self._loaded(), recipe, self.output / "cache")
-            path = self.output / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
-            parts.erasure.save(result, path)
-            return shelf.read(path)
+            return self._kept(result)
 
         return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
 
-    def compare(self, name: str, drawing: Drawing) -> Job:
-        """Draw every prompt with every seed, before and after an erasure. Events are `Progress`; the result is [Pair].
+    def compose(
+        self, entries: Sequence[Entry], remove: Sequence[str] = (), add: Recipe | None = None, name: str = ""
+    ) -> Job:
+        """Fuse erasures of this studio's model into one, see `composition.compose`. The result is an `Entry`.
 
         Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: a setting that cannot be drawn; the message names it.
+            RecipeError: as of `joining.joined`; nothing was queued.
         """
+        recipe = joined([entry.recipe for entry in entries], remove, add, name)
+
+        def work() -> Generator[Progress, None, Entry]:
+            parts, model = engine.engine(), self._loaded()
+            erasures = [parts.erasure.load(entry.path) for entry in entries]
+            cache = self.output / "cache"
+            return self._kept((yield from parts.composition.compose(model, erasures, cache, remove, add, name)))
+
+        return self._worker.submit(f"Compose {recipe.title()}", work, recipe, PATIENCE)
+
+    def compare(self, name: str, drawing: Drawing) -> Job:
+        """Draw every prompt with every seed, before and after; events are `Progress`, the result is [Pair]."""
         entry = self.entry(name)
         drawing.check()
 
@@ -133,10 +173,6 @@ class Studio:
             name: of the erasure; None looks at the model as it is.
             drawing: one prompt and one seed.
             phrases: what counts as one word, beside the erasure's concepts and synonyms.
-
-        Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: a setting that cannot be drawn; the message names it.
         """
         entry = self.entry(name) if name else None
         drawing.check_alone()
@@ -149,12 +185,7 @@ class Studio:
         return self._worker.submit(f"Inspect {name or self.source}", work, drawing, PATIENCE)
 
     def residual(self, name: str, drawing: Drawing) -> Job:
-        """Draw a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`.
-
-        Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: a setting that cannot be drawn; the message names it.
-        """
+        """Draw a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`."""
         entry = self.entry(name)
         drawing.check_alone()
 
@@ -166,11 +197,7 @@ class Studio:
         return self._worker.submit(f"What is left of {name}", work, drawing, PATIENCE)
 
     def preview(self, recipe: Recipe, drawing: Drawing) -> Job:
-        """Draw one picture with and without the refinement of a recipe, training nothing; the result is a `Preview`.
-
-        Raises:
-            RecipeError: the recipe or the drawing cannot be run; nothing was queued.
-        """
+        """Draw one picture with and without the refinement of a recipe, training nothing; the result is a `Preview`."""
         recipe.check()
         drawing.check_alone()
 
@@ -211,10 +238,6 @@ class Studio:
             size: "quick" or "full".
             judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
             first: the first seed; None for the usual one.
-
-        Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: there is no such size.
         """
         entry, plan = self.entry(name), self.plan(name, size, first)
 
@@ -222,7 +245,9 @@ class Studio:
             parts, model = engine.engine(), self._loaded()
             judged = parts.classify.choose(model, judge)
             erasure = parts.erasure.load(entry.path)
-            return (yield from parts.evaluation.evaluate(model, erasure, plan, judged, self.output / "cache"))
+            report = yield from parts.evaluation.evaluate(model, erasure, plan, judged, self.output / "cache")
+            shelf.note_scores(entry, report.harmonic)
+            return report
 
         return self._worker.submit(f"Evaluate {name}", work, (name, size), PATIENCE)
 
@@ -230,8 +255,7 @@ class Studio:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
 
         Raises:
-            FileError: there is no erasure of this name, or something is at the path already.
-            RecipeError: a setting that does not fit; the message names it.
+            FileError: also if something is at the path already.
         """
         entry = self.entry(name)
         packing.check()
@@ -256,18 +280,15 @@ class Studio:
         """
         return shelf.named(self.output, name)
 
+    def _kept(self, result: Erasure) -> Entry:
+        """Write an erasure under a name that says what it erases."""
+        parts = engine.engine().erasure
+        path = self.output / f"{slug(result.recipe.title())}-{parts.digest(result)}.safetensors"
+        parts.save(result, path)
+        return shelf.read(path)
+
     def _loaded(self) -> Model:
-        if self._model is None:
-            name = self._status.name
-            self._status = Status(name, "loading")
-            try:
-                self._model = engine.engine().loading.load(self.source, *self._how)
-            except Exception as error:
-                said = str(error) if isinstance(error, StudioError) else "the server's log says why"
-                self._status = Status(name, "failed", said)
-                raise
-            self._status = Status(name, "ready", self._model.where())
-        return self._model
+        return self._base.model()
 
 
 def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:

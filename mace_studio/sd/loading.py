@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,6 +132,13 @@ def load(source: str, device: str = "auto", dtype: str = "auto", low_memory: boo
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         raise ModelError(_no_room(source, device, str(error))) from error
     return _checked(Model(pipeline, source, low_memory))
+
+
+def free() -> None:
+    """Give back the memory of a model that nobody holds any more; its parts hold one another."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def captions(source: str) -> Path:

@@ -251,6 +251,21 @@ def test_loras_are_of_one_origin_whatever_does_not_train_them():
     assert len({erasure.origin(r) for r in (QUICK, *others)}) == 6
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (4, 2)])
+def test_a_lora_that_does_not_fit_its_weight_makes_a_file_none_of_ours(tmp_path, shape):
+    about = {"recipe": asdict(replace(QUICK, concepts=QUICK.concepts[:1])), "losses": {"cat": [1.0]}, "warnings": []}
+    about |= {"conditions": {}, "fingerprint": "", "versions": {}, "origins": {"cat": ""}}
+    pair = {"lora.0.a.up": torch.ones(shape), "lora.0.a.down": torch.ones(1, 2)}
+    for up, fits in ((torch.ones(4, 1), True), (torch.ones(shape), False)):
+        tensors = {"a": torch.ones(4, 2)} | pair | {"lora.0.a.up": up}
+        files.write(tmp_path / "x.safetensors", tensors, {"mace_studio": json.dumps(about)})
+        if fits:
+            assert erasure.load(tmp_path / "x.safetensors").loras["cat"].pairs["a"][0].shape == (4, 1)
+        else:
+            with pytest.raises(FileError, match="not an erasure"):
+                erasure.load(tmp_path / "x.safetensors")
+
+
 def test_what_is_no_erasure_is_said(tmp_path):
     (tmp_path / "notes.safetensors").write_text("hello")
     with pytest.raises(FileError, match="not an erasure"):
