@@ -16,7 +16,7 @@ from mace_studio.ui.job_card import JobCard
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, open_to
 
-FIELDS = {"source": ("Model", "#base-source input")}
+FIELDS = {"source": ("Model", "#base-source")}  # the whole field: its text box would open the list over the sentence
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 

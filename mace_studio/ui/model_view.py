@@ -84,7 +84,10 @@ def exported(written: Exported) -> str:
     if not written.residuals:
         return head
     worst = max(share for _, share in written.residuals.values())
-    lines = [(layer, f"rank {rank}, {share:.2%} left out") for layer, (rank, share) in written.residuals.items()]
+    lines = [
+        (layer.removesuffix(".weight"), f"rank {rank}, {share:.2%} left out")
+        for layer, (rank, share) in written.residuals.items()
+    ]
     return (
         f'{head}<details class="residuals"><summary>At most {worst:.2%} of a layer’s difference is left out</summary>'
         f"{run_view.pairs(lines)}</details>"
