@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 
 from mace_studio import shelf
-from mace_studio.base import BUILT_IN, BUILT_IN_NAME
 from mace_studio.jobs import Job
-from mace_studio.studio import Studio
+from mace_studio.studio import BUILT_IN, BUILT_IN_NAME, Studio
 from mace_studio.ui import model_view, run_view
 from mace_studio.ui.job_card import JobCard
 from mace_studio.ui.notices import spoken

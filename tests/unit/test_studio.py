@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from mace_studio import outputs
-from mace_studio.base import BUILT_IN_NAME
+from mace_studio import outputs, tasks
 from mace_studio.comparison import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.jobs import CANCELLED
@@ -15,7 +14,7 @@ from mace_studio.joining import joined
 from mace_studio.packing import Packing
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
 from mace_studio.shelf import PRESETS, presets, sources
-from mace_studio.studio import BUILT_IN, Studio, suggested_prompts
+from mace_studio.studio import BUILT_IN, BUILT_IN_NAME, Studio, suggested_prompts
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
@@ -149,15 +148,18 @@ def test_the_estimate_counts_forwards_and_sentences(studio):
     assert refined_only.unet_forwards == 0
 
 
-def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry):
+def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypatch):
     samples = []
-    unet = studio._loaded().unet
-    handle = unet.register_forward_pre_hook(lambda _, args, kwargs: samples.append(len(args[0])), with_kwargs=True)
-    try:
-        fresh = replace(QUICK, seed=77, concepts=(*QUICK.concepts, Concept("ship", "ground")))
-        studio.erase(fresh).wait()
-    finally:
-        handle.remove()
+    unet = tasks.held(studio.place).model.unet
+    forward = unet.forward
+
+    def counted(sample, *rest, **named):
+        samples.append(len(sample))
+        return forward(sample, *rest, **named)
+
+    monkeypatch.setattr(unet, "forward", counted)
+    fresh = replace(QUICK, seed=77, concepts=(*QUICK.concepts, Concept("ship", "ground")))
+    studio.erase(fresh).wait()
     assert sum(samples) == studio.estimate(fresh).unet_forwards
 
 
@@ -234,7 +236,7 @@ def test_an_export_holds_no_loras(studio, entry, tmp_path):
 def test_another_base_model_takes_the_place_of_the_first(tmp_path, other_folder):
     changing = Studio(output=tmp_path)
     cat = changing.erase(QUICK).wait()
-    first = weakref.ref(changing._loaded())
+    first = weakref.ref(tasks.held(changing.place).model)
     before, after = changing.compare(cat.name, Drawing(("a cat",), (0,), 1)), changing.change(f" {other_folder} ")
     later = changing.compare(cat.name, Drawing(("a cat",), (0,), 1))
     assert len(before.wait()) == 1  # queued before, it ran with the model of then
