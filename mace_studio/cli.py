@@ -1,4 +1,4 @@
-"""`python -m mace_studio erase|compare|inspect|evaluate|export|study`: the use cases without a page."""
+"""`python -m mace_studio erase|compose|compare|inspect|evaluate|export|study`: the use cases without a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mace_studio import outputs
+from mace_studio import outputs, shelf
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job
 from mace_studio.packing import ENERGY, FORMATS, Packing
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
-    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect|evaluate|export|study")
+    commands = parser.add_subparsers(required=True, metavar="erase|compose|compare|inspect|evaluate|export|study")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -80,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_export(commands.add_parser("export", parents=[shared], help="write an erasure for other programs"))
 
+    compose = commands.add_parser("compose", parents=[written], help="put erasures together, add or take out concepts")
+    compose.add_argument("erasures", type=Path, nargs="+", metavar="ERASURE.safetensors", help="settings: the first's")
+    compose.add_argument("--remove", nargs="+", default=[], metavar="PHRASE", help="what is erased no longer")
+    compose.add_argument("--add", type=Path, metavar="RECIPE.json", help="its concepts are trained and erased as well")
+    compose.add_argument("--name", default="", help="what to call the result; made of its concepts when left out")
+    compose.set_defaults(run=_compose)
+
     study = commands.add_parser("study", help="a table over many erasures of the built-in model")
     study.add_argument("study", choices=list(STUDIES))
     study.add_argument("--plan", default="quick", help="quick: at least 8 images a word; full: at least 56")
@@ -114,6 +121,18 @@ def _erase(options: argparse.Namespace) -> int:
     if not _finished(job):
         return INTERRUPTED
     print(studio.estimate(recipe.check()).summary() if options.estimate else job.result.path)
+    return 0
+
+
+def _compose(options: argparse.Namespace) -> int:
+    studio = _studio(options, options.out)
+    entries = [shelf.read(path) for path in options.erasures]
+    job = studio.compose(entries, options.remove, _recipe(options.add) if options.add else None, options.name)
+    if not _finished(job):
+        return INTERRUPTED
+    for warning in job.result.warnings:
+        print(warning)
+    print(job.result.path)
     return 0
 
 

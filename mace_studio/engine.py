@@ -16,6 +16,7 @@ class Engine:
     generate: ModuleType
     classify: ModuleType
     erasure: ModuleType
+    composition: ModuleType
     comparison: ModuleType
     inspection: ModuleType
     preview: ModuleType
@@ -28,7 +29,9 @@ def engine() -> Engine:
     # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
     # slice: a run took over ten times as long. It is read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mace_studio import comparison, erasure, evaluation, exporting, inspection, preview  # noqa: PLC0415
+    from mace_studio import comparison, composition, erasure, evaluation, exporting, inspection, preview  # noqa: PLC0415
     from mace_studio.sd import classify, cost, generate, loading  # noqa: PLC0415
 
-    return Engine(loading, cost, generate, classify, erasure, comparison, inspection, preview, evaluation, exporting)
+    return Engine(
+        loading, cost, generate, classify, erasure, composition, comparison, inspection, preview, evaluation, exporting
+    )

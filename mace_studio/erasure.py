@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from torch import Tensor
 from mace_studio import __version__, prompts, refinement
 from mace_studio import pictures as training
 from mace_studio.core import ridge
-from mace_studio.errors import FileError
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.pictures import Pictures
 from mace_studio.progress import Progress, clocked, relay
-from mace_studio.recipe import Concept, Recipe
+from mace_studio.recipe import FUSIONS, Concept, KeepWeights, Recipe
 from mace_studio.sd import files, generate, knowledge, lora, projections, text
 from mace_studio.sd.loading import Model, captions_of
 from mace_studio.sd.room import Room
 
 HEADER = "mace_studio"
+LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet begins so
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 # Beside a UNet sample in a full batch: a forward and a backward of a lone one; a sentence through the text encoder.
 LORA_COST, SENTENCE_COST = 6.0, 0.02
@@ -36,7 +38,9 @@ class Erasure:
         recipe: what was asked for.
         weights: UNet state-dict key -> weight_PD, in the model's dtype, on the CPU.
         fingerprint: of the base model.
-        losses: phrase -> the loss of its LoRA at each step.
+        loras: phrase -> its LoRA, from which others can be fused again without training. One without pairs is of a
+            file made by an older version, which kept its losses only. The sums of the prompts are not kept: they
+            follow from the recipe exactly, in seconds, and would take 2 x D x D numbers a concept.
         conditions: "refine" and "fuse" -> condition number of the solve.
         warnings: what the user should know, in sentences.
         versions: of the packages that made it.
@@ -45,7 +49,7 @@ class Erasure:
     recipe: Recipe
     weights: dict[str, Tensor]
     fingerprint: str
-    losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    loras: dict[str, lora.LoraDelta] = field(default_factory=dict)
     conditions: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
@@ -55,12 +59,13 @@ class Erasure:
 class _Notes:
     """What the stages of one run have to say beside their results."""
 
-    losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
     conditions: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
-def erase(model: Model, recipe: Recipe, cache: Path | None = None) -> Generator[Progress, None, Erasure]:
+def erase(
+    model: Model, recipe: Recipe, cache: Path | None = None, known: Mapping[str, lora.LoraDelta] | None = None
+) -> Generator[Progress, None, Erasure]:
     """Run a recipe on a model.
 
     The model is bit for bit what it was, whether this ends in success, in an error or by closing the generator. Same
@@ -70,44 +75,66 @@ def erase(model: Model, recipe: Recipe, cache: Path | None = None) -> Generator[
         model: from `sd.loading.load`.
         recipe: checked here.
         cache: folder for training images and for the Gram of the general captions; None keeps nothing.
+        known: phrase -> a LoRA of this model that is used as it is; images are drawn and LoRAs trained for the other
+            concepts alone.
 
     Raises:
         StudioError: with a sentence for the user.
     """
     recipe.check()
-    return (yield from clocked(_stages(model, recipe, cache), _costs(recipe)))
+    known = known or {}
+    untrained = tuple(c for c in recipe.concepts if c.phrase not in known) if recipe.lora.steps else ()
+    steps = _stages(model, recipe, replace(recipe, concepts=untrained), known, cache)
+    return (yield from clocked(steps, _costs(recipe, len(untrained))))
 
 
-def _costs(recipe: Recipe) -> dict[str, float]:
-    concepts, trains = len(recipe.concepts), recipe.lora.steps > 0
+def origin(recipe: Recipe) -> str:
+    """Eight digits that are the same for two recipes whose LoRAs train alike: fusion and names do not count."""
+    concepts = sorted((replace(c, synonyms=()) for c in recipe.concepts), key=lambda c: c.phrase)
+    same = replace(recipe, concepts=tuple(concepts), preserve=tuple(sorted(recipe.preserve)), name="", about="")
+    return replace(same, fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
+
+
+def digest(erasure: Erasure) -> str:
+    """Eight digits for a file's name: those of the recipe, or others where LoRAs of another recipe are in it."""
+    here = origin(erasure.recipe)
+    others = sorted((phrase, delta.origin) for phrase, delta in erasure.loras.items() if delta.origin != here)
+    own = erasure.recipe.digest()
+    return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
+
+
+def _costs(recipe: Recipe, untrained: int) -> dict[str, float]:
     return {
-        "images": trains * concepts * recipe.images.per_concept * recipe.images.steps * 2.0,
+        "images": untrained * recipe.images.per_concept * recipe.images.steps * 2.0,
         "masks": 0.0,
         "refine": prompts.count(recipe) * SENTENCE_COST,
-        "lora": concepts * recipe.lora.steps * LORA_COST,
-        "fuse": trains * prompts.count(recipe) * SENTENCE_COST + 1.0,
+        "lora": untrained * recipe.lora.steps * LORA_COST,
+        "fuse": (recipe.lora.steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
     }
 
 
-def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, Erasure]:
-    notes = _Notes()
-    trains = recipe.lora.steps > 0
-    pictures = (yield from training.draw(model, recipe, cache, notes.warnings)) if trains else []
+def _stages(
+    model: Model, recipe: Recipe, untrained: Recipe, known: Mapping[str, lora.LoraDelta], cache: Path | None
+) -> Generator[Progress, None, Erasure]:
+    notes, loras = _Notes(), {}
+    pictures = (yield from training.draw(model, untrained, cache, notes.warnings)) if untrained.concepts else []
     sums = yield from refinement.gather(model, recipe, cache)
     if sums.general is not None and model.captions != captions_of(model.source):
         notes.warnings.append(f"General knowledge was taken from {model.captions.name}.")
     solved = refinement.solve(sums, recipe.refine)
     notes.conditions["refine"] = solved.condition
     weights = refined = refinement.weights(model, solved)
-    if trains:
-        deltas = yield from _train(model, recipe, pictures, refined, notes)
-        weights = yield from _fuse(model, recipe, refined, deltas, sums, notes)
+    if recipe.lora.steps:
+        trained = yield from _train(model, untrained, pictures, refined, notes)
+        fresh = {phrase: replace(delta, origin=origin(recipe)) for phrase, delta in trained.items()}
+        loras = {c.phrase: known.get(c.phrase) or fresh[c.phrase] for c in recipe.concepts}
+        weights = yield from _fuse(model, recipe, refined, loras, sums, notes)
     yield Progress("fuse", step=1, total=1)
     return Erasure(
         recipe,
         {key: weight_PD.cpu() for key, weight_PD in weights.items()},
         model.fingerprint,
-        notes.losses,
+        loras,
         notes.conditions,
         tuple(notes.warnings),
         {"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
@@ -118,8 +145,13 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
 
 
 def _train(
-    model: Model, recipe: Recipe, pictures: Sequence[Pictures], refined: Mapping[str, Tensor], notes: _Notes
-) -> Generator[Progress, None, list[lora.LoraDelta]]:
+    model: Model,
+    recipe: Recipe,
+    pictures: Sequence[Pictures],
+    refined: Mapping[str, Tensor],
+    notes: _Notes,
+    made_by: str,
+) -> Generator[Progress, None, dict[str, lora.LoraDelta]]:
     total, room = len(recipe.concepts) * recipe.lora.steps, Room(recipe.concepts_at_once)
 
     def train(group: Sequence[tuple[Concept, Pictures]], done: int) -> Generator[Progress, None, list[lora.LoraDelta]]:
@@ -134,8 +166,7 @@ def _train(
             f"There was not enough memory for {recipe.concepts_at_once} concepts at once, so the LoRAs were trained "
             f"with {room.at_once} at once."
         )
-    notes.losses |= {c.phrase: d.losses for c, d in zip(recipe.concepts, deltas, strict=True)}
-    return deltas
+    return {c.phrase: delta for c, delta in zip(recipe.concepts, deltas, strict=True)}
 
 
 def _losses(group: Sequence[Concept], before: int, total: int) -> Callable[[lora.Step], Progress]:
@@ -166,15 +197,15 @@ def _fuse(
     model: Model,
     recipe: Recipe,
     refined: Mapping[str, Tensor],
-    deltas: Sequence[lora.LoraDelta],
+    loras: Mapping[str, lora.LoraDelta],
     sums: refinement.Sums,
     notes: _Notes,
 ) -> Generator[Progress, None, dict[str, Tensor]]:
     if recipe.fusion == "weighted-sum":
-        return ridge.weighted_sum(refined, [delta.pairs for delta in deltas])
+        return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()])
     fusion = ridge.Fusion(model.width)
-    for i, (concept, delta) in enumerate(zip(recipe.concepts, deltas, strict=True)):
-        fusion.add(knowledge.gram(model, prompts.about(concept)).gram_DD, delta.pairs)
+    for i, concept in enumerate(recipe.concepts):
+        fusion.add(knowledge.gram(model, prompts.about(concept)).gram_DD, loras[concept.phrase].pairs)
         yield Progress("fuse", concept.phrase, i, len(recipe.concepts))
     keep = ridge.keep_gram(recipe.fuse, sums.general, sums.preserve, model.width)
     fused = fusion.solve(projections.read(model.unet), refined, keep)
@@ -197,19 +228,26 @@ def check_fits(erasure: Erasure, model: Model) -> None:
 
 
 def save(erasure: Erasure, path: Path) -> None:
-    """Write one safetensors file with UNet state-dict keys; equal erasures give equal bytes.
+    """Write one safetensors file: UNet state-dict keys, and the LoRAs beside them. Equal erasures give equal bytes.
 
     Raises:
         FileError: the file cannot be written.
     """
-    about = {k: v for k, v in vars(erasure).items() if k not in ("weights", "recipe")}
-    about |= {"recipe": asdict(erasure.recipe)}
+    about = {k: v for k, v in vars(erasure).items() if k not in ("weights", "recipe", "loras")}
+    about["recipe"] = asdict(erasure.recipe)
+    about["losses"] = {phrase: delta.losses for phrase, delta in erasure.loras.items()}
+    about["origins"] = {phrase: delta.origin for phrase, delta in erasure.loras.items() if delta.pairs}
+    tensors = dict(erasure.weights)
+    for i, concept in enumerate(erasure.recipe.concepts):
+        delta = erasure.loras.get(concept.phrase)
+        for key, (up_PR, down_RD) in delta.pairs.items() if delta else ():
+            tensors |= {f"{LORA}{i}.{key}.up": up_PR, f"{LORA}{i}.{key}.down": down_RD}
     # One metadata entry: safetensors writes several in an order that changes from run to run.
-    files.write(path, erasure.weights, {HEADER: json.dumps(about, sort_keys=True, ensure_ascii=False)})
+    files.write(path, tensors, {HEADER: json.dumps(about, sort_keys=True, ensure_ascii=False)})
 
 
 def load(path: Path) -> Erasure:
-    """Read an erasure.
+    """Read an erasure; one of an older version has LoRAs without pairs.
 
     Raises:
         FileError: there is no such file, or it is no erasure.
@@ -217,12 +255,32 @@ def load(path: Path) -> Erasure:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()[HEADER])
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        recipe = Recipe.from_json(json.dumps(about.pop("recipe")))
+        losses, origins = about.pop("losses"), about.pop("origins", {})
+        pairs = _pairs(tensors)
+        loras = {
+            c.phrase: lora.LoraDelta(pairs.get(i, {}), tuple(losses[c.phrase]), origins.get(c.phrase, ""))
+            for i, c in enumerate(recipe.concepts)
+            if c.phrase in losses
+        }
+        about["warnings"] = tuple(about["warnings"])
+        return Erasure(recipe, tensors, loras=loras, **about)
     except FileNotFoundError as error:
         raise FileError(f"There is no file {path}.") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError, RecipeError) as error:
         raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
-    about["recipe"] = Recipe.from_json(json.dumps(about["recipe"]))
-    about["losses"] = {phrase: tuple(curve) for phrase, curve in about["losses"].items()}
-    about["warnings"] = tuple(about["warnings"])
-    return Erasure(weights=weights, **about)
+
+
+def _pairs(tensors: dict[str, Tensor]) -> dict[int, dict[str, tuple[Tensor, Tensor]]]:
+    """The LoRAs among the tensors of a file, by the number of their concept; what is left are the weights."""
+    sides: dict[int, dict[str, dict[str, Tensor]]] = {}
+    for name in [name for name in tensors if name.startswith(LORA)]:
+        number, _, rest = name.removeprefix(LORA).partition(".")
+        key, _, side = rest.rpartition(".")
+        sides.setdefault(int(number), {}).setdefault(key, {})[side] = tensors.pop(name)
+    pairs = {i: {key: (both["up"], both["down"]) for key, both in keys.items()} for i, keys in sides.items()}
+    for key, (up_PR, down_RD) in ((key, pair) for keys in pairs.values() for key, pair in keys.items()):
+        if (*up_PR.shape, *down_RD.shape) != (len(tensors[key]), len(down_RD), len(down_RD), tensors[key].shape[1]):
+            raise ValueError(f"the LoRA of {key} has another shape than its weight")
+    return pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from mace_studio.shelf import slug
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair
+    from mace_studio.exporting import Exported
     from mace_studio.inspection import Inspection
     from mace_studio.report import Report
 
@@ -37,6 +39,22 @@ def inspection(read: Inspection, folder: Path) -> list[Path]:
     about = read.settings
     name = f"{slug(about['prompts'][0])}-{about['seeds'][0]}-{about['kind']}"
     return [engine().inspection.save(read, folder / f"{name}.npz"), *figures.write(read, folder, name)]
+
+
+def exported(written: Exported) -> tuple[Path, Path]:
+    """An export as a file to download, a folder as an archive, and its model card."""
+    path = written.path
+    if not path.is_dir():
+        return path, path.with_suffix(".md")
+    archive = path.with_name(f"{path.name}.zip")
+    if not archive.is_file() or archive.stat().st_mtime < path.stat().st_mtime:
+        part = archive.with_suffix(".part")
+        # Stored as they are: weights hardly shrink, and gigabytes take minutes to try.
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as made:
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                made.write(file, Path(path.name) / file.relative_to(path))
+        part.replace(archive)
+    return archive, path / "README.md"
 
 
 def evaluation(measured: Sequence[Report], folder: Path) -> list[Path]:

@@ -21,11 +21,15 @@ class Status:
         name: what to call the model.
         state: "waiting", "loading", "ready" or "failed".
         detail: device and dtype when ready, the reason in a sentence when failed.
+        memory: bytes of weights and of the largest step, or None until the model is loaded.
+        fingerprint: of the model that is loaded, or "".
     """
 
     name: str
     state: str
     detail: str = ""
+    memory: int | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ seconds to import: that happens on the worker's thread, so that the page is up b
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mace_studio import engine, prompts, shelf, status, tasks
-from mace_studio.errors import FileError, StudioError
+from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.jobs import DONE, Job, Worker
+from mace_studio.joining import joined
 from mace_studio.packing import Packing
 from mace_studio.recipe import Drawing, ImageSettings, Recipe
 from mace_studio.shelf import Entry
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ROOT / "assets" / "miniature" / "model"
+BUILT_IN_NAME = "built-in miniature"
 PATIENCE = 15.0
 
 Settings = TypeVar("Settings", Drawing, ImageSettings, "Plan")
@@ -33,6 +36,9 @@ Settings = TypeVar("Settings", Drawing, ImageSettings, "Plan")
 class Studio:
     """Owns the model through one worker thread.
 
+    What is asked of a method is looked at before a job is queued: a FileError says that there is no erasure of a name,
+    a RecipeError names the setting that cannot be run.
+
     Args:
         source: folder, hub id or single .safetensors file of the model; the built-in miniature when None.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -40,6 +46,7 @@ class Studio:
         output: where erasures, pictures and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.loading.load`.
         captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
+        fixed: many visitors share this studio: the base model and what was made stay as they are.
         perform: runs a task; `tasks.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
     """
 
@@ -52,11 +59,12 @@ class Studio:
         low_memory: bool = False,
         captions: Path | None = None,
         perform: Callable[..., tasks.Events] = tasks.perform,
+        fixed: bool = False,
     ) -> None:
         self.place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, captions)
+        self.fixed = fixed
         self._perform = perform
-        self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
-        self._memory: int | None = None
+        self._status = Status(self._name, "waiting")
         self._worker = Worker()
         self._compared: Job | None = None
         self._costs: Costs | None = None
@@ -87,6 +95,36 @@ class Studio:
         """Import the libraries and load the model, so that the first erasure does not have to."""
         return self._worker.submit("Load the model", self._loaded)
 
+    def change(self, source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Job:
+        """Load another base model in place of the present one, which jobs that were queued before still use.
+
+        Args:
+            source: as of the studio itself, or `BUILT_IN_NAME`.
+            device, dtype, low_memory: as of the studio itself.
+
+        Raises:
+            RecipeError: the base model is fixed; the job's, that the other one cannot be loaded, in which case the one
+                before is loaded again. The field is "source".
+        """
+        if self.fixed:
+            raise RecipeError("source", "The base model of this studio stays as it is, since many visitors share it.")
+        wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else source.strip()
+
+        def work() -> Generator[Progress, None, None]:
+            before = self.place
+            try:
+                yield from self._use(replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory))
+            except Exception as error:
+                yield from self._use(before)
+                if isinstance(error, StudioError):
+                    raise RecipeError("source", str(error)) from error
+                raise
+            for used in (before.source, wanted):
+                if used != str(BUILT_IN):
+                    shelf.remember(self.output, used)
+
+        return self._worker.submit(f"Load {source}", work, source, PATIENCE)
+
     def measure(self) -> Job:
         """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""
 
@@ -103,7 +141,7 @@ class Studio:
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
-        return status.estimate(recipe, self._memory, self._costs, self.place.cache)
+        return status.estimate(recipe, self._status.memory, self._costs, self.place.cache)
 
     def erase(self, recipe: Recipe) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
@@ -114,13 +152,20 @@ class Studio:
         recipe.check()
         return self._submit(f"Erase {recipe.title()}", recipe, tasks.erase, recipe)
 
-    def compare(self, name: str, drawing: Drawing) -> Job:
-        """Draw every prompt with every seed, before and after an erasure. Events are `Progress`; the result is [Pair].
+    def compose(
+        self, entries: Sequence[Entry], remove: Sequence[str] = (), add: Recipe | None = None, name: str = ""
+    ) -> Job:
+        """Fuse erasures of this studio's model into one, see `composition.compose`. The result is an `Entry`.
 
         Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: a setting that cannot be drawn; the message names it.
+            RecipeError: as of `joining.joined`; nothing was queued.
         """
+        recipe = joined([entry.recipe for entry in entries], remove, add, name)
+        paths = tuple(entry.path for entry in entries)
+        return self._submit(f"Compose {recipe.title()}", recipe, tasks.compose, paths, tuple(remove), add, name)
+
+    def compare(self, name: str, drawing: Drawing) -> Job:
+        """Draw every prompt with every seed, before and after; events are `Progress`, the result is [Pair]."""
         entry = self.entry(name)
         drawing.check()
         self._compared = self._submit(f"Compare {name}", drawing, tasks.compare, entry.path, drawing)
@@ -133,10 +178,6 @@ class Studio:
             name: of the erasure; None looks at the model as it is.
             drawing: one prompt and one seed.
             phrases: what counts as one word, beside the erasure's concepts and synonyms.
-
-        Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: a setting that cannot be drawn; the message names it.
         """
         entry = self.entry(name) if name else None
         drawing.check_alone()
@@ -144,22 +185,13 @@ class Studio:
         return self._submit(f"Inspect {name or self.source}", drawing, tasks.inspect, path, drawing, tuple(phrases))
 
     def residual(self, name: str, drawing: Drawing) -> Job:
-        """Draw a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`.
-
-        Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: a setting that cannot be drawn; the message names it.
-        """
+        """Draw a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`."""
         entry = self.entry(name)
         drawing.check_alone()
         return self._submit(f"What is left of {name}", drawing, tasks.residual, entry.path, drawing)
 
     def preview(self, recipe: Recipe, drawing: Drawing) -> Job:
-        """Draw one picture with and without the refinement of a recipe, training nothing; the result is a `Preview`.
-
-        Raises:
-            RecipeError: the recipe or the drawing cannot be run; nothing was queued.
-        """
+        """Draw one picture with and without the refinement of a recipe, training nothing; the result is a `Preview`."""
         recipe.check()
         drawing.check_alone()
         return self._submit(f"Preview {recipe.title()}", drawing, tasks.preview, recipe, drawing)
@@ -251,6 +283,16 @@ class Studio:
 
         return self._worker.submit(title, work, request, PATIENCE)
 
+    def _use(self, place: tasks.Place) -> Generator[Progress, None, None]:
+        """Load the model of a place; that of the place before is let go of."""
+        self.place, self._compared, self._costs = place, None, None
+        self._status = Status(self._name, "waiting")
+        yield from self._loaded()
+
+    @property
+    def _name(self) -> str:
+        return BUILT_IN_NAME if self.source == str(BUILT_IN) else Path(self.source).name
+
     def _loaded(self) -> Generator[Progress, None, None]:
         """Load the model into this process, once: a process that is forked from it has it too."""
         if self._status.state == "ready":
@@ -263,8 +305,7 @@ class Studio:
             said = str(error) if isinstance(error, StudioError) else "the server's log says why"
             self._status = Status(name, "failed", said)
             raise
-        self._memory = loaded.memory
-        self._status = Status(name, "ready", loaded.where)
+        self._status = Status(name, "ready", loaded.where, loaded.memory, loaded.fingerprint)
 
 
 def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:

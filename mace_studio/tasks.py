@@ -63,10 +63,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready: where it computes, in words, and `Model.memory()` in bytes."""
+    """A model that is ready: where it computes, in words, `Model.memory()` in bytes, and its fingerprint."""
 
     where: str
     memory: int
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def held(place: Place) -> Held:
     if _held is None or _held.of != place.model:
         _held = None  # two models may not fit
         parts = engine()
+        parts.loading.free()
         model = parts.loading.load(*place.model)
         _held = Held(place.model, model, model.seal(), parts.preview.Known())
     return _held
@@ -168,7 +170,7 @@ def load(place: Place) -> Generator[Progress, None, Loaded]:
     """Have the model ready."""
     model = held(place).model
     yield from ()
-    return Loaded(model.where(), model.memory())
+    return Loaded(model.where(), model.memory(), model.fingerprint)
 
 
 def measure(place: Place) -> Generator[None, None, Costs]:
@@ -181,6 +183,19 @@ def erase(place: Place, recipe: Recipe) -> Generator[Progress, None, Entry]:
     parts = engine()
     result = yield from parts.erasure.erase(held(place).model, recipe, place.cache)
     path = place.output / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
+    parts.erasure.save(result, path)
+    return shelf.read(path)
+
+
+def compose(
+    place: Place, paths: Sequence[Path], remove: Sequence[str], add: Recipe | None, name: str
+) -> Generator[Progress, None, Entry]:
+    """Fuse the erasures at `paths` into one and write it into the output folder."""
+    parts, model = engine(), held(place).model
+    erasures = [parts.erasure.load(path) for path in paths]
+    result = yield from parts.composition.compose(model, erasures, place.cache, remove, add, name)
+    # Another recipe's LoRAs make another file than the same recipe run at once.
+    path = place.output / f"{slug(result.recipe.title())}-{parts.erasure.digest(result)}.safetensors"
     parts.erasure.save(result, path)
     return shelf.read(path)
 
@@ -216,10 +231,14 @@ def preview(place: Place, recipe: Recipe, drawing: Drawing) -> Generator[Progres
 def evaluate(
     place: Place, plans: Sequence[tuple[Path, Plan]], judge: str | None
 ) -> Generator[Progress, None, list[Report]]:
-    """Measure each erasure at its path by its plan."""
+    """Measure each erasure at its path by its plan, and note its scores beside it."""
     parts, model = engine(), held(place).model
     cases = [parts.evaluation.Case(path.stem, parts.erasure.load(path), suited(place, plan)) for path, plan in plans]
-    return (yield from parts.evaluation.evaluate(model, cases, parts.classify.choose(model, judge), place.cache))
+    judged = parts.classify.choose(model, judge)
+    reports = yield from parts.evaluation.evaluate(model, cases, judged, place.cache)
+    for (path, _), report in zip(plans, reports, strict=True):
+        shelf.note_scores(shelf.read(path), report.harmonic)
+    return reports
 
 
 def export(place: Place, path: Path, packing: Packing) -> Generator[Progress, None, Exported]:

@@ -59,10 +59,12 @@ class LoraDelta:
     Attributes:
         pairs: state-dict key of the projection -> (up_PR, down_RD), float32 on the CPU.
         losses: the loss of every step.
+        origin: which recipe trained it, as its digest by `erasure.origin`.
     """
 
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     losses: tuple[float, ...]
+    origin: str = ""
 
 
 @dataclass(frozen=True)

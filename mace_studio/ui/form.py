@@ -176,6 +176,16 @@ def guidance_from(value: Any) -> float:
     return _number(Field("guidance", "Guidance", "guidance"), value, float)
 
 
+def rank_from(value: Any) -> int | None:
+    """The rank of an exported LoRA, as typed; None when blank."""
+    return _number(Field("rank", "Rank", "rank"), value, int) if str(value or "").strip() else None
+
+
+def energy_from(value: Any) -> float | None:
+    """The share of a change that an exported LoRA keeps, as typed; None when blank."""
+    return _number(Field("energy", "Share kept", "energy"), value, float) if str(value or "").strip() else None
+
+
 def number_text(value: float) -> str:
     """The shortest text that reads back as this very number, such as 1e-7, 0.8 or 1000."""
     text = repr(value).removesuffix(".0").replace("e-0", "e-").replace("e+", "e")

@@ -78,7 +78,7 @@ class JobCard:
         """
         before = self.studio.job(job_id)
         if before is not None and not before.over:
-            yield {self.notice: {"text": "Something is being drawn; wait, or cancel it first.", "target": ""}}
+            yield {self.notice: {"text": "Something is under way here; wait, or cancel it first.", "target": ""}}
             return
         try:
             job = start()
@@ -119,7 +119,7 @@ class JobCard:
 
     def _view(self, job: Job) -> Update:
         return {
-            self.progress: run_view.drawing(job, self.studio),
+            self.progress: run_view.work(job, self.studio),
             **{button: gr.Button(interactive=job.over) for button in self.start},
             self.cancel: gr.Button("Cancel", interactive=False) if job.over else gr.Button(interactive=True),
         }

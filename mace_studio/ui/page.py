@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
 
 import gradio as gr
@@ -17,11 +16,12 @@ from mace_studio.ui.erase_tab import EraseTab
 from mace_studio.ui.evaluate_tab import EvaluateTab
 from mace_studio.ui.files import page_file
 from mace_studio.ui.job_card import remembered
+from mace_studio.ui.models_tab import ModelsTab
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, STEPS
+from mace_studio.ui.run_view import status_chip
 
 FIRST = "miniature/cat"
-STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
 HEADER = """<div class="top">{icon}<div class="top-name"><h1>MACE Studio</h1>
 <p>Erase concepts from text-to-image models, and see what changed</p></div>
 <div class="top-status" role="status">${{value}}</div>
@@ -44,6 +44,7 @@ def build(studio: Studio) -> gr.Blocks:
         )
         start = first_recipe(studio)
         drawn, read, measured = (remembered(name) for name in ("compare", "attention", "evaluate"))
+        changes = [remembered(name) for name in ("compose", "export", "base")]
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Erase", id="erase", elem_id="erase-tab"):
                 erase = EraseTab(studio, start)
@@ -53,12 +54,23 @@ def build(studio: Studio) -> gr.Blocks:
                 attention = AttentionTab(studio, start.images.guidance, read)
             with gr.Tab("Evaluate", id="evaluate", elem_id="evaluate-tab", render_children=True) as evaluate_tab:
                 evaluate = EvaluateTab(studio, measured)
+            with gr.Tab("Models", id="models", elem_id="models-tab", render_children=True) as models_tab:
+                models = ModelsTab(studio, erase.form, erase.made, header, changes)
         for tab, view in ((compare_tab, compare), (attention_tab, attention), (evaluate_tab, evaluate)):
-            models = {"fn": view.on_open, "inputs": [erase.made, view.name], "outputs": view.name, **QUIET}
-            tab.select(**models)
-            erase.ran.then(**models)
-            demo.load(**models)
+            choice = {"fn": view.on_open, "inputs": [erase.made, view.name], "outputs": view.name, **QUIET}
+            tab.select(**choice)
+            erase.ran.then(**choice)
+            demo.load(**choice)
             demo.load(view.on_return, view.job.job_id, view.shown, concurrency_limit=None, **QUIET)
+        for event in (models_tab.select, erase.ran.then, demo.load):
+            event(**models.listing, **QUIET)
+        for handler, job_id, shown in models.returns:
+            demo.load(handler, job_id, shown, concurrency_limit=None, **QUIET)
+        if models.loaded is not None:
+            loaded = models.loaded.then(_timer(studio), None, None, concurrency_limit=None, **QUIET)
+            loaded.then(**erase.counts, **QUIET)
+        chosen = models.compare.click(models.on_compare, models.list, [erase.made, tabs], **QUIET)
+        chosen.then(compare.on_open, [erase.made, compare.name], compare.name, **QUIET)
         erase.compare.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUIET)
         opened = demo.load(_opener(studio), None, header, concurrency_limit=None, **QUIET)
         opened.then(**erase.counts, **QUIET)  # the memory is known once the model is loaded, the time when it is timed
@@ -77,14 +89,6 @@ def first_recipe(studio: Studio) -> Recipe:
     if not own or studio.source != str(BUILT_IN):
         return Recipe(concepts=(Concept("", ""),))
     return own.get(FIRST) or next(iter(own.values()))
-
-
-def status_chip(studio: Studio) -> str:
-    """The model's name and state."""
-    status = studio.status()
-    said = f"{STATES[status.state]} · {status.detail}" if status.detail else STATES[status.state]
-    name = html.escape(status.name)
-    return f'<span class="chip is-{status.state}"><i></i><b>{name}</b><span>{html.escape(said)}</span></span>'
 
 
 def _timer(studio: Studio) -> Callable[[], None]:

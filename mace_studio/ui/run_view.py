@@ -16,7 +16,17 @@ from mace_studio.studio import Studio
 from mace_studio.ui import charts, form
 
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
+WORK = {**STAGES, "draw": "Drawing", "export": "Writing"}
+STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
 ENDED = {DONE: "Finished", FAILED: "Failed", CANCELLED: "Cancelled"}
+
+
+def status_chip(studio: Studio) -> str:
+    """The model's name and state, for the header."""
+    status = studio.status()
+    said = f"{STATES[status.state]} · {status.detail}" if status.detail else STATES[status.state]
+    name = html.escape(status.name)
+    return f'<span class="chip is-{status.state}"><i></i><b>{name}</b><span>{html.escape(said)}</span></span>'
 
 
 def heading(elem_id: str, number: str, title: str, below: str = "") -> None:
@@ -71,9 +81,9 @@ def run(job: Job, studio: Studio) -> str:
     return _stages(_counts(events), "" if done else stage, done) + _progress(job, studio, STAGES.get(stage, ""))
 
 
-def drawing(job: Job, studio: Studio) -> str:
-    """How far a comparison is."""
-    return _progress(job, studio, "Drawing")
+def work(job: Job, studio: Studio) -> str:
+    """How far any other job is."""
+    return _progress(job, studio, WORK.get(job.events[-1].stage, "") if job.events else "")
 
 
 def waiting(job: Job, studio: Studio) -> str:

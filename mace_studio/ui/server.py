@@ -13,6 +13,8 @@ from mace_studio.ui.files import PAGE_FILES
 from mace_studio.ui.theme import theme
 
 LOOPBACK = ("127.0.0.1", "localhost")
+# An erasure of Stable Diffusion 1.x has 77 MB in float32, one of SDXL up to 1.4 GB.
+LARGEST_UPLOAD = "2gb"
 # Gradio's page needs inline scripts and styles, and compiles the templates of gr.HTML.
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
@@ -65,6 +67,6 @@ def launch(demo: gr.Blocks, host: str | None = None, **options: Any) -> None:
         share=False,
         ssr_mode=False,
         show_error=False,
-        max_file_size="20mb",
+        max_file_size=LARGEST_UPLOAD,
         **options,
     )

@@ -29,7 +29,7 @@ def tab(page, studio, fast):
     return page
 
 
-def test_an_erasure_is_measured_and_the_report_downloaded(tab, guard):
+def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
     guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
     said = "3 prompts with 8 seeds and 48 general captions, before and after: 144 images, 2,880 UNet forwards"
     expect(tab.locator("#plan-summary")).to_contain_text(said)
@@ -53,6 +53,8 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, guard):
     tab.reload()
     tab.get_by_role("tab", name="Evaluate").click()
     expect(tab.locator("#scores tbody th")).to_have_count(6)
+    measured = next(entry for entry in studio.entries() if entry.recipe.name == "car to measure")
+    assert "H_o, top-1" in measured.scores
 
 
 def test_several_stand_side_by_side(tab, erased, monkeypatch):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
-USE_CASES = {"erasure", "comparison", "inspection", "preview", "evaluation"}
+USE_CASES = {"erasure", "composition", "comparison", "inspection", "preview", "evaluation"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 ENGINE = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub"}
 EXTRAS = {"nudenet", "torchvision"}  # used where the user has installed them
@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "plain": ({"errors"}, set()),
     "recipe": ({"errors", "plain"}, set()),
     "prompts": ({"recipe"}, set()),
+    "joining": ({*SAID}, set()),
     "captions": (set(), set()),
     "progress": (set(), set()),
     "jobs": (set(), set()),
@@ -40,6 +41,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     },
     "judging": ({"sd", "core", "report", "recipe"}, {"torch", "PIL"}),
     "evaluation": ({"sd", "prompts", "progress", "erasure", "judging", "report", *SAID}, {"PIL"}),
+    "composition": ({"sd.lora", "sd.loading", "erasure", "joining", "progress", *SAID}, set()),
     "packing": ({"errors"}, set()),
     "card": ({"recipe"}, set()),
     "status": ({"prompts", "recipe"}, set()),
@@ -47,7 +49,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "shelf": ({*SAID}, {"safetensors"}),
     "engine": ({*USE_CASES, "exporting", "sd.classify", "sd.cost", "sd.generate", "sd.loading"}, set()),
     "tasks": ({"engine", "shelf", *SAID}, set()),
-    "studio": ({"tasks", "engine", "status", "jobs", "packing", "prompts", "shelf", *SAID}, set()),
+    "studio": ({"tasks", "engine", "status", "jobs", "joining", "packing", "prompts", "shelf", *SAID}, set()),
     "report": ({*SAID}, {"PIL"}),
     "report_text": ({"report", *SAID}, set()),
     "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
@@ -55,10 +57,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "study": ({"studio", "shelf", "report", "jobs", *SAID}, set()),
     "outputs": ({"engine", "shelf", "figures", "report", "report_text", "report_figures", "recipe"}, set()),
     # The page and the terminal watch the Job that the studio's methods return.
-    "cli": ({"studio", "study", "outputs", "jobs", "packing", *SAID}, {"tqdm"}),
+    "cli": ({"studio", "study", "shelf", "outputs", "jobs", "packing", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),
     "ui": (
-        {"ui", "studio", "status", "shelf", "outputs", "jobs", "figures", "report", *SAID},
+        {"ui", "studio", "joining", "status", "shelf", "outputs", "jobs", "figures", "packing", "report", *SAID},
         {"gradio", "numpy", "PIL", "starlette"},
     ),
     "app": ({"ui", "studio", *SAID}, {"gradio", "spaces"}),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from mace_studio import cli
 from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
@@ -70,6 +71,33 @@ def test_exporting_what_was_erased(recipe_file, tmp_path, capsys):
     assert cli.main(folder) == 0 and (tmp_path / "model" / "model_index.json").is_file()
     assert cli.main(["compare", erasure, "--model", str(tmp_path / "model"), *["--prompt", "a", "--out", "x"]]) == 1
     assert "another model" in capsys.readouterr().err
+
+
+def test_composing_what_was_erased(recipe_file, tmp_path, capsys):
+    ship = tmp_path / "ship.json"
+    ship.write_text(replace(QUICK, concepts=(Concept("ship", "ground"),)).to_json(), encoding="utf-8")
+    erasures = []
+    for path, out in ((recipe_file, "a"), (ship, "b")):
+        assert cli.main(["erase", str(path), "--out", str(tmp_path / out)]) == 0
+        erasures.append(capsys.readouterr().out.strip())
+    assert cli.main(["compose", *erasures, "--out", str(tmp_path / "c"), "--name", "Both"]) == 0
+    warning, path = capsys.readouterr().out.splitlines()
+    assert warning.startswith("Approximate: the LoRAs of “cat”, “ship”") and Path(path).name.startswith("both-")
+    assert cli.main(["compose", path, "--remove", "ship", "--out", str(tmp_path / "c")]) == 0
+    *_, alone = capsys.readouterr().out.splitlines()
+    with safe_open(alone, "numpy") as again, safe_open(erasures[0], "numpy") as first:
+        for key in first.keys():  # noqa: SIM118 - not a mapping
+            assert (again.get_tensor(key) == first.get_tensor(key)).all()
+    assert cli.main(["compose", erasures[0], "--add", str(ship), "--out", str(tmp_path / "c")]) == 0
+    assert "“cat” was" not in capsys.readouterr().out
+    for wrong, said in (
+        ([erasures[0], erasures[0]], "erased in two"),
+        ([erasures[0], "--remove", "dog"], "not among what is erased"),
+        ([erasures[0], "--add", str(tmp_path / "no.json")], "cannot be read"),
+        ([str(ship)], "not an erasure"),
+    ):
+        assert cli.main(["compose", *wrong, "--out", str(tmp_path / "c")]) == 1
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from mace_studio.core import ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
-from mace_studio.sd import generate, loading, lora, projections, segment
+from mace_studio.sd import files, generate, loading, lora, projections, segment
 from tests.steps import finish
 
 QUICK = Recipe(
@@ -34,7 +34,7 @@ def test_stages_come_in_order_and_progress_only_grows(model, unchanged):
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     assert all(0 <= p.step <= p.total for p in seen)
     assert {p.concept for p in seen if p.stage == "lora"} == {"cat", "Ada Finch"}
-    assert [p.loss for p in seen if p.stage == "lora" and p.concept == "cat"] == list(result.losses["cat"])
+    assert [p.loss for p in seen if p.stage == "lora" and p.concept == "cat"] == list(result.loras["cat"].losses)
 
 
 def test_only_projections_change_and_all_of_them_do(model, unchanged):
@@ -195,13 +195,76 @@ def test_a_file_holds_everything_and_reads_back_exactly(model, unchanged, tmp_pa
     erasure.save(result, path)
     again = erasure.load(path)
     assert all(torch.equal(again.weights[key], w) for key, w in result.weights.items())
-    assert replace(again, weights={}) == replace(result, weights={})
+    assert replace(again, weights={}, loras={}) == replace(result, weights={}, loras={})
+    assert list(again.loras) == list(result.loras) == ["cat", "Ada Finch"]
+    for phrase, delta in result.loras.items():
+        assert replace(again.loras[phrase], pairs={}) == replace(delta, pairs={}) and delta.pairs
+        for key, pair in delta.pairs.items():
+            assert all(torch.equal(*sides) for sides in zip(again.loras[phrase].pairs[key], pair, strict=True))
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["mace_studio"])
     assert Recipe.from_json(json.dumps(about["recipe"])) == QUICK
     assert about["fingerprint"] == model.fingerprint and about["versions"]["torch"] == torch.__version__
     fresh = loading.load(model.source, "cpu", "float32").unet
     assert not fresh.load_state_dict(again.weights, strict=False).unexpected_keys
+
+
+def test_a_file_of_an_older_version_has_weights_and_losses_but_no_loras(model, unchanged, tmp_path):
+    result, _ = run(model, QUICK)
+    path = tmp_path / "old.safetensors"
+    about = {k: v for k, v in vars(result).items() if k not in ("weights", "recipe", "loras")}
+    about |= {"recipe": asdict(QUICK), "losses": {p: d.losses for p, d in result.loras.items()}}
+    files.write(path, result.weights, {"mace_studio": json.dumps(about)})
+    old = erasure.load(path)
+    assert all(torch.equal(old.weights[key], w) for key, w in result.weights.items())
+    assert [delta.losses for delta in old.loras.values()] == [delta.losses for delta in result.loras.values()]
+    assert not any(delta.pairs for delta in old.loras.values())
+
+
+def test_known_loras_are_not_trained_again_and_fuse_to_the_same_weights(model, unchanged, monkeypatch):
+    whole, _ = run(model, QUICK)
+    part, seen = finish(erasure.erase(model, QUICK, known={"cat": whole.loras["cat"], "none of it": None}))
+    assert {p.concept for p in seen if p.stage == "lora"} == {"Ada Finch"}
+    assert [p.total for p in seen if p.stage in ("images", "lora")] == [2] * 6
+    for key, weight_PD in whole.weights.items():
+        torch.testing.assert_close(part.weights[key], weight_PD, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr(lora, "train", lambda *_: pytest.fail("a LoRA was trained"))
+    monkeypatch.setattr(generate, "portraits", lambda *_: pytest.fail("an image was drawn"))
+    again, seen = finish(erasure.erase(model, QUICK, known=whole.loras))
+    assert list(dict.fromkeys(p.stage for p in seen)) == ["refine", "fuse"]
+    fractions = [p.fraction for p in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert all(torch.equal(again.weights[key], w) for key, w in whole.weights.items())
+    assert again.loras == whole.loras
+
+
+def test_loras_are_of_one_origin_whatever_does_not_train_them():
+    same = replace(QUICK, name="other", fuse=KeepWeights(general=1.0), concepts_at_once=1, fusion="weighted-sum")
+    same = replace(same, concepts=(QUICK.concepts[1], replace(QUICK.concepts[0], synonyms=())))
+    assert erasure.origin(same) == erasure.origin(QUICK)
+    others = (
+        replace(QUICK, preserve=()),
+        replace(QUICK, refine=KeepWeights(preserve=1.0)),
+        replace(QUICK, concepts=QUICK.concepts[:1]),
+        replace(QUICK, seed=1),
+        replace(QUICK, lora=LoraSettings()),
+    )
+    assert len({erasure.origin(r) for r in (QUICK, *others)}) == 6
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (4, 2)])
+def test_a_lora_that_does_not_fit_its_weight_makes_a_file_none_of_ours(tmp_path, shape):
+    about = {"recipe": asdict(replace(QUICK, concepts=QUICK.concepts[:1])), "losses": {"cat": [1.0]}, "warnings": []}
+    about |= {"conditions": {}, "fingerprint": "", "versions": {}, "origins": {"cat": ""}}
+    pair = {"lora.0.a.up": torch.ones(shape), "lora.0.a.down": torch.ones(1, 2)}
+    for up, fits in ((torch.ones(4, 1), True), (torch.ones(shape), False)):
+        tensors = {"a": torch.ones(4, 2)} | pair | {"lora.0.a.up": up}
+        files.write(tmp_path / "x.safetensors", tensors, {"mace_studio": json.dumps(about)})
+        if fits:
+            assert erasure.load(tmp_path / "x.safetensors").loras["cat"].pairs["a"][0].shape == (4, 1)
+        else:
+            with pytest.raises(FileError, match="not an erasure"):
+                erasure.load(tmp_path / "x.safetensors")
 
 
 def test_what_is_no_erasure_is_said(tmp_path):

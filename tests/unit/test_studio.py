@@ -1,18 +1,20 @@
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from mace_studio import outputs, tasks
-from mace_studio import studio as studio_module
 from mace_studio.comparison import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.jobs import CANCELLED
+from mace_studio.joining import joined
 from mace_studio.packing import Packing
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
-from mace_studio.shelf import PRESETS, presets
-from mace_studio.studio import BUILT_IN, Studio, suggested_prompts
+from mace_studio.shelf import PRESETS, presets, sources
+from mace_studio.studio import BUILT_IN, BUILT_IN_NAME, Studio, suggested_prompts
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
@@ -187,9 +189,83 @@ def test_presets_hold_only_what_differs_from_the_defaults():
 
 def test_the_built_in_model_is_small():
     assert sum(path.stat().st_size for path in BUILT_IN.rglob("*")) < 40e6
-    assert studio_module.ROOT in BUILT_IN.parents
 
 
 @pytest.mark.parametrize("title, name", [("Van Gogh, cat", "van-gogh-cat"), ("猫", "猫"), ("../ !", "untitled")])
 def test_file_names_read_like_the_title(studio, title, name):
     assert outputs.recipe(replace(QUICK, name=title), studio.output).name.rpartition("-")[0] == name
+
+
+# Composing, and another base model
+
+
+SHIP = replace(QUICK, concepts=(Concept("ship", "ground"),), preserve=())
+
+
+def test_composing_entries(studio, entry):
+    ship = studio.erase(SHIP).wait()
+    both = studio.compose([entry, ship]).wait()
+    recipe = joined([QUICK, SHIP])
+    assert both.recipe == recipe and both.composable and both.name.startswith("cat-ship-") and both.warnings
+    at_once = studio.erase(recipe).wait()
+    assert at_once.name != both.name and at_once.path.read_bytes() != both.path.read_bytes()
+    assert studio.compose([both], remove=["ship"], name="Only cats").wait().recipe.concepts == QUICK.concepts
+    for made in studio.entries():
+        if made != entry:
+            made.path.unlink()
+
+
+def test_what_cannot_be_composed_is_refused_at_once(studio, entry):
+    with pytest.raises(RecipeError, match="erased in two"):
+        studio.compose([entry, entry])
+
+
+def test_composing_nothing_new_writes_the_very_file(studio, entry):
+    before = entry.path.read_bytes()
+    assert studio.compose([entry]).wait().name == entry.name
+    assert entry.path.read_bytes() == before and studio.entries()[0].name == entry.name
+
+
+def test_an_export_holds_no_loras(studio, entry, tmp_path):
+    path = studio.export(entry.name, Packing("unet", tmp_path / "unet.safetensors")).wait().path
+    with safe_open(path, "numpy") as exported, safe_open(entry.path, "numpy") as own:
+        loras = {key for key in own.keys() if key.startswith("lora.")}  # noqa: SIM118 - not a mapping
+        assert set(exported.keys()) == set(own.keys()) - loras and len(loras) == 2 * len(exported.keys())
+
+
+def test_another_base_model_takes_the_place_of_the_first(tmp_path, other_folder):
+    changing = Studio(output=tmp_path)
+    cat = changing.erase(QUICK).wait()
+    first = weakref.ref(tasks.held(changing.place).model)
+    before, after = changing.compare(cat.name, Drawing(("a cat",), (0,), 1)), changing.change(f" {other_folder} ")
+    later = changing.compare(cat.name, Drawing(("a cat",), (0,), 1))
+    assert len(before.wait()) == 1  # queued before, it ran with the model of then
+    after.wait()
+    assert first() is None
+    assert changing.status().name == "other" and changing.status().state == "ready"
+    assert changing.status().fingerprint != cat.fingerprint and changing.status().memory < 20e6
+    with pytest.raises(FileError, match="another model"):
+        later.wait()
+    assert sources(tmp_path) == [str(other_folder)]
+    changing.change(BUILT_IN_NAME).wait()
+    assert changing.status().fingerprint == cat.fingerprint
+    assert changing.source == str(BUILT_IN) and sources(tmp_path) == [str(other_folder)]
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "said"), [("/nowhere", (), "no folder “/nowhere”"), (str(BUILT_IN), ("cpu", "int8"), "“int8”")]
+)
+def test_a_base_model_that_does_not_load_leaves_the_one_before(tmp_path, source, how, said):
+    changing = Studio(output=tmp_path)
+    changing.load().wait()
+    before = changing.status()
+    with pytest.raises(RecipeError) as error:
+        changing.change(source, *how).wait()
+    assert error.value.field == "source" and said in str(error.value)
+    assert changing.status() == before and changing.source == str(BUILT_IN)
+    assert sources(tmp_path) == []
+
+
+def test_a_fixed_studio_keeps_its_model(tmp_path):
+    with pytest.raises(RecipeError, match="many visitors"):
+        Studio(output=tmp_path, fixed=True).change("other")

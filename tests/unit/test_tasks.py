@@ -55,6 +55,7 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
         tasks.load: (),
         tasks.measure: (),
         tasks.erase: (QUICK,),
+        tasks.compose: ((entry.path,), (), None, ""),
         tasks.compare: (entry.path, DRAWING),
         tasks.inspect: (entry.path, DRAWING, ("the cat",)),
         tasks.residual: (entry.path, DRAWING),

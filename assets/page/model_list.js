@@ -1,0 +1,47 @@
+// The erased models. value: {rows: [{name, erased, scores, size, made, note}], chosen: [name, ...]}.
+// Every text is put in as text, never as markup.
+const box = element.querySelector(".model-list");
+
+function cell(kind, text, className) {
+  const node = document.createElement(kind);
+  node.textContent = text;
+  node.className = className || "";
+  return node;
+}
+
+function pick() {
+  const checked = [...box.querySelectorAll("input:checked")].map((input) => input.value);
+  const before = props.value.chosen.filter((name) => checked.includes(name));
+  const chosen = [...new Set([...before, ...checked])]; // in the order of choosing: the first one's settings count
+  box.querySelectorAll("tr").forEach((row) => row.classList.toggle("is-chosen", !!row.querySelector("input:checked")));
+  props.value = { ...props.value, chosen };
+}
+
+function rowFor(model, number, chosen) {
+  const row = document.createElement("tr");
+  const name = cell("th", "");
+  const label = document.createElement("label");
+  const input = Object.assign(document.createElement("input"), { type: "checkbox", value: model.name });
+  input.checked = chosen.includes(model.name);
+  input.addEventListener("change", pick);
+  name.scope = "row";
+  label.append(input, cell("b", model.name));
+  name.append(label, cell("small", model.note, "model-note"), cell("small", [model.scores, model.size, model.made].filter(Boolean).join(" · "), "on-phone"));
+  row.classList.toggle("is-chosen", input.checked);
+  row.append(name, cell("td", model.erased), cell("td", model.scores || "–", "hide-phone model-scores"));
+  row.append(cell("td", model.size, "hide-phone"), cell("td", model.made, "hide-phone"));
+  // The whole row is the checkbox's; a press on its label reaches it anyway.
+  row.addEventListener("click", (event) => { if (!event.target.closest("label")) input.click(); });
+  return row;
+}
+
+function show() {
+  const { rows = [], chosen = [] } = props.value || {};
+  const focused = box.contains(document.activeElement) ? document.activeElement.value : null;
+  box.querySelector("tbody").replaceChildren(...rows.map((model, i) => rowFor(model, i, chosen)));
+  box.classList.toggle("is-empty", !rows.length);
+  if (focused !== null) [...box.querySelectorAll("input")].find((input) => input.value === focused)?.focus();
+}
+
+watch("value", show);
+show();

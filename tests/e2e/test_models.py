@@ -1,0 +1,173 @@
+"""The Models tab in a real browser."""
+
+import re
+import zipfile
+from dataclasses import replace
+
+import pytest
+from safetensors import safe_open
+
+from mace_studio import shelf
+from mace_studio.recipe import Concept
+from tests.steps import choose, field
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=60_000)
+
+pytestmark = pytest.mark.browser
+
+UNLOADING = ("AbortError", "Connection errored out", "network error", "Failed to fetch")
+
+
+@pytest.fixture(scope="module")
+def other(studio, fast):
+    """A second erased model, of something else."""
+    recipe = replace(fast, concepts=(Concept("frog", "grass"),), preserve=())
+    return studio.erase(recipe).wait().name
+
+
+@pytest.fixture
+def tab(page, erased, other):
+    page.get_by_role("tab", name="Models").click()
+    expect(box(page, other)).to_be_visible()
+    return page
+
+
+def box(page, name):
+    """The checkbox of a model in the list."""
+    return page.locator("#models").get_by_label(name, exact=True)
+
+
+def press(page, name):
+    box(page, name).check()
+    expect(page.locator("#details h2")).to_contain_text(re.compile(f"{re.escape(name)}|models"))
+
+
+def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
+    data = studio.entry(erased).path.read_bytes()
+    upload(tab, "#open-erasure", f"{erased}.safetensors", data)
+    expect(tab.locator("#models-notice")).to_contain_text(f"There is an erased model “{erased}” already")
+    upload(tab, "#open-erasure", "letter.safetensors", b"dear")
+    expect(tab.get_by_test_id("toast-body")).to_contain_text("letter.safetensors is not an erasure")
+    upload(tab, "#open-erasure", "brought.safetensors", data)
+    expect(tab.locator("#details h2")).to_have_text("brought")
+    expect(tab.locator("#models-notice")).not_to_contain_text("already")
+    assert studio.entry("brought").path.read_bytes() == data
+
+    tab.locator("#rename").click()
+    field(tab, "new-name").fill("../brought")
+    tab.locator("#save-name").click()
+    expect(tab.locator("#models-notice")).to_contain_text("New name: “../brought” cannot be a name")
+    expect(tab.locator("#rename-panel .field-problem")).to_be_visible()
+    field(tab, "new-name").fill("Mine (1)")
+    tab.locator("#save-name").click()
+    expect(tab.locator("#details h2")).to_have_text("Mine (1)")
+    expect(tab.locator("#rename-panel")).to_be_hidden()
+    assert studio.entry("Mine (1)").path.read_bytes() == data
+
+    tab.locator("#delete").click()
+    tab.locator("#keep").click()
+    expect(tab.locator("#delete-now")).to_be_hidden()
+    tab.locator("#delete").click()
+    tab.locator("#delete-now").click()
+    expect(box(tab, "Mine (1)")).to_have_count(0)
+    expect(tab.locator("#details")).to_contain_text("Choose a model in the list")
+    assert {"Mine (1)", "brought"}.isdisjoint(entry.name for entry in studio.entries())
+
+
+def test_two_are_composed_and_the_result_is_at_hand_everywhere(tab, studio, erased, other, open_recipe, fast, guard):
+    guard.allow(*UNLOADING)
+    press(tab, erased)
+    press(tab, other)
+    expect(tab.locator("#compose-summary")).to_have_text("Erases car, frog · nothing to train")
+    tab.locator("#compose").click()
+    expect(tab.locator("#compose-progress")).to_contain_text("Finished")
+    name = next(entry.name for entry in studio.entries() if len(entry.recipe.concepts) == 2)
+    expect(tab.locator("#details h2")).to_have_text(name)
+    expect(tab.locator("#details")).to_contain_text("Approximate: the LoRAs of “car”, “frog” were trained beside")
+
+    choose(tab, "#leave-out", "car")
+    expect(tab.locator("#compose-summary")).to_have_text("Erases frog · nothing to train")
+    tab.get_by_label("Also erase the concepts in the Erase tab’s form").check()
+    expect(tab.locator("#compose-summary")).to_contain_text("Erases frog, car · 1 LoRA to train, 6 UNet forwards")
+    field(tab, "compose-name").fill("Swapped")
+    tab.locator("#compose").click()
+    expect(tab.locator("#details h2")).to_contain_text("swapped-")
+    tab.locator("#model-compare").click()
+    expect(tab.locator("#erased-model input")).to_have_value(re.compile("^swapped-"))
+
+    tab.reload()
+    tab.get_by_role("tab", name="Models").click()
+    expect(tab.locator("#compose-progress")).to_contain_text("Finished")
+    tab.get_by_label("Also erase the concepts in the Erase tab’s form").check()
+    press(tab, erased)
+    expect(tab.locator("#compose-summary")).to_contain_text("“car” is to be added, and erased already")
+    tab.locator("#compose").click()
+    expect(tab.locator("#compose-notice")).to_contain_text("“car” is to be added, and erased already")
+
+
+def test_an_export_is_downloaded(tab, studio, erased):
+    tab.locator("#export").click()
+    expect(tab.locator("#export-notice")).to_contain_text("Choose one erased model")
+    press(tab, erased)
+    choose(tab, "#export-format", "lora")
+    field(tab, "export-rank").fill("two")
+    tab.locator("#export").click()
+    expect(tab.locator("#export-notice")).to_contain_text("Rank: “two” is not a number")
+    field(tab, "export-rank").fill("2")
+    tab.locator("#export").click()
+    expect(tab.locator("#exported summary")).to_contain_text("of a layer’s difference is left out")
+    tab.locator("#exported summary").click()
+    expect(tab.locator("#exported dd").first).to_contain_text("rank 2, ")
+    with tab.expect_download() as download:
+        tab.locator("#export-file").click()
+    with safe_open(download.value.path(), "numpy") as file:
+        assert all(key.startswith("lora_unet_") for key in file.keys())  # noqa: SIM118 - not a mapping
+    choose(tab, "#export-format", "diffusers")
+    expect(tab.locator("#export-share")).to_be_hidden()
+    tab.locator("#export").click()
+    expect(tab.locator("#exported")).to_contain_text(f"{erased}-diffusers")
+    with tab.expect_download() as download:
+        tab.locator("#export-file").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert f"{erased}-diffusers/model_index.json" in archive.namelist() and archive.testzip() is None
+    assert not [entry for entry in studio.entries() if "diffusers" in entry.name]
+
+
+def test_another_base_model_and_back(tab, studio, erased, tmp_path):
+    fits = tab.locator("#models tr", has=tab.get_by_label(erased, exact=True)).locator(".model-note")
+    expect(fits).to_have_text("")
+    field(tab, "base-source").fill(str(tmp_path / "nowhere"))
+    field(tab, "base-source").press("Enter")
+    tab.locator("#load-base").click()
+    expect(tab.locator("#base-notice")).to_contain_text("could not be fetched from the hub")
+    expect(tab.locator("#base-now")).to_contain_text("built-in miniature")
+    expect(tab.locator("#header .is-ready")).to_contain_text("built-in miniature")
+
+    packing = studio.output / "exports" / f"{erased}-diffusers"
+    if not packing.is_dir():
+        press(tab, erased)
+        tab.locator("#export").click()
+        expect(tab.locator("#exported")).to_contain_text("-diffusers")
+    field(tab, "base-source").fill(str(packing))
+    field(tab, "base-source").press("Enter")
+    try:
+        tab.locator("#load-base").click()
+        expect(tab.locator("#header .is-ready")).to_contain_text(packing.name)
+        expect(fits).to_have_text("Made from another base model than the one that is loaded.")
+    finally:
+        choose(tab, "#base-source", "built-in miniature")
+        tab.locator("#load-base").click()
+        expect(tab.locator("#header .is-ready")).to_contain_text("built-in miniature")
+    expect(fits).to_have_text("")
+    assert shelf.sources(studio.output) == [str(packing)]
+
+
+@pytest.mark.parametrize("context", [{"viewport": {"width": 390, "height": 844}, "has_touch": True}], indirect=True)
+def test_the_tab_fits_a_phone(tab, erased):
+    press(tab, erased)
+    expect(tab.locator("#model-compare")).to_be_visible()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    top = {name: tab.locator(f"#{name}-card").bounding_box()["y"] for name in ("models", "details", "compose", "base")}
+    assert list(top) == sorted(top, key=top.get)
