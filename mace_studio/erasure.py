@@ -15,6 +15,7 @@ from mace_studio import __version__, prompts, refinement
 from mace_studio import pictures as training
 from mace_studio.core import ridge
 from mace_studio.errors import FileError
+from mace_studio.masks import Given
 from mace_studio.pictures import Pictures
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Concept, Recipe
@@ -59,7 +60,13 @@ class _Notes:
     warnings: list[str] = field(default_factory=list)
 
 
-def erase(model: Model, recipe: Recipe, cache: Path | None = None) -> Generator[Progress, None, Erasure]:
+def erase(
+    model: Model,
+    recipe: Recipe,
+    cache: Path | None = None,
+    given: Given | None = None,
+    mask_models: Path | None = None,
+) -> Generator[Progress, None, Erasure]:
     """Run a recipe on a model.
 
     The model is bit for bit what it was, whether this ends in success, in an error or by closing the generator. Same
@@ -69,29 +76,33 @@ def erase(model: Model, recipe: Recipe, cache: Path | None = None) -> Generator[
         model: from `sd.loading.load`.
         recipe: checked here.
         cache: folder for training images and for the Gram of the general captions; None keeps nothing.
+        given, mask_models: as in `pictures.draw`; the warnings name the masks that were given.
 
     Raises:
         StudioError: with a sentence for the user.
     """
     recipe.check()
-    return (yield from clocked(_stages(model, recipe, cache), _costs(recipe)))
+    return (yield from clocked(_stages(model, recipe, cache, given, mask_models), _costs(recipe)))
 
 
 def _costs(recipe: Recipe) -> dict[str, float]:
     concepts, trains = len(recipe.concepts), recipe.lora.steps > 0
     return {
-        "images": trains * concepts * recipe.images.per_concept * recipe.images.steps * 2.0,
-        "masks": 0.0,
+        **{stage: trains * cost for stage, cost in training.costs(recipe).items()},
         "refine": prompts.count(recipe) * SENTENCE_COST,
         "lora": concepts * recipe.lora.steps * LORA_COST,
         "fuse": trains * prompts.count(recipe) * SENTENCE_COST + 1.0,
     }
 
 
-def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, Erasure]:
+def _stages(
+    model: Model, recipe: Recipe, cache: Path | None, given: Given | None, mask_models: Path | None
+) -> Generator[Progress, None, Erasure]:
     notes = _Notes()
     trains = recipe.lora.steps > 0
-    pictures = (yield from training.draw(model, recipe, cache, notes.warnings)) if trains else []
+    pictures: list[Pictures] = []
+    if trains:
+        pictures = yield from training.draw(model, recipe, cache, notes.warnings, given, mask_models)
     sums = yield from refinement.gather(model, recipe, cache)
     solved = refinement.solve(sums, recipe.refine)
     notes.conditions["refine"] = solved.condition

@@ -32,9 +32,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
-    "pictures": ({"sd", "prompts", "progress", "recipe"}, {"torch"}),
+    "masks": ({"shelf", *SAID}, {"numpy", "PIL"}),
+    "pictures": ({"sd", "prompts", "progress", "masks", *SAID}, NUMBERS),
     **{
-        case: ({"sd", "core", "prompts", "progress", "refinement", "pictures", "erasure", "report", *SAID}, NUMBERS)
+        case: (
+            {"sd", "core", "prompts", "progress", "refinement", "pictures", "masks", "erasure", "report", *SAID},
+            NUMBERS,
+        )
         for case in USE_CASES
     },
     "packing": ({"errors"}, set()),

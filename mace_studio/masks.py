@@ -1,0 +1,204 @@
+"""Masks as pictures: those that a person made, and how a mask looks over its training image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from mace_studio.errors import FileError
+from mace_studio.recipe import Recipe
+from mace_studio.shelf import slug
+
+SHOWN = 256  # pixels that an overlay has at least
+TINT, EDGE = np.array([255, 64, 160]), (255, 255, 255)
+WHITE = 128
+
+Key = tuple[str, int]  # phrase, and the number of the training image, from 1
+Given = Mapping[Key, Image.Image]  # masks that a person made, from `black_and_white`
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A training image and where the recipe's source of masks finds the concept in it.
+
+    Attributes:
+        phrase: the concept.
+        number: of the image, from 1.
+        seed: of the image.
+        image: RGB.
+        mask: black and white, of the image's size; None for the whole image.
+        sought: whether the source looked for the concept, which it does not for styles and explicit content.
+    """
+
+    phrase: str
+    number: int
+    seed: int
+    image: Image.Image
+    mask: Image.Image | None
+    sought: bool
+
+    @property
+    def key(self) -> Key:
+        return self.phrase, self.number
+
+
+def black_and_white(picture: Image.Image) -> Image.Image:
+    """A picture as a mask: white where it is white or nearly, black elsewhere and where it is transparent."""
+    flat = Image.new("RGBA", picture.size, "black")
+    flat.alpha_composite(picture.convert("RGBA"))
+    return flat.convert("L").point(lambda value: 255 if value >= WHITE else 0)
+
+
+def whole(size: tuple[int, int]) -> Image.Image:
+    """The mask that takes the whole image; width and height."""
+    return Image.new("L", size, 255)
+
+
+def share(mask: Image.Image | None) -> float:
+    """How much of its image a mask covers, 0 to 1."""
+    return 1.0 if mask is None else float((np.asarray(mask) >= WHITE).mean())
+
+
+def fitting(given: Given, made_for: Recipe, recipe: Recipe) -> dict[Key, Image.Image]:
+    """The masks whose training images are the same in `recipe` as in the recipe that they were made for."""
+    before, now = _portraits(made_for), _portraits(recipe)
+    return {key: mask for key, mask in given.items() if key in now and before[key] == now[key]}
+
+
+def note(given: Given) -> str:
+    """A sentence that says which masks were given, with a digest of them."""
+    numbers: dict[str, list[int]] = {}
+    for phrase, number in sorted(given):
+        numbers.setdefault(phrase, []).append(number)
+    listed = "; ".join(f"“{phrase}” {', '.join(map(str, found))}" for phrase, found in numbers.items())
+    return f"Masks given by hand ({digest(given)}): {listed}."
+
+
+def digest(given: Given) -> str:
+    """Eight hexadecimal digits that differ between different masks; "" without any."""
+    if not given:
+        return ""
+    said = hashlib.sha256()
+    for (phrase, number), mask in sorted(given.items(), key=lambda item: item[0]):
+        said.update(repr((phrase, number, mask.size)).encode())
+        said.update(np.packbits(np.asarray(mask) >= WHITE).tobytes())
+    return said.hexdigest()[:8]
+
+
+def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
+    """The masks in a folder, one PNG each, named as `file_name` says.
+
+    Raises:
+        FileError: there are none, or one is no picture or fits no training image of the recipe.
+    """
+    keys = _file_names(recipe)
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise FileError(f"There are no masks in {folder}; they are PNG files named like {next(iter(keys))}.")
+    return {_key(path, keys, recipe): _opened(path) for path in paths}
+
+
+def write(shown: Sequence[Masked], folder: Path) -> list[Path]:
+    """Write training images, masks and one sheet of the masks over the images as PNG files.
+
+    Returns:
+        The sheet, and the folders of images and masks; the latter can be read back.
+
+    Raises:
+        FileError: the folder cannot be written to.
+    """
+    sheet, images, masks = folder / "sheet.png", folder / "images", folder / "masks"
+    try:
+        for path in (images, masks):
+            path.mkdir(parents=True, exist_ok=True)
+        for one in shown:
+            one.image.save(images / file_name(*one.key))
+            (one.mask or whole(one.image.size)).save(masks / file_name(*one.key))
+        _sheet(shown).save(sheet)
+    except OSError as error:
+        raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
+    return [sheet, images, masks]
+
+
+def file_name(phrase: str, number: int) -> str:
+    """What the file of a mask is called, such as cat-1.png."""
+    return f"{slug(phrase)}-{number}.png"
+
+
+def overlay(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """An RGB image with the mask as a tint and a white edge; small ones are enlarged by whole pixels."""
+    times = max(1, -(-SHOWN // image.width))
+    size = (image.width * times, image.height * times)
+    pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST), np.float32).copy()
+    if mask is not None:
+        inside = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) >= WHITE
+        pixels[inside] = 0.6 * pixels[inside] + 0.4 * TINT
+        pixels[_edge(inside)] = EDGE
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _edge(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a mask that are at most two away from its outside."""
+    padded = np.pad(inside, 2, mode="edge")
+    height, width = inside.shape
+    around = [padded[i : i + height, j : j + width] for i in (0, 2, 4) for j in (0, 2, 4)]
+    return inside & ~np.logical_and.reduce(around)
+
+
+def _sheet(shown: Sequence[Masked]) -> Image.Image:
+    """One row for each concept, with its phrase above."""
+    rows: dict[str, list[Image.Image]] = {}
+    for one in shown:
+        rows.setdefault(one.phrase, []).append(overlay(one.image, one.mask))
+    width, height = next(iter(rows.values()))[0].size
+    line = 24
+    sheet = Image.new("RGB", (width * max(map(len, rows.values())), (height + line) * len(rows)), "white")
+    for i, (phrase, pictures) in enumerate(rows.items()):
+        ImageDraw.Draw(sheet).text((6, i * (height + line) + 5), phrase, fill="black", font_size=14)
+        for j, picture in enumerate(pictures):
+            sheet.paste(picture, (j * width, i * (height + line) + line))
+    return sheet
+
+
+def _portraits(recipe: Recipe) -> dict[Key, tuple]:
+    """All that decides each training image."""
+    return {
+        (concept.phrase, i + 1): (concept.kind, recipe.seed + i, recipe.images.steps, recipe.images.guidance)
+        for concept in recipe.concepts
+        for i in range(recipe.images.per_concept)
+    }
+
+
+def _file_names(recipe: Recipe) -> dict[str, Key]:
+    names: dict[str, Key] = {}
+    for phrase, number in _portraits(recipe):
+        other = names.setdefault(file_name(phrase, number), (phrase, number))
+        if other[0] != phrase:
+            raise FileError(
+                f"Masks of “{other[0]}” and of “{phrase}” would have the same file names; rename one of the concepts."
+            )
+    return names
+
+
+def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
+    if path.name in keys:
+        return keys[path.name]
+    name, _, number = path.stem.rpartition("-")
+    images = recipe.images.per_concept
+    for concept in recipe.concepts:
+        if slug(concept.phrase) == name and number.isdecimal():
+            raise FileError(f"{path.name}: “{concept.phrase}” has training images 1 to {images}, and no {number}.")
+    raise FileError(f"{path.name} fits no concept of the recipe; masks are named like {next(iter(keys))}.")
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return black_and_white(picture)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise FileError(f"{path.name} cannot be read as a picture; save the mask as a PNG file.") from error
