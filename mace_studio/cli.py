@@ -1,4 +1,4 @@
-"""`python -m mace_studio erase|compare|inspect|evaluate|export|study`: the use cases without a page."""
+"""`python -m mace_studio erase|masks|compare|inspect|evaluate|export|study`: the use cases without a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mace_studio import outputs
+from mace_studio import masks, outputs
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job
 from mace_studio.packing import ENERGY, FORMATS, Packing
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
-    commands = parser.add_subparsers(required=True, metavar="erase|compare|inspect|evaluate|export|study")
+    commands = parser.add_subparsers(required=True, metavar="erase|masks|compare|inspect|evaluate|export|study")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -46,7 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
     erase = commands.add_parser("erase", parents=[written], help="run a recipe")
     erase.add_argument("recipe", type=Path, metavar="RECIPE.json")
+    erase.add_argument("--masks", type=Path, metavar="DIR", help="PNG files as the command masks writes them")
     erase.set_defaults(run=_erase)
+
+    shown = commands.add_parser("masks", parents=[written], help="the training images of a recipe and their masks")
+    shown.add_argument("recipe", type=Path, metavar="RECIPE.json")
+    shown.set_defaults(run=_masks)
 
     drawn = argparse.ArgumentParser(add_help=False, parents=[written])
     drawn.add_argument("--steps", type=int, default=20)
@@ -105,10 +110,21 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 
 def _erase(options: argparse.Namespace) -> int:
     studio = _studio(options, options.out)
-    job = studio.erase(_recipe(options.recipe))
+    recipe = _recipe(options.recipe)
+    given = masks.read(options.masks, recipe.check()) if options.masks else {}
+    job = studio.erase(recipe, given)
     if not _finished(job):
         return INTERRUPTED
     print(job.result.path)
+    return 0
+
+
+def _masks(options: argparse.Namespace) -> int:
+    job = _studio(options, options.out).masks(_recipe(options.recipe))
+    if not _finished(job):
+        return INTERRUPTED
+    for path in masks.write(job.result, options.out):
+        print(path)
     return 0
 
 

@@ -19,6 +19,7 @@ class Engine:
     preview: ModuleType
     evaluation: ModuleType
     exporting: ModuleType
+    pictures: ModuleType
 
 
 def engine() -> Engine:
@@ -26,7 +27,7 @@ def engine() -> Engine:
     # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
     # slice: a run took over ten times as long. It is read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mace_studio import comparison, erasure, evaluation, exporting, inspection, preview  # noqa: PLC0415
+    from mace_studio import comparison, erasure, evaluation, exporting, inspection, pictures, preview  # noqa: PLC0415
     from mace_studio.sd import classify, loading  # noqa: PLC0415
 
-    return Engine(loading, classify, erasure, comparison, inspection, preview, evaluation, exporting)
+    return Engine(loading, classify, erasure, comparison, inspection, preview, evaluation, exporting, pictures)

@@ -65,7 +65,6 @@ def erase(
     recipe: Recipe,
     cache: Path | None = None,
     given: Given | None = None,
-    mask_models: Path | None = None,
 ) -> Generator[Progress, None, Erasure]:
     """Run a recipe on a model.
 
@@ -76,13 +75,13 @@ def erase(
         model: from `sd.loading.load`.
         recipe: checked here.
         cache: folder for training images and for the Gram of the general captions; None keeps nothing.
-        given, mask_models: as in `pictures.draw`; the warnings name the masks that were given.
+        given: as in `pictures.draw`; the warnings name the masks that were given.
 
     Raises:
         StudioError: with a sentence for the user.
     """
     recipe.check()
-    return (yield from clocked(_stages(model, recipe, cache, given, mask_models), _costs(recipe)))
+    return (yield from clocked(_stages(model, recipe, cache, given), _costs(recipe)))
 
 
 def _costs(recipe: Recipe) -> dict[str, float]:
@@ -96,13 +95,13 @@ def _costs(recipe: Recipe) -> dict[str, float]:
 
 
 def _stages(
-    model: Model, recipe: Recipe, cache: Path | None, given: Given | None, mask_models: Path | None
+    model: Model, recipe: Recipe, cache: Path | None, given: Given | None
 ) -> Generator[Progress, None, Erasure]:
     notes = _Notes()
     trains = recipe.lora.steps > 0
     pictures: list[Pictures] = []
     if trains:
-        pictures = yield from training.draw(model, recipe, cache, notes.warnings, given, mask_models)
+        pictures = yield from training.draw(model, recipe, cache, notes.warnings, given)
     sums = yield from refinement.gather(model, recipe, cache)
     solved = refinement.solve(sums, recipe.refine)
     notes.conditions["refine"] = solved.condition

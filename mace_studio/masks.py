@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,30 @@ class Masked:
         return self.phrase, self.number
 
 
+@dataclass
+class Sheet:
+    """The training images of a recipe with their masks.
+
+    Attributes:
+        recipe: whose images they are.
+        shown: in the order of its concepts.
+        given: masks that a person made for some of them; changed in place by whoever makes one.
+    """
+
+    recipe: Recipe
+    shown: list[Masked]
+    given: dict[Key, Image.Image] = field(default_factory=dict)
+
+    def mask(self, one: Masked) -> Image.Image | None:
+        """The mask that a person made, or else the source's."""
+        return self.given.get(one.key, one.mask)
+
+    def fitting(self, recipe: Recipe) -> dict[Key, Image.Image]:
+        """The masks that a person made and whose training images are the same in another recipe."""
+        before, now = portraits(self.recipe), portraits(recipe)
+        return {key: mask for key, mask in self.given.items() if before[key] == now.get(key)}
+
+
 def black_and_white(picture: Image.Image) -> Image.Image:
     """A picture as a mask: white where it is white or nearly, black elsewhere and where it is transparent."""
     flat = Image.new("RGBA", picture.size, "black")
@@ -62,12 +87,6 @@ def whole(size: tuple[int, int]) -> Image.Image:
 def share(mask: Image.Image | None) -> float:
     """How much of its image a mask covers, 0 to 1."""
     return 1.0 if mask is None else float((np.asarray(mask) >= WHITE).mean())
-
-
-def fitting(given: Given, made_for: Recipe, recipe: Recipe) -> dict[Key, Image.Image]:
-    """The masks whose training images are the same in `recipe` as in the recipe that they were made for."""
-    before, now = _portraits(made_for), _portraits(recipe)
-    return {key: mask for key, mask in given.items() if key in now and before[key] == now[key]}
 
 
 def note(given: Given) -> str:
@@ -100,29 +119,42 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     paths = sorted(folder.glob("*.png"))
     if not paths:
         raise FileError(f"There are no masks in {folder}; they are PNG files named like {next(iter(keys))}.")
-    return {_key(path, keys, recipe): _opened(path) for path in paths}
+    return {_key(path, keys, recipe): _read(path) for path in paths}
 
 
-def write(shown: Sequence[Masked], folder: Path) -> list[Path]:
-    """Write training images, masks and one sheet of the masks over the images as PNG files.
+def opened(data: bytes) -> Image.Image:
+    """The mask in a picture's bytes.
+
+    Raises:
+        FileError: it is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return black_and_white(picture)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise FileError("This cannot be read as a picture; save the mask as a PNG file.") from error
+
+
+def write(sheet: Sheet, folder: Path) -> list[Path]:
+    """Write training images, masks and one picture of the masks over the images as PNG files.
 
     Returns:
-        The sheet, and the folders of images and masks; the latter can be read back.
+        The picture, and the folders of images and masks; the latter can be read back.
 
     Raises:
         FileError: the folder cannot be written to.
     """
-    sheet, images, masks = folder / "sheet.png", folder / "images", folder / "masks"
+    overlays, images, masks = folder / "sheet.png", folder / "images", folder / "masks"
     try:
         for path in (images, masks):
             path.mkdir(parents=True, exist_ok=True)
-        for one in shown:
+        for one in sheet.shown:
             one.image.save(images / file_name(*one.key))
-            (one.mask or whole(one.image.size)).save(masks / file_name(*one.key))
-        _sheet(shown).save(sheet)
+            (sheet.mask(one) or whole(one.image.size)).save(masks / file_name(*one.key))
+        _contact(sheet).save(overlays)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
-    return [sheet, images, masks]
+    return [overlays, images, masks]
 
 
 def file_name(phrase: str, number: int) -> str:
@@ -150,22 +182,22 @@ def _edge(inside: np.ndarray) -> np.ndarray:
     return inside & ~np.logical_and.reduce(around)
 
 
-def _sheet(shown: Sequence[Masked]) -> Image.Image:
+def _contact(sheet: Sheet) -> Image.Image:
     """One row for each concept, with its phrase above."""
     rows: dict[str, list[Image.Image]] = {}
-    for one in shown:
-        rows.setdefault(one.phrase, []).append(overlay(one.image, one.mask))
+    for one in sheet.shown:
+        rows.setdefault(one.phrase, []).append(overlay(one.image, sheet.mask(one)))
     width, height = next(iter(rows.values()))[0].size
     line = 24
-    sheet = Image.new("RGB", (width * max(map(len, rows.values())), (height + line) * len(rows)), "white")
+    contact = Image.new("RGB", (width * max(map(len, rows.values())), (height + line) * len(rows)), "white")
     for i, (phrase, pictures) in enumerate(rows.items()):
-        ImageDraw.Draw(sheet).text((6, i * (height + line) + 5), phrase, fill="black", font_size=14)
+        ImageDraw.Draw(contact).text((6, i * (height + line) + 5), phrase, fill="black", font_size=14)
         for j, picture in enumerate(pictures):
-            sheet.paste(picture, (j * width, i * (height + line) + line))
-    return sheet
+            contact.paste(picture, (j * width, i * (height + line) + line))
+    return contact
 
 
-def _portraits(recipe: Recipe) -> dict[Key, tuple]:
+def portraits(recipe: Recipe) -> dict[Key, tuple]:
     """All that decides each training image."""
     return {
         (concept.phrase, i + 1): (concept.kind, recipe.seed + i, recipe.images.steps, recipe.images.guidance)
@@ -176,7 +208,7 @@ def _portraits(recipe: Recipe) -> dict[Key, tuple]:
 
 def _file_names(recipe: Recipe) -> dict[str, Key]:
     names: dict[str, Key] = {}
-    for phrase, number in _portraits(recipe):
+    for phrase, number in portraits(recipe):
         other = names.setdefault(file_name(phrase, number), (phrase, number))
         if other[0] != phrase:
             raise FileError(
@@ -196,9 +228,8 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
     raise FileError(f"{path.name} fits no concept of the recipe; masks are named like {next(iter(keys))}.")
 
 
-def _opened(path: Path) -> Image.Image:
+def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            return black_and_white(picture)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        return opened(path.read_bytes())
+    except (FileError, OSError) as error:
         raise FileError(f"{path.name} cannot be read as a picture; save the mask as a PNG file.") from error

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mace_studio import masks, prompts
 from mace_studio.errors import RecipeError
-from mace_studio.masks import Given, Key, Masked
+from mace_studio.masks import Given, Key, Masked, Sheet
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import generate, pixels, segment
@@ -46,7 +46,6 @@ def draw(
     cache: Path | None,
     warnings: list[str],
     given: Given | None = None,
-    mask_models: Path | None = None,
 ) -> Generator[Progress, None, list[Pictures]]:
     """Draw the training images of every concept and mask them, stages "images" and "masks".
 
@@ -56,7 +55,6 @@ def draw(
         cache: folder of images drawn before, or None to draw all of them.
         warnings: what the user should know is added to it, in sentences.
         given: masks that take the place of the recipe's source; one with nothing white is an empty mask.
-        mask_models: folder of the models that make masks; None fetches them from the hub when they are needed.
 
     Raises:
         RecipeError: a given mask is of no training image of the recipe.
@@ -65,7 +63,7 @@ def draw(
     given = given or {}
     _check(given, recipe)
     drawn = yield from _images(model, recipe, cache, warnings)
-    found = yield from _sought(model, recipe, drawn, set(given), mask_models)
+    found = yield from _sought(model, recipe, drawn, set(given))
     own = {key: _tensor(mask, model) for key, mask in given.items()}
     pictures = []
     for concept, mine, theirs in zip(recipe.concepts, drawn, found, strict=True):
@@ -82,20 +80,18 @@ def draw(
     return pictures
 
 
-def show(
-    model: Model, recipe: Recipe, cache: Path | None, mask_models: Path | None = None
-) -> Generator[Progress, None, list[Masked]]:
+def show(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, Sheet]:
     """Draw the training images of a recipe and mask them by its source, as pictures to look at.
 
     Args:
-        model, recipe, cache, mask_models: as in `draw`; a later erasure with the same cache uses the same images.
+        model, recipe, cache: as in `draw`; a later erasure with the same cache uses the same images.
 
     Raises:
         RecipeError: the recipe cannot be run.
         ModelError: a model that makes masks cannot be loaded.
     """
     recipe.check()
-    return (yield from clocked(_show(model, recipe, cache, mask_models), costs(recipe, decodes=True)))
+    return (yield from clocked(_show(model, recipe, cache), costs(recipe, decodes=True)))
 
 
 def costs(recipe: Recipe, decodes: bool = False) -> dict[str, float]:
@@ -110,11 +106,9 @@ def costs(recipe: Recipe, decodes: bool = False) -> dict[str, float]:
     return {"images": images * recipe.images.steps * 2.0, "masks": images * each}
 
 
-def _show(
-    model: Model, recipe: Recipe, cache: Path | None, mask_models: Path | None
-) -> Generator[Progress, None, list[Masked]]:
+def _show(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, Sheet]:
     drawn = yield from _images(model, recipe, cache, [])
-    found = yield from _sought(model, recipe, drawn, set(), mask_models)
+    found = yield from _sought(model, recipe, drawn, set())
     shown = []
     for concept, mine, theirs in zip(recipe.concepts, drawn, found, strict=True):
         pictures = pixels.decoded(model, torch.stack([d.latent_CHW for d in mine]))
@@ -123,7 +117,7 @@ def _show(
             sought = _seeks(recipe, concept)
             shown.append(Masked(concept.phrase, i + 1, recipe.seed + i, picture, mask, sought))
         yield Progress("masks", concept.phrase, len(recipe.concepts), len(recipe.concepts))
-    return shown
+    return Sheet(recipe, shown)
 
 
 def _images(
@@ -150,10 +144,10 @@ def _images(
 
 
 def _sought(
-    model: Model, recipe: Recipe, drawn: Sequence[Sequence[Drawn]], given: set[Key], mask_models: Path | None
+    model: Model, recipe: Recipe, drawn: Sequence[Sequence[Drawn]], given: set[Key]
 ) -> Generator[Progress, None, list[Masks]]:
     """The source's masks of each concept; None also for images whose mask is given."""
-    find = segment.source(model, recipe.masks, mask_models)
+    find = segment.source(model, recipe.masks)
     found: list[Masks] = []
     for i, (concept, mine) in enumerate(zip(recipe.concepts, drawn, strict=True)):
         free = [d for n, d in enumerate(mine) if (concept.phrase, n + 1) not in given]

@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mace_studio import engine, prompts, shelf
+from mace_studio import engine, masks, prompts, shelf
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import Job, Worker
 from mace_studio.packing import Packing
@@ -89,22 +89,41 @@ class Studio:
         memory = self._model.memory() if self._model is not None else None
         return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, memory)
 
-    def erase(self, recipe: Recipe) -> Job:
+    def erase(self, recipe: Recipe, given: masks.Given | None = None) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
+
+        Args:
+            recipe: what to erase.
+            given: masks that a person made, in place of those of the recipe's source; the file's name tells them apart.
+
+        Raises:
+            RecipeError: the recipe cannot be run; nothing was queued.
+        """
+        recipe.check()
+        name = "-".join(filter(None, [slug(recipe.title()), recipe.digest(), masks.digest(given or {})]))
+
+        def work() -> Generator[Progress, None, Entry]:
+            parts = engine.engine()
+            result = yield from parts.erasure.erase(self._loaded(), recipe, self.output / "cache", given)
+            path = self.output / f"{name}.safetensors"
+            parts.erasure.save(result, path)
+            return shelf.read(path)
+
+        return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
+
+    def masks(self, recipe: Recipe) -> Job:
+        """Draw the training images of a recipe and mask them by its source; the result is a `masks.Sheet`.
 
         Raises:
             RecipeError: the recipe cannot be run; nothing was queued.
         """
         recipe.check()
 
-        def work() -> Generator[Progress, None, Entry]:
+        def work() -> Generator[Progress, None, masks.Sheet]:
             parts = engine.engine()
-            result = yield from parts.erasure.erase(self._loaded(), recipe, self.output / "cache")
-            path = self.output / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
-            parts.erasure.save(result, path)
-            return shelf.read(path)
+            return (yield from parts.pictures.show(self._loaded(), recipe, self.output / "cache"))
 
-        return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
+        return self._worker.submit(f"Masks of {recipe.title()}", work, recipe, PATIENCE)
 
     def compare(self, name: str, drawing: Drawing) -> Job:
         """Draw every prompt with every seed, before and after an erasure. Events are `Progress`; the result is [Pair].

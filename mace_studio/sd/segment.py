@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,13 +22,15 @@ if TYPE_CHECKING:
 Source = Callable[[Sequence[Drawn], str], list[Tensor | None]]
 
 
-def source(model: Model, name: str, folder: Path | None = None) -> Source:
+def source(model: Model, name: str) -> Source:
     """A source of masks. Another model is loaded when it is first asked, and is gone when the source is let go.
 
     Args:
         model: drew the images; its VAE decodes them, on its device.
         name: one of `recipe.MASKS`.
-        folder: of the models that make masks, see `segmenters`; None fetches them from the hub.
+
+    Raises:
+        ModelError: when asked, if another model cannot be loaded.
     """
     if name == "none":
         return lambda drawn, phrase: [None] * len(drawn)
@@ -41,7 +42,7 @@ def source(model: Model, name: str, folder: Path | None = None) -> Source:
         from mace_studio.sd import segmenters  # noqa: PLC0415 - seconds, and most runs never need it
 
         kind = {"clipseg": segmenters.ClipSeg, "grounded-sam": segmenters.GroundedSam}[name]
-        return kind(folder, model.device, model.dtype)
+        return kind(segmenters.folder(), model.device, model.dtype)
 
     def find(drawn: Sequence[Drawn], phrase: str) -> list[Tensor | None]:
         return segmenter()(pixels.decoded(model, torch.stack([d.latent_CHW for d in drawn])), phrase)

@@ -5,6 +5,7 @@ Their pictures are prepared by the PIL versions of the image processors; the oth
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,12 +34,20 @@ MODELS = {
     "grounding-dino": "IDEA-Research/grounding-dino-tiny",
     "sam": "facebook/sam-vit-base",
 }
+# Names a folder of such folders, for machines without a network and for other models of the same kinds.
+VARIABLE = "MACE_STUDIO_MASK_MODELS"
 PROBABLE = 0.4  # of CLIPSeg: the probability at which a pixel counts
 BOX, WORD = 0.3, 0.25  # of Grounding DINO: what a box and a word in it must score
 BATCH = 4
 
 Item = TypeVar("Item")
 Segmenter = Callable[[Sequence[Image], str], list[Tensor | None]]
+
+
+def folder() -> Path | None:
+    """Where the models are on this machine; None where they are fetched from the hub."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
 
 
 class ClipSeg:
@@ -163,9 +172,9 @@ def _part(kind: Any, name: str, folder: Path | None, **options: Any) -> Any:
         part = kind.from_pretrained(source, local_files_only=folder is not None, **options)
     except (OSError, ValueError) as error:
         remedy = (
-            "Check the network, or name a folder on this machine that has it in “{name}” with --mask-models"
+            f"Check the network, or put it into a folder “{name}” and name the folder above in {VARIABLE}"
             if folder is None
             else "Put it there as transformers saves it, with safetensors weights"
-        ).format(name=name)
+        )
         raise ModelError(f"The model {source}, which makes the masks, could not be loaded. {remedy}.") from error
     return part.eval() if "dtype" in options else part

@@ -66,10 +66,10 @@ def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, t
 
 
 def test_the_sources_own_masks_given_back_change_nothing(model, tmp_path):
-    shown, _ = finish(pictures.show(model, QUICK, None))
-    masks.write(shown, tmp_path)
+    sheet, _ = finish(pictures.show(model, QUICK, None))
+    masks.write(sheet, tmp_path)
     given = masks.read(tmp_path / "masks", QUICK)
-    assert len(given) == 4 and all(one.sought for one in shown)
+    assert len(given) == 4 and all(one.sought for one in sheet.shown)
     assert same(run(model, QUICK, given), run(model, QUICK, None))
 
 
@@ -92,23 +92,23 @@ def test_a_mask_of_no_training_image_is_refused(model, key, says):
 
 
 def test_what_is_shown_is_what_is_trained_on(model, tmp_path):
-    shown, seen = finish(pictures.show(model, QUICK, tmp_path))
-    assert [(one.key, one.seed) for one in shown] == [
+    sheet, seen = finish(pictures.show(model, QUICK, tmp_path))
+    assert [(one.key, one.seed) for one in sheet.shown] == [
         (("cat", 1), 0), (("cat", 2), 1), (("Ada Finch", 1), 0), (("Ada Finch", 2), 1),
     ]  # fmt: skip
     assert seen[-1].fraction == 1.0 and {p.stage for p in seen} == {"images", "masks"}
     files = set(tmp_path.iterdir())
     drawn, _ = finish(pictures.draw(model, QUICK, tmp_path, []))
     assert set(tmp_path.iterdir()) == files  # nothing was drawn a second time
-    for one, mask_IJ in zip(shown, [m for p in drawn for m in p.masks], strict=True):
+    for one, mask_IJ in zip(sheet.shown, [m for p in drawn for m in p.masks], strict=True):
         assert one.image.size == one.mask.size == (64, 64)
         assert masks.share(one.mask) == pytest.approx(mask_IJ.float().mean().item())
 
 
 def test_styles_are_shown_whole_and_not_as_if_nothing_had_been_found(model):
     style = replace(QUICK, concepts=(Concept("Lena Strich", "art", "style"),))
-    shown, _ = finish(pictures.show(model, style, None))
-    assert [(one.mask, one.sought) for one in shown] == [(None, False)] * 2
+    sheet, _ = finish(pictures.show(model, style, None))
+    assert [(one.mask, one.sought) for one in sheet.shown] == [(None, False)] * 2
 
 
 def test_any_picture_becomes_black_and_white():
@@ -144,7 +144,7 @@ def test_different_masks_have_different_digests():
 )
 def test_masks_fit_as_long_as_their_images_are_the_same(change, left):
     given = {("cat", 1): half("left"), ("cat", 2): half("left"), ("Ada Finch", 1): half("left")}
-    assert set(masks.fitting(given, QUICK, replace(QUICK, **change))) == left
+    assert set(masks.Sheet(QUICK, [], given).fitting(replace(QUICK, **change))) == left
 
 
 @pytest.mark.parametrize(
@@ -188,4 +188,4 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     one = masks.Masked("cat", 1, 0, Image.new("RGB", (8, 8)), None, True)
     with pytest.raises(FileError, match=r"could not be written.*Choose another folder"):
-        masks.write([one], tmp_path / "file")
+        masks.write(masks.Sheet(QUICK, [one]), tmp_path / "file")

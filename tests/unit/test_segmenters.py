@@ -102,7 +102,7 @@ def test_a_model_that_is_not_there_is_a_sentence_with_the_remedy(part, mask_mode
     torch.save({}, folder / part / "pytorch_model.bin")  # pickled weights are no substitute
     with pytest.raises(ModelError, match=f"{part}.*could not be loaded. Put it there as .* safetensors"):
         kind(folder, "cpu", torch.float32)
-    with pytest.raises(ModelError, match=r"which makes the masks.*Check the network.*--mask-models\.$"):
+    with pytest.raises(ModelError, match=r"which makes the masks.*Check the network.*in MACE_STUDIO_MASK_MODELS\.$"):
         kind(None, "cpu", torch.float32)
 
 
@@ -110,6 +110,7 @@ def test_a_model_that_is_not_there_is_a_sentence_with_the_remedy(part, mask_mode
 def test_a_source_is_loaded_when_asked_and_gone_when_the_masks_are_there(
     model, unchanged, mask_models, monkeypatch, masks, kind
 ):
+    monkeypatch.setenv("MACE_STUDIO_MASK_MODELS", str(mask_models))
     alive, asked = [], []
 
     def made(*args):
@@ -120,7 +121,7 @@ def test_a_source_is_loaded_when_asked_and_gone_when_the_masks_are_there(
     monkeypatch.setattr(segmenters, kind.__name__, made)
     monkeypatch.setattr(segmenters, "BOX", 0.2)
     warnings = []
-    steps = pictures.draw(model, replace(QUICK, masks=masks), None, warnings, mask_models=mask_models)
+    steps = pictures.draw(model, replace(QUICK, masks=masks), None, warnings)
     while next(steps).stage == "images":
         assert not alive
     drawn, _ = finish(steps)
@@ -140,9 +141,10 @@ def test_attention_and_none_never_load_another_model(model, monkeypatch):
 
 
 def test_nothing_found_falls_back_to_the_whole_image_and_says_so(model, mask_models, monkeypatch):
+    monkeypatch.setenv("MACE_STUDIO_MASK_MODELS", str(mask_models))
     monkeypatch.setattr(segmenters, "PROBABLE", 1.0)
     warnings = []
-    drawn, _ = finish(pictures.draw(model, replace(QUICK, masks="clipseg"), None, warnings, mask_models=mask_models))
+    drawn, _ = finish(pictures.draw(model, replace(QUICK, masks="clipseg"), None, warnings))
     assert drawn[0].masks == [None, None]
     assert warnings[0] == "In 2 of 2 training images of “cat” no part stood out, so the whole image was used."
     assert len(warnings) == 2 and "Ada Finch" in warnings[1]
