@@ -16,7 +16,8 @@ from mace_studio.recipe import Recipe
 from mace_studio.shelf import slug
 
 SHOWN = 256  # pixels that an overlay has at least
-TINT, EDGE = np.array([255, 64, 160]), (255, 255, 255)
+DIM = 0.3  # of the brightness, outside of a mask
+EDGE = (255, 255, 255)
 WHITE = 128
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
@@ -163,13 +164,13 @@ def file_name(phrase: str, number: int) -> str:
 
 
 def overlay(image: Image.Image, mask: Image.Image | None) -> Image.Image:
-    """An RGB image with the mask as a tint and a white edge; small ones are enlarged by whole pixels."""
+    """An RGB image, dark and grey outside of the mask, with a white edge; small ones are enlarged by whole pixels."""
     times = max(1, -(-SHOWN // image.width))
     size = (image.width * times, image.height * times)
     pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST), np.float32).copy()
     if mask is not None:
         inside = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) >= WHITE
-        pixels[inside] = 0.6 * pixels[inside] + 0.4 * TINT
+        pixels[~inside] = DIM * pixels[~inside].mean(axis=1, keepdims=True)
         pixels[_edge(inside)] = EDGE
     return Image.fromarray(pixels.round().astype(np.uint8))
 

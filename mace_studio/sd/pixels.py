@@ -25,7 +25,8 @@ def decoded(model: Model, latents_NCHW: Tensor) -> list[Image]:
             pictures += model.pipeline.image_processor.postprocess(pixels_NCHW.float())
         return pictures
     finally:
-        vae.to(usual)
+        if vae.dtype != usual:
+            vae.to(usual)
 
 
 def _unscaled(config: dict, latents_NCHW: Tensor) -> Tensor:
