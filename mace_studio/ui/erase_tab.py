@@ -85,7 +85,8 @@ class EraseTab:
 
     def _wire(self) -> None:
         counted = [self.erase, self.estimate, self.form.preset_about, self.form.use_preset]
-        self.counts = {"fn": self.on_edit, "inputs": [self.form.preset, *self.form.controls], "outputs": counted}
+        edited = [self.form.preset, self.masks.sheet, *self.form.controls]
+        self.counts = {"fn": self.on_edit, "inputs": edited, "outputs": [*counted, self.masks.status]}
         self.form.wire(self.counts)
         self.preview.wire(self.form.controls)
         self.masks.wire(self.form.controls)
@@ -97,15 +98,15 @@ class EraseTab:
         self.shown = [*self.form.controls, *shown]
 
     @spoken
-    def on_edit(self, preset: str | None, *values: Any) -> Update:
-        """Count what the recipe takes as it is now, and what the chosen preset would change."""
+    def on_edit(self, preset: str | None, sheet: Sheet | None, *values: Any) -> Update:
+        """Count what the recipe takes as it is now, what the chosen preset would change, and which masks still fit."""
         count = len(values[0] or [])
         try:
             recipe = form.recipe_from(values)
             text = self._estimate(recipe)
         except RecipeError as error:
             return {self.erase: _erase(count), self.estimate: run_view.estimate_missing(notices.problem(error)["text"])}
-        update: Update = {self.erase: _erase(count), self.estimate: text}
+        update: Update = {self.erase: _erase(count), self.estimate: text} | self.masks.told(sheet, recipe)
         if preset:
             update[self.form.preset_about] = run_view.preset_change(recipe, self.form.presets[preset])
             update[self.form.use_preset] = gr.Button(interactive=True)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mace_studio import masks
-from mace_studio.errors import RecipeError
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.jobs import Job
 from mace_studio.masks import Key, Masked, Sheet
 from mace_studio.recipe import Recipe
@@ -98,30 +98,34 @@ class MasksCard:
             self._tools()
 
     def _tools(self) -> None:
+        self.notice = notices.notice("mask-notice")
         with gr.Row(elem_classes="button-row", elem_id="mask-buttons"):
             self.use = gr.Button("Use this mask", variant="primary", size="sm", elem_id="use-mask")
             self.whole = gr.Button("Whole image", size="sm", elem_id="whole-image")
             self.back = gr.Button("Back to the source’s mask", size="sm", elem_id="source-mask")
             self.upload = gr.UploadButton(
-                "Upload mask", size="sm", file_types=["image"], type="binary", elem_id="upload-mask"
+                "Upload mask",
+                size="sm",
+                file_types=[".png", ".jpg", ".jpeg", ".webp"],
+                type="binary",
+                elem_id="upload-mask",
             )
         run_view.hint("mask-hint", "Paint where the concept is. An uploaded picture counts where it is white.")
 
     def wire(self, controls: list[Any]) -> None:
-        """Listen to the form, the gallery and the editor."""
+        """Listen to the gallery and the editor; `told` is for whoever listens to the form."""
         made = [self.sheet, self.chosen, self.grid, self.concept, self.panel, self.title, self.editor, self.tools]
         self.shown = [*self.job.outputs, self.status, *made]
         self.job.start[0].click(
             self.on_show, [self.job.job_id, self.sheet, *controls], self.shown, concurrency_limit=None, **QUIET
         )
-        told = {"fn": self.on_edit, "inputs": [self.sheet, *controls], "outputs": self.status, **QUIET}
-        gr.on([c.change for c in controls], **told, trigger_mode="always_last")
+        told = {"fn": self.on_change, "inputs": [self.sheet, *controls], "outputs": self.status, **QUIET}
         self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
         opened = [self.chosen, self.title, self.editor, self.tools]
         picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **QUIET)
         picked.then(None, js=SHOW_EDITOR)
-        chosen, changed = [self.sheet, self.chosen, self.concept], [self.grid, self.title, self.editor]
-        self.use.click(self.on_use, [*chosen, self.editor], [*changed, self.job.notice], **QUIET).then(**told)
+        chosen, changed = [self.sheet, self.chosen, self.concept], [self.grid, self.title, self.editor, self.notice]
+        self.use.click(self.on_use, [*chosen, self.editor], changed, **QUIET).then(**told)
         self.whole.click(self.on_whole, chosen, changed, **QUIET).then(**told)
         self.back.click(self.on_back, chosen, changed, **QUIET).then(**told)
         self.upload.upload(self.on_upload, [*chosen, self.upload], changed, **QUIET).then(**told)
@@ -141,14 +145,16 @@ class MasksCard:
         yield from self.job.again(job_id, self._end, {})
 
     @spoken
-    def on_edit(self, sheet: Sheet | None, *values: Any) -> Any:
-        """Say whether what is shown is still what the form asks for."""
-        if sheet is None:
-            return ""
+    def on_change(self, sheet: Sheet, *values: Any) -> Any:
+        """Say what becomes of the masks that were drawn."""
         try:
             return masks_view.status(sheet, form.recipe_from(values))
         except RecipeError:
-            return gr.skip()  # a number is being typed
+            return gr.skip()  # what is wrong in the form is said elsewhere
+
+    def told(self, sheet: Sheet | None, recipe: Recipe) -> Update:
+        """Say whether what is shown is still what the form asks for."""
+        return {self.status: masks_view.status(sheet, recipe)} if sheet else {}
 
     @spoken
     def on_concept(self, sheet: Sheet | None, concept: str | None) -> Any:
@@ -170,11 +176,11 @@ class MasksCard:
         mask = painted(drawn)
         if mask is None:
             text = "Nothing is painted. Paint where the concept is, or press Whole image."
-            return {self.job.notice: {"text": text, "target": ""}}
+            return {self.notice: {"text": text, "target": ""}}
         sheet.given[key] = mask
         changed = self._changed(sheet, key, concept)
         del changed[self.editor]  # it shows the mask already
-        return changed | {self.job.notice: notices.CLEAR}
+        return changed
 
     @spoken
     def on_whole(self, sheet: Sheet, key: Key, concept: str) -> Update:
@@ -188,7 +194,10 @@ class MasksCard:
 
     @spoken
     def on_upload(self, sheet: Sheet, key: Key, concept: str, data: bytes) -> Update:
-        sheet.given[key] = masks.opened(data)
+        try:
+            sheet.given[key] = masks.opened(data)
+        except FileError as error:
+            return {self.notice: {"text": str(error), "target": ""}}
         return self._changed(sheet, key, concept)
 
     def _changed(self, sheet: Sheet, key: Key, concept: str) -> Update:
@@ -197,6 +206,7 @@ class MasksCard:
             self.grid: masks_view.tiles(sheet, _listed(sheet, concept)),
             self.title: masks_view.title(sheet, one),
             self.editor: canvas(one.image, sheet.mask(one)),
+            self.notice: notices.CLEAR,
         }
 
     def _end(self, job: Job, before: Sheet | None = None) -> Update:
