@@ -13,8 +13,12 @@ class RecipeError(StudioError):
     """
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}" if field else message)
+        super().__init__(field, message)  # both of them, so that it can be pickled
         self.field = field
+        self._message = message
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self._message}" if self.field else self._message
 
 
 class ModelError(StudioError):

@@ -1,32 +1,26 @@
 """The studio: one loaded model, the use cases as methods that return a Job, and the erasures on disk.
 
-The libraries behind the model take seconds to import. They are imported on the worker's thread, by `engine`, so that
-the page is up before.
+The work itself is a generator of `tasks`, which may run in another process. The libraries behind the model take
+seconds to import: that happens on the worker's thread, so that the page is up before.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mace_studio import engine, masks, prompts, shelf
+from mace_studio import engine, masks, prompts, shelf, tasks
 from mace_studio.errors import FileError, StudioError
-from mace_studio.jobs import Job, Worker
+from mace_studio.jobs import DONE, Job, Worker
 from mace_studio.packing import Packing
 from mace_studio.recipe import Drawing, Recipe
-from mace_studio.shelf import Entry, slug
+from mace_studio.shelf import Entry
 from mace_studio.status import Estimate, Status
 
 if TYPE_CHECKING:
-    from mace_studio.comparison import Pair
-    from mace_studio.exporting import Exported
-    from mace_studio.inspection import Inspection
-    from mace_studio.preview import Known, Preview
     from mace_studio.progress import Progress
-    from mace_studio.report import Plan, Report
-    from mace_studio.sd.loading import Model
+    from mace_studio.report import Plan
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ROOT / "assets" / "miniature" / "model"
@@ -42,6 +36,7 @@ class Studio:
         dtype: "auto", "float32", "float16" or "bfloat16".
         output: where erasures, pictures and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.loading.load`.
+        perform: runs a task; `tasks.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
     """
 
     def __init__(
@@ -51,15 +46,24 @@ class Studio:
         dtype: str = "auto",
         output: Path = Path("output"),
         low_memory: bool = False,
+        perform: Callable[..., tasks.Events] = tasks.perform,
     ) -> None:
-        self.source = source or str(BUILT_IN)
-        self.output = output
-        self._how = (device, dtype, low_memory)
-        self._model: Model | None = None
+        self.place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output)
+        self._perform = perform
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
+        self._memory: int | None = None
         self._worker = Worker()
-        self._previewed: Known | None = None
-        self._pace: float | None = None  # seconds for each UNet forward of the last comparison
+        self._compared: Job | None = None
+
+    @property
+    def source(self) -> str:
+        """Folder, hub id or file of the model."""
+        return self.place.source
+
+    @property
+    def output(self) -> Path:
+        """The folder of erasures."""
+        return self.place.output
 
     def status(self) -> Status:
         """What is known of the model at this moment."""
@@ -75,19 +79,13 @@ class Studio:
 
     def load(self) -> Job:
         """Import the libraries and load the model, so that the first erasure does not have to."""
-
-        def work() -> Generator[Progress, None, None]:
-            self._loaded()
-            yield from ()
-
-        return self._worker.submit("Load the model", work)
+        return self._worker.submit("Load the model", self._loaded)
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
         images = recipe.images.per_concept * recipe.images.steps * 2 if recipe.lora.steps else 0
         forwards = len(recipe.concepts) * (images + recipe.lora.steps)
-        memory = self._model.memory() if self._model is not None else None
-        return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, memory)
+        return Estimate(len(recipe.concepts), prompts.count(recipe), forwards, self._memory)
 
     def erase(self, recipe: Recipe, given: masks.Given | None = None) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
@@ -100,16 +98,7 @@ class Studio:
             RecipeError: the recipe cannot be run; nothing was queued.
         """
         recipe.check()
-        name = "-".join(filter(None, [slug(recipe.title()), recipe.digest(), masks.digest(given or {})]))
-
-        def work() -> Generator[Progress, None, Entry]:
-            parts = engine.engine()
-            result = yield from parts.erasure.erase(self._loaded(), recipe, self.output / "cache", given)
-            path = self.output / f"{name}.safetensors"
-            parts.erasure.save(result, path)
-            return shelf.read(path)
-
-        return self._worker.submit(f"Erase {recipe.title()}", work, recipe, PATIENCE)
+        return self._submit(f"Erase {recipe.title()}", recipe, tasks.erase, recipe, given)
 
     def masks(self, recipe: Recipe) -> Job:
         """Draw the training images of a recipe and mask them by its source; the result is a `masks.Sheet`.
@@ -118,12 +107,7 @@ class Studio:
             RecipeError: the recipe cannot be run; nothing was queued.
         """
         recipe.check()
-
-        def work() -> Generator[Progress, None, masks.Sheet]:
-            parts = engine.engine()
-            return (yield from parts.pictures.show(self._loaded(), recipe, self.output / "cache"))
-
-        return self._worker.submit(f"Masks of {recipe.title()}", work, recipe, PATIENCE)
+        return self._submit(f"Masks of {recipe.title()}", recipe, tasks.masks, recipe)
 
     def compare(self, name: str, drawing: Drawing) -> Job:
         """Draw every prompt with every seed, before and after an erasure. Events are `Progress`; the result is [Pair].
@@ -134,16 +118,8 @@ class Studio:
         """
         entry = self.entry(name)
         drawing.check()
-
-        def work() -> Generator[Progress, None, list[Pair]]:
-            parts, model = engine.engine(), self._loaded()
-            begun = time.monotonic()
-            pairs = yield from parts.comparison.compare(model, parts.erasure.load(entry.path), drawing)
-            forwards = 2 * len(pairs) * drawing.steps * (2 if drawing.guidance > 1 else 1)
-            self._pace = (time.monotonic() - begun) / forwards
-            return pairs
-
-        return self._worker.submit(f"Compare {name}", work, drawing, PATIENCE)
+        self._compared = self._submit(f"Compare {name}", drawing, tasks.compare, entry.path, drawing)
+        return self._compared
 
     def inspect(self, name: str | None, drawing: Drawing, phrases: Sequence[str] = ()) -> Job:
         """Record the attention to one prompt's words, before and after an erasure; the result is an `Inspection`.
@@ -159,13 +135,8 @@ class Studio:
         """
         entry = self.entry(name) if name else None
         drawing.check_alone()
-
-        def work() -> Generator[Progress, None, Inspection]:
-            parts = engine.engine()
-            erasure = parts.erasure.load(entry.path) if entry else None
-            return (yield from parts.inspection.inspect(self._loaded(), drawing, erasure, phrases))
-
-        return self._worker.submit(f"Inspect {name or self.source}", work, drawing, PATIENCE)
+        path = entry.path if entry else None
+        return self._submit(f"Inspect {name or self.source}", drawing, tasks.inspect, path, drawing, tuple(phrases))
 
     def residual(self, name: str, drawing: Drawing) -> Job:
         """Draw a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`.
@@ -176,13 +147,7 @@ class Studio:
         """
         entry = self.entry(name)
         drawing.check_alone()
-
-        def work() -> Generator[Progress, None, Inspection]:
-            parts = engine.engine()
-            erasure = parts.erasure.load(entry.path)
-            return (yield from parts.inspection.residual(self._loaded(), drawing, erasure, self.output / "cache"))
-
-        return self._worker.submit(f"What is left of {name}", work, drawing, PATIENCE)
+        return self._submit(f"What is left of {name}", drawing, tasks.residual, entry.path, drawing)
 
     def preview(self, recipe: Recipe, drawing: Drawing) -> Job:
         """Draw one picture with and without the refinement of a recipe, training nothing; the result is a `Preview`.
@@ -192,14 +157,7 @@ class Studio:
         """
         recipe.check()
         drawing.check_alone()
-
-        def work() -> Generator[Progress, None, Preview]:
-            parts, model = engine.engine(), self._loaded()
-            self._previewed = self._previewed or parts.preview.Known()
-            cache = self.output / "cache"
-            return (yield from parts.preview.preview(model, recipe, drawing, self._previewed, cache))
-
-        return self._worker.submit(f"Preview {recipe.title()}", work, drawing, PATIENCE)
+        return self._submit(f"Preview {recipe.title()}", drawing, tasks.preview, recipe, drawing)
 
     def plan(self, name: str, size: str = "quick", first: int | None = None) -> Plan:
         """What an evaluation of an erasure will draw; nothing is drawn.
@@ -219,8 +177,13 @@ class Studio:
         return parts.evaluation.make_plan(self.entry(name).recipe, size, captions=captions, first=first)
 
     def seconds(self, plan: Plan) -> float | None:
-        """How long a plan will take at the pace of the last pictures; None before any were drawn."""
-        return None if self._pace is None else self._pace * plan.forwards
+        """How long a plan will take at the pace of the last comparison; None while there is none."""
+        job = self._compared
+        if job is None or job.state != DONE:
+            return None
+        drawing: Drawing = job.request
+        forwards = 2 * len(job.result) * drawing.steps * (2 if drawing.guidance > 1 else 1)
+        return job.events[-1].seconds / forwards * plan.forwards
 
     def evaluate(self, name: str, size: str = "quick", judge: str | None = None, first: int | None = None) -> Job:
         """Measure an erasure by a plan. Events are `Progress`; the result is a `Report`.
@@ -236,14 +199,7 @@ class Studio:
             RecipeError: there is no such size.
         """
         entry, plan = self.entry(name), self.plan(name, size, first)
-
-        def work() -> Generator[Progress, None, Report]:
-            parts, model = engine.engine(), self._loaded()
-            judged = parts.classify.choose(model, judge)
-            erasure = parts.erasure.load(entry.path)
-            return (yield from parts.evaluation.evaluate(model, erasure, plan, judged, self.output / "cache"))
-
-        return self._worker.submit(f"Evaluate {name}", work, (name, size), PATIENCE)
+        return self._submit(f"Evaluate {name}", (name, size), tasks.evaluate, entry.path, plan, judge)
 
     def export(self, name: str, packing: Packing) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
@@ -256,12 +212,7 @@ class Studio:
         packing.check()
         if packing.path.resolve() == entry.path.resolve():
             raise FileError(f"{packing.path} is the erasure itself, which stays; choose another name.")
-
-        def work() -> Generator[Progress, None, Exported]:
-            parts = engine.engine()
-            return (yield from parts.exporting.export(self._loaded(), parts.erasure.load(entry.path), packing))
-
-        return self._worker.submit(f"Export {name}", work, packing, PATIENCE)
+        return self._submit(f"Export {name}", packing, tasks.export, entry.path, packing)
 
     def entries(self) -> list[Entry]:
         """Every erasure in the output folder, newest first."""
@@ -275,18 +226,36 @@ class Studio:
         """
         return shelf.named(self.output, name)
 
-    def _loaded(self) -> Model:
-        if self._model is None:
-            name = self._status.name
-            self._status = Status(name, "loading")
-            try:
-                self._model = engine.engine().loading.load(self.source, *self._how)
-            except Exception as error:
-                said = str(error) if isinstance(error, StudioError) else "the server's log says why"
-                self._status = Status(name, "failed", said)
-                raise
-            self._status = Status(name, "ready", self._model.where())
-        return self._model
+    def _submit(self, title: str, request: object, task: tasks.Task, *arguments: Any) -> Job:
+        """Queue a task, with the model loaded before it.
+
+        Args:
+            title: what a person calls the job.
+            request: for whoever comes back to watch it.
+            task: of `tasks`.
+            arguments: what the task takes beside the place; plain data, to be pickled.
+        """
+
+        def work() -> Generator[Progress, None, Any]:
+            yield from self._loaded()
+            return (yield from tasks.outcome(self._perform(task, self.place, *arguments)))
+
+        return self._worker.submit(title, work, request, PATIENCE)
+
+    def _loaded(self) -> Generator[Progress, None, None]:
+        """Load the model into this process, once: a process that is forked from it has it too."""
+        if self._status.state == "ready":
+            return
+        name = self._status.name
+        self._status = Status(name, "loading")
+        try:
+            loaded = yield from tasks.outcome(tasks.perform(tasks.load, self.place))
+        except Exception as error:
+            said = str(error) if isinstance(error, StudioError) else "the server's log says why"
+            self._status = Status(name, "failed", said)
+            raise
+        self._memory = loaded.memory
+        self._status = Status(name, "ready", loaded.where)
 
 
 def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from mace_studio import outputs
+from mace_studio import outputs, tasks
 from mace_studio import studio as studio_module
 from mace_studio.comparison import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
@@ -146,15 +146,18 @@ def test_the_estimate_counts_forwards_and_sentences(studio):
     assert refined_only.unet_forwards == 0
 
 
-def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry):
+def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypatch):
     samples = []
-    unet = studio._loaded().unet
-    handle = unet.register_forward_pre_hook(lambda _, args, kwargs: samples.append(len(args[0])), with_kwargs=True)
-    try:
-        fresh = replace(QUICK, seed=77, concepts=(*QUICK.concepts, Concept("ship", "ground")))
-        studio.erase(fresh).wait()
-    finally:
-        handle.remove()
+    unet = tasks.held(studio.place).model.unet
+    forward = unet.forward
+
+    def counted(sample, *rest, **named):
+        samples.append(len(sample))
+        return forward(sample, *rest, **named)
+
+    monkeypatch.setattr(unet, "forward", counted)
+    fresh = replace(QUICK, seed=77, concepts=(*QUICK.concepts, Concept("ship", "ground")))
+    studio.erase(fresh).wait()
     assert sum(samples) == studio.estimate(fresh).unet_forwards
 
 

@@ -1,0 +1,216 @@
+"""What is done with the model, as generators of plain events that may run in another process.
+
+On ZeroGPU they run in a forked process that is used again for the next visitor: arguments and events are pickled, what
+a generator returns does not come back, of an exception only its name does, and what is changed there is not seen here.
+So a task takes plain arguments and writes weights to a file, and the last event of `perform` holds what came of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mace_studio import shelf
+from mace_studio.engine import engine
+from mace_studio.errors import StudioError
+from mace_studio.masks import Given, Sheet, digest
+from mace_studio.recipe import Drawing, Recipe
+from mace_studio.shelf import Entry, slug
+
+if TYPE_CHECKING:
+    from mace_studio.comparison import Pair
+    from mace_studio.exporting import Exported
+    from mace_studio.inspection import Inspection
+    from mace_studio.packing import Packing
+    from mace_studio.preview import Known, Preview
+    from mace_studio.progress import Progress
+    from mace_studio.report import Plan, Report
+    from mace_studio.sd.loading import Model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which model a task works with, and where its files go.
+
+    Attributes:
+        source, device, dtype, low_memory: as `sd.loading.load` takes them.
+        output: the folder of erasures; training images and what else can be made again are in `cache` inside.
+    """
+
+    source: str
+    device: str = "auto"
+    dtype: str = "auto"
+    low_memory: bool = False
+    output: Path = Path("output")
+
+    @property
+    def model(self) -> tuple[str, str, str, bool]:
+        return self.source, self.device, self.dtype, self.low_memory
+
+    @property
+    def cache(self) -> Path:
+        return self.output / "cache"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready: where it computes, in words, and `Model.memory()` in bytes."""
+
+    where: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of a task that came to its end."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of a task that ended in an error which the user can read."""
+
+    error: StudioError
+
+
+Task = Callable[..., "Generator[Progress, None, Any]"]
+Events = Generator["Progress | Done | Failed", None, None]
+
+
+# The model of this process
+
+
+@dataclass
+class Held:
+    """The one model that a process keeps, its seal when it was loaded, and what the last preview computed."""
+
+    of: tuple[str, str, str, bool]
+    model: Model
+    seal: str
+    known: Known
+
+
+_held: Held | None = None
+_in_use = threading.Lock()
+
+
+def held(place: Place) -> Held:
+    """The model of a place: loaded where this process holds another or none, or where a task left its mark on it.
+
+    Every task restores the model itself. That is checked before the next one, so that a call that was broken off in the
+    middle cannot lend its weights to another visitor's.
+    """
+    global _held
+    if _held is not None and _held.of == place.model and _held.model.seal() != _held.seal:
+        log.warning("the last task left the model changed; it is loaded again")
+        _held = None
+    if _held is None or _held.of != place.model:
+        _held = None  # two models may not fit
+        parts = engine()
+        model = parts.loading.load(*place.model)
+        _held = Held(place.model, model, model.seal(), parts.preview.Known())
+    return _held
+
+
+def perform(task: Task, place: Place, *arguments: Any) -> Events:
+    """Run one of the tasks below; one at a time in a process.
+
+    Yields:
+        Its Progress; at last `Done` with what it returned, or `Failed` with a StudioError.
+    """
+    end: Done | Failed
+    with _in_use:
+        try:
+            end = Done((yield from task(place, *arguments)))
+        except StudioError as error:
+            end = Failed(error)
+    yield end
+
+
+def outcome(events: Events) -> Generator[Progress, None, Any]:
+    """What `perform` yields, as a generator of Progress alone that returns the result or raises the error."""
+    end: Done | Failed | None = None
+    with closing(events):
+        for event in events:
+            if isinstance(event, Done | Failed):
+                end = event
+            else:
+                yield event
+    if isinstance(end, Failed):
+        raise end.error
+    if end is None:
+        raise StudioError("The run was broken off before its end, as if its time was over; ask for less at once.")
+    return end.result
+
+
+# The tasks
+
+
+def load(place: Place) -> Generator[Progress, None, Loaded]:
+    """Have the model ready."""
+    model = held(place).model
+    yield from ()
+    return Loaded(model.where(), model.memory())
+
+
+def erase(place: Place, recipe: Recipe, given: Given | None = None) -> Generator[Progress, None, Entry]:
+    """Run a recipe, with the masks that a person made, and write its erasure into the output folder."""
+    parts = engine()
+    result = yield from parts.erasure.erase(held(place).model, recipe, place.cache, given)
+    name = "-".join(filter(None, [slug(recipe.title()), recipe.digest(), digest(given or {})]))
+    path = place.output / f"{name}.safetensors"
+    parts.erasure.save(result, path)
+    return shelf.read(path)
+
+
+def masks(place: Place, recipe: Recipe) -> Generator[Progress, None, Sheet]:
+    """Draw the training images of a recipe and mask them by its source."""
+    return (yield from engine().pictures.show(held(place).model, recipe, place.cache))
+
+
+def compare(place: Place, path: Path, drawing: Drawing) -> Generator[Progress, None, list[Pair]]:
+    """Draw before and after the erasure at `path`."""
+    parts = engine()
+    return (yield from parts.comparison.compare(held(place).model, parts.erasure.load(path), drawing))
+
+
+def inspect(
+    place: Place, path: Path | None, drawing: Drawing, phrases: Sequence[str]
+) -> Generator[Progress, None, Inspection]:
+    """Record the attention before and after the erasure at `path`, or of the model as it is."""
+    parts = engine()
+    erasure = parts.erasure.load(path) if path is not None else None
+    return (yield from parts.inspection.inspect(held(place).model, drawing, erasure, phrases))
+
+
+def residual(place: Place, path: Path, drawing: Drawing) -> Generator[Progress, None, Inspection]:
+    """Draw what the other words carry."""
+    parts = engine()
+    return (yield from parts.inspection.residual(held(place).model, drawing, parts.erasure.load(path), place.cache))
+
+
+def preview(place: Place, recipe: Recipe, drawing: Drawing) -> Generator[Progress, None, Preview]:
+    """Draw with and without the refinement alone."""
+    here = held(place)
+    return (yield from engine().preview.preview(here.model, recipe, drawing, here.known, place.cache))
+
+
+def evaluate(place: Place, path: Path, plan: Plan, judge: str | None) -> Generator[Progress, None, Report]:
+    """Measure the erasure at `path`."""
+    parts, model = engine(), held(place).model
+    judged = parts.classify.choose(model, judge)
+    return (yield from parts.evaluation.evaluate(model, parts.erasure.load(path), plan, judged, place.cache))
+
+
+def export(place: Place, path: Path, packing: Packing) -> Generator[Progress, None, Exported]:
+    """Write the erasure at `path` for other programs."""
+    parts = engine()
+    return (yield from parts.exporting.export(held(place).model, parts.erasure.load(path), packing))
