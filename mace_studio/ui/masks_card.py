@@ -58,7 +58,7 @@ class MasksCard:
                 "masks-title",
                 "",
                 "Training images and masks",
-                "Each LoRA learns to look away from the part that is not dimmed.",
+                "Each LoRA learns to look away from the bright part of its images.",
             )
             with gr.Row(elem_classes="columns", elem_id="masks-columns"):
                 with gr.Column(scale=7, min_width=330):
