@@ -1,4 +1,4 @@
-"""`python -m mace_studio erase|compose|compare|inspect|evaluate|export|study`: the use cases without a page."""
+"""`python -m mace_studio erase|masks|compose|compare|inspect|evaluate|export|study`: the use cases without a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mace_studio import outputs, shelf
+from mace_studio import masks, outputs, shelf
 from mace_studio.errors import FileError, StudioError
 from mace_studio.jobs import DONE, Job
 from mace_studio.packing import ENERGY, FORMATS, Packing
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mace_studio", description="Mass concept erasure.")
-    commands = parser.add_subparsers(required=True, metavar="erase|compose|compare|inspect|evaluate|export|study")
+    commands = parser.add_subparsers(required=True, metavar="erase|masks|compose|compare|inspect|evaluate|export|study")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", help="folder, hub id or .safetensors file; the built-in miniature when left out")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -49,7 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     erase = commands.add_parser("erase", parents=[written], help="run a recipe")
     erase.add_argument("recipe", type=Path, metavar="RECIPE.json")
     erase.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
+    erase.add_argument("--masks", type=Path, metavar="DIR", help="PNG files as the command masks writes them")
     erase.set_defaults(run=_erase)
+
+    shown = commands.add_parser("masks", parents=[written], help="the training images of a recipe and their masks")
+    shown.add_argument("recipe", type=Path, metavar="RECIPE.json")
+    shown.set_defaults(run=_masks)
 
     drawn = argparse.ArgumentParser(add_help=False, parents=[written])
     drawn.add_argument("--steps", type=int, help="20 when left out, fewer with a distilled model")
@@ -80,20 +85,27 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_export(commands.add_parser("export", parents=[shared], help="write an erasure for other programs"))
 
-    compose = commands.add_parser("compose", parents=[written], help="put erasures together, add or take out concepts")
-    compose.add_argument("erasures", type=Path, nargs="+", metavar="ERASURE.safetensors", help="settings: the first's")
-    compose.add_argument("--remove", nargs="+", default=[], metavar="PHRASE", help="what is erased no longer")
-    compose.add_argument("--add", type=Path, metavar="RECIPE.json", help="its concepts are trained and erased as well")
-    compose.add_argument("--name", default="", help="what to call the result; made of its concepts when left out")
-    compose.set_defaults(run=_compose)
+    _add_compose(
+        commands.add_parser("compose", parents=[written], help="put erasures together, add or take out concepts")
+    )
+    _add_study(commands.add_parser("study", help="a table over many erasures of the built-in model"))
+    return parser
 
-    study = commands.add_parser("study", help="a table over many erasures of the built-in model")
+
+def _add_study(study: argparse.ArgumentParser) -> None:
     study.add_argument("study", choices=list(STUDIES))
     study.add_argument("--plan", default="quick", help="quick: at least 8 images a word; full: at least 56")
     study.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-5")
     study.add_argument("--out", type=Path, required=True, metavar="DIR", help="where erasures, images and tables go")
     study.set_defaults(run=_study)
-    return parser
+
+
+def _add_compose(compose: argparse.ArgumentParser) -> None:
+    compose.add_argument("erasures", type=Path, nargs="+", metavar="ERASURE.safetensors", help="settings: the first's")
+    compose.add_argument("--remove", nargs="+", default=[], metavar="PHRASE", help="what is erased no longer")
+    compose.add_argument("--add", type=Path, metavar="RECIPE.json", help="its concepts are trained and erased as well")
+    compose.add_argument("--name", default="", help="what to call the result; made of its concepts when left out")
+    compose.set_defaults(run=_compose)
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
@@ -117,7 +129,8 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 
 def _erase(options: argparse.Namespace) -> int:
     studio, recipe = _studio(options, options.out), _recipe(options.recipe)
-    job = studio.measure() if options.estimate else studio.erase(recipe)
+    given = masks.read(options.masks, recipe.check()) if options.masks else {}
+    job = studio.measure() if options.estimate else studio.erase(recipe, given)
     if not _finished(job):
         return INTERRUPTED
     print(studio.estimate(recipe.check()).summary() if options.estimate else job.result.path)
@@ -133,6 +146,15 @@ def _compose(options: argparse.Namespace) -> int:
     for warning in job.result.warnings:
         print(warning)
     print(job.result.path)
+    return 0
+
+
+def _masks(options: argparse.Namespace) -> int:
+    job = _studio(options, options.out).masks(_recipe(options.recipe))
+    if not _finished(job):
+        return INTERRUPTED
+    for path in masks.write(job.result, options.out):
+        print(path)
     return 0
 
 

@@ -86,7 +86,8 @@ def _carried(recipe: Recipe, erasures: Sequence[Erasure]) -> list[str]:
 
 def _approximate(recipe: Recipe, known: dict[str, LoraDelta]) -> list[str]:
     here = origin(recipe)
-    others = [f"“{phrase}”" for phrase, delta in known.items() if delta.origin != here]
+    # Masks by hand, after the “+”, are part of what the concept's LoRA is, also on its own refinement.
+    others = [f"“{phrase}”" for phrase, delta in known.items() if delta.origin.partition("+")[0] != here]
     if not others:
         return []
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""

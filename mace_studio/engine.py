@@ -22,6 +22,8 @@ class Engine:
     preview: ModuleType
     evaluation: ModuleType
     exporting: ModuleType
+    pictures: ModuleType
+    room: ModuleType
 
 
 def engine() -> Engine:
@@ -29,9 +31,30 @@ def engine() -> Engine:
     # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
     # slice: a run took over ten times as long. It is read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mace_studio import comparison, composition, erasure, evaluation, exporting, inspection, preview  # noqa: PLC0415
-    from mace_studio.sd import classify, cost, generate, loading  # noqa: PLC0415
+    from mace_studio import (  # noqa: PLC0415
+        comparison,
+        composition,
+        erasure,
+        evaluation,
+        exporting,
+        inspection,
+        pictures,
+        preview,
+    )
+    from mace_studio.sd import classify, cost, generate, loading, room  # noqa: PLC0415
 
     return Engine(
-        loading, cost, generate, classify, erasure, composition, comparison, inspection, preview, evaluation, exporting
+        loading,
+        cost,
+        generate,
+        classify,
+        erasure,
+        composition,
+        comparison,
+        inspection,
+        preview,
+        evaluation,
+        exporting,
+        pictures,
+        room,
     )

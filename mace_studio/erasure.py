@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,16 +12,14 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mace_studio import __version__, prompts, refinement
-from mace_studio import pictures as training
+from mace_studio import __version__, masks, pictures, prompts, refinement, training
 from mace_studio.core import ridge
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.pictures import Pictures
-from mace_studio.progress import Progress, clocked, relay
-from mace_studio.recipe import FUSIONS, Concept, KeepWeights, Recipe
-from mace_studio.sd import files, generate, knowledge, lora, projections, text
+from mace_studio.masks import Given
+from mace_studio.progress import Progress, clocked
+from mace_studio.recipe import FUSIONS, KeepWeights, Recipe
+from mace_studio.sd import files, knowledge, lora, projections
 from mace_studio.sd.loading import Model, captions_of
-from mace_studio.sd.room import Room
 
 HEADER = "mace_studio"
 LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet begins so
@@ -64,7 +62,11 @@ class _Notes:
 
 
 def erase(
-    model: Model, recipe: Recipe, cache: Path | None = None, known: Mapping[str, lora.LoraDelta] | None = None
+    model: Model,
+    recipe: Recipe,
+    cache: Path | None = None,
+    known: Mapping[str, lora.LoraDelta] | None = None,
+    given: Given | None = None,
 ) -> Generator[Progress, None, Erasure]:
     """Run a recipe on a model.
 
@@ -77,47 +79,59 @@ def erase(
         cache: folder for training images and for the Gram of the general captions; None keeps nothing.
         known: phrase -> a LoRA of this model that is used as it is; images are drawn and LoRAs trained for the other
             concepts alone.
+        given: as in `pictures.draw`; the warnings name the masks that were given.
 
     Raises:
         StudioError: with a sentence for the user.
     """
     recipe.check()
-    known = known or {}
+    known, given = known or {}, given or {}
     untrained = tuple(c for c in recipe.concepts if c.phrase not in known) if recipe.lora.steps else ()
-    steps = _stages(model, recipe, replace(recipe, concepts=untrained), known, cache)
-    return (yield from clocked(steps, _costs(recipe, len(untrained))))
+    steps = _stages(model, recipe, replace(recipe, concepts=untrained), known, cache, given)
+    return (yield from clocked(steps, _costs(recipe, replace(recipe, concepts=untrained))))
 
 
-def origin(recipe: Recipe) -> str:
-    """Eight digits that are the same for two recipes whose LoRAs train alike: fusion and names do not count."""
+def origin(recipe: Recipe, phrase: str = "", given: Given | None = None) -> str:
+    """Eight digits that are the same for two recipes whose LoRAs train alike: fusion and names do not count.
+
+    After a “+” come those of the masks that were given by hand for a phrase, if there were any.
+    """
     concepts = sorted((replace(c, synonyms=()) for c in recipe.concepts), key=lambda c: c.phrase)
     same = replace(recipe, concepts=tuple(concepts), preserve=tuple(sorted(recipe.preserve)), name="", about="")
-    return replace(same, fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
+    own = replace(same, fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
+    mine = masks.digest({key: mask for key, mask in (given or {}).items() if key[0] == phrase})
+    return f"{own}+{mine}" if mine else own
 
 
 def digest(erasure: Erasure) -> str:
-    """Eight digits for a file's name: those of the recipe, or others where LoRAs of another recipe are in it."""
+    """Eight digits for a file's name: the recipe's, or others where another's LoRAs or masks by hand are in it."""
     here = origin(erasure.recipe)
     others = sorted((phrase, delta.origin) for phrase, delta in erasure.loras.items() if delta.origin != here)
     own = erasure.recipe.digest()
     return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
 
 
-def _costs(recipe: Recipe, untrained: int) -> dict[str, float]:
+def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
     return {
-        "images": untrained * recipe.images.per_concept * recipe.images.steps * 2.0,
-        "masks": 0.0,
+        **pictures.costs(untrained),
         "refine": prompts.count(recipe) * SENTENCE_COST,
-        "lora": untrained * recipe.lora.steps * LORA_COST,
+        "lora": len(untrained.concepts) * recipe.lora.steps * LORA_COST,
         "fuse": (recipe.lora.steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
     }
 
 
 def _stages(
-    model: Model, recipe: Recipe, untrained: Recipe, known: Mapping[str, lora.LoraDelta], cache: Path | None
+    model: Model,
+    recipe: Recipe,
+    untrained: Recipe,
+    known: Mapping[str, lora.LoraDelta],
+    cache: Path | None,
+    given: Given,
 ) -> Generator[Progress, None, Erasure]:
     notes, loras = _Notes(), {}
-    pictures = (yield from training.draw(model, untrained, cache, notes.warnings)) if untrained.concepts else []
+    drawn: list[pictures.Pictures] = []
+    if untrained.concepts:
+        drawn = yield from pictures.draw(model, untrained, cache, notes.warnings, given)
     sums = yield from refinement.gather(model, recipe, cache)
     if sums.general is not None and model.captions != captions_of(model.source):
         notes.warnings.append(f"General knowledge was taken from {model.captions.name}.")
@@ -125,8 +139,8 @@ def _stages(
     notes.conditions["refine"] = solved.condition
     weights = refined = refinement.weights(model, solved)
     if recipe.lora.steps:
-        trained = yield from _train(model, untrained, pictures, refined, notes)
-        fresh = {phrase: replace(delta, origin=origin(recipe)) for phrase, delta in trained.items()}
+        trained = yield from training.train(model, untrained, drawn, refined, notes.warnings)
+        fresh = {phrase: replace(delta, origin=origin(recipe, phrase, given)) for phrase, delta in trained.items()}
         loras = {c.phrase: known.get(c.phrase) or fresh[c.phrase] for c in recipe.concepts}
         weights = yield from _fuse(model, recipe, refined, loras, sums, notes)
     yield Progress("fuse", step=1, total=1)
@@ -138,55 +152,6 @@ def _stages(
         notes.conditions,
         tuple(notes.warnings),
         {"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
-    )
-
-
-# Stage 2: LoRAs
-
-
-def _train(
-    model: Model,
-    recipe: Recipe,
-    pictures: Sequence[Pictures],
-    refined: Mapping[str, Tensor],
-    notes: _Notes,
-    made_by: str,
-) -> Generator[Progress, None, dict[str, lora.LoraDelta]]:
-    total, room = len(recipe.concepts) * recipe.lora.steps, Room(recipe.concepts_at_once)
-
-    def train(group: Sequence[tuple[Concept, Pictures]], done: int) -> Generator[Progress, None, list[lora.LoraDelta]]:
-        subjects = [_subject(model, recipe, concept, drawn) for concept, drawn in group]
-        tell = _losses([concept for concept, _ in group], done * recipe.lora.steps, total)
-        return (yield from relay(lora.train(model, subjects, recipe.lora), tell))
-
-    with projections.swapped(model.unet, refined):
-        deltas = yield from room.each(list(zip(recipe.concepts, pictures, strict=True)), train)
-    if room.at_once < recipe.concepts_at_once:
-        notes.warnings.append(
-            f"There was not enough memory for {recipe.concepts_at_once} concepts at once, so the LoRAs were trained "
-            f"with {room.at_once} at once."
-        )
-    return {c.phrase: delta for c, delta in zip(recipe.concepts, deltas, strict=True)}
-
-
-def _losses(group: Sequence[Concept], before: int, total: int) -> Callable[[lora.Step], Progress]:
-    def tell(step: lora.Step) -> Progress:
-        done = before + (step.number - 1) * len(group) + step.subject + 1
-        return Progress("lora", group[step.subject].phrase, done, total, step.loss)
-
-    return tell
-
-
-def _subject(model: Model, recipe: Recipe, concept: Concept, pictures: Pictures) -> lora.Subject:
-    sentences = prompts.about(concept)
-    ids = text.ids(model, sentences)
-    positions = [text.positions(model, row, concept.phrase) for row in ids]
-    if recipe.lora.pad_tokens:
-        positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
-    context_MTD, pooled_MC = text.encode(model, sentences)
-    guidance = generate.suited(model, recipe.images).guidance
-    return lora.Subject(
-        concept.phrase, pictures.latents_NCHW, pictures.masks, context_MTD, positions, recipe.seed, pooled_MC, guidance
     )
 
 

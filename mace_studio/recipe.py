@@ -18,7 +18,7 @@ from mace_studio.plain import build
 KINDS = ("object", "celebrity", "style", "explicit")
 TUNE = ("both", "key", "value")
 FUSIONS = ("closed-form", "weighted-sum")
-MASKS = ("attention", "none")
+MASKS = ("attention", "clipseg", "grounded-sam", "none")
 TIMESTEPS = 1000
 MAX_CONCEPTS = 200
 LARGEST = 2**63 - 1  # seed that torch takes
@@ -116,7 +116,7 @@ class Recipe:
         lora: stage 2 (Eq. 3-5).
         fusion: "closed-form" (Eq. 7) or "weighted-sum" (Eq. 6, the ablation).
         images: the training images.
-        masks: "attention" (from the maps of the same run) or "none"; styles and explicit content never have masks.
+        masks: where they come from, one of `MASKS`; styles and explicit content never have any.
         concepts_at_once: how many LoRAs train in one forward; changes memory and speed, not the result.
         seed: of images, noise and timesteps.
     """

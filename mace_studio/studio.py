@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mace_studio import engine, prompts, shelf, status, tasks
-from mace_studio.errors import FileError, RecipeError, StudioError
+from mace_studio import engine, masks, prompts, shelf, status, tasks
+from mace_studio.base import BUILT_IN, BUILT_IN_NAME, Base
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.jobs import DONE, Job, Worker
 from mace_studio.joining import joined
 from mace_studio.packing import Packing
@@ -23,11 +24,7 @@ from mace_studio.status import Estimate, Status
 if TYPE_CHECKING:
     from mace_studio.progress import Progress
     from mace_studio.report import Plan
-    from mace_studio.sd.cost import Costs
 
-ROOT = Path(__file__).parents[1]
-BUILT_IN = ROOT / "assets" / "miniature" / "model"
-BUILT_IN_NAME = "built-in miniature"
 PATIENCE = 15.0
 
 Settings = TypeVar("Settings", Drawing, ImageSettings, "Plan")
@@ -61,13 +58,17 @@ class Studio:
         perform: Callable[..., tasks.Events] = tasks.perform,
         fixed: bool = False,
     ) -> None:
-        self.place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, captions)
+        place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, captions)
         self.fixed = fixed
         self._perform = perform
-        self._status = Status(self._name, "waiting")
+        self._base = Base(place, perform)
         self._worker = Worker()
         self._compared: Job | None = None
-        self._costs: Costs | None = None
+
+    @property
+    def place(self) -> tasks.Place:
+        """Which model the next job works with, and where its files go."""
+        return self._base.place
 
     @property
     def source(self) -> str:
@@ -81,7 +82,7 @@ class Studio:
 
     def status(self) -> Status:
         """What is known of the model at this moment."""
-        return self._status
+        return self._base.status
 
     def job(self, job_id: str | None) -> Job | None:
         """The job with this id, or None when it is unknown or long gone."""
@@ -93,7 +94,7 @@ class Studio:
 
     def load(self) -> Job:
         """Import the libraries and load the model, so that the first erasure does not have to."""
-        return self._worker.submit("Load the model", self._loaded)
+        return self._worker.submit("Load the model", self._base.loaded)
 
     def change(self, source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Job:
         """Load another base model in place of the present one, which jobs that were queued before still use.
@@ -111,14 +112,10 @@ class Studio:
         wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else source.strip()
 
         def work() -> Generator[Progress, None, None]:
-            before = self.place
-            try:
-                yield from self._use(replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory))
-            except Exception as error:
-                yield from self._use(before)
-                if isinstance(error, StudioError):
-                    raise RecipeError("source", str(error)) from error
-                raise
+            before, self._compared = self.place, None
+            yield from self._base.exchange(
+                replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory)
+            )
             for used in (before.source, wanted):
                 if used != str(BUILT_IN):
                     shelf.remember(self.output, used)
@@ -127,13 +124,7 @@ class Studio:
 
     def measure(self) -> Job:
         """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""
-
-        def work() -> Generator[Progress, None, None]:
-            yield from self._loaded()
-            if self._costs is None:
-                self._costs = yield from tasks.outcome(self._perform(tasks.measure, self.place))
-
-        return self._worker.submit("Time the model", work)
+        return self._worker.submit("Time the model", self._base.measured)
 
     def suited(self, asked: Settings) -> Settings:
         """Steps and guidance as asked, or what suits a distilled model, once it is loaded."""
@@ -141,16 +132,22 @@ class Studio:
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
-        return status.estimate(recipe, self._status.memory, self._costs, self.place.cache)
+        return status.estimate(recipe, self.status().memory, self._base.costs, self.place.cache)
 
-    def erase(self, recipe: Recipe) -> Job:
+    def erase(self, recipe: Recipe, given: masks.Given | None = None) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
 
-        Raises:
-            RecipeError: the recipe cannot be run; nothing was queued.
+        Args:
+            recipe: what to erase.
+            given: masks that a person made, in place of those of the recipe's source; the file's name tells them apart.
         """
         recipe.check()
-        return self._submit(f"Erase {recipe.title()}", recipe, tasks.erase, recipe)
+        return self._submit(f"Erase {recipe.title()}", recipe, tasks.erase, recipe, given)
+
+    def masks(self, recipe: Recipe) -> Job:
+        """Draw the training images of a recipe and mask them by its source; the result is a `masks.Sheet`."""
+        recipe.check()
+        return self._submit(f"Masks of {recipe.title()}", recipe, tasks.masks, recipe)
 
     def compose(
         self, entries: Sequence[Entry], remove: Sequence[str] = (), add: Recipe | None = None, name: str = ""
@@ -203,10 +200,6 @@ class Studio:
             name: of the erasure.
             size: "quick" or "full".
             first: the first seed; None for the usual one.
-
-        Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: there is no such size.
         """
         parts = engine.engine()
         captions = parts.loading.read_captions(self.place.captions or parts.loading.captions_of(self.source))
@@ -234,10 +227,6 @@ class Studio:
             size: "quick" or "full".
             judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
             first: the first seed; None for the usual one.
-
-        Raises:
-            FileError: there is no erasure of this name.
-            RecipeError: there is no such size.
         """
         plans = [(self.entry(name).path, self.plan(name, size, first)) for name in names or [""]]
         return self._submit(f"Evaluate {', '.join(names)}", (tuple(names), size), tasks.evaluate, plans, judge)
@@ -278,34 +267,10 @@ class Studio:
         """
 
         def work() -> Generator[Progress, None, Any]:
-            yield from self._loaded()
+            yield from self._base.loaded()
             return (yield from tasks.outcome(self._perform(task, self.place, *arguments)))
 
         return self._worker.submit(title, work, request, PATIENCE)
-
-    def _use(self, place: tasks.Place) -> Generator[Progress, None, None]:
-        """Load the model of a place; that of the place before is let go of."""
-        self.place, self._compared, self._costs = place, None, None
-        self._status = Status(self._name, "waiting")
-        yield from self._loaded()
-
-    @property
-    def _name(self) -> str:
-        return BUILT_IN_NAME if self.source == str(BUILT_IN) else Path(self.source).name
-
-    def _loaded(self) -> Generator[Progress, None, None]:
-        """Load the model into this process, once: a process that is forked from it has it too."""
-        if self._status.state == "ready":
-            return
-        name = self._status.name
-        self._status = Status(name, "loading")
-        try:
-            loaded = yield from tasks.outcome(tasks.perform(tasks.load, self.place))
-        except Exception as error:
-            said = str(error) if isinstance(error, StudioError) else "the server's log says why"
-            self._status = Status(name, "failed", said)
-            raise
-        self._status = Status(name, "ready", loaded.where, loaded.memory, loaded.fingerprint)
 
 
 def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mace_studio import shelf
 from mace_studio.engine import engine
 from mace_studio.errors import StudioError
+from mace_studio.masks import Given, Sheet
 from mace_studio.recipe import Drawing, Recipe
 from mace_studio.shelf import Entry, slug
 
 if TYPE_CHECKING:
     from mace_studio.comparison import Pair
+    from mace_studio.erasure import Erasure
     from mace_studio.exporting import Exported
     from mace_studio.inspection import Inspection
     from mace_studio.packing import Packing
@@ -119,7 +121,7 @@ def held(place: Place) -> Held:
     if _held is None or _held.of != place.model:
         _held = None  # two models may not fit
         parts = engine()
-        parts.loading.free()
+        parts.room.free()
         model = parts.loading.load(*place.model)
         _held = Held(place.model, model, model.seal(), parts.preview.Known())
     return _held
@@ -178,13 +180,9 @@ def measure(place: Place) -> Generator[None, None, Costs]:
     return (yield from engine().cost.measure(held(place).model))
 
 
-def erase(place: Place, recipe: Recipe) -> Generator[Progress, None, Entry]:
-    """Run a recipe and write its erasure into the output folder."""
-    parts = engine()
-    result = yield from parts.erasure.erase(held(place).model, recipe, place.cache)
-    path = place.output / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
-    parts.erasure.save(result, path)
-    return shelf.read(path)
+def erase(place: Place, recipe: Recipe, given: Given | None = None) -> Generator[Progress, None, Entry]:
+    """Run a recipe, with the masks that a person made, and write its erasure into the output folder."""
+    return _kept(place, (yield from engine().erasure.erase(held(place).model, recipe, place.cache, given=given)))
 
 
 def compose(
@@ -193,11 +191,20 @@ def compose(
     """Fuse the erasures at `paths` into one and write it into the output folder."""
     parts, model = engine(), held(place).model
     erasures = [parts.erasure.load(path) for path in paths]
-    result = yield from parts.composition.compose(model, erasures, place.cache, remove, add, name)
-    # Another recipe's LoRAs make another file than the same recipe run at once.
+    return _kept(place, (yield from parts.composition.compose(model, erasures, place.cache, remove, add, name)))
+
+
+def _kept(place: Place, result: Erasure) -> Entry:
+    """Write an erasure: another recipe's LoRAs, or masks by hand, make another file than the same recipe alone."""
+    parts = engine()
     path = place.output / f"{slug(result.recipe.title())}-{parts.erasure.digest(result)}.safetensors"
     parts.erasure.save(result, path)
     return shelf.read(path)
+
+
+def masks(place: Place, recipe: Recipe) -> Generator[Progress, None, Sheet]:
+    """Draw the training images of a recipe and mask them by its source."""
+    return (yield from engine().pictures.show(held(place).model, recipe, place.cache))
 
 
 def compare(place: Place, path: Path, drawing: Drawing) -> Generator[Progress, None, list[Pair]]:

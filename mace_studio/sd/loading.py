@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from dataclasses import dataclass
@@ -154,13 +153,6 @@ def load(
     except (MemoryError, RuntimeError) as error:
         raise ModelError(_no_room(source, device, error)) from error
     return _checked(Model(pipeline, source, low_memory, captions or captions_of(source)))
-
-
-def free() -> None:
-    """Give back the memory of a model that nobody holds any more; its parts hold one another."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def captions_of(source: str) -> Path:

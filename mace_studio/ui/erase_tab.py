@@ -10,11 +10,13 @@ import gradio as gr
 from mace_studio import outputs
 from mace_studio.errors import RecipeError
 from mace_studio.jobs import DONE, FAILED, Job
+from mace_studio.masks import Sheet
 from mace_studio.recipe import Recipe
 from mace_studio.studio import Studio
-from mace_studio.ui import form, notices, run_view
+from mace_studio.ui import form, masks_card, notices, run_view
 from mace_studio.ui.files import download
 from mace_studio.ui.job_card import remembered
+from mace_studio.ui.masks_card import MasksCard
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.preview_card import PreviewCard
 from mace_studio.ui.recipe_form import QUIET, RecipeForm
@@ -33,6 +35,7 @@ class EraseTab:
 
     Attributes:
         form: the recipe's form.
+        masks: the card of training images and masks.
         job_id: the run that this browser watches; it outlives a reload.
         compare: the button that leads to the Compare tab.
         made: the name of the erasure that was made last, or "".
@@ -57,6 +60,7 @@ class EraseTab:
                 self._run_card(start)
                 self.preview = PreviewCard(studio)
                 self._loss_card()
+        self.masks = MasksCard(studio, remembered("masks"))
         self._wire()
 
     def _run_card(self, start: Recipe) -> None:
@@ -81,41 +85,43 @@ class EraseTab:
 
     def _wire(self) -> None:
         counted = [self.erase, self.estimate, self.form.preset_about, self.form.use_preset]
-        self.counts = {"fn": self.on_edit, "inputs": [self.form.preset, *self.form.controls], "outputs": counted}
+        edited = [self.form.preset, self.masks.sheet, *self.form.controls]
+        self.counts = {"fn": self.on_edit, "inputs": edited, "outputs": [*counted, self.masks.status]}
         self.form.wire(self.counts)
         self.preview.wire(self.form.controls)
+        self.masks.wire(self.form.controls)
         shown = [self.notice, self.erase, self.cancel, self.progress, self.loss, self.result, self.summary]
         shown += [self.weights_file, self.recipe_file, self.made, self.job_id]
-        self.ran = self.erase.click(
-            self.on_erase, [self.job_id, *self.form.controls], shown, js=SHOW_RUN, concurrency_limit=None, **QUIET
-        )
+        asked = [self.job_id, self.masks.sheet, *self.form.controls]
+        self.ran = self.erase.click(self.on_erase, asked, shown, js=SHOW_RUN, concurrency_limit=None, **QUIET)
         self.cancel.click(self.on_cancel, self.job_id, self.cancel, queue=False, **QUIET)
         self.shown = [*self.form.controls, *shown]
 
     @spoken
-    def on_edit(self, preset: str | None, *values: Any) -> Update:
-        """Count what the recipe takes as it is now, and what the chosen preset would change."""
+    def on_edit(self, preset: str | None, sheet: Sheet | None, *values: Any) -> Update:
+        """Count what the recipe takes as it is now, what the chosen preset would change, and which masks still fit."""
         count = len(values[0] or [])
         try:
             recipe = form.recipe_from(values)
             text = self._estimate(recipe)
         except RecipeError as error:
             return {self.erase: _erase(count), self.estimate: run_view.estimate_missing(notices.problem(error)["text"])}
-        update: Update = {self.erase: _erase(count), self.estimate: text}
+        update: Update = {self.erase: _erase(count), self.estimate: text} | self.masks.told(sheet, recipe)
         if preset:
             update[self.form.preset_about] = run_view.preset_change(recipe, self.form.presets[preset])
             update[self.form.use_preset] = gr.Button(interactive=True)
         return update
 
     @spoken
-    def on_erase(self, job_id: str, *values: Any) -> Iterator[Update]:
-        """Start a run and watch it."""
+    def on_erase(self, job_id: str, sheet: Sheet | None, *values: Any) -> Iterator[Update]:
+        """Start a run, with the masks that were drawn, and watch it."""
         before = self.studio.job(job_id)
         if before is not None and not before.over:
             yield {self.notice: {"text": "A run is under way; wait for it, or cancel it first.", "target": ""}}
             return
         try:
-            job = self.studio.erase(form.recipe_from(values))
+            recipe = form.recipe_from(values)
+            job = self.studio.erase(recipe, masks_card.given(sheet, recipe))
         except RecipeError as error:
             yield {self.notice: notices.problem(error)}
             return

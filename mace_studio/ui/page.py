@@ -79,6 +79,8 @@ def build(studio: Studio) -> gr.Blocks:
             settings = [view.steps, view.guidance]
             opened.then(_settler(studio, start.images.guidance), settings, settings, **QUIET)
         demo.load(erase.on_return, erase.job_id, erase.shown, concurrency_limit=None, **QUIET)
+        shown = erase.masks
+        demo.load(shown.on_return, shown.job.job_id, shown.shown, concurrency_limit=None, **QUIET)
     # An open API would let a program pass by the queue.
     return demo.queue(api_open=False, max_size=64, default_concurrency_limit=16)
 

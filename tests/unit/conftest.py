@@ -15,6 +15,7 @@ from transformers import (
 
 from mace_studio.sd import loading
 from mace_studio.studio import BUILT_IN
+from tests import segmenters
 from tests.steps import untouched
 
 
@@ -85,3 +86,9 @@ def unchanged(model):
     """Fails if a test leaves any tensor, hook or attribute of the built-in model other than it was."""
     with untouched(model):
         yield
+
+
+@pytest.fixture(scope="session")
+def mask_models(tmp_path_factory):
+    """A folder of small random models that make masks."""
+    return segmenters.save(tmp_path_factory.mktemp("mask-models"))

@@ -34,9 +34,26 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE | EXTRAS),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
-    "pictures": ({"sd", "prompts", "progress", "recipe"}, {"torch"}),
+    "masks": ({"shelf", *SAID}, {"numpy", "PIL"}),
+    "training": ({"sd", "prompts", "progress", "pictures", "recipe"}, {"torch"}),
+    "pictures": ({"sd", "prompts", "progress", "masks", *SAID}, NUMBERS),
     **{
-        case: ({"sd", "core", "prompts", "progress", "refinement", "pictures", "erasure", "report", *SAID}, NUMBERS)
+        case: (
+            {
+                "sd",
+                "core",
+                "prompts",
+                "progress",
+                "refinement",
+                "training",
+                "pictures",
+                "masks",
+                "erasure",
+                "report",
+                *SAID,
+            },
+            NUMBERS,
+        )
         for case in USE_CASES
     },
     "judging": ({"sd", "core", "report", "recipe"}, {"torch", "PIL"}),
@@ -47,9 +64,16 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "status": ({"prompts", "recipe"}, set()),
     "exporting": ({"sd", "progress", "erasure", "packing", "card", *SAID}, NUMBERS),
     "shelf": ({*SAID}, {"safetensors"}),
-    "engine": ({*USE_CASES, "exporting", "sd.classify", "sd.cost", "sd.generate", "sd.loading"}, set()),
-    "tasks": ({"engine", "shelf", *SAID}, set()),
-    "studio": ({"tasks", "engine", "status", "jobs", "joining", "packing", "prompts", "shelf", *SAID}, set()),
+    "engine": (
+        {*USE_CASES, "exporting", "pictures", "sd.classify", "sd.cost", "sd.generate", "sd.loading", "sd.room"},
+        set(),
+    ),
+    "tasks": ({"engine", "masks", "shelf", *SAID}, set()),
+    "base": ({"tasks", "status", "progress", *SAID}, set()),
+    "studio": (
+        {"base", "tasks", "engine", "status", "jobs", "joining", "masks", "packing", "prompts", "shelf", *SAID},
+        set(),
+    ),
     "report": ({*SAID}, {"PIL"}),
     "report_text": ({"report", *SAID}, set()),
     "figures": ({*USE_CASES, "recipe", "errors"}, {"matplotlib", "numpy", "PIL"}),
@@ -57,10 +81,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "study": ({"studio", "shelf", "report", "jobs", *SAID}, set()),
     "outputs": ({"engine", "shelf", "figures", "report", "report_text", "report_figures", "recipe"}, set()),
     # The page and the terminal watch the Job that the studio's methods return.
-    "cli": ({"studio", "study", "shelf", "outputs", "jobs", "packing", *SAID}, {"tqdm"}),
+    "cli": ({"studio", "study", "shelf", "outputs", "jobs", "masks", "packing", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),
     "ui": (
-        {"ui", "studio", "joining", "status", "shelf", "outputs", "jobs", "figures", "packing", "report", *SAID},
+        {
+            *("ui", "studio", "joining", "status", "shelf", "outputs", "jobs", "masks", "figures", "packing", "report"),
+            *SAID,
+        },
         {"gradio", "numpy", "PIL", "starlette"},
     ),
     "app": ({"ui", "studio", *SAID}, {"gradio", "spaces"}),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from mace_studio import cli
+from mace_studio import cli, shelf
 from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
 
 QUICK = Recipe(
@@ -42,6 +42,23 @@ def test_erase_then_compare(recipe_file, tmp_path, capsys):
         settings = json.loads(picture.text["mace_studio"])
     assert (settings["prompt"], settings["seed"], settings["steps"]) == ("a cat", 3, 2)
     assert Recipe.from_json(json.dumps(settings["recipe"])) == QUICK
+
+
+def test_masks_are_written_changed_and_read_back(recipe_file, tmp_path, capsys):
+    out, shown = ["--out", str(tmp_path / "out")], tmp_path / "shown"
+    assert cli.main(["masks", str(recipe_file), "--out", str(shown)]) == 0
+    sheet, images, masks = (Path(line) for line in capsys.readouterr().out.splitlines())
+    assert [p.name for p in (*images.iterdir(), *masks.iterdir())] == ["cat-1.png", "cat-1.png"] and sheet.is_file()
+    assert cli.main(["erase", str(recipe_file), *out]) == 0
+    usual = Path(capsys.readouterr().out.strip())
+    Image.new("L", (10, 10), 255).save(masks / "cat-1.png")
+    assert cli.main(["erase", str(recipe_file), "--masks", str(masks), *out]) == 0
+    ours = Path(capsys.readouterr().out.strip())
+    assert ours.stem != usual.stem and ours.read_bytes() != usual.read_bytes()
+    assert shelf.read(ours).warnings[0].startswith("Masks given by hand (") and not shelf.read(usual).warnings
+    (masks / "dog-1.png").write_bytes((masks / "cat-1.png").read_bytes())
+    assert cli.main(["erase", str(recipe_file), "--masks", str(masks), *out]) == 1
+    assert "dog-1.png fits no concept of the recipe" in capsys.readouterr().err
 
 
 def test_low_memory_gives_the_same_erasure(recipe_file, tmp_path, capsys):

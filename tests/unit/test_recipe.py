@@ -92,7 +92,7 @@ def test_lora_settings_are_checked(settings, field, word):
         ({"images": ImageSettings(guidance=0.9)}, "images.guidance", "at least 1"),
         ({"images": ImageSettings(guidance=NAN)}, "images.guidance", "at least 1"),
         ({"fusion": "sum"}, "fusion", "closed-form, weighted-sum"),
-        ({"masks": "drawn"}, "masks", "attention, none"),
+        ({"masks": "drawn"}, "masks", "attention, clipseg, grounded-sam, none"),
         ({"concepts_at_once": 0}, "concepts_at_once", "at least 1"),
         ({"seed": -1}, "seed", "at least 0"),
         ({"seed": 2**63}, "seed", "too large"),

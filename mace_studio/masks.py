@@ -1,0 +1,236 @@
+"""Masks as pictures: those that a person made, and how a mask looks over its training image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from mace_studio.errors import FileError
+from mace_studio.recipe import Recipe
+from mace_studio.shelf import slug
+
+SHOWN = 256  # pixels that an overlay has at least
+DIM = 0.3  # of the brightness, outside of a mask
+EDGE = (255, 255, 255)
+WHITE = 128
+
+Key = tuple[str, int]  # phrase, and the number of the training image, from 1
+Given = Mapping[Key, Image.Image]  # masks that a person made, from `black_and_white`
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A training image and where the recipe's source of masks finds the concept in it.
+
+    Attributes:
+        phrase: the concept.
+        number: of the image, from 1.
+        seed: of the image.
+        image: RGB.
+        mask: black and white, of the image's size; None for the whole image.
+        sought: whether the source looked for the concept, which it does not for styles and explicit content.
+    """
+
+    phrase: str
+    number: int
+    seed: int
+    image: Image.Image
+    mask: Image.Image | None
+    sought: bool
+
+    @property
+    def key(self) -> Key:
+        return self.phrase, self.number
+
+
+@dataclass
+class Sheet:
+    """The training images of a recipe with their masks.
+
+    Attributes:
+        recipe: whose images they are.
+        shown: in the order of its concepts.
+        given: masks that a person made for some of them; changed in place by whoever makes one.
+    """
+
+    recipe: Recipe
+    shown: list[Masked]
+    given: dict[Key, Image.Image] = field(default_factory=dict)
+
+    def mask(self, one: Masked) -> Image.Image | None:
+        """The mask that a person made, or else the source's."""
+        return self.given.get(one.key, one.mask)
+
+    def fitting(self, recipe: Recipe) -> dict[Key, Image.Image]:
+        """The masks that a person made and whose training images are the same in another recipe."""
+        before, now = portraits(self.recipe), portraits(recipe)
+        return {key: mask for key, mask in self.given.items() if before[key] == now.get(key)}
+
+
+def black_and_white(picture: Image.Image) -> Image.Image:
+    """A picture as a mask: white where it is white or nearly, black elsewhere and where it is transparent."""
+    flat = Image.new("RGBA", picture.size, "black")
+    flat.alpha_composite(picture.convert("RGBA"))
+    return flat.convert("L").point(lambda value: 255 if value >= WHITE else 0)
+
+
+def whole(size: tuple[int, int]) -> Image.Image:
+    """The mask that takes the whole image; width and height."""
+    return Image.new("L", size, 255)
+
+
+def share(mask: Image.Image | None) -> float:
+    """How much of its image a mask covers, 0 to 1."""
+    return 1.0 if mask is None else float((np.asarray(mask) >= WHITE).mean())
+
+
+def note(given: Given) -> str:
+    """A sentence that says which masks were given, with a digest of them."""
+    numbers: dict[str, list[int]] = {}
+    for phrase, number in sorted(given):
+        numbers.setdefault(phrase, []).append(number)
+    listed = "; ".join(f"“{phrase}” {', '.join(map(str, found))}" for phrase, found in numbers.items())
+    return f"Masks given by hand ({digest(given)}): {listed}."
+
+
+def digest(given: Given) -> str:
+    """Eight hexadecimal digits that differ between different masks; "" without any."""
+    if not given:
+        return ""
+    said = hashlib.sha256()
+    for (phrase, number), mask in sorted(given.items(), key=lambda item: item[0]):
+        said.update(repr((phrase, number, mask.size)).encode())
+        said.update(np.packbits(np.asarray(mask) >= WHITE).tobytes())
+    return said.hexdigest()[:8]
+
+
+def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
+    """The masks in a folder, one PNG each, named as `file_name` says.
+
+    Raises:
+        FileError: there are none, or one is no picture or fits no training image of the recipe.
+    """
+    keys = _file_names(recipe)
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise FileError(f"There are no masks in {folder}; they are PNG files named like {next(iter(keys))}.")
+    return {_key(path, keys, recipe): _read(path) for path in paths}
+
+
+def opened(data: bytes) -> Image.Image:
+    """The mask in a picture's bytes.
+
+    Raises:
+        FileError: it is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return black_and_white(picture)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise FileError("This cannot be read as a picture; save the mask as a PNG file.") from error
+
+
+def write(sheet: Sheet, folder: Path) -> list[Path]:
+    """Write training images, masks and one picture of the masks over the images as PNG files.
+
+    Returns:
+        The picture, and the folders of images and masks; the latter can be read back.
+
+    Raises:
+        FileError: the folder cannot be written to.
+    """
+    overlays, images, masks = folder / "sheet.png", folder / "images", folder / "masks"
+    try:
+        for path in (images, masks):
+            path.mkdir(parents=True, exist_ok=True)
+        for one in sheet.shown:
+            one.image.save(images / file_name(*one.key))
+            (sheet.mask(one) or whole(one.image.size)).save(masks / file_name(*one.key))
+        _contact(sheet).save(overlays)
+    except OSError as error:
+        raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
+    return [overlays, images, masks]
+
+
+def file_name(phrase: str, number: int) -> str:
+    """What the file of a mask is called, such as cat-1.png."""
+    return f"{slug(phrase)}-{number}.png"
+
+
+def overlay(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """An RGB image, dark and grey outside of the mask, with a white edge; small ones are enlarged by whole pixels."""
+    times = max(1, -(-SHOWN // image.width))
+    size = (image.width * times, image.height * times)
+    pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST), np.float32).copy()
+    if mask is not None:
+        inside = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) >= WHITE
+        pixels[~inside] = DIM * pixels[~inside].mean(axis=1, keepdims=True)
+        pixels[_edge(inside)] = EDGE
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _edge(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a mask that are at most two away from its outside."""
+    padded = np.pad(inside, 2, mode="edge")
+    height, width = inside.shape
+    around = [padded[i : i + height, j : j + width] for i in (0, 2, 4) for j in (0, 2, 4)]
+    return inside & ~np.logical_and.reduce(around)
+
+
+def _contact(sheet: Sheet) -> Image.Image:
+    """One row for each concept, with its phrase above."""
+    rows: dict[str, list[Image.Image]] = {}
+    for one in sheet.shown:
+        rows.setdefault(one.phrase, []).append(overlay(one.image, sheet.mask(one)))
+    width, height = next(iter(rows.values()))[0].size
+    line = 24
+    contact = Image.new("RGB", (width * max(map(len, rows.values())), (height + line) * len(rows)), "white")
+    for i, (phrase, pictures) in enumerate(rows.items()):
+        ImageDraw.Draw(contact).text((6, i * (height + line) + 5), phrase, fill="black", font_size=14)
+        for j, picture in enumerate(pictures):
+            contact.paste(picture, (j * width, i * (height + line) + line))
+    return contact
+
+
+def portraits(recipe: Recipe) -> dict[Key, tuple]:
+    """All that decides each training image."""
+    return {
+        (concept.phrase, i + 1): (concept.kind, recipe.seed + i, recipe.images.steps, recipe.images.guidance)
+        for concept in recipe.concepts
+        for i in range(recipe.images.per_concept)
+    }
+
+
+def _file_names(recipe: Recipe) -> dict[str, Key]:
+    names: dict[str, Key] = {}
+    for phrase, number in portraits(recipe):
+        other = names.setdefault(file_name(phrase, number), (phrase, number))
+        if other[0] != phrase:
+            raise FileError(
+                f"Masks of “{other[0]}” and of “{phrase}” would have the same file names; rename one of the concepts."
+            )
+    return names
+
+
+def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
+    if path.name in keys:
+        return keys[path.name]
+    name, _, number = path.stem.rpartition("-")
+    images = recipe.images.per_concept
+    for concept in recipe.concepts:
+        if slug(concept.phrase) == name and number.isdecimal():
+            raise FileError(f"{path.name}: “{concept.phrase}” has training images 1 to {images}, and no {number}.")
+    raise FileError(f"{path.name} fits no concept of the recipe; masks are named like {next(iter(keys))}.")
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return opened(path.read_bytes())
+    except (FileError, OSError) as error:
+        raise FileError(f"{path.name} cannot be read as a picture; save the mask as a PNG file.") from error

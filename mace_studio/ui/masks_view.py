@@ -1,0 +1,88 @@
+"""What the page shows of training images and masks: overlays, captions, and what has become of drawn masks."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import gradio as gr
+
+from mace_studio import masks
+from mace_studio.masks import Masked, Sheet
+from mace_studio.recipe import Recipe
+from mace_studio.ui.files import page_file, photo_url
+from mace_studio.ui.run_view import counted_as
+
+NOTHING_CHOSEN = "<h2>Draw a mask</h2><p>Press an image to draw its mask yourself.</p>"
+
+
+def grid() -> gr.HTML:
+    """The images under their masks; "pick" says which was pressed. Its value is made by `tiles`."""
+    # Not a gr.Gallery: whenever one image changes it writes the files of all again, while the page is reading them.
+    return gr.HTML(
+        [],
+        label="Training images and masks",
+        html_template='<div class="mask-grid"></div>',
+        js_on_load=page_file("mask_grid.js"),
+        apply_default_css=False,
+        elem_id="mask-grid",
+    )
+
+
+def tiles(sheet: Sheet, listed: Sequence[Masked]) -> list[dict[str, str]]:
+    """Each image under its mask, with its name and what is known of its mask."""
+    return [
+        {
+            "url": photo_url(masks.overlay(one.image, sheet.mask(one))),
+            "name": f"{one.phrase} {one.number}",
+            "note": _note(sheet, one),
+        }
+        for one in listed
+    ]
+
+
+def title(sheet: Sheet, one: Masked) -> str:
+    """The heading of the editor."""
+    return f"<h2>{html.escape(one.phrase)} {one.number}</h2><p>{_note(sheet, one)}</p>"
+
+
+def status(sheet: Sheet, recipe: Recipe, dropped: int = 0) -> str:
+    """What has become of the masks that were drawn by hand, and whether the images are those of a recipe.
+
+    Args:
+        sheet: what is shown.
+        recipe: what the form asks for now.
+        dropped: how many masks did not fit when the images were drawn again.
+    """
+    said = []
+    if dropped:
+        said.append(f"{_drawn(dropped)} no longer fitted the images and {'was' if dropped == 1 else 'were'} dropped.")
+    drawn, fit = len(sheet.given), len(sheet.fitting(recipe))
+    if fit:
+        said.append(f"{_drawn(fit)}: the next erasure uses {'it' if fit == 1 else 'them'}.")
+    if drawn > fit:
+        said.append(
+            f"{_drawn(drawn - fit)} no longer {'fits' if drawn - fit == 1 else 'fit'}, because concepts, seed or image "
+            "settings have changed, and will be left out."
+        )
+    if not _same(sheet.recipe, recipe):
+        said.append("The form has changed: show the masks again to see its images.")
+    return "".join(f'<p class="hint" role="status">{html.escape(sentence)}</p>' for sentence in said)
+
+
+def _note(sheet: Sheet, one: Masked) -> str:
+    """Seed, whose mask it is and how much it covers, such as "seed 0 · attention · 23 %"."""
+    mask, source = sheet.mask(one), "by hand" if one.key in sheet.given else sheet.recipe.masks
+    if mask is None:
+        source = f"{source} · no part stood out" if one.sought else "no mask"
+    share = masks.share(mask)
+    return f"seed {one.seed} · {source} · {'whole image' if share == 1 else f'{100 * share:.0f} %'}"
+
+
+def _drawn(count: int) -> str:
+    return f"{counted_as(count, 'mask')} drawn by hand"
+
+
+def _same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes have the same training images and the same source of masks."""
+    return masks.portraits(one) == masks.portraits(other) and one.masks == other.masks

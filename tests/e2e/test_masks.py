@@ -1,0 +1,116 @@
+"""Training images and masks on the Erase tab, in a real browser: shown, drawn with the mouse, uploaded, used."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.steps import field
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=30_000)
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def left_half():
+    """The bytes of a mask that is white on the left."""
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (0, 0, 20, 40))
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    return file.getvalue()
+
+
+def show(page):
+    page.locator("#show-masks").click()
+    expect(page.locator("#mask-grid img")).to_have_count(1)
+    # The editor is ready when both of its canvases are there: what is seen, and one for cropping.
+    expect(page.locator("#mask-editor canvas")).to_have_count(2)
+
+
+def pick(page):
+    page.locator("#mask-grid button").first.click()
+    expect(page.locator("#use-mask")).to_be_visible()
+    expect(page.locator("#mask-title")).to_contain_text("car 1")
+
+
+def stroke(page, dx, dy):
+    """Paint with the mouse, downwards, so many pixels away from the middle of the editor."""
+    page.locator("#mask-editor").scroll_into_view_if_needed()
+    box = page.locator("#mask-editor canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y + 20, steps=6)
+    page.mouse.up()
+
+
+def given(studio):
+    """The masks that were drawn over the newest images."""
+    jobs = [job for job in studio._worker._jobs.values() if job.title.startswith("Masks of")]
+    return jobs[-1].result.given
+
+
+def test_a_mask_is_drawn_used_by_the_run_and_dropped_when_it_no_longer_fits(page, studio, upload, left_half):
+    show(page)
+    note, status, image = page.locator("#mask-grid span"), page.locator("#masks-status"), page.locator("#mask-grid img")
+    expect(note).to_have_text(re.compile(r"seed 0 · attention · \d+ %"))
+    before = image.get_attribute("src")
+    pick(page)
+    upload(page, "#upload-mask", "mask.png", left_half)
+    expect(note).to_have_text("seed 0 · by hand · 50 %")
+    expect(status).to_contain_text("1 mask drawn by hand: the next erasure uses it.")
+    uploaded = image.get_attribute("src")
+    assert uploaded != before
+    stroke(page, 90, 0)
+    page.locator("#use-mask").click()
+    expect(note).to_have_text(re.compile(r"seed 0 · by hand · 5[1-9] %"))
+    assert image.get_attribute("src") != uploaded
+    white = np.asarray(given(studio)["car", 1]) > 0
+    height, width = white.shape
+    assert white[height // 2, : width // 2].all() and white[height // 2].sum() > width // 2 + 20
+    assert not white[: height // 4, width // 2 + 2 :].any() and not white[-height // 4 :, width // 2 + 2 :].any()
+
+    page.locator("#erase").click()
+    expect(page.locator("#progress")).to_contain_text("Finished")
+    expect(page.locator("#summary")).to_contain_text(re.compile(r"Masks given by hand \(\w{8}\): “car” 1\."))
+    expect(page.locator("#summary b").first).to_have_text(re.compile(r"^car-\w{8}-\w{8}$"))
+
+    page.locator("#whole-image").click()
+    expect(note).to_have_text("seed 0 · by hand · whole image")
+    page.locator("#source-mask").click()
+    expect(image).to_have_attribute("src", before)
+    assert given(studio) == {}
+    page.locator("#whole-image").click()
+    expect(status).to_contain_text("the next erasure uses it")
+    page.locator("#advanced button").first.click()
+    field(page, "seed").fill("5")
+    expect(status).to_contain_text("1 mask drawn by hand no longer fits")
+    page.locator("#show-masks").click()
+    expect(note).to_have_text(re.compile("seed 5 · attention"))
+    expect(status).to_contain_text("1 mask drawn by hand no longer fitted the images and was dropped.")
+
+
+@pytest.mark.parametrize(
+    "context", [{"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}], indirect=True
+)
+def test_drawn_masks_outlive_a_reload_on_a_phone(page, upload, left_half, guard):
+    show(page)
+    pick(page)
+    page.locator("#mask-editor").get_by_label("Clear canvas").click()
+    page.locator("#use-mask").click()
+    expect(page.locator("#mask-notice")).to_contain_text("Nothing is painted.")
+    page.wait_for_function("document.querySelector('#mask-panel').getBoundingClientRect().top < innerHeight / 2")
+    upload(page, "#upload-mask", "bad.png", b"no picture")
+    expect(page.locator("#mask-notice")).to_contain_text("This cannot be read as a picture")
+    upload(page, "#upload-mask", "mask.png", left_half)
+    expect(page.locator("#mask-grid span")).to_have_text("seed 0 · by hand · 50 %")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    guard.allow("AbortError", "Connection errored out")  # the page leaves while it is listening
+    page.reload()
+    expect(page.locator("#mask-grid span")).to_have_text("seed 0 · by hand · 50 %")

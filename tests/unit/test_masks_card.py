@@ -1,0 +1,96 @@
+"""What the page says of masks, and the way of a mask into the editor and back."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mace_studio import masks
+from mace_studio.masks import Masked, Sheet
+from mace_studio.recipe import Concept, ImageSettings, Recipe
+from mace_studio.ui import masks_card, masks_view
+
+RECIPE = Recipe(
+    concepts=(Concept("cat", "forest"), Concept("<b>", "art", "style")), images=ImageSettings(per_concept=2)
+)
+
+
+def half(size=(8, 8)):
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    return mask
+
+
+@pytest.fixture
+def sheet():
+    image = Image.new("RGB", (8, 8), (200, 10, 10))
+    return Sheet(
+        RECIPE,
+        [
+            Masked("cat", 1, 0, image, half(), True),
+            Masked("cat", 2, 1, image, None, True),
+            Masked("<b>", 1, 0, image, None, False),
+        ],
+    )
+
+
+def notes(sheet):
+    return [tile["note"] for tile in masks_view.tiles(sheet, sheet.shown)]
+
+
+def test_each_image_says_whose_mask_it_has_and_how_much_it_covers(sheet):
+    assert notes(sheet) == [
+        "seed 0 · attention · 50 %",
+        "seed 1 · attention · no part stood out · whole image",
+        "seed 0 · no mask · whole image",
+    ]
+    assert [tile["name"] for tile in masks_view.tiles(sheet, sheet.shown)] == ["cat 1", "cat 2", "<b> 1"]
+    sheet.given = {("cat", 2): half(), ("<b>", 1): masks.whole((8, 8))}
+    assert notes(sheet)[1:] == ["seed 1 · by hand · 50 %", "seed 0 · by hand · whole image"]
+    assert masks_view.title(sheet, sheet.shown[2]).startswith("<h2>&lt;b&gt; 1</h2>")
+
+
+def test_the_status_says_what_becomes_of_drawn_masks(sheet):
+    assert masks_view.status(sheet, RECIPE) == ""
+    changed = replace(RECIPE, seed=4)
+    assert "The form has changed: show the masks again" in masks_view.status(sheet, changed)
+    assert "The form has changed" in masks_view.status(sheet, replace(RECIPE, masks="clipseg"))
+    sheet.given = {("cat", 1): half(), ("cat", 2): half()}
+    assert "2 masks drawn by hand: the next erasure uses them." in masks_view.status(sheet, RECIPE)
+    fewer = masks_view.status(sheet, replace(RECIPE, images=ImageSettings(per_concept=1)))
+    assert "1 mask drawn by hand: the next erasure uses it." in fewer
+    assert "1 mask drawn by hand no longer fits, because concepts, seed or image settings have changed" in fewer
+    assert "2 masks drawn by hand no longer fit, because" in masks_view.status(sheet, changed)
+    assert "1 mask drawn by hand no longer fitted the images and was dropped." in masks_view.status(sheet, RECIPE, 1)
+
+
+def test_a_run_uses_the_masks_that_fit(sheet):
+    sheet.given = {("cat", 2): half()}
+    assert list(masks_card.given(sheet, RECIPE)) == [("cat", 2)]
+    assert masks_card.given(sheet, replace(RECIPE, seed=4)) == masks_card.given(None, RECIPE) == {}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 32), (1024, 768)])
+def test_a_mask_goes_into_the_editor_and_back(size):
+    shown = masks_card.canvas(Image.new("RGB", size), half(size))
+    (layer,) = shown["layers"]
+    assert shown["background"].size == layer.size and max(layer.size) == masks_card.CANVAS
+    back = masks_card.painted(shown)
+    assert back.size == layer.size and np.array_equal(np.asarray(back.resize(size, 0)), np.asarray(half(size)))
+
+
+def test_what_is_painted_in_any_colour_counts_and_a_trace_does_not():
+    layer = Image.new("RGBA", (4, 1))
+    for x, color in enumerate([*masks_card.PAINTS, "#ffffff10"]):
+        layer.paste(color, (x, 0, x + 1, 1))
+    assert np.asarray(masks_card.painted({"layers": [layer]})).tolist() == [[255, 255, 255, 0]]
+    empty = {"background": None, "layers": [Image.new("RGBA", (4, 1))], "composite": None}
+    assert masks_card.painted(empty) is masks_card.painted({"layers": []}) is masks_card.painted(None) is None
+
+
+def test_an_uploaded_mask_is_black_and_white():
+    file = io.BytesIO()
+    half().convert("RGB").save(file, "JPEG", quality=30)
+    assert masks.share(masks.opened(file.getvalue())) == 0.5
