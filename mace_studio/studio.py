@@ -7,11 +7,12 @@ seconds to import: that happens on the worker's thread, so that the page is up b
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mace_studio import engine, prompts, shelf, tasks
-from mace_studio.errors import FileError, StudioError
+from mace_studio import engine, prompts, quota, shelf, tasks
+from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.jobs import DONE, Job, Worker
 from mace_studio.packing import Packing
 from mace_studio.recipe import Drawing, Recipe
@@ -37,6 +38,8 @@ class Studio:
         output: where erasures, pictures and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.loading.load`.
         perform: runs a task; `tasks.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
+        fixed: many visitors share it: nobody may change the model, and what one asks for at once is bounded (`quota`).
+        visitor: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
     """
 
     def __init__(
@@ -47,8 +50,12 @@ class Studio:
         output: Path = Path("output"),
         low_memory: bool = False,
         perform: Callable[..., tasks.Events] = tasks.perform,
+        fixed: bool = False,
+        visitor: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output)
+        self._place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, output / "cache")
+        self.fixed = fixed
+        self._visitor = visitor
         self._perform = perform
         self._status = Status("built-in miniature" if source is None else Path(source).name, "waiting")
         self._memory: int | None = None
@@ -58,11 +65,17 @@ class Studio:
     @property
     def source(self) -> str:
         """Folder, hub id or file of the model."""
-        return self.place.source
+        return self._place.source
+
+    @property
+    def place(self) -> tasks.Place:
+        """Where whoever is asking works."""
+        name = self._visitor() if self.fixed else None
+        return replace(self._place, output=self._place.output / "visitors" / name) if name else self._place
 
     @property
     def output(self) -> Path:
-        """The folder of erasures."""
+        """The folder of erasures of whoever is asking."""
         return self.place.output
 
     def status(self) -> Status:
@@ -80,6 +93,11 @@ class Studio:
     def load(self) -> Job:
         """Import the libraries and load the model, so that the first erasure does not have to."""
         return self._worker.submit("Load the model", self._loaded)
+
+    def prepare(self) -> None:
+        """Load the model now, in this thread: ZeroGPU hands on to its workers what the main thread has loaded."""
+        for _ in self._loaded():
+            pass
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
@@ -183,8 +201,10 @@ class Studio:
 
         Raises:
             FileError: there is no erasure of this name.
-            RecipeError: there is no such size.
+            RecipeError: there is no such size, or a judge where the studio is fixed.
         """
+        if self.fixed and judge:
+            raise RecipeError("judge", "Only the model’s own judge can be used here; leave the field blank.")
         entry, plan = self.entry(name), self.plan(name, size, first)
         return self._submit(f"Evaluate {name}", (name, size), tasks.evaluate, entry.path, plan, judge)
 
@@ -202,16 +222,21 @@ class Studio:
         return self._submit(f"Export {name}", packing, tasks.export, entry.path, packing)
 
     def entries(self) -> list[Entry]:
-        """Every erasure in the output folder, newest first."""
-        return shelf.entries(self.output)
+        """Every erasure that whoever is asking may use, newest first: their own, and then those that all see."""
+        own = shelf.entries(self.output)
+        if self.output == self._place.output:
+            return own
+        names = {entry.name for entry in own}
+        return own + [entry for entry in shelf.entries(self._place.output) if entry.name not in names]
 
     def entry(self, name: str) -> Entry:
-        """The erasure of this name.
+        """The erasure of this name: one's own, or one that all see.
 
         Raises:
             FileError: there is none.
         """
-        return shelf.named(self.output, name)
+        own = shelf.exists(self.output, name)
+        return shelf.named(self.output if own else self._place.output, name)
 
     def _submit(self, title: str, request: object, task: tasks.Task, *arguments: Any) -> Job:
         """Queue a task, with the model loaded before it.
@@ -221,11 +246,17 @@ class Studio:
             request: for whoever comes back to watch it.
             task: of `tasks`.
             arguments: what the task takes beside the place; plain data, to be pickled.
+
+        Raises:
+            RecipeError: it is too much for a studio that is fixed.
         """
+        if self.fixed:
+            quota.check(task, *arguments)
+        place = self.place  # on the job's thread nobody is asking any more
 
         def work() -> Generator[Progress, None, Any]:
             yield from self._loaded()
-            return (yield from tasks.outcome(self._perform(task, self.place, *arguments)))
+            return (yield from tasks.outcome(self._perform(task, place, *arguments)))
 
         return self._worker.submit(title, work, request, PATIENCE)
 
@@ -236,7 +267,7 @@ class Studio:
         name = self._status.name
         self._status = Status(name, "loading")
         try:
-            loaded = yield from tasks.outcome(tasks.perform(tasks.load, self.place))
+            loaded = yield from tasks.outcome(tasks.perform(tasks.load, self._place))
         except Exception as error:
             said = str(error) if isinstance(error, StudioError) else "the server's log says why"
             self._status = Status(name, "failed", said)

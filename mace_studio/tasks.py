@@ -40,7 +40,8 @@ class Place:
 
     Attributes:
         source, device, dtype, low_memory: as `sd.loading.load` takes them.
-        output: the folder of erasures; training images and what else can be made again are in `cache` inside.
+        output: the folder of erasures.
+        cache: the folder of training images and of what else can be made again.
     """
 
     source: str
@@ -48,14 +49,11 @@ class Place:
     dtype: str = "auto"
     low_memory: bool = False
     output: Path = Path("output")
+    cache: Path = Path("output/cache")
 
     @property
     def model(self) -> tuple[str, str, str, bool]:
         return self.source, self.device, self.dtype, self.low_memory
-
-    @property
-    def cache(self) -> Path:
-        return self.output / "cache"
 
 
 @dataclass(frozen=True)
