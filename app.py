@@ -1,8 +1,9 @@
-"""Serve the page: `python app.py`. The model loads when the page is first opened."""
+"""Serve the page: `python app.py`, and the same on a Space. The model loads when the page is first opened."""
 
 import argparse
 import os
 import sys
+import threading
 from pathlib import Path
 
 
@@ -28,13 +29,25 @@ def credentials(text: str) -> tuple[str, str]:
 
 
 options = arguments(sys.argv[1:] if __name__ == "__main__" else [])
+shared = "SPACE_ID" in os.environ
+try:
+    import spaces  # before torch, which it changes where a GPU is lent call by call
+except ImportError:
+    spaces = None
 
 # Gradio takes seconds to import; --help and a mistyped flag are answered before.
+from mace_studio import quota, ready, tasks  # noqa: E402
 from mace_studio.studio import Studio  # noqa: E402
-from mace_studio.ui import page, server  # noqa: E402
+from mace_studio.ui import page, server, visitors  # noqa: E402
 
-choices = (options.model, options.device, options.dtype, options.output_dir, options.low_memory, options.captions)
-demo = page.build(Studio(*choices))
+how = (options.model, options.device, options.dtype, options.output_dir, options.low_memory, options.captions)
+perform = spaces.GPU(tasks.perform, duration=quota.seconds) if spaces else tasks.perform
+studio = Studio(*how, perform, fixed=shared, visitor=visitors.folder)
+if shared:
+    studio.prepare()
+demo = page.build(studio)
 
 if __name__ == "__main__":
-    server.launch(demo, options.host, server_port=options.port, auth=options.auth)
+    if shared:
+        threading.Thread(target=ready.make, args=(options.output_dir,), daemon=True).start()
+    server.launch(demo, options.host, shared, server_port=options.port, auth=options.auth)

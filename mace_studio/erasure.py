@@ -187,7 +187,7 @@ def check_fits(erasure: Erasure, model: Model) -> None:
         # bfloat16 rounds so coarsely that the same model loaded in it has another fingerprint.
         dtype = " and ".join({str(weight_PD.dtype).removeprefix("torch.") for weight_PD in erasure.weights.values()})
         raise FileError(
-            f"“{erasure.recipe.title()}” was made from another model than {model.source}, so it does not fit; "
+            f"“{erasure.recipe.title()}” was made from another model than {model.name}, so it does not fit; "
             f"load the model that it was made from, in {dtype}."
         )
 

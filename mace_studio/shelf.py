@@ -106,6 +106,11 @@ def named(folder: Path, name: str) -> Entry:
     return read(folder / f"{name}{SUFFIX}")
 
 
+def exists(folder: Path, name: str) -> bool:
+    """Whether a folder holds a file of this name."""
+    return Path(name).name == name and (folder / f"{name}.safetensors").is_file()
+
+
 def read(path: Path) -> Entry:
     """Read an erasure's recipe from its header, without its tensors and without torch.
 

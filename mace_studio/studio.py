@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mace_studio import engine, masks, prompts, shelf, status, tasks
+from mace_studio import engine, masks, quota, shelf, status, tasks
 from mace_studio.base import BUILT_IN, BUILT_IN_NAME, Base
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.jobs import DONE, Job, Worker
@@ -43,8 +43,9 @@ class Studio:
         output: where erasures, pictures and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.loading.load`.
         captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
-        fixed: many visitors share this studio: the base model and what was made stay as they are.
         perform: runs a task; `tasks.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
+        fixed: many visitors share it: nobody may change the model, and what one asks for at once is bounded (`quota`).
+        visitor: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
     """
 
     def __init__(
@@ -57,27 +58,30 @@ class Studio:
         captions: Path | None = None,
         perform: Callable[..., tasks.Events] = tasks.perform,
         fixed: bool = False,
+        visitor: Callable[[], str | None] = lambda: None,
     ) -> None:
-        place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, captions)
+        place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, output / "cache", captions)
         self.fixed = fixed
+        self._visitor = visitor
         self._perform = perform
         self._base = Base(place, perform)
         self._worker = Worker()
         self._compared: Job | None = None
 
     @property
-    def place(self) -> tasks.Place:
-        """Which model the next job works with, and where its files go."""
-        return self._base.place
-
-    @property
     def source(self) -> str:
         """Folder, hub id or file of the model."""
-        return self.place.source
+        return self._base.place.source
+
+    @property
+    def place(self) -> tasks.Place:
+        """Where whoever is asking works."""
+        place, name = self._base.place, self._visitor() if self.fixed else None
+        return replace(place, output=place.output / "visitors" / name) if name else place
 
     @property
     def output(self) -> Path:
-        """The folder of erasures."""
+        """The folder of erasures of whoever is asking."""
         return self.place.output
 
     def status(self) -> Status:
@@ -99,23 +103,20 @@ class Studio:
     def change(self, source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Job:
         """Load another base model in place of the present one, which jobs that were queued before still use.
 
-        Args:
-            source: as of the studio itself, or `BUILT_IN_NAME`.
-            device, dtype, low_memory: as of the studio itself.
+        Arguments are those of the studio itself; `source` may also be `BUILT_IN_NAME`.
 
         Raises:
             RecipeError: the base model is fixed; the job's, that the other one cannot be loaded, in which case the one
                 before is loaded again. The field is "source".
         """
         if self.fixed:
-            raise RecipeError("source", "The base model of this studio stays as it is, since many visitors share it.")
+            raise RecipeError("source", "The base model stays as it is, since many visitors share this studio.")
         wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else source.strip()
 
         def work() -> Generator[Progress, None, None]:
-            before, self._compared = self.place, None
-            yield from self._base.exchange(
-                replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory)
-            )
+            before, self._compared = self._base.place, None
+            how = {"device": device, "dtype": dtype, "low_memory": low_memory}
+            yield from self._base.exchange(replace(before, source=wanted, **how))
             for used in (before.source, wanted):
                 if used != str(BUILT_IN):
                     shelf.remember(self.output, used)
@@ -129,6 +130,11 @@ class Studio:
     def suited(self, asked: Settings) -> Settings:
         """Steps and guidance as asked, or what suits a distilled model, once it is loaded."""
         return tasks.suited(self.place, asked)
+
+    def prepare(self) -> None:
+        """Load the model now, in this thread: ZeroGPU hands on to its workers what the main thread has loaded."""
+        for _ in self._base.loaded():
+            pass
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
@@ -227,7 +233,12 @@ class Studio:
             size: "quick" or "full".
             judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
             first: the first seed; None for the usual one.
+
+        Raises:
+            RecipeError: also for a judge where the studio is fixed.
         """
+        if self.fixed and judge:
+            raise RecipeError("judge", "Only the model’s own judge can be used here; leave the field blank.")
         plans = [(self.entry(name).path, self.plan(name, size, first)) for name in names or [""]]
         return self._submit(f"Evaluate {', '.join(names)}", (tuple(names), size), tasks.evaluate, plans, judge)
 
@@ -245,16 +256,21 @@ class Studio:
         return self._submit(f"Export {name}", packing, tasks.export, entry.path, packing)
 
     def entries(self) -> list[Entry]:
-        """Every erasure in the output folder, newest first."""
-        return shelf.entries(self.output)
+        """Every erasure that whoever is asking may use, newest first: their own, and then those that all see."""
+        own = shelf.entries(self.output)
+        if self.output == self._base.place.output:
+            return own
+        names = {entry.name for entry in own}
+        return own + [entry for entry in shelf.entries(self._base.place.output) if entry.name not in names]
 
     def entry(self, name: str) -> Entry:
-        """The erasure of this name.
+        """The erasure of this name: one's own, or one that all see.
 
         Raises:
             FileError: there is none.
         """
-        return shelf.named(self.output, name)
+        own = shelf.exists(self.output, name)
+        return shelf.named(self.output if own else self._base.place.output, name)
 
     def _submit(self, title: str, request: object, task: tasks.Task, *arguments: Any) -> Job:
         """Queue a task, with the model loaded before it.
@@ -262,17 +278,18 @@ class Studio:
         Args:
             title: what a person calls the job.
             request: for whoever comes back to watch it.
-            task: of `tasks`.
-            arguments: what the task takes beside the place; plain data, to be pickled.
+            task, arguments: of `tasks`, and what it takes beside the place; plain data, to be pickled.
+
+        Raises:
+            RecipeError: it is too much for a studio that is fixed.
         """
+        if self.fixed:
+            quota.check(task, *arguments)
+        output = self.output  # on the job's thread nobody is asking any more
 
         def work() -> Generator[Progress, None, Any]:
             yield from self._base.loaded()
-            return (yield from tasks.outcome(self._perform(task, self.place, *arguments)))
+            place = replace(self._base.place, output=output)
+            return (yield from tasks.outcome(self._perform(task, place, *arguments)))
 
         return self._worker.submit(title, work, request, PATIENCE)
-
-
-def suggested_prompts(recipe: Recipe) -> list[tuple[str, str]]:
-    """Prompts worth comparing, each as (role, prompt); the role is "erased", "synonym" or "kept"."""
-    return prompts.suggestions(recipe)

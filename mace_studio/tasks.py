@@ -43,7 +43,8 @@ class Place:
 
     Attributes:
         source, device, dtype, low_memory: as `sd.loading.load` takes them.
-        output: the folder of erasures; training images and what else can be made again are in `cache` inside.
+        output: the folder of erasures.
+        cache: the folder of training images and of what else can be made again.
         captions: file of general captions; None takes those that go with the model.
     """
 
@@ -52,15 +53,12 @@ class Place:
     dtype: str = "auto"
     low_memory: bool = False
     output: Path = Path("output")
+    cache: Path = Path("output/cache")
     captions: Path | None = None
 
     @property
     def model(self) -> tuple[str, str, str, bool, Path | None]:
         return self.source, self.device, self.dtype, self.low_memory, self.captions
-
-    @property
-    def cache(self) -> Path:
-        return self.output / "cache"
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from mace_studio import outputs
-from mace_studio import studio as studio_module
 from mace_studio.jobs import Job
+from mace_studio.prompts import suggestions
 from mace_studio.recipe import Drawing
 from mace_studio.studio import Studio
 from mace_studio.ui import attention_view, form, notices, run_view
@@ -129,7 +129,7 @@ class AttentionTab:
         """Put a prompt about the first concept into the box, unless the user typed another."""
         if not self._erased(name) or prompt.strip() != offered:
             return gr.skip(), offered
-        suggested = studio_module.suggested_prompts(self.studio.entry(name).recipe)
+        suggested = suggestions(self.studio.entry(name).recipe)
         return suggested[0][1], suggested[0][1]
 
     @spoken

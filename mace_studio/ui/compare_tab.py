@@ -9,8 +9,8 @@ import gradio as gr
 from PIL import Image
 
 from mace_studio import outputs
-from mace_studio import studio as studio_module
 from mace_studio.jobs import Job
+from mace_studio.prompts import suggestions
 from mace_studio.recipe import Drawing
 from mace_studio.studio import Studio
 from mace_studio.ui import form, notices, run_view
@@ -137,7 +137,7 @@ class CompareTab:
         """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
         if not name:
             return [], gr.skip(), offered
-        suggested = studio_module.suggested_prompts(self.studio.entry(name).recipe)
+        suggested = suggestions(self.studio.entry(name).recipe)
         first = {role: prompt for role, prompt in reversed(suggested) if role != "synonym"}
         start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
         typed = form.prompts_from(prompts) != form.prompts_from(offered)

@@ -46,7 +46,7 @@ class EraseTab:
 
     def __init__(self, studio: Studio, start: Recipe) -> None:
         self.studio = studio
-        self.form = RecipeForm(start)
+        self.form = RecipeForm(start, studio.fixed)
         self.job_id = remembered("erase")
         self.made = gr.State("")
         self.form.bar()

@@ -98,7 +98,9 @@ def failure(error: BaseException | None) -> gr.Error:
 
 
 def sentence(error: BaseException | None) -> str:
-    """What to say of an error: its sentence if it is the studio's own, and no detail of any other."""
+    """What to say of an error: its sentence if it is the studio's own or Gradio's, and no detail of any other."""
+    if isinstance(error, gr.Error):  # of the host that lends the GPU: how much of it is left
+        return str(error.message)
     if isinstance(error, RecipeError):
         return problem(error)["text"]
     return str(error) if isinstance(error, StudioError) else UNEXPECTED

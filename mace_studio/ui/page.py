@@ -74,7 +74,8 @@ def build(studio: Studio) -> gr.Blocks:
         erase.compare.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUIET)
         opened = demo.load(_opener(studio), None, header, concurrency_limit=None, **QUIET)
         opened.then(**erase.counts, **QUIET)  # the memory is known once the model is loaded, the time when it is timed
-        opened.then(_timer(studio), None, None, concurrency_limit=None, **QUIET).then(**erase.counts, **QUIET)
+        if not studio.fixed:  # where a GPU is lent call by call, no visitor pays for a measurement
+            opened.then(_timer(studio), None, None, concurrency_limit=None, **QUIET).then(**erase.counts, **QUIET)
         for view in (compare, attention):
             settings = [view.steps, view.guidance]
             opened.then(_settler(studio, start.images.guidance), settings, settings, **QUIET)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from mace_studio import studio as studio_module
 from mace_studio.errors import RecipeError
 from mace_studio.jobs import DONE, FAILED, Job
+from mace_studio.prompts import suggestions
 from mace_studio.recipe import Drawing, Recipe
 from mace_studio.studio import Studio
 from mace_studio.ui import form, notices, run_view
@@ -93,7 +93,7 @@ class PreviewCard:
 
 
 def _drawing(recipe: Recipe, prompt: str) -> Drawing:
-    asked = prompt.strip() or studio_module.suggested_prompts(recipe)[0][1]
+    asked = prompt.strip() or suggestions(recipe)[0][1]
     return Drawing((asked,), (recipe.seed,), STEPS, recipe.images.guidance)
 
 

@@ -24,13 +24,14 @@ class RecipeForm:
 
     Args:
         start: the recipe to begin with.
+        own: offer the built-in model's presets only.
 
     Attributes:
         controls: one component for each of `form.FIELDS`, in that order, once all cards are built.
     """
 
-    def __init__(self, start: Recipe) -> None:
-        self.presets = {p.name: p.recipe for p in presets()}
+    def __init__(self, start: Recipe, own: bool) -> None:
+        self.presets = {p.name: p.recipe for p in presets() if not own or p.name.startswith("miniature/")}
         self._start = dict(zip(form.BY_KEY, form.values_from(start), strict=True))
         self._made: dict[str, Any] = {}
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mace_studio.ui.files import PAGE_FILES
 from mace_studio.ui.theme import theme
+from mace_studio.ui.visitors import VisitorCookie
 
 LOOPBACK = ("127.0.0.1", "localhost")
 # An erasure of Stable Diffusion 1.x has 77 MB in float32, one of SDXL up to 1.4 GB.
@@ -22,36 +23,46 @@ POLICY = (
     "worker-src 'self' blob:; base-uri 'self'; form-action 'self'; object-src 'none'"
 )
 HEADERS = {
-    "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+NO_FRAME = "'none'"
+FRAMED_BY_THE_HUB = "'self' https://huggingface.co https://*.huggingface.co"
 
 
 class SafeHeaders:
-    """Middleware that adds `HEADERS` to every answer."""
+    """Middleware that adds `HEADERS` and the policy to every answer.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what it wraps.
+        ancestors: which pages may show this one in a frame.
+    """
+
+    def __init__(self, app: ASGIApp, ancestors: str = NO_FRAME) -> None:
         self.app = app
+        self.headers = HEADERS | {"content-security-policy": f"{POLICY}; frame-ancestors {ancestors}"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in self.headers.items())]
             await send(message)
 
         await self.app(scope, receive, with_headers)
 
 
-def launch(demo: gr.Blocks, host: str | None = None, **options: Any) -> None:
+def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **options: Any) -> None:
     """Serve the page.
 
     Args:
         demo: from `page.build`.
         host: address to listen on; Gradio's own choice (this machine only, or all on a Space) when None.
+        shared: many visitors use it, in a frame of the hub's page: a Space.
         options: more of `Blocks.launch`, such as server_port and auth.
     """
-    middleware = [Middleware(SafeHeaders)]
+    middleware = [Middleware(SafeHeaders, ancestors=FRAMED_BY_THE_HUB if shared else NO_FRAME)]
+    if shared:
+        middleware.append(Middleware(VisitorCookie))
     if host in LOOPBACK:
         # A web page under another name must not reach a studio on this machine (DNS rebinding).
         middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))

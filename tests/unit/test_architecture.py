@@ -70,8 +70,23 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "tasks": ({"engine", "masks", "shelf", *SAID}, set()),
     "base": ({"tasks", "status", "progress", *SAID}, set()),
+    "quota": ({"tasks", *SAID}, set()),
+    "ready": ({"shelf"}, set()),
     "studio": (
-        {"base", "tasks", "engine", "status", "jobs", "joining", "masks", "packing", "prompts", "shelf", *SAID},
+        {
+            "base",
+            "tasks",
+            "quota",
+            "engine",
+            "status",
+            "jobs",
+            "joining",
+            "masks",
+            "packing",
+            "prompts",
+            "shelf",
+            *SAID,
+        },
         set(),
     ),
     "report": ({*SAID}, {"PIL"}),
@@ -86,11 +101,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "ui": (
         {
             *("ui", "studio", "joining", "status", "shelf", "outputs", "jobs", "masks", "figures", "packing", "report"),
+            "prompts",
             *SAID,
         },
         {"gradio", "numpy", "PIL", "starlette"},
     ),
-    "app": ({"ui", "studio", *SAID}, {"gradio", "spaces"}),
+    "app": ({"ui", "studio", "tasks", "quota", "ready"}, {"spaces"}),
 }
 
 
@@ -156,7 +172,7 @@ def test_a_module_imports_only_what_the_architecture_allows(path):
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_files_and_functions_are_small(path):
     source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) < (41 if path.name == "app.py" else 300)
+    assert len(source.splitlines()) < (61 if path.name == "app.py" else 300)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = node.end_lineno - node.lineno + 1

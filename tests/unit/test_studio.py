@@ -14,7 +14,7 @@ from mace_studio.joining import joined
 from mace_studio.packing import Packing
 from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
 from mace_studio.shelf import PRESETS, presets, sources
-from mace_studio.studio import BUILT_IN, BUILT_IN_NAME, Studio, suggested_prompts
+from mace_studio.studio import BUILT_IN, BUILT_IN_NAME, Studio
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
@@ -166,11 +166,6 @@ def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypa
 def test_a_recipe_file_reads_back(studio):
     path = outputs.recipe(QUICK, studio.output)
     assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
-
-
-def test_suggested_prompts_show_what_is_erased_tested_and_kept():
-    roles = {role: prompt for role, prompt in suggested_prompts(QUICK)}
-    assert roles == {"erased": "a photo of the cat", "synonym": "a photo of the kitty", "kept": "a photo of the dog"}
 
 
 def test_every_preset_is_a_whole_recipe_that_says_what_it_is():

@@ -1,0 +1,31 @@
+"""Erasures that a shared page offers from the start: presets, erased once after the first start."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+from mace_studio import shelf
+
+log = logging.getLogger(__name__)
+
+NAMES = ("cat", "people-1", "artists-5", "mixed")
+
+
+def make(folder: Path) -> None:
+    """Write the erasures that are missing into a folder, one after another.
+
+    Each in a process of its own and on the CPU: no visitor waits for it, and none pays for it with GPU time.
+    """
+    made = {entry.recipe for entry in shelf.entries(folder)}
+    wanted = {preset.name: preset.recipe for preset in shelf.presets()}
+    for name in (f"miniature/{name}" for name in NAMES):
+        if wanted[name] not in made:
+            asked = ["erase", str(shelf.PRESETS / f"{name}.json"), "--out", str(folder.resolve())]
+            command = [sys.executable, "-m", "mace_studio", *asked, "--device", "cpu", "--dtype", "float32"]
+            home = shelf.PRESETS.parent
+            done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+            if done.returncode:
+                log.warning("the ready-made erasure %s failed: %s", name, done.stderr[-2000:])
