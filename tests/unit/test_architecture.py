@@ -184,7 +184,7 @@ def test_files_and_functions_are_small(path):
     [
         ("mace_studio.ui.page", "import torch", ["torch"]),
         ("mace_studio.ui.page", "def f():\n    from torch.nn import functional", ["torch.nn"]),
-        ("mace_studio.ui.page", "from mace_studio import prompts", ["mace_studio.prompts"]),
+        ("mace_studio.ui.page", "from mace_studio import captions", ["mace_studio.captions"]),
         ("mace_studio.ui.page", "from mace_studio.sd.loading import Model", ["mace_studio.sd.loading"]),
         ("mace_studio.ui.page", "import importlib\nimportlib.import_module('torch')", [".hidden"]),
         ("mace_studio.ui.page", "from ..core import ridge", ["..core"]),
