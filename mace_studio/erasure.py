@@ -18,9 +18,8 @@ from mace_studio.errors import FileError
 from mace_studio.pictures import Pictures
 from mace_studio.progress import Progress, clocked, relay
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import files, generate, knowledge, lora, projections, text
+from mace_studio.sd import files, generate, knowledge, lora, projections, room, text
 from mace_studio.sd.loading import Model, captions_of
-from mace_studio.sd.room import Room
 
 HEADER = "mace_studio"
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
@@ -100,7 +99,9 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
     notes.conditions["refine"] = solved.condition
     weights = refined = refinement.weights(model, solved)
     if trains:
+        room.free()  # what the drawing used is not kept beside what the training uses, nor that beside the fusion
         deltas = yield from _train(model, recipe, pictures, refined, notes)
+        room.free()
         weights = yield from _fuse(model, recipe, refined, deltas, sums, notes)
     yield Progress("fuse", step=1, total=1)
     return Erasure(
@@ -120,7 +121,7 @@ def _stages(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progr
 def _train(
     model: Model, recipe: Recipe, pictures: Sequence[Pictures], refined: Mapping[str, Tensor], notes: _Notes
 ) -> Generator[Progress, None, list[lora.LoraDelta]]:
-    total, room = len(recipe.concepts) * recipe.lora.steps, Room(recipe.concepts_at_once)
+    total, space = len(recipe.concepts) * recipe.lora.steps, room.Room(recipe.concepts_at_once)
 
     def train(group: Sequence[tuple[Concept, Pictures]], done: int) -> Generator[Progress, None, list[lora.LoraDelta]]:
         subjects = [_subject(model, recipe, concept, drawn) for concept, drawn in group]
@@ -128,11 +129,11 @@ def _train(
         return (yield from relay(lora.train(model, subjects, recipe.lora), tell))
 
     with projections.swapped(model.unet, refined):
-        deltas = yield from room.each(list(zip(recipe.concepts, pictures, strict=True)), train)
-    if room.at_once < recipe.concepts_at_once:
+        deltas = yield from space.each(list(zip(recipe.concepts, pictures, strict=True)), train)
+    if space.at_once < recipe.concepts_at_once:
         notes.warnings.append(
             f"There was not enough memory for {recipe.concepts_at_once} concepts at once, so the LoRAs were trained "
-            f"with {room.at_once} at once."
+            f"with {space.at_once} at once."
         )
     notes.losses |= {c.phrase: d.losses for c, d in zip(recipe.concepts, deltas, strict=True)}
     return deltas
