@@ -18,7 +18,7 @@ from mace_studio.errors import FileError, RecipeError
 from mace_studio.masks import Given
 from mace_studio.progress import Progress, clocked
 from mace_studio.recipe import FUSIONS, KeepWeights, Recipe
-from mace_studio.sd import files, knowledge, lora, projections
+from mace_studio.sd import files, knowledge, lora, projections, room
 from mace_studio.sd.loading import Model, captions_of
 
 HEADER = "mace_studio"
@@ -139,7 +139,9 @@ def _stages(
     notes.conditions["refine"] = solved.condition
     weights = refined = refinement.weights(model, solved)
     if recipe.lora.steps:
+        room.free()  # what the drawing used is not kept beside what the training uses, nor that beside the fusion
         trained = yield from training.train(model, untrained, drawn, refined, notes.warnings)
+        room.free()
         fresh = {phrase: replace(delta, origin=origin(recipe, phrase, given)) for phrase, delta in trained.items()}
         loras = {c.phrase: known.get(c.phrase) or fresh[c.phrase] for c in recipe.concepts}
         weights = yield from _fuse(model, recipe, refined, loras, sums, notes)

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from mace_studio.recipe import TIMESTEPS, ImageSettings, LoraSettings, Recipe
 from mace_studio.sd import generate, knowledge, lora, projections, text
 from mace_studio.sd.loading import Model, read_captions
-from mace_studio.sd.room import ran_out
+from mace_studio.sd.room import free, ran_out
 
 SENTENCES = 32
 MANY = 4  # concepts at once, where a step of one is quick
@@ -133,6 +133,7 @@ def measure(model: Model) -> Generator[None, None, Costs]:
     yield
     draw_seconds = yield from _line(lambda count: _denoising(model, count), model.room.at_once)
     step_seconds = yield from _line(lambda count: lora.trial(model, [subject] * count, LoraSettings()), MANY)
+    free()  # so that a run does not begin beside what was timed
     captions = read_captions(model.captions)
     halves, most_steps = (1, generate.FEW_STEPS) if model.distilled else (2, TIMESTEPS)
     return Costs(

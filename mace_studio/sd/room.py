@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -72,8 +74,10 @@ def ran_out(error: BaseException) -> bool:
 
 
 def free() -> None:
-    """Give back to the device what no tensor holds any more."""
+    """Give back to the device, and to the system, what no tensor holds any more."""
     gc.collect()
+    with suppress(OSError, AttributeError):  # elsewhere than under glibc, which holds on to gigabytes
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():

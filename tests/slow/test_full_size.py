@@ -124,8 +124,8 @@ def whole(folder):
         Concept("Ada Finch", "a person", "celebrity"),
         Concept("Lena", "art", "style"),
     )
-    images, settings = ImageSettings(per_concept=2, steps=4), LoraSettings(steps=5)
-    recipe = Recipe(concepts, ("dog",), refine=keep, fuse=keep, images=images, lora=settings)
+    images, settings = ImageSettings(per_concept=2, steps=2), LoraSettings(steps=5)
+    recipe = Recipe(concepts, ("dog",), "", "", keep, keep, settings, images=images, concepts_at_once=2)
     guess = status.estimate(recipe, model.memory(), costs, Path(folder))
     begun, last, seconds = time.perf_counter(), 0.0, {}
     for event in (steps := Steps(erasure.erase(model, recipe))):

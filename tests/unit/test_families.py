@@ -94,8 +94,9 @@ def test_erase(model, family, erasures, tmp_path):
     assert list(result.weights) == list(original)
     for key, weight_PD in result.weights.items():
         assert weight_PD.isfinite().all() and not torch.equal(weight_PD, original[key])
-    assert {phrase: len(curve) for phrase, curve in result.losses.items()} == {"cat": 1, "Ada Finch": 1}
-    assert all(curve[0] > 0 for curve in result.losses.values())
+    curves = {phrase: delta.losses for phrase, delta in result.loras.items()}
+    assert {phrase: len(curve) for phrase, curve in curves.items()} == {"cat": 1, "Ada Finch": 1}
+    assert all(curve[0] > 0 for curve in curves.values())
     assert list(dict.fromkeys(p.stage for p in seen)) == ["images", "masks", "refine", "lora", "fuse"]
     erasure.save(result, tmp_path / "one.safetensors")
     erasure.save(erasures[family], tmp_path / "two.safetensors")
