@@ -101,7 +101,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "ui": (
         {
             *("ui", "studio", "joining", "status", "shelf", "outputs", "jobs", "masks", "figures", "packing", "report"),
-            "prompts",
+            *("prompts", "plain"),
             *SAID,
         },
         {"gradio", "numpy", "PIL", "starlette"},
