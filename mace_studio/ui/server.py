@@ -18,7 +18,8 @@ from mace_studio.ui.visitors import VisitorCookie
 
 LOOPBACK = ("127.0.0.1", "localhost")
 # An erasure of Stable Diffusion 1.x has 77 MB in float32, one of SDXL up to 1.4 GB.
-LARGEST_UPLOAD = "2gb"
+# Erasures of real models are large; where many visitors share the disk, those of the built-in model are small.
+LARGEST_UPLOAD, LARGEST_SHARED = "2gb", "20mb"
 # Gradio's page needs inline scripts and styles, and compiles the templates of gr.HTML.
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
@@ -97,6 +98,6 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
         share=False,
         ssr_mode=False,
         show_error=False,
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=LARGEST_SHARED if shared else LARGEST_UPLOAD,
         **options,
     )
