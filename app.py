@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -16,8 +16,12 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="address to serve on")
     parser.add_argument("--port", type=int, help="port to serve on (default: the first free one from 7860)")
     parser.add_argument("--output-dir", type=Path, default=Path("output"), help="where erased models and pictures go")
+    parser.add_argument("--mcp", action="store_true", help="serve assistants too, by the Model Context Protocol")
     parser.add_argument("--auth", type=credentials, metavar="USER:PASSWORD", help="ask visitors for this")
-    return parser.parse_args(given)
+    asked = parser.parse_args(given)
+    if asked.mcp and not find_spec("mcp"):
+        parser.error("--mcp needs more packages; install them with: pip install 'gradio[mcp]==6.31.*'")
+    return asked
 
 
 def credentials(text: str) -> tuple[str, str]:
@@ -42,11 +46,11 @@ from mace_studio.ui import page, server, visitors  # noqa: E402
 how = (options.model, options.device, options.dtype, options.output_dir, options.low_memory)
 perform = spaces.GPU(tasks.perform, duration=quota.seconds) if spaces else tasks.perform
 studio = Studio(*how, perform, fixed=shared, visitor=visitors.folder)
-if shared:
-    studio.prepare()
 demo = page.build(studio)
 
 if __name__ == "__main__":
     if shared:
-        threading.Thread(target=ready.make, args=(options.output_dir,), daemon=True).start()
-    server.launch(demo, options.host, shared, server_port=options.port, auth=options.auth)
+        studio.prepare()
+        ready.start(options.output_dir)
+    listens = {"server_port": options.port, "auth": options.auth, "mcp_server": options.mcp or None}
+    server.launch(demo, options.host, shared, **listens)

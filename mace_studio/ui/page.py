@@ -10,6 +10,7 @@ import gradio as gr
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.shelf import presets
 from mace_studio.studio import BUILT_IN, Studio
+from mace_studio.ui.api import Api
 from mace_studio.ui.attention_tab import AttentionTab
 from mace_studio.ui.compare_tab import CompareTab
 from mace_studio.ui.erase_tab import EraseTab
@@ -62,6 +63,7 @@ def build(studio: Studio) -> gr.Blocks:
         opened = demo.load(_opener(studio), None, header, concurrency_limit=None, **QUIET)
         opened.then(**erase.counts, **QUIET)  # the memory is known once the model is loaded
         demo.load(erase.on_return, erase.job_id, erase.shown, concurrency_limit=None, **QUIET)
+        Api(studio).offer()
     # An open API would let a program pass by the queue.
     return demo.queue(api_open=False, max_size=64, default_concurrency_limit=16)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mace_studio.ui import api
 from mace_studio.ui.files import PAGE_FILES
 from mace_studio.ui.theme import theme
 from mace_studio.ui.visitors import VisitorCookie
@@ -24,8 +27,24 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")
+BY_NUMBER = ("predict",)
 NO_FRAME = "'none'"
 FRAMED_BY_THE_HUB = "'self' https://huggingface.co https://*.huggingface.co"
+
+
+class NamedOnly:
+    """Middleware that refuses calls of the page's own handlers by name; the page itself calls them by number."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        called = CALL.search(scope["path"]) if scope["type"] == "http" else None
+        if called and called[2] not in (api.NAMES if called[1] == "call" else BY_NUMBER):
+            await PlainTextResponse("There is no such endpoint.", status_code=404)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 class SafeHeaders:
@@ -58,7 +77,7 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
         shared: many visitors use it, in a frame of the hub's page: a Space.
         options: more of `Blocks.launch`, such as server_port and auth.
     """
-    middleware = [Middleware(SafeHeaders, ancestors=FRAMED_BY_THE_HUB if shared else NO_FRAME)]
+    middleware = [Middleware(NamedOnly), Middleware(SafeHeaders, ancestors=FRAMED_BY_THE_HUB if shared else NO_FRAME)]
     if shared:
         middleware.append(Middleware(VisitorCookie))
     if host in LOOPBACK:

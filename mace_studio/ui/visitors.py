@@ -26,6 +26,12 @@ def folder() -> str | None:
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
+def address() -> str:
+    """The address of the page, as whoever caused the event reached it; ends in a slash."""
+    request = LocalContext.request.get(None)
+    return "/" if request is None else str(request.base_url)
+
+
 class VisitorCookie:
     """Middleware that gives a visitor without a cookie one."""
 

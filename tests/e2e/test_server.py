@@ -10,12 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mace_studio.ui.api import NAMES
+
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_answer_has_the_safe_headers(base_url):
     headers = httpx.get(base_url).headers
     assert headers["content-security-policy"].startswith("default-src 'self'")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
 
@@ -37,8 +40,13 @@ def test_the_queue_cannot_be_passed_by(base_url):
     assert httpx.post(f"{base_url}gradio_api/run/on_erase", json={"data": []}).status_code == 404
 
 
-def test_no_handler_is_offered_as_an_interface(base_url):
-    assert httpx.get(f"{base_url}gradio_api/info").json()["named_endpoints"] == {}
+def test_only_the_documented_endpoints_can_be_called_by_name(base_url):
+    offered = httpx.get(f"{base_url}gradio_api/info").json()["named_endpoints"]
+    assert set(offered) == {f"/{name}" for name in NAMES}
+    for name in ("on_erase", "on_cancel", "on_read", "predict", "lambda", "//on_erase", "on_erase/", "Erase"):
+        assert httpx.post(f"{base_url}gradio_api/call/{name}", json={"data": [""]}).status_code == 404, name
+    for name in ("on_erase", "erase", "predict"):
+        assert httpx.post(f"{base_url}gradio_api/run/{name}", json={"data": [""]}).status_code in (404, 500), name
 
 
 def test_the_run_history_and_the_monitor_are_off(base_url):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,25 @@ def run(*flags):
 def test_help_names_every_flag():
     done = run("--help")
     assert done.returncode == 0
-    for flag in ("--model", "--device", "--dtype", "--low-memory", "--host", "--port", "--output-dir", "--auth"):
+    for flag in (
+        "--model",
+        "--device",
+        "--dtype",
+        "--low-memory",
+        "--host",
+        "--port",
+        "--output-dir",
+        "--auth",
+        "--mcp",
+    ):
         assert flag in done.stdout
+
+
+@pytest.mark.skipif(find_spec("mcp") is not None, reason="the packages of --mcp are installed")
+def test_without_its_packages_mcp_says_what_to_install():
+    done = run("--mcp")
+    assert done.returncode == 2
+    assert "pip install 'gradio[mcp]==6.31.*'" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["me", "me:", ":secret"])
@@ -38,7 +56,7 @@ def test_a_hosted_space_finds_the_page_and_nothing_is_told_outside():
         "assert os.environ['HF_HUB_DISABLE_TELEMETRY'] in ('1', 'True')\n"
         "assert not app.demo.analytics_enabled\n"
         "blocks = [b for b in app.demo.blocks.values() if b.get_block_name() not in\n"
-        "          ('row', 'column', 'form', 'state', 'browserstate', 'tabs', 'tabitem')]\n"
+        "          ('row', 'column', 'form', 'api', 'state', 'browserstate', 'tabs', 'tabitem')]\n"
         "unnamed = [b for b in blocks if not b.elem_id]\n"
         "assert not unnamed, unnamed\n"
         "fields = [b for b in blocks if not b.get_block_name().endswith('button')]\n"

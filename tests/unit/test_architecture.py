@@ -55,7 +55,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "cli": ({"studio", "study", "outputs", "jobs", "packing", *SAID}, {"tqdm"}),
     "__main__": ({"cli"}, set()),
     "ui": (
-        {"ui", "studio", "status", "shelf", "outputs", "jobs", "figures", "report", *SAID},
+        {"ui", "studio", "status", "shelf", "outputs", "jobs", "figures", "report", "packing", "plain", *SAID},
         {"gradio", "numpy", "PIL", "starlette"},
     ),
     "app": ({"ui", "studio", "tasks", "quota", "ready"}, {"spaces"}),

@@ -1,0 +1,73 @@
+"""The same as tools of an MCP server, called by an MCP client; only where its packages are installed."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mace_studio.ui.api import NAMES
+
+mcp = pytest.importorskip("mcp")
+http = pytest.importorskip("mcp.client.streamable_http")
+
+ROOT = Path(__file__).parents[2]
+RECIPE = {"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output = tmp_path_factory.mktemp("mcp")
+    flags = ["--mcp", "--port", str(port), "--output-dir", str(output), "--device", "cpu"]
+    with subprocess.Popen([sys.executable, "-B", "app.py", *flags], cwd=ROOT, env=dict(os.environ)) as app:
+        try:
+            for _ in range(600):
+                try:
+                    httpx.get(f"http://127.0.0.1:{port}/config")
+                    break
+                except httpx.ConnectError:
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/gradio_api/mcp/"
+        finally:
+            app.terminate()
+
+
+def called(server, work):
+    async def session():
+        async with http.streamable_http_client(server) as (read, write, _), mcp.ClientSession(read, write) as opened:
+            await opened.initialize()
+            return await work(opened)
+
+    return asyncio.run(session())
+
+
+def test_the_tools_are_the_endpoints_and_say_what_they_do(server):
+    tools = {tool.name: tool for tool in called(server, lambda session: session.list_tools()).tools}
+    assert set(tools) == set(NAMES)
+    for tool in tools.values():
+        assert tool.description.endswith(".")
+        assert all(p.get("description") for p in tool.inputSchema["properties"].values()), tool.name
+    assert set(tools["compare"].inputSchema["required"]) == {"name", "prompts"}
+
+
+def test_an_erasure_by_a_tool(server):
+    answer = called(server, lambda session: session.call_tool("erase", {"recipe": RECIPE}))
+    assert not answer.isError
+    told = json.loads(answer.content[0].text.replace("'", '"'))
+    assert told["state"] == "done" and told["result"]["name"].startswith("cat-")
+    listed = called(server, lambda session: session.call_tool("erasures", {}))
+    assert told["result"]["name"] in listed.content[0].text
+
+
+def test_a_refusal_reaches_the_assistant(server):
+    answer = called(server, lambda session: session.call_tool("erase", {"recipe": {}}))
+    assert answer.isError and "Add at least one concept" in answer.content[0].text
