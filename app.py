@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,12 +47,11 @@ from mace_studio.ui import page, server, visitors  # noqa: E402
 how = (options.model, options.device, options.dtype, options.output_dir, options.low_memory, options.captions)
 perform = spaces.GPU(tasks.perform, duration=quota.seconds) if spaces else tasks.perform
 studio = Studio(*how, perform, fixed=shared, visitor=visitors.folder)
-if shared:
-    studio.prepare()
 demo = page.build(studio)
 
 if __name__ == "__main__":
     if shared:
-        threading.Thread(target=ready.make, args=(options.output_dir,), daemon=True).start()
-    chosen = {"server_port": options.port, "auth": options.auth, "mcp_server": options.mcp or None}
-    server.launch(demo, options.host, shared, **chosen)
+        studio.prepare()
+        ready.start(options.output_dir)
+    listens = {"server_port": options.port, "auth": options.auth, "mcp_server": options.mcp or None}
+    server.launch(demo, options.host, shared, **listens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from mace_studio import shelf
@@ -12,6 +13,11 @@ from mace_studio import shelf
 log = logging.getLogger(__name__)
 
 NAMES = ("cat", "people-1", "artists-5", "mixed")
+
+
+def start(folder: Path) -> None:
+    """Have them made while the page is served already."""
+    threading.Thread(target=make, args=(folder,), name="ready-made", daemon=True).start()
 
 
 def make(folder: Path) -> None:
