@@ -106,7 +106,8 @@ def measure(folder, count):
     refined = refinement.weights(model, refinement.solve(sums, recipe.refine))
     refine, encoding.seconds = time.perf_counter() - begun - encoding.seconds, 0.0
     deltas, begun = list(random_deltas(model, count)), time.perf_counter()
-    fused = finish(erasure._fuse(model, recipe, refined, deltas, sums, notes))
+    loras = dict(zip((concept.phrase for concept in concepts), deltas, strict=True))
+    fused = finish(erasure._fuse(model, recipe, refined, loras, sums, notes))
     fuse = time.perf_counter() - begun - encoding.seconds
     assert all(weight_PD.isfinite().all() for weight_PD in fused.values())
     figures = {"load": loaded, "refine": refine, "fuse": fuse, "gb_loaded": after_load, "gb_peak": peak()}
