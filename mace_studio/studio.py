@@ -101,9 +101,7 @@ class Studio:
         return self._worker.submit("Load the model", self._base.loaded)
 
     def change(self, source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Job:
-        """Load another base model in place of the present one, which jobs that were queued before still use.
-
-        Arguments are those of the studio itself; `source` may also be `BUILT_IN_NAME`.
+        """Load another base model, as the studio itself or by `BUILT_IN_NAME`; jobs queued before still use this one.
 
         Raises:
             RecipeError: the base model is fixed; the job's, that the other one cannot be loaded, in which case the one
@@ -126,6 +124,11 @@ class Studio:
     def measure(self) -> Job:
         """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""
         return self._worker.submit("Time the model", self._base.measured)
+
+    @property
+    def timed(self) -> bool:
+        """Whether `measure` has been done."""
+        return self._base.costs is not None
 
     def suited(self, asked: Settings) -> Settings:
         """Steps and guidance as asked, or what suits a distilled model, once it is loaded."""
