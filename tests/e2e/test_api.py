@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import CancelledError
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,9 +21,21 @@ DOCS = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:7860"
 
 
+class Patient(Client):
+    """Its stream ends when nothing is under way, and now and then the next call meets that end; then it asks again."""
+
+    def predict(self, *args, **kwargs):
+        for _ in range(2):
+            try:
+                return super().predict(*args, **kwargs)
+            except CancelledError:
+                continue
+        return super().predict(*args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def client(base_url):
-    return Client(base_url, verbose=False, analytics_enabled=False)
+    return Patient(base_url, verbose=False, analytics_enabled=False)
 
 
 def example(kind, base_url):
@@ -33,9 +46,11 @@ def example(kind, base_url):
 
 
 def test_the_python_example_runs(base_url):
-    done = subprocess.run(
-        [sys.executable, "-c", example("python", base_url)], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "-c", example("python", base_url)]
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if "CancelledError" not in done.stderr:  # see Patient
+            break
     assert done.returncode == 0, done.stderr
     first, urls = done.stdout.splitlines()
     change, url = first.split()
