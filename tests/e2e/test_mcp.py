@@ -2,43 +2,23 @@
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import httpx
 import pytest
 
 from mace_studio.ui.api import NAMES
+from tests.e2e.serving import app
 
 mcp = pytest.importorskip("mcp")
 http = pytest.importorskip("mcp.client.streamable_http")
 
-ROOT = Path(__file__).parents[2]
 RECIPE = {"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     output = tmp_path_factory.mktemp("mcp")
-    flags = ["--mcp", "--port", str(port), "--output-dir", str(output), "--device", "cpu"]
-    with subprocess.Popen([sys.executable, "-B", "app.py", *flags], cwd=ROOT, env=dict(os.environ)) as app:
-        try:
-            for _ in range(600):
-                try:
-                    httpx.get(f"http://127.0.0.1:{port}/config")
-                    break
-                except httpx.ConnectError:
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/gradio_api/mcp/"
-        finally:
-            app.terminate()
+    with app("--mcp", "--output-dir", str(output), "--device", "cpu") as address:
+        yield f"{address}gradio_api/mcp/"
 
 
 def called(server, work):

@@ -1,18 +1,12 @@
 """The server without a browser: who may reach it, and what it gives away."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
 from mace_studio.ui.api import NAMES
-
-ROOT = Path(__file__).parents[2]
+from tests.e2e.serving import app
 
 
 def test_every_answer_has_the_safe_headers(base_url):
@@ -56,25 +50,10 @@ def test_the_run_history_and_the_monitor_are_off(base_url):
 
 
 def test_the_app_is_up_soon_and_asks_for_the_password(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ["--port", str(port), "--auth", "me:secret", "--output-dir", str(tmp_path)]
     begun = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "app.py", *flags], cwd=ROOT, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    ) as app:
-        try:
-            while time.monotonic() - begun < 60:
-                try:
-                    answer = httpx.get(f"http://127.0.0.1:{port}/config")
-                    break
-                except httpx.ConnectError:
-                    time.sleep(0.1)
-            took = time.monotonic() - begun
-            assert answer.status_code == 401
-            assert took < 20, f"the page was up after {took:.1f} s"
-            pair = {"username": "me", "password": "secret"}
-            assert httpx.post(f"http://127.0.0.1:{port}/login", data=pair).status_code == 200
-        finally:
-            app.terminate()
+    with app("--auth", "me:secret", "--output-dir", str(tmp_path)) as address:
+        took = time.monotonic() - begun
+        assert httpx.get(f"{address}config").status_code == 401
+        assert took < 20, f"the page was up after {took:.1f} s"
+        pair = {"username": "me", "password": "secret"}
+        assert httpx.post(f"{address}login", data=pair).status_code == 200

@@ -1,11 +1,8 @@
 """The app as a Space runs it: with its environment, for several visitors, in the frame of the hub's page."""
 
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from gradio_client.exceptions import AppError
 from mace_studio import ready, shelf
 from mace_studio.erasure import Erasure, save
 from mace_studio.ui.visitors import COOKIE
+from tests.e2e.serving import app
 
 READY = {f"miniature/{name}" for name in ready.NAMES}
 ROOT = Path(__file__).parents[2]
@@ -29,7 +27,6 @@ SPACE = {
     "GRADIO_SERVER_NAME": "0.0.0.0",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 
 
@@ -46,21 +43,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def space(home):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | SPACE | {"GRADIO_SERVER_PORT": str(port)}
-    with subprocess.Popen([sys.executable, str(ROOT / "app.py")], cwd=home, env=environment) as app:
-        try:
-            for _ in range(900):
-                try:
-                    httpx.get(f"http://127.0.0.1:{port}/config")
-                    break
-                except httpx.ConnectError:
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            app.terminate()
+    with app(cwd=home, **SPACE) as address:
+        yield address
 
 
 def visitor(space, name):
