@@ -36,6 +36,11 @@ SHOW_EDITOR = """() => {
 Update = dict[Any, Any]
 
 
+# What the card says of the form and what the form says of the card are answered in the order they were asked in, or an
+# older answer would stand over a newer one.
+IN_TURN = {"concurrency_id": "edit", "concurrency_limit": 1}
+
+
 class MasksCard:
     """Builds the card; `wire` connects it once the form is built.
 
@@ -119,7 +124,7 @@ class MasksCard:
         self.job.start[0].click(
             self.on_show, [self.job.job_id, self.sheet, *controls], self.shown, concurrency_limit=None, **QUIET
         )
-        told = {"fn": self.on_change, "inputs": [self.sheet, *controls], "outputs": self.status, **QUIET}
+        told = {"fn": self.on_change, "inputs": [self.sheet, *controls], "outputs": self.status, **IN_TURN, **QUIET}
         self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
         opened = [self.chosen, self.title, self.editor, self.tools]
         picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **QUIET)
