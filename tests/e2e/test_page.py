@@ -248,7 +248,7 @@ def test_a_hundred_rows_stay_quick(page, saved_recipe):
     many = added(page, 101)
     page.get_by_role("button", name="Remove concept 2", exact=True).click()
     expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
-    assert many < 8 * few + 0.5, f"a row and eleven letters took {few:.2f} s at first and {many:.2f} s after 100 rows"
+    assert many < 2 * few, f"a row and eleven letters took {few:.2f} s at first and {many:.2f} s after 100 rows"
     concepts = saved_recipe(page).concepts
     assert [c.phrase for c in concepts[:3]] == ["car", "concept 1", "concept 2"]
     assert concepts[-1] == Concept("last", "nothing")
