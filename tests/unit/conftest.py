@@ -15,7 +15,7 @@ from transformers import (
 
 from mace_studio.sd import loading
 from mace_studio.studio import BUILT_IN
-from tests import segmenters
+from tests import families, segmenters
 from tests.steps import untouched
 
 
@@ -92,3 +92,15 @@ def unchanged(model):
 def mask_models(tmp_path_factory):
     """A folder of small random models that make masks."""
     return segmenters.save(tmp_path_factory.mktemp("mask-models"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A small random pipeline of every family, saved."""
+    root = tmp_path_factory.mktemp("families")
+    return {name: families.save(name, root / name) for name in families.FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def models(folders):
+    return {name: loading.load(str(folder), "cpu", "float32") for name, folder in folders.items()}

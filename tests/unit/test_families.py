@@ -35,17 +35,6 @@ DRAWING = Drawing(("a photo of the cat",), (0,), steps=2, guidance=3.0)
 HALVES = {"sd1": 2, "sd2": 2, "lcm": 1, "turbo": 1, "sdxl": 2}
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("families")
-    return {name: families.save(name, root / name) for name in families.FAMILIES}
-
-
-@pytest.fixture(scope="session")
-def models(folders):
-    return {name: loading.load(str(folder), "cpu", "float32") for name, folder in folders.items()}
-
-
 @pytest.fixture(scope="session", params=families.FAMILIES)
 def family(request):
     return request.param

@@ -25,17 +25,6 @@ MARKERS = {"v_pred", "ztsnr"}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("families")
-    return {name: families.save(name, root / name) for name in families.FAMILIES}
-
-
-@pytest.fixture(scope="module")
-def models(folders):
-    return {name: loading.load(str(folder), "cpu", "float32") for name, folder in folders.items()}
-
-
-@pytest.fixture(scope="module")
 def erasures(models):
     """Changed at random, and far: what an erasure changes of a random model would hardly be seen."""
     generator, made = torch.Generator().manual_seed(0), {}
