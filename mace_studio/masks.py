@@ -57,11 +57,13 @@ class Sheet:
         recipe: whose images they are.
         shown: in the order of its concepts.
         given: masks that a person made for some of them; changed in place by whoever makes one.
+        dropped: how many masks that a person made for earlier images do not fit these.
     """
 
     recipe: Recipe
     shown: list[Masked]
     given: dict[Key, Image.Image] = field(default_factory=dict)
+    dropped: int = 0
 
     def mask(self, one: Masked) -> Image.Image | None:
         """The mask that a person made, or else the source's."""

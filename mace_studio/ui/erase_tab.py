@@ -16,7 +16,7 @@ from mace_studio.studio import Studio
 from mace_studio.ui import form, masks_card, notices, run_view
 from mace_studio.ui.files import download
 from mace_studio.ui.job_card import remembered
-from mace_studio.ui.masks_card import IN_TURN, MasksCard
+from mace_studio.ui.masks_card import MasksCard
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.preview_card import PreviewCard
 from mace_studio.ui.recipe_form import QUIET, RecipeForm
@@ -86,8 +86,9 @@ class EraseTab:
     def _wire(self) -> None:
         counted = [self.erase, self.estimate, self.form.preset_about, self.form.use_preset]
         edited = [self.form.preset, self.masks.sheet, *self.form.controls]
-        self.counts = {"fn": self.on_edit, "inputs": edited, "outputs": [*counted, self.masks.status], **IN_TURN}
-        self.form.wire(self.counts)
+        self.counts = {"fn": self.on_edit, "inputs": edited, "outputs": [*counted, self.masks.status]}
+        self.counts["concurrency_limit"] = 1  # answered in the order asked, or an older one could stand over a newer
+        self.form.wire(self.counts, self.masks.grid)
         self.preview.wire(self.form.controls)
         self.masks.wire(self.form.controls)
         shown = [self.notice, self.erase, self.cancel, self.progress, self.loss, self.result, self.summary]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mace_studio import masks
-from mace_studio.errors import FileError, RecipeError
+from mace_studio.errors import FileError
 from mace_studio.jobs import Job
 from mace_studio.masks import Key, Masked, Sheet
 from mace_studio.recipe import Recipe
@@ -34,11 +34,6 @@ SHOW_EDITOR = """() => {
 }"""
 
 Update = dict[Any, Any]
-
-
-# What the card says of the form and what the form says of the card are answered in the order they were asked in, or an
-# older answer would stand over a newer one.
-IN_TURN = {"concurrency_id": "edit", "concurrency_limit": 1}
 
 
 class MasksCard:
@@ -118,22 +113,21 @@ class MasksCard:
         run_view.hint("mask-hint", "Paint where the concept is. An uploaded picture counts where it is white.")
 
     def wire(self, controls: list[Any]) -> None:
-        """Listen to the gallery and the editor; `told` is for whoever listens to the form."""
+        """Listen to the gallery and the editor; whoever listens to the form listens to the grid too (see `told`)."""
         made = [self.sheet, self.chosen, self.grid, self.concept, self.panel, self.title, self.editor, self.tools]
         self.shown = [*self.job.outputs, self.status, *made]
         self.job.start[0].click(
             self.on_show, [self.job.job_id, self.sheet, *controls], self.shown, concurrency_limit=None, **QUIET
         )
-        told = {"fn": self.on_change, "inputs": [self.sheet, *controls], "outputs": self.status, **IN_TURN, **QUIET}
         self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
         opened = [self.chosen, self.title, self.editor, self.tools]
         picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **QUIET)
         picked.then(None, js=SHOW_EDITOR)
         chosen, changed = [self.sheet, self.chosen, self.concept], [self.grid, self.title, self.editor, self.notice]
-        self.use.click(self.on_use, [*chosen, self.editor], changed, **QUIET).then(**told)
-        self.whole.click(self.on_whole, chosen, changed, **QUIET).then(**told)
-        self.back.click(self.on_back, chosen, changed, **QUIET).then(**told)
-        self.upload.upload(self.on_upload, [*chosen, self.upload], changed, **QUIET).then(**told)
+        self.use.click(self.on_use, [*chosen, self.editor], changed, **QUIET)
+        self.whole.click(self.on_whole, chosen, changed, **QUIET)
+        self.back.click(self.on_back, chosen, changed, **QUIET)
+        self.upload.upload(self.on_upload, [*chosen, self.upload], changed, **QUIET)
 
     @spoken
     def on_show(self, job_id: str, sheet: Sheet | None, *values: Any) -> Iterator[Update]:
@@ -149,16 +143,8 @@ class MasksCard:
         """Show this browser's images again after a reload, with the masks that were drawn."""
         yield from self.job.again(job_id, self._end, {})
 
-    @spoken
-    def on_change(self, sheet: Sheet, *values: Any) -> Any:
-        """Say what becomes of the masks that were drawn."""
-        try:
-            return masks_view.status(sheet, form.recipe_from(values))
-        except RecipeError:
-            return gr.skip()  # what is wrong in the form is said elsewhere
-
     def told(self, sheet: Sheet | None, recipe: Recipe) -> Update:
-        """Say whether what is shown is still what the form asks for."""
+        """Say whether what is shown is still what the form asks for, and what becomes of the masks that were drawn."""
         return {self.status: masks_view.status(sheet, recipe)} if sheet else {}
 
     @spoken
@@ -216,10 +202,9 @@ class MasksCard:
 
     def _end(self, job: Job, before: Sheet | None = None) -> Update:
         sheet: Sheet = job.result
-        dropped = 0
         if before is not None and before is not sheet:
             sheet.given |= before.fitting(sheet.recipe)
-            dropped = len(before.given) - len(sheet.given)
+            sheet.dropped = len(before.given) - len(sheet.given)
         choices = list(dict.fromkeys(one.phrase for one in sheet.shown))
         choices = [ALL, *choices] if len(sheet.shown) <= AT_ONCE else choices
         return {
@@ -232,7 +217,7 @@ class MasksCard:
             self.tools: gr.Column(visible=False),
             self.concept: gr.Dropdown(choices, value=choices[0], visible=len(choices) > 2 or choices[0] != ALL),
             self.grid: masks_view.tiles(sheet, _listed(sheet, choices[0])),
-            self.status: masks_view.status(sheet, sheet.recipe, dropped),
+            self.status: masks_view.status(sheet, sheet.recipe),
         }
 
 

@@ -46,17 +46,17 @@ def title(sheet: Sheet, one: Masked) -> str:
     return f"<h2>{html.escape(one.phrase)} {one.number}</h2><p>{_note(sheet, one)}</p>"
 
 
-def status(sheet: Sheet, recipe: Recipe, dropped: int = 0) -> str:
+def status(sheet: Sheet, recipe: Recipe) -> str:
     """What has become of the masks that were drawn by hand, and whether the images are those of a recipe.
 
     Args:
         sheet: what is shown.
         recipe: what the form asks for now.
-        dropped: how many masks did not fit when the images were drawn again.
     """
     said = []
-    if dropped:
-        said.append(f"{_drawn(dropped)} no longer fitted the images and {'was' if dropped == 1 else 'were'} dropped.")
+    if sheet.dropped:
+        were = "was" if sheet.dropped == 1 else "were"
+        said.append(f"{_drawn(sheet.dropped)} no longer fitted the images and {were} dropped.")
     drawn, fit = len(sheet.given), len(sheet.fitting(recipe))
     if fit:
         said.append(f"{_drawn(fit)}: the next erasure uses {'it' if fit == 1 else 'them'}.")

@@ -158,9 +158,10 @@ class RecipeForm:
             self._text("name", "What to call the result; made of the concepts when blank")
         self._made["about"] = gr.State(self._start["about"])
 
-    def wire(self, edited: dict[str, Any]) -> None:
-        """Connect presets and files, and the listener `edited` to every change; for when all cards are built."""
-        changes = [c.change for c in [self.preset, *self.controls]]
+    def wire(self, edited: dict[str, Any], *others: Any) -> None:
+        """Connect presets and files, and `edited` to changes here and of `others`; for when all cards are built."""
+        # One listener for all: of two that write the same, the older answer could come last.
+        changes = [c.change for c in [self.preset, *self.controls, *others]]
         gr.on(changes, **edited, trigger_mode="always_last", **QUIET)
         self.use_preset.click(self.on_use_preset, self.preset, self.controls, **QUIET)
         self.open_recipe.upload(self.on_open_recipe, self.open_recipe, self.controls, **QUIET)

@@ -63,7 +63,8 @@ def test_the_status_says_what_becomes_of_drawn_masks(sheet):
     assert "1 mask drawn by hand: the next erasure uses it." in fewer
     assert "1 mask drawn by hand no longer fits, because concepts, seed or image settings have changed" in fewer
     assert "2 masks drawn by hand no longer fit, because" in masks_view.status(sheet, changed)
-    assert "1 mask drawn by hand no longer fitted the images and was dropped." in masks_view.status(sheet, RECIPE, 1)
+    sheet.dropped = 1
+    assert "1 mask drawn by hand no longer fitted the images and was dropped." in masks_view.status(sheet, RECIPE)
 
 
 def test_a_run_uses_the_masks_that_fit(sheet):
