@@ -15,18 +15,18 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from mace_studio import refinement
+from mace_studio.core import attention
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.progress import Progress, clocked, numbered, relay
 from mace_studio.recipe import Drawing
-from mace_studio.sd import capture, classify, generate, maps, projections, segment, text
+from mace_studio.sd import capture, classify, generate, maps, projections, text
 from mace_studio.sd.loading import Model
 from mace_studio.sd.maps import TokenMaps
 from mace_studio.sd.text import Word
 
 BEFORE, AFTER = "before", "after"
 ORIGINAL, REFINED, ERASED = "original", "refined", "erased"
-STANDS_OUT = 2.0  # times the attention of the other pixels, before a map is taken for a mask
 SIDES = ("conditional", "unconditional")
 
 
@@ -226,11 +226,10 @@ def _mask(run: Run) -> Mask | None:
     heats = {words[mine[0]].text: maps_TIJ[mine].sum(dim=0)}
     after = {word.text: maps_TIJ[i] for i, word in enumerate(words) if i > mine[0] and word.role == "word"}
     for group in (heats, after):
-        masks = {text: segment.mask(heat_IJ) for text, heat_IJ in group.items()}
-        contrasts = {text: segment.contrast(group[text], masks[text]) for text in group}
-        if group and max(contrasts.values()) >= STANDS_OUT:
-            text = max(contrasts, key=contrasts.get)
-            return Mask(text, masks[text])
+        best = attention.clearest(torch.stack(list(group.values()))) if group else None
+        if best is not None:
+            text = list(group)[best]
+            return Mask(text, attention.mask(group[text]))
     return None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 BINS = 256
+STANDS_OUT = 1.5  # times the attention of the other pixels, from which a map says where something is
 
 
 def probabilities(query_BQC: Tensor, key_BTC: Tensor, heads: int, scale: float) -> Tensor:
@@ -72,22 +73,6 @@ def resize_mask(mask_IJ: Tensor, pixels: int) -> Tensor:
     return functional.interpolate(mask_IJ[None, None].float(), size, mode="nearest-exact")[0, 0] >= 0.5
 
 
-def heat(probabilities_BHQT: Tensor, positions: Sequence[Sequence[int]], rows: int, columns: int) -> Tensor:
-    """Mean attention that each pixel pays to some tokens: over heads, and over each sample's own positions.
-
-    Args:
-        probabilities_BHQT: of one layer.
-        positions: for each sample the token positions to look at.
-        rows, columns: size to bring the maps to.
-
-    Returns:
-        heat_BIJ, float32.
-    """
-    mean_BQT = probabilities_BHQT.mean(dim=1)
-    chosen_BQ = torch.stack([mean_QT[:, list(p)].mean(dim=1) for mean_QT, p in zip(mean_BQT, positions, strict=True)])
-    return upsample(chosen_BQ.unflatten(1, map_size(chosen_BQ.shape[1], rows, columns)), rows, columns)
-
-
 def upsample(maps_BIJ: Tensor, rows: int, columns: int) -> Tensor:
     """Maps at another size, bilinear, each with the mean that it had."""
     resized_BIJ = functional.interpolate(maps_BIJ[:, None], (rows, columns), mode="bilinear")[:, 0]
@@ -117,3 +102,23 @@ def otsu(values: Tensor) -> float:
     between = below * (total - below) * (mean_below - mean_above).square()
     best = (between >= between.max() * (1 - 1e-12)).nonzero().flatten()
     return edges[1:][int(best[len(best) // 2])].item()
+
+
+def mask(map_IJ: Tensor) -> Tensor | None:
+    """Where a map is above Otsu's threshold, a boolean mask_IJ; None where that part does not stand out."""
+    mask_IJ = map_IJ > otsu(map_IJ)
+    return mask_IJ if _contrast(map_IJ, mask_IJ) >= STANDS_OUT else None
+
+
+def clearest(maps_NIJ: Tensor) -> int | None:
+    """Which of some maps stands out most from its own surroundings; None where none does."""
+    contrasts = [_contrast(map_IJ, map_IJ > otsu(map_IJ)) for map_IJ in maps_NIJ]
+    best = max(range(len(contrasts)), key=contrasts.__getitem__, default=None)
+    return None if best is None or contrasts[best] < STANDS_OUT else best
+
+
+def _contrast(map_IJ: Tensor, mask_IJ: Tensor) -> float:
+    """How many times as much attention a pixel gets inside a mask as outside; 1 where all or nothing is inside."""
+    if mask_IJ.all() or not mask_IJ.any():
+        return 1.0
+    return (map_IJ[mask_IJ].mean() / map_IJ[~mask_IJ].mean().clamp(min=1e-12)).item()

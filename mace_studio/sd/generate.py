@@ -7,7 +7,7 @@ import json
 import queue
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from mace_studio.sd import capture, files, text
 from mace_studio.sd.loading import Model
 
 FEW_STEPS = 4
+HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read
 
 Result = TypeVar("Result")
 Settings = TypeVar("Settings")  # anything with steps and a guidance
@@ -51,7 +52,9 @@ class Drawn:
 
     Attributes:
         latent_CHW: the clean latent, scaled as the UNet reads it, float32 on the CPU.
-        heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU.
+        heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU. Where that does not
+            stand out, to the end or padding token that does so most: with nothing after it to carry a phrase, a model
+            may draw it from there.
     """
 
     latent_CHW: Tensor
@@ -150,15 +153,15 @@ def _portrait_batch(
     model: Model, batch: Sequence[Portrait], settings: ImageSettings, before: int
 ) -> Generator[int, None, list[Drawn]]:
     prompts = [p.prompt for p in batch]
-    where = [text.positions(model, ids, p.phrase) for ids, p in zip(text.ids(model, prompts), batch, strict=True)]
-    height, width = latent_size(model)
-    total_NHW, maps = torch.zeros(len(batch), height, width), 0
+    sums: dict[int, Tensor] = {}  # pixels of a layer -> sum_BQT
+    layers = 0
 
     def receive(_: str, probabilities_BHQT: Tensor) -> None:
-        nonlocal maps
-        conditional = probabilities_BHQT[-len(batch) :]  # with guidance the unconditional half comes first
-        total_NHW.add_(attention.heat(conditional, where, height, width).cpu())
-        maps += 1
+        nonlocal layers
+        conditional_BQT = probabilities_BHQT[-len(batch) :].mean(dim=1)  # with guidance the unconditional half is first
+        pixels = conditional_BQT.shape[1]
+        sums[pixels] = sums.get(pixels, 0) + conditional_BQT
+        layers += 1
 
     options = {
         "num_inference_steps": settings.steps,
@@ -174,7 +177,22 @@ def _portrait_batch(
     finally:
         model.pipeline.scheduler = usual
     latents_NCHW = result.images.float().cpu()
-    return [Drawn(latent.clone(), heat / maps) for latent, heat in zip(latents_NCHW, total_NHW, strict=True)]
+    each = zip(latents_NCHW, batch, text.ids(model, prompts), strict=True)
+    return [
+        Drawn(latent_CHW.clone(), _heat(model, ids, p.phrase, [sum_BQT[i] for sum_BQT in sums.values()]) / layers)
+        for i, (latent_CHW, p, ids) in enumerate(each)
+    ]
+
+
+def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence[Tensor]) -> Tensor:
+    """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
+    size = latent_size(model)
+    maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
+    maps_TIJ = sum(attention.upsample(layer_TIJ, *size) for layer_TIJ in maps)
+    own_IJ = maps_TIJ[text.positions(model, sentence_ids, phrase)].mean(dim=0)
+    after_NIJ = maps_TIJ[text.closing(sentence_ids, len(maps_TIJ))]
+    best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None
+    return own_IJ if best is None else after_NIJ[best]
 
 
 def _steps(
@@ -229,7 +247,7 @@ def latent_size(model: Model) -> tuple[int, int]:
 def _file(cache: Path | None, model: Model, portrait: Portrait, settings: ImageSettings) -> Path | None:
     if cache is None:
         return None
-    key = [model.fingerprint, portrait.prompt, portrait.phrase, portrait.seed, settings.steps, settings.guidance]
+    key = [HEAT, model.fingerprint, *astuple(portrait), settings.steps, settings.guidance]
     return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
 
 

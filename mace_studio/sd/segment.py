@@ -35,7 +35,7 @@ def source(model: Model, name: str) -> Source:
     if name == "none":
         return lambda drawn, phrase: [None] * len(drawn)
     if name == "attention":
-        return lambda drawn, phrase: [mask(d.heat_HW) for d in drawn]
+        return lambda drawn, phrase: [attention.mask(d.heat_HW) for d in drawn]
 
     @cache
     def segmenter() -> Segmenter:
@@ -48,16 +48,3 @@ def source(model: Model, name: str) -> Source:
         return segmenter()(pixels.decoded(model, torch.stack([d.latent_CHW for d in drawn])), phrase)
 
     return find
-
-
-def mask(heat_IJ: Tensor) -> Tensor | None:
-    """Where attention to the concept is above Otsu's threshold, a boolean mask_IJ; None where nothing stands out."""
-    mask_IJ = heat_IJ > attention.otsu(heat_IJ)
-    return mask_IJ if mask_IJ.any() else None
-
-
-def contrast(heat_IJ: Tensor, mask_IJ: Tensor | None) -> float:
-    """How many times as much attention a pixel gets inside a mask as outside; 1 without a mask or an outside."""
-    if mask_IJ is None or mask_IJ.all():
-        return 1.0
-    return (heat_IJ[mask_IJ].mean() / heat_IJ[~mask_IJ].mean().clamp(min=1e-12)).item()

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from mace_studio.core.attention import heat, map_size, masked_loss, otsu, probabilities, resize_mask, upsample
+from mace_studio.core.attention import (
+    clearest,
+    map_size,
+    mask,
+    masked_loss,
+    otsu,
+    probabilities,
+    resize_mask,
+    upsample,
+)
 
 
 def test_probabilities_of_one_pixel_and_two_tokens():
@@ -126,29 +135,21 @@ def test_a_mask_is_cut_at_one_half():
     assert resize_mask(torch.tensor([[True, False], [False, True]]), 4).tolist() == [[True, False], [False, True]]
 
 
-def test_heat_is_the_mean_over_heads_and_over_each_sample_s_own_tokens():
-    # Two samples, two heads, one row of two pixels, three tokens.
-    layer_BHQT = torch.zeros(2, 2, 2, 3)
-    layer_BHQT[0, :, 0, 1] = torch.tensor([0.2, 0.6])  # sample 0, left pixel, token 1: mean 0.4
-    layer_BHQT[1, :, 1, 0] = torch.tensor([0.3, 0.3])  # sample 1, right pixel, tokens 0 and 2: mean (0.3 + 0.5) / 2
-    layer_BHQT[1, :, 1, 2] = torch.tensor([0.5, 0.5])
-    heat_BIJ = heat(layer_BHQT, [[1], [0, 2]], 1, 2)
-    assert torch.allclose(heat_BIJ, torch.tensor([[[0.4, 0.0]], [[0.0, 0.4]]]))
+def test_a_mask_is_what_stands_out_from_the_rest():
+    map_IJ = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0.9, 0.8]])
+    assert mask(map_IJ).tolist() == [[False, False, False], [False, True, True]]
+    assert mask(map_IJ + 2.0) is None  # the same shape, but hardly more than around it
+    assert mask(torch.full((2, 3), 0.2)) is None
 
 
-def test_heat_refuses_another_number_of_samples():
-    with pytest.raises(ValueError, match="shorter"):
-        heat(torch.zeros(2, 1, 4, 3), [[0]], 2, 2)
-
-
-def test_heat_keeps_rows_and_columns_apart():
-    # A 2 x 4 layer, all attention in the top row.
-    layer_BHQT = torch.zeros(1, 1, 8, 1)
-    layer_BHQT[0, 0, :4] = 1.0
-    heat_IJ = heat(layer_BHQT, [[0]], 4, 8)[0]
-    assert heat_IJ.shape == (4, 8)
-    assert (heat_IJ[0] > heat_IJ[3]).all()
-    assert torch.allclose(heat_IJ[:, 0], heat_IJ[:, 7])
+def test_the_clearest_map_stands_out_most():
+    faint_IJ = torch.tensor([[1.0, 1.1], [1.0, 1.1]])
+    clear_IJ = torch.tensor([[0.1, 0.4], [0.1, 0.4]])
+    clearer_IJ = torch.tensor([[0.01, 0.01], [0.05, 0.01]])
+    assert clearest(torch.stack([faint_IJ, clear_IJ, clearer_IJ])) == 2
+    assert clearest(torch.stack([clear_IJ, faint_IJ])) == 0
+    assert clearest(torch.stack([faint_IJ, torch.ones(2, 2)])) is None
+    assert clearest(torch.zeros(0, 2, 2)) is None
 
 
 def test_upsampling_keeps_each_map_s_own_mean():

@@ -110,7 +110,7 @@ def test_cancelling_in_any_stage_leaves_the_model_as_it_was(model, unchanged, st
 
 @pytest.mark.parametrize(
     "module, name",
-    [(generate, "latent_size"), (segment, "mask"), (ridge, "refine"), (lora, "_losses"), (ridge, "Fusion")],
+    [(generate, "latent_size"), (segment, "source"), (ridge, "refine"), (lora, "_losses"), (ridge, "Fusion")],
 )
 def test_an_error_in_any_stage_leaves_the_model_as_it_was(model, unchanged, monkeypatch, module, name):
     def broken(*_, **__):
@@ -134,7 +134,7 @@ def test_a_recipe_is_checked_before_anything_is_computed(model):
 
 
 def test_an_empty_mask_falls_back_to_the_whole_image_and_is_said(model, unchanged, monkeypatch):
-    monkeypatch.setattr(segment, "mask", lambda heat_IJ: None)
+    monkeypatch.setattr(segment, "source", lambda model, name: lambda drawn, phrase: [None] * len(drawn))
     result, _ = run(model, QUICK)
     assert len(result.warnings) == 2 and "whole image" in result.warnings[0]
     without, _ = run(model, replace(QUICK, masks="none"))
@@ -144,7 +144,7 @@ def test_an_empty_mask_falls_back_to_the_whole_image_and_is_said(model, unchange
 
 
 def test_styles_and_explicit_content_have_no_mask(model, unchanged, monkeypatch):
-    monkeypatch.setattr(segment, "mask", lambda heat_IJ: pytest.fail("a mask was made"))
+    monkeypatch.setattr(segment, "source", lambda model, name: lambda drawn, phrase: pytest.fail("a mask was made"))
     concepts = (Concept("Lena Strich", "art", "style"), Concept("bomb", "a person", "explicit"))
     run(model, replace(QUICK, concepts=concepts))
 

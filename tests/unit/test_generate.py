@@ -3,6 +3,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
+from mace_studio.core import attention
 from mace_studio.recipe import Drawing, ImageSettings
 from mace_studio.sd import generate, loading
 from tests.steps import finish
@@ -76,6 +77,15 @@ def test_portraits_use_dpm_solver_and_record_where_the_phrase_is(model, unchange
         assert mine.heat_HW.shape == mine.latent_CHW.shape[1:]
         assert mine.heat_HW.min() >= 0 and 0 < mine.heat_HW.mean() < 1
     assert not torch.equal(drawn[0].heat_HW, drawn[1].heat_HW)
+
+
+@pytest.mark.parametrize("phrase", ["cat", "ship"])
+def test_the_mask_is_where_the_phrase_is_whether_its_own_token_shows_it_or_the_padding(model, unchanged, phrase):
+    wanted = [generate.Portrait(f"a photo of the {phrase}", phrase, 0)]
+    drawn, _ = finish(generate.portraits(model, wanted, ImageSettings(steps=10), None))
+    mask_IJ = attention.mask(drawn[0].heat_HW)
+    middle_IJ = mask_IJ[len(mask_IJ) // 2 - 2 :][:4, len(mask_IJ) // 2 - 2 :][:, :4]
+    assert middle_IJ.all() and not mask_IJ[0].any() and not mask_IJ[:, 0].any()
 
 
 def test_portraits_are_drawn_once(model, unchanged, tmp_path):
