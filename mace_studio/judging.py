@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mace_studio.core import scores
 from mace_studio.recipe import Recipe
-from mace_studio.report import ALL, ERASED, KEPT, ROLES, Detections, Mean, Plan, Quality, Row, Tally
+from mace_studio.report import ERASED, KEPT, ROLES, Detections, Mean, Plan, Quality, Row, Tally, pooled
 from mace_studio.sd import features, gallery, nudity
 from mace_studio.sd.classify import Judge, ZeroShotClip
 from mace_studio.sd.nudity import NudeNet
@@ -97,7 +97,7 @@ def quality(judge: Judge, device: torch.device, shots: Sequence[Shot]) -> Qualit
 
 def harmonic(recipe: Recipe, rows: Sequence[Row]) -> dict[str, float]:
     """H_o where objects and synonyms were tested, H_c otherwise, from top-1 and from mean probabilities."""
-    gone, similar, kept = (_pooled(rows, role) for role in ROLES)
+    gone, similar, kept = (pooled(rows, role) for role in ROLES)
     if gone is None or kept is None:
         return {}
     objects = all(concept.kind == "object" for concept in recipe.concepts)
@@ -112,7 +112,7 @@ def harmonic(recipe: Recipe, rows: Sequence[Row]) -> dict[str, float]:
 
 def h_a(recipe: Recipe, rows: Sequence[Row]) -> dict[str, float]:
     """Side -> CLIP_s - CLIP_e of styles; empty for other kinds and where the judge is not CLIP."""
-    gone, kept = _pooled(rows, ERASED), _pooled(rows, KEPT)
+    gone, kept = pooled(rows, ERASED), pooled(rows, KEPT)
     if gone is None or kept is None or any(concept.kind != "style" for concept in recipe.concepts):
         return {}
     return {side: scores.h_a(gone.clip[side].value, kept.clip[side].value) for side in gone.clip}
@@ -155,10 +155,6 @@ def notes(judge: Judge, labels: Sequence[str], plan: Plan, recipe: Recipe, count
             "know it as, any other in those of every kind, and counted in those where the original model shows it best."
         )
     return tuple(said)
-
-
-def _pooled(rows: Sequence[Row], role: str) -> Row | None:
-    return next((row for row in rows if row.role == role and row.word == ALL), None)
 
 
 def _images(shots: Sequence[Shot], side: str) -> list[Image]:

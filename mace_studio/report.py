@@ -207,12 +207,17 @@ class Report:
 
     def pooled(self, role: str) -> Row | None:
         """The row of a role as a whole, or None where the plan has no such words."""
-        return next((row for row in self.rows if row.role == role and row.word == ALL), None)
+        return pooled(self.rows, role)
 
     def spill_over(self) -> list[Row]:
         """The kept words, those that suffered most first."""
         kept = [row for row in self.rows if row.role == KEPT and row.word != ALL]
         return sorted(kept, key=lambda r: (r.before.probability - r.after.probability, r.change), reverse=True)
+
+
+def pooled(rows: Sequence[Row], role: str) -> Row | None:
+    """The row of a role as a whole, or None where there is none."""
+    return next((row for row in rows if row.role == role and row.word == ALL), None)
 
 
 def means(report: Report) -> dict[str, str]:
