@@ -37,8 +37,8 @@ def finished(job):
         ("objects", 10),
         ("people", 3),
         ("others", 3),
-        ("ablation", 4),
-        ("keys-values", 5),
+        ("ablation", 8),
+        ("keys-values", 10),
         ("scaling", 5),
         ("search", 18),
     ],
@@ -49,8 +49,12 @@ def test_every_study_has_its_rows_and_all_can_be_run(name, count):
     assert all(case.recipe.check() for case in rows)
 
 
-def test_the_ablation_adds_one_part_after_the_other():
-    refined, summed, closed, whole = (case.recipe for case in study.cases("ablation"))
+@pytest.mark.parametrize("held_back", [False, True])
+def test_the_ablation_adds_one_part_after_the_other(held_back):
+    recipes = [case.recipe for case in study.cases("ablation")]
+    refined, summed, closed, whole = recipes[4:] if held_back else recipes[:4]
+    weights = {recipe.refine.preserve for recipe in (refined, summed, closed, whole)}
+    assert weights == {study.HELD_BACK if held_back else 0.1}
     assert refined.lora.steps == 0
     assert summed.fusion == "weighted-sum" and summed.lora.uniform and summed.lora.steps > 0
     assert closed == replace(summed, fusion="closed-form")
