@@ -192,7 +192,7 @@ def _scaling(own: Presets, base: str) -> Iterator[Case]:
     for count in (1, 2, 4, 8, 12):
         # A seed of its own, so that no row finds training images of another and the seconds compare.
         less = replace(whole, concepts=whole.concepts[:count], name=f"{count} people", seed=count)
-        yield Case(f"{count} people", less)
+        yield Case("1 person" if count == 1 else f"{count} people", less)
 
 
 def _search(own: Presets, base: str) -> Iterator[Case]:
