@@ -5,7 +5,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from mace_studio.core import attention
 from mace_studio.recipe import Drawing, ImageSettings
-from mace_studio.sd import generate, loading
+from mace_studio.sd import generate, loading, text
 from tests.steps import finish
 
 SHORT = ImageSettings(per_concept=2, steps=2, guidance=3.0)
@@ -86,6 +86,20 @@ def test_the_mask_is_where_the_phrase_is_whether_its_own_token_shows_it_or_the_p
     mask_IJ = attention.mask(drawn[0].heat_HW)
     middle_IJ = mask_IJ[len(mask_IJ) // 2 - 2 :][:4, len(mask_IJ) // 2 - 2 :][:, :4]
     assert middle_IJ.all() and not mask_IJ[0].any() and not mask_IJ[:, 0].any()
+
+
+def test_heat_is_the_phrase_s_own_or_else_that_of_the_padding_that_stands_out(model):
+    rows, columns = generate.latent_size(model)
+    ids = text.ids(model, ["a photo of the cat"])[0]
+    own, pad = text.positions(model, ids, "cat"), len(ids) + 3
+    small_QT = torch.full((rows * columns // 4, model.length), 0.01)  # a layer of half the size
+    large_QT = torch.full((rows * columns, model.length), 0.01)
+    small_QT.unflatten(0, (rows // 2, -1))[: rows // 4, :, pad] = 0.2
+    large_QT.unflatten(0, (rows, -1))[: rows // 2, :, pad] = 0.2
+    top_IJ = torch.arange(rows)[:, None].expand(rows, columns) < rows // 2
+    assert torch.equal(attention.mask(generate._heat(model, ids, "cat", [small_QT, large_QT])), top_IJ)
+    large_QT.unflatten(0, (rows, -1))[:, : columns // 2, own] = 0.9
+    assert torch.equal(attention.mask(generate._heat(model, ids, "cat", [small_QT, large_QT])), top_IJ.T)
 
 
 def test_portraits_are_drawn_once(model, unchanged, tmp_path):
