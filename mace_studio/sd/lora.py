@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mace_studio.core import attention, timesteps
 from mace_studio.recipe import LoraSettings
-from mace_studio.sd import capture, projections
-from mace_studio.sd.loading import Model
+from mace_studio.sd import attention_hooks, projections
+from mace_studio.sd.model import Model
 
 CLIP_NORM = 1.0
 
@@ -138,7 +138,7 @@ def trial_loss(model: Model, subjects: Sequence[Subject], settings: LoraSettings
 
 def trial_forward(model: Model, subjects: Sequence[Subject]) -> None:
     """One whole forward as in drawing with its attention read, to be counted."""
-    with torch.no_grad(), capture.attention(model.unet, lambda *_: None):
+    with torch.no_grad(), attention_hooks.attention(model.unet, lambda *_: None):
         _forward(model, [_still(s) for s in subjects])
 
 
@@ -177,7 +177,7 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
 def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
     """The attention loss of each sample, from one conditional forward that ends at the last attention map."""
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
-        layers = capture.of_forward(model.unet, lambda: _forward(model, samples))
+        layers = attention_hooks.of_forward(model.unet, lambda: _forward(model, samples))
     return [
         attention.masked_loss(
             [layer_BHQT[i] for layer_BHQT in layers],

@@ -6,7 +6,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from mace_studio.sd.loading import Model
+from mace_studio.sd.model import Model
 
 
 @torch.no_grad()

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from mace_studio.core import attention
 from mace_studio.sd import pixels
-from mace_studio.sd.generate import Drawn
-from mace_studio.sd.loading import Model
+from mace_studio.sd.model import Model
+from mace_studio.sd.sampling import GeneratedImage
 
 if TYPE_CHECKING:
     from mace_studio.sd.segmenters import Segmenter
 
 # Training images and what they show -> for each a boolean mask_IJ of the image's proportions, or None where nothing is
 # found.
-Source = Callable[[Sequence[Drawn], str], list[Tensor | None]]
+Source = Callable[[Sequence[GeneratedImage], str], list[Tensor | None]]
 
 
 def source(model: Model, name: str) -> Source:
@@ -44,7 +44,7 @@ def source(model: Model, name: str) -> Source:
         kind = {"clipseg": segmenters.ClipSeg, "grounded-sam": segmenters.GroundedSam}[name]
         return kind(segmenters.folder(), model.device, model.dtype)
 
-    def find(drawn: Sequence[Drawn], phrase: str) -> list[Tensor | None]:
+    def find(drawn: Sequence[GeneratedImage], phrase: str) -> list[Tensor | None]:
         return segmenter()(pixels.decoded(model, torch.stack([d.latent_CHW for d in drawn])), phrase)
 
     return find

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mace_studio.core import tokens
 from mace_studio.errors import RecipeError
-from mace_studio.sd.loading import Model
+from mace_studio.sd.model import Model
 
 BATCH = 32
 WORD_END = "</w>"  # how CLIP's tokenizers mark the last token of a word

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio.jobs import CANCELLED, DONE, FAILED, Job
 from mace_studio.recipe import Recipe
-from mace_studio.shelf import Entry
-from mace_studio.status import Estimate, counted_as, duration, size
-from mace_studio.studio import Studio
+from mace_studio.runtime.estimate import Estimate, counted_as, duration, size
+from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, Job
+from mace_studio.runtime.library import Entry
+from mace_studio.runtime.studio import Studio
 from mace_studio.ui import charts, form
 
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}

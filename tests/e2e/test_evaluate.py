@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mace_studio import evaluation
+from mace_studio.evaluation import evaluate as evaluation
 from mace_studio.recipe import ImageSettings
 from tests.steps import choose, field
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mace_studio import erasure
+from mace_studio.methods.mace import erase
 from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
-from mace_studio.sd import loading, lora
-from mace_studio.studio import BUILT_IN
+from mace_studio.runtime.studio import BUILT_IN
+from mace_studio.sd import lora
+from mace_studio.sd import model as sd_model
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
@@ -32,12 +33,12 @@ def resident():
 
 
 def run_to_the_end(model, recipe):
-    for _ in erasure.erase(model, recipe):
+    for _ in erase.erase(model, recipe):
         pass
 
 
 def cancel_in(model, recipe, stage):
-    steps = erasure.erase(model, recipe)
+    steps = erase.erase(model, recipe)
     while next(steps).stage != stage:
         pass
     steps.close()
@@ -54,7 +55,7 @@ def fail(model, recipe, monkeypatch):
 
 @pytest.mark.slow
 def test_thirty_runs_leave_the_model_and_the_memory_as_they_were(monkeypatch):
-    model = loading.load(str(BUILT_IN), "cpu", "float32")
+    model = sd_model.load(str(BUILT_IN), "cpu", "float32")
     before = {part: {k: t.clone() for k, t in m.state_dict().items()} for part, m in model._modules().items()}
     resident_after = []
     for i in range(30):

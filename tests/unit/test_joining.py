@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.errors import RecipeError
-from mace_studio.joining import joined
-from mace_studio.recipe import Concept, KeepWeights, LoraSettings, Recipe
+from mace_studio.recipe import Concept, KeepWeights, LoraSettings, Recipe, joined
 
 CAT = Recipe(concepts=(Concept("cat", "forest", synonyms=("kitty",)),), preserve=("dog", "Ship"), name="No cats")
 SHIP = Recipe(concepts=(Concept("ship", "ground"),), preserve=("cat", "deer", "DOG"), fuse=KeepWeights(general=1.0))

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from mace_studio import masks
-from mace_studio.masks import Masked, Sheet
+from mace_studio.masks import MaskedImage, MaskSheet
 from mace_studio.recipe import Concept, ImageSettings, Recipe
-from mace_studio.ui import masks_card, masks_view
+from mace_studio.ui import masks_view
+from mace_studio.ui.cards import masks as masks_card
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("<b>", "art", "style")), images=ImageSettings(per_concept=2)
@@ -26,12 +27,12 @@ def half(size=(8, 8)):
 @pytest.fixture
 def sheet():
     image = Image.new("RGB", (8, 8), (200, 10, 10))
-    return Sheet(
+    return MaskSheet(
         RECIPE,
         [
-            Masked("cat", 1, 0, image, half(), True),
-            Masked("cat", 2, 1, image, None, True),
-            Masked("<b>", 1, 0, image, None, False),
+            MaskedImage("cat", 1, 0, image, half(), True),
+            MaskedImage("cat", 2, 1, image, None, True),
+            MaskedImage("<b>", 1, 0, image, None, False),
         ],
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.errors import RecipeError, StudioError
-from mace_studio.recipe import MAX_CONCEPTS, Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.recipe import MAX_CONCEPTS, Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
 
 CAT = Concept("cat", "forest")
 GOOD = Recipe(concepts=(CAT,))
@@ -117,7 +117,7 @@ def test_other_settings_are_checked(settings, field, word):
     ],
 )
 def test_drawings_are_checked(settings, field):
-    good = Drawing(("a cat",), (0, 1))
+    good = ImageRequest(("a cat",), (0, 1))
     assert good.check() is good
     refused(replace(good, **settings), field)
 
