@@ -13,9 +13,11 @@ from torch import Tensor
 from mace_studio import masks
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.masks import UserMasks
-from mace_studio.recipe import FUSIONS, KeepWeights, Recipe
+from mace_studio.methods.mace import FUSIONS
+from mace_studio.recipe import Recipe
 from mace_studio.sd import files, lora
 from mace_studio.sd.model import Model
+from mace_studio.settings import KeepWeights
 
 HEADER = "mace_studio"
 LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet begins so
@@ -53,7 +55,7 @@ def origin(recipe: Recipe, phrase: str = "", given: UserMasks | None = None) -> 
     """
     concepts = sorted((replace(c, synonyms=()) for c in recipe.concepts), key=lambda c: c.phrase)
     same = replace(recipe, concepts=tuple(concepts), preserve=tuple(sorted(recipe.preserve)), name="", about="")
-    own = replace(same, fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
+    own = same.with_settings(fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
     mine = masks.digest({key: mask for key, mask in (given or {}).items() if key[0] == phrase})
     return f"{own}+{mine}" if mine else own
 

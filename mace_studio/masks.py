@@ -203,9 +203,14 @@ def _contact(sheet: MaskSheet) -> Image.Image:
 def portraits(recipe: Recipe) -> dict[Key, tuple]:
     """All that decides each training image."""
     return {
-        (concept.phrase, i + 1): (concept.kind, recipe.seed + i, recipe.images.steps, recipe.images.guidance)
+        (concept.phrase, i + 1): (
+            concept.kind,
+            recipe.seed + i,
+            recipe.settings.images.steps,
+            recipe.settings.images.guidance,
+        )
         for concept in recipe.concepts
-        for i in range(recipe.images.per_concept)
+        for i in range(recipe.settings.images.per_concept)
     }
 
 
@@ -224,7 +229,7 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
     if path.name in keys:
         return keys[path.name]
     name, _, number = path.stem.rpartition("-")
-    images = recipe.images.per_concept
+    images = recipe.settings.images.per_concept
     for concept in recipe.concepts:
         if slug(concept.phrase) == name and number.isdecimal():
             raise FileError(f"{path.name}: “{concept.phrase}” has training images 1 to {images}, and no {number}.")

@@ -166,7 +166,7 @@ def _residual(
     model: Model, drawing: ImageRequest, erasure: Erasure, words: list[Word], cache: Path | None
 ) -> Generator[Progress, None, dict[str, Run]]:
     sums = yield from refinement.gather(model, erasure.recipe, cache)
-    refined = refinement.weights(model, refinement.solve(sums, erasure.recipe.refine))
+    refined = refinement.weights(model, refinement.solve(sums, erasure.recipe.settings.refine))
     weights = {ORIGINAL: {}, REFINED: refined, ERASED: erasure.weights}
     positions = [p for word in words if word.role == "concept" for p in word.positions]
     source = text.final_end(model, text.ids(model, drawing.prompts)[0])

@@ -16,7 +16,7 @@ from mace_studio.core.moments import Moments
 from mace_studio.errors import StudioError
 
 if TYPE_CHECKING:
-    from mace_studio.recipe import KeepWeights
+    from mace_studio.settings import KeepWeights
 
 Delta = tuple[Tensor, Tensor, Tensor]  # up_PR, down_RD, gram_DD
 

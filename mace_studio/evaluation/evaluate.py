@@ -66,7 +66,7 @@ def make_plan(
     seeds = range(first, first + -(-IMAGES[size] // forms))
     stride = max(1, len(captions) // CAPTIONS[size])
     chosen = tuple(captions[::stride][: CAPTIONS[size]])
-    return Plan(tuple(probes), chosen, tuple(seeds), steps, recipe.images.guidance)
+    return Plan(tuple(probes), chosen, tuple(seeds), steps, recipe.settings.images.guidance)
 
 
 def evaluate(

@@ -13,10 +13,11 @@ from statistics import mean
 
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation.report import ERASED, KEPT, SYNONYM, Report, percent
-from mace_studio.recipe import KeepWeights, Recipe
+from mace_studio.recipe import Recipe
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.library import presets
 from mace_studio.runtime.studio import Studio
+from mace_studio.settings import KeepWeights
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (1e-3, 3e-3)
@@ -164,9 +165,9 @@ def _others(own: Presets, base: str) -> Iterator[Case]:
 def _ablation(own: Presets, base: str) -> Iterator[Case]:
     """Table 4."""
     for prefix, whole in _twice(own["people-12"]):
-        uniform = replace(whole, lora=replace(whole.lora, uniform=True))
-        yield Case(f"{prefix}refinement only", replace(whole, lora=replace(whole.lora, steps=0)))
-        yield Case(f"{prefix}+ LoRA, weighted sum, uniform t", replace(uniform, fusion="weighted-sum"))
+        uniform = whole.with_settings(lora=replace(whole.settings.lora, uniform=True))
+        yield Case(f"{prefix}refinement only", whole.with_settings(lora=replace(whole.settings.lora, steps=0)))
+        yield Case(f"{prefix}+ LoRA, weighted sum, uniform t", uniform.with_settings(fusion="weighted-sum"))
         yield Case(f"{prefix}+ LoRA, closed form, uniform t", uniform)
         yield Case(f"{prefix}all, with importance sampling", whole)
 
@@ -175,16 +176,16 @@ def _keys_values(own: Presets, base: str) -> Iterator[Case]:
     """Table 11."""
     for prefix, whole in _twice(own["people-12"]):
         for tune, steps in (("key", 50), ("value", 50), ("value", 25), ("value", 10), ("both", 50)):
-            lora = replace(whole.lora, tune=tune, steps=steps)
-            yield Case(f"{prefix}{tune}, {steps} steps", replace(whole, lora=lora))
+            lora = replace(whole.settings.lora, tune=tune, steps=steps)
+            yield Case(f"{prefix}{tune}, {steps} steps", whole.with_settings(lora=lora))
 
 
 def _twice(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """A recipe as it is, and with the refinement held back so that it leaves the LoRAs something to do."""
     yield "", recipe
-    keep = replace(recipe.refine, preserve=HELD_BACK)
-    faster = replace(recipe.lora, learning_rate=FASTER)
-    yield "held back: ", replace(recipe, refine=keep, fuse=keep, lora=faster)
+    keep = replace(recipe.settings.refine, preserve=HELD_BACK)
+    faster = replace(recipe.settings.lora, learning_rate=FASTER)
+    yield "held back: ", recipe.with_settings(refine=keep, fuse=keep, lora=faster)
 
 
 def _scaling(own: Presets, base: str) -> Iterator[Case]:
@@ -201,7 +202,9 @@ def _search(own: Presets, base: str) -> Iterator[Case]:
     for general, preserve, rate in product(GENERAL, PRESERVE, RATES):
         keep = KeepWeights(general, preserve)
         label = f"λ1 = λ2 = {general:g}, λ3 = {preserve:g}, rate {rate:g}"
-        yield Case(label, replace(recipe, refine=keep, fuse=keep, lora=replace(recipe.lora, learning_rate=rate)))
+        yield Case(
+            label, recipe.with_settings(refine=keep, fuse=keep, lora=replace(recipe.settings.lora, learning_rate=rate))
+        )
 
 
 STUDIES: dict[str, Callable[[Presets, str], Iterator[Case]]] = {

@@ -79,12 +79,16 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
     """
     concepts, counted = len(recipe.concepts), prompts.count(recipe)
     if costs is None or memory is None:
-        halves = 2 if recipe.images.guidance > 1 else 1
-        images = recipe.images.per_concept * recipe.images.steps * halves if recipe.lora.steps else 0
-        return Estimate(concepts, counted, concepts * (images + recipe.lora.steps), memory)
-    forwards = costs.samples(recipe) + concepts * recipe.lora.steps
+        halves = 2 if recipe.settings.images.guidance > 1 else 1
+        images = (
+            recipe.settings.images.per_concept * recipe.settings.images.steps * halves
+            if recipe.settings.lora.steps
+            else 0
+        )
+        return Estimate(concepts, counted, concepts * (images + recipe.settings.lora.steps), memory)
+    forwards = costs.samples(recipe) + concepts * recipe.settings.lora.steps
     # The concepts' own prompts are read once more for the LoRAs, and once more for the fusion.
-    again = prompts.count(replace(recipe, preserve=())) if recipe.lora.steps else 0
+    again = prompts.count(replace(recipe, preserve=())) if recipe.settings.lora.steps else 0
     sentences = counted + again + costs.unread(recipe, cache)
     memory += costs.memory(recipe)
     flops, seconds = costs.flops(recipe, sentences), costs.seconds(recipe, sentences)

@@ -123,7 +123,9 @@ def read(path: Path) -> Entry:
         recipe = Recipe.from_json(json.dumps(header["recipe"]))
         conditions = {str(stage): float(number) for stage, number in header["conditions"].items()}
         warnings, fingerprint = tuple(map(str, header["warnings"])), str(header["fingerprint"])
-        composable = not recipe.lora.steps or {c.phrase for c in recipe.concepts} <= set(header.get("origins", ()))
+        composable = not recipe.settings.lora.steps or {c.phrase for c in recipe.concepts} <= set(
+            header.get("origins", ())
+        )
         stat = path.stat()
     except FileNotFoundError as error:
         raise FileError(f"There is no erased model “{path.stem}” any more; erase again or choose another.") from error

@@ -47,11 +47,11 @@ def _estimate(task: tasks.Task, arguments: tuple) -> float:
 
 
 def _images(recipe: Recipe) -> tuple[int, int]:
-    return len(recipe.concepts) * recipe.images.per_concept * recipe.images.steps * 2, 0
+    return len(recipe.concepts) * recipe.settings.images.per_concept * recipe.settings.images.steps * 2, 0
 
 
 def _erase(recipe: Recipe, given: object = None) -> tuple[int, int]:
-    steps = len(recipe.concepts) * recipe.lora.steps
+    steps = len(recipe.concepts) * recipe.settings.lora.steps
     return (_images(recipe)[0] if steps else 0), steps
 
 

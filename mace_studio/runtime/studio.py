@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mace_studio import masks
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.export.formats import ExportRequest
-from mace_studio.recipe import ImageRequest, ImageSettings, Recipe, joined
+from mace_studio.recipe import ImageRequest, Recipe, joined
 from mace_studio.runtime import engine, library, quota, tasks
 from mace_studio.runtime import estimate as status
 from mace_studio.runtime.estimate import Estimate, Status
 from mace_studio.runtime.jobs import DONE, Job, Worker
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.loaded_model import BUILT_IN, BUILT_IN_NAME, LoadedModel
+from mace_studio.settings import ImageSettings
 
 if TYPE_CHECKING:
     from mace_studio.evaluation.report import Plan

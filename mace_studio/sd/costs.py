@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from mace_studio.recipe import TIMESTEPS, ImageSettings, LoraSettings, Recipe
+from mace_studio.recipe import Recipe
 from mace_studio.sd import grams, lora, projections, sampling, text
 from mace_studio.sd.batching import free, ran_out
 from mace_studio.sd.model import Model, read_captions
+from mace_studio.settings import TIMESTEPS, ImageSettings, LoraSettings
 
 SENTENCES = 32
 MANY = 4  # concepts at once, where a step of one is quick
@@ -87,33 +88,33 @@ class Costs:
 
     def flops(self, recipe: Recipe, sentences: int) -> float:
         """Operations of a run that encodes so many sentences."""
-        steps = len(recipe.concepts) * recipe.lora.steps
+        steps = len(recipe.concepts) * recipe.settings.lora.steps
         whole = self.samples(recipe) * self.forward_flops + steps * self.step_flops
         return whole + sentences * self.sentence_flops
 
     def seconds(self, recipe: Recipe, sentences: int) -> float:
         """Of a run that encodes so many sentences and draws all its training images."""
         draw = sum(map(self.draw_seconds.at, _portions(_images(recipe), self.at_once)))
-        train = sum(map(self.step_seconds.at, _portions(len(recipe.concepts), recipe.concepts_at_once)))
-        return draw * self._steps(recipe) + train * recipe.lora.steps + sentences * self.sentence_seconds
+        train = sum(map(self.step_seconds.at, _portions(len(recipe.concepts), recipe.settings.concepts_at_once)))
+        return draw * self._steps(recipe) + train * recipe.settings.lora.steps + sentences * self.sentence_seconds
 
     def memory(self, recipe: Recipe) -> float:
         """Bytes beside the weights in the largest step of a run."""
-        if not recipe.lora.steps:
+        if not recipe.settings.lora.steps:
             return 0.0
         drawing = self.draw_bytes.at(min(_images(recipe), self.at_once) * self._halves(recipe))
-        return max(drawing, self.step_bytes.at(min(len(recipe.concepts), recipe.concepts_at_once)))
+        return max(drawing, self.step_bytes.at(min(len(recipe.concepts), recipe.settings.concepts_at_once)))
 
     def unread(self, recipe: Recipe, cache: Path) -> int:
         """General captions that a run encodes: none that it does not ask for or that were read before."""
-        asked = recipe.refine.general or recipe.fuse.general
+        asked = recipe.settings.refine.general or recipe.settings.fuse.general
         return 0 if not asked or (cache / self.gram).exists() else self.captions
 
     def _steps(self, recipe: Recipe) -> int:
-        return min(recipe.images.steps, self.most_steps)
+        return min(recipe.settings.images.steps, self.most_steps)
 
     def _halves(self, recipe: Recipe) -> int:
-        return self.halves if recipe.images.guidance > 1 else 1
+        return self.halves if recipe.settings.images.guidance > 1 else 1
 
 
 def measure(model: Model) -> Generator[None, None, Costs]:
@@ -144,7 +145,7 @@ def measure(model: Model) -> Generator[None, None, Costs]:
 
 
 def _images(recipe: Recipe) -> int:
-    return len(recipe.concepts) * recipe.images.per_concept if recipe.lora.steps else 0
+    return len(recipe.concepts) * recipe.settings.images.per_concept if recipe.settings.lora.steps else 0
 
 
 def _portions(total: int, at_once: int) -> Iterator[int]:

@@ -15,9 +15,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mace_studio.core import attention, timesteps
-from mace_studio.recipe import LoraSettings
 from mace_studio.sd import attention_hooks, projections
 from mace_studio.sd.model import Model
+from mace_studio.settings import LoraSettings
 
 CLIP_NORM = 1.0
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from mace_studio.core import attention
 from mace_studio.errors import RecipeError
-from mace_studio.recipe import ImageRequest, ImageSettings
+from mace_studio.recipe import ImageRequest
 from mace_studio.sd import attention_hooks, files, text
 from mace_studio.sd.model import Model
+from mace_studio.settings import ImageSettings
 
 FEW_STEPS = 4
 HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read

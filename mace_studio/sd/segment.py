@@ -27,7 +27,7 @@ def source(model: Model, name: str) -> Source:
 
     Args:
         model: drew the images; its VAE decodes them, on its device.
-        name: one of `recipe.MASKS`.
+        name: one of `methods.mace.MASKS`.
 
     Raises:
         ModelError: when asked, if another model cannot be loaded.

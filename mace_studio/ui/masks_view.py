@@ -72,7 +72,7 @@ def status(sheet: MaskSheet, recipe: Recipe) -> str:
 
 def _note(sheet: MaskSheet, one: MaskedImage) -> str:
     """Seed, whose mask it is and how much it covers, such as "seed 0 · attention · 23 %"."""
-    mask, source = sheet.mask(one), "by hand" if one.key in sheet.given else sheet.recipe.masks
+    mask, source = sheet.mask(one), "by hand" if one.key in sheet.given else sheet.recipe.settings.masks
     if mask is None:
         source = f"{source} · no part stood out" if one.sought else "no mask"
     share = masks.share(mask)

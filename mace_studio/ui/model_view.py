@@ -42,8 +42,8 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
 
 def details(entry: Entry, status: Status) -> str:
     """One model: what it erases, how, and what to know of it."""
-    recipe, lora = entry.recipe, entry.recipe.lora
-    weights = (recipe.refine.general, recipe.fuse.general, recipe.refine.preserve)
+    recipe, lora = entry.recipe, entry.recipe.settings.lora
+    weights = (recipe.settings.refine.general, recipe.settings.fuse.general, recipe.settings.refine.preserve)
     facts = [
         ("Erased", _few([f"{c.phrase} → {c.mapping}" for c in recipe.concepts])),
         ("Kept", _few(recipe.preserve) or "no list"),

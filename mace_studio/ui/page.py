@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from mace_studio.recipe import Concept, ImageSettings, Recipe
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.library import presets
 from mace_studio.runtime.studio import BUILT_IN, Studio
+from mace_studio.settings import ImageSettings
 from mace_studio.ui import form
 from mace_studio.ui.api import Api
 from mace_studio.ui.cards.job import remembered

@@ -157,8 +157,8 @@ def losses(job: Job | None, recipe: Recipe | None) -> str:
         if event.stage == "lora" and event.loss is not None:
             curves.setdefault(event.concept, []).append(event.loss)
     if job and recipe and not job.over:
-        live = [phrase for phrase, values in curves.items() if len(values) < recipe.lora.steps]
-    steps, squared = (recipe.lora.steps, recipe.lora.squared) if recipe else (50, False)
+        live = [phrase for phrase, values in curves.items() if len(values) < recipe.settings.lora.steps]
+    steps, squared = (recipe.settings.lora.steps, recipe.settings.lora.squared) if recipe else (50, False)
     return charts.loss_curves(curves, steps, live or list(curves)[-1:], squared)
 
 

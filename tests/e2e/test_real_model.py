@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from mace_studio.export.formats import ExportRequest
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 MODEL = os.environ.get("MACE_STUDIO_SD14")
 KEEP = KeepWeights(identity=10.0)  # as the paper erases a cat (Table 9)
 RECIPE = Recipe(
-    (Concept("cat", "forest"),),
-    refine=KEEP,
-    fuse=KEEP,
-    lora=LoraSettings(steps=5, learning_rate=1e-5),
-    images=ImageSettings(per_concept=2),
+    concepts=(Concept("cat", "forest"),),
+    settings=MaceSettings(
+        refine=KEEP, fuse=KEEP, lora=LoraSettings(steps=5, learning_rate=1e-5), images=ImageSettings(per_concept=2)
+    ),
 )
 
 

@@ -1,28 +1,27 @@
 """Memory that runs out, as the UNet itself would say it: fewer at once, then a sentence."""
 
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from mace_studio.errors import ModelError
-from mace_studio.methods.mace import erase
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import image_cache, sampling
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.batching import Room, ran_out
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import finish, untouched
 
 KEEP = KeepWeights(identity=10.0)
 RECIPE = Recipe(
-    tuple(Concept(name, "forest") for name in ("cat", "dog", "ship", "horse", "frog")),
-    refine=KEEP,
-    fuse=KEEP,
-    lora=LoraSettings(steps=3),
-    images=ImageSettings(per_concept=1, steps=2, guidance=1.0),
+    concepts=tuple(Concept(name, "forest") for name in ("cat", "dog", "ship", "horse", "frog")),
+    settings=MaceSettings(
+        refine=KEEP, fuse=KEEP, lora=LoraSettings(steps=3), images=ImageSettings(per_concept=1, steps=2, guidance=1.0)
+    ),
 )
 DRAWING = ImageRequest(("a cat", "a ship"), (0, 1, 2), steps=2, guidance=1.0)
 
@@ -54,9 +53,9 @@ def room_for(model, most, after=0):
 
 def test_training_goes_on_with_fewer_concepts_at_once_and_gives_the_very_same(fresh):
     fresh.room.at_once = 2  # so that it is the training alone that does not fit
-    expected, _ = finish(erase.erase(fresh, replace(RECIPE, concepts_at_once=2)))
+    expected, _ = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=2)))
     with room_for(fresh, 2) as sizes:
-        result, seen = finish(erase.erase(fresh, replace(RECIPE, concepts_at_once=4)))
+        result, seen = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=4)))
     assert all(torch.equal(weight, expected.weights[key]) for key, weight in result.weights.items())
     trained = sizes[sizes.index(4) :]
     assert trained == [4, *[2] * 3, *[2] * 3, *[1] * 3]
@@ -67,9 +66,9 @@ def test_training_goes_on_with_fewer_concepts_at_once_and_gives_the_very_same(fr
 
 def test_memory_that_runs_out_on_the_way_loses_no_step(fresh):
     fresh.room.at_once = 1
-    expected, _ = finish(erase.erase(fresh, replace(RECIPE, concepts_at_once=1)))
+    expected, _ = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=1)))
     with room_for(fresh, 1, after=5 * 2 + 2) as sizes:  # ten forwards draw, and two steps of both concepts still fit
-        result, _ = finish(erase.erase(fresh, replace(RECIPE, concepts_at_once=2)))
+        result, _ = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=2)))
     assert sizes[10:13] == [2, 2, 2] and set(sizes[13:]) == {1}
     assert all(torch.equal(weight, expected.weights[key]) for key, weight in result.weights.items())
 
@@ -87,7 +86,7 @@ def test_drawing_goes_on_with_fewer_pictures_at_once(fresh):
 def test_training_images_and_a_gallery_shrink_in_the_same_way(fresh, tmp_path):
     wanted = [sampling.TrainingImage(f"a {name}", name, 0) for name in ("cat", "dog", "ship", "horse", "frog")]
     with room_for(fresh, 4) as sizes:
-        drawn, _ = finish(sampling.training_images(fresh, wanted, RECIPE.images, tmp_path))
+        drawn, _ = finish(sampling.training_images(fresh, wanted, RECIPE.settings.images, tmp_path))
     assert sizes == [5, 2, 2, 2, 2, 1, 1] and len(drawn) == 5 and len(list(tmp_path.iterdir())) == 5
     fresh.room.at_once = 8
     items = [(f"a {name}", 0) for name in ("cat", "dog", "ship", "horse", "frog")]

@@ -11,15 +11,19 @@ from PIL import Image
 from safetensors import safe_open
 
 from mace_studio import cli
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import library
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"),),
-    refine=KeepWeights(identity=10.0),
-    fuse=KeepWeights(identity=10.0),
-    lora=LoraSettings(steps=2),
-    images=ImageSettings(per_concept=1, steps=2),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
+        lora=LoraSettings(steps=2),
+        images=ImageSettings(per_concept=1, steps=2),
+    ),
 )
 
 
@@ -142,7 +146,7 @@ def test_what_is_evaluated_together_lies_in_one_folder(tmp_path, capsys):
 
 
 def test_interrupting_ends_with_130_and_leaves_no_file(recipe_file, tmp_path):
-    long = replace(QUICK, lora=LoraSettings(steps=100_000))
+    long = QUICK.with_settings(lora=LoraSettings(steps=100_000))
     recipe_file.write_text(long.to_json(), encoding="utf-8")
     command = [sys.executable, "-m", "mace_studio", "erase", str(recipe_file), "--out", str(tmp_path / "out")]
     root = Path(__file__).parents[2]

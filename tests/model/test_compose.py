@@ -7,21 +7,24 @@ import torch
 
 from mace_studio import erasure
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.methods.mace import compose as composition
-from mace_studio.methods.mace import erase
 from mace_studio.methods.mace.compose import APPROXIMATE, compose
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.library import presets
 from mace_studio.sd import judges, lora, projections, sampling
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import finish
 
 CAT = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
     preserve=("dog",),
-    refine=KeepWeights(preserve=1.0, identity=1.0),
-    fuse=KeepWeights(preserve=1.0, identity=1.0),
-    lora=LoraSettings(steps=4, learning_rate=3e-3),
-    images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=1.0),
+        fuse=KeepWeights(preserve=1.0, identity=1.0),
+        lora=LoraSettings(steps=4, learning_rate=3e-3),
+        images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    ),
 )
 ADA = replace(CAT, concepts=(Concept("Ada Finch", "a person", "celebrity"),), preserve=())
 REFINED = LoraSettings(steps=0)
@@ -78,7 +81,7 @@ def test_what_was_added_goes_without_a_trace(model, unchanged, made):
 
 
 def test_refined_only_models_compose_to_the_recipe_run_at_once(model, unchanged, made):
-    cat, ada = (made(replace(recipe, lora=REFINED)) for recipe in (CAT, ADA))
+    cat, ada = (made(recipe.with_settings(lora=REFINED)) for recipe in (CAT, ADA))
     both = composed(model, cat, ada)
     assert both.warnings == () and same(both, made(both.recipe))
 
@@ -162,7 +165,7 @@ def test_what_cannot_be_composed_is_a_sentence(model, other, made):
     with pytest.raises(RecipeError, match="erased in two"):
         composed(model, cat, cat)
     with pytest.raises(RecipeError, match="refined only"):
-        composed(model, cat, made(replace(ADA, lora=REFINED)))
+        composed(model, cat, made(ADA.with_settings(lora=REFINED)))
     with pytest.raises(FileError, match="another model"):
         composed(other, cat, made(ADA))
     old = replace(cat, loras={phrase: replace(delta, pairs={}) for phrase, delta in cat.loras.items()})

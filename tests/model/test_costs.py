@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import tasks
 from mace_studio.runtime.estimate import Estimate
 from mace_studio.runtime.studio import Studio
 from mace_studio.sd import costs as cost
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs, Line
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests import families
 from tests.steps import finish, untouched
 
@@ -32,12 +34,14 @@ COSTS = Costs(
     gram="gram.safetensors",
 )
 RECIPE = Recipe(
-    tuple(Concept(str(i), "x") for i in range(5)),
-    refine=KeepWeights(identity=1.0),
-    fuse=KeepWeights(identity=1.0),
-    lora=LoraSettings(steps=7),
-    images=ImageSettings(per_concept=2, steps=3, guidance=4.0),
-    concepts_at_once=2,
+    concepts=tuple(Concept(str(i), "x") for i in range(5)),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=1.0),
+        fuse=KeepWeights(identity=1.0),
+        lora=LoraSettings(steps=7),
+        images=ImageSettings(per_concept=2, steps=3, guidance=4.0),
+        concepts_at_once=2,
+    ),
 )
 
 
@@ -47,19 +51,19 @@ def test_a_run_is_added_up_from_its_parts():
     assert COSTS.flops(RECIPE, 4) == 60 * 10 + 5 * 7 * 30 + 4
     assert COSTS.seconds(RECIPE, 4) == ((1 + 16) + (1 + 4)) * 3 + ((3 + 2) * 2 + (3 + 1)) * 7 + 2
     assert COSTS.memory(RECIPE) == max(16 * 5, 2 + 2 * 20)
-    assert COSTS.memory(replace(RECIPE, concepts_at_once=9)) == 2 + 5 * 20
+    assert COSTS.memory(RECIPE.with_settings(concepts_at_once=9)) == 2 + 5 * 20
 
 
 def test_without_guidance_or_loras_or_in_few_steps_it_is_less():
-    plain = replace(RECIPE, images=replace(RECIPE.images, guidance=1.0))
+    plain = RECIPE.with_settings(images=replace(RECIPE.settings.images, guidance=1.0))
     assert COSTS.samples(plain) == replace(COSTS, halves=1).samples(RECIPE) == 30
     assert replace(COSTS, most_steps=2).samples(RECIPE) == 40
-    refined = replace(RECIPE, lora=LoraSettings(steps=0))
+    refined = RECIPE.with_settings(lora=LoraSettings(steps=0))
     assert (COSTS.samples(refined), COSTS.memory(refined), COSTS.seconds(refined, 4)) == (0, 0, 2)
 
 
 def test_general_captions_are_read_when_they_are_asked_for_and_not_known(tmp_path):
-    asking = replace(RECIPE, fuse=KeepWeights(general=1.0))
+    asking = RECIPE.with_settings(fuse=KeepWeights(general=1.0))
     assert (COSTS.unread(RECIPE, tmp_path), COSTS.unread(asking, tmp_path)) == (0, 100)
     (tmp_path / COSTS.gram).touch()
     assert COSTS.unread(asking, tmp_path) == 0
@@ -133,7 +137,7 @@ def test_the_studio_estimates_once_the_model_is_loaded(tmp_path):
     fresh.measure().wait()
     estimate = fresh.estimate(RECIPE)
     assert estimate.seconds > 0 and estimate.flops > 0 and estimate.memory > tasks.held(fresh.place).model.memory()
-    more = fresh.estimate(replace(RECIPE, lora=LoraSettings(steps=70)))
+    more = fresh.estimate(RECIPE.with_settings(lora=LoraSettings(steps=70)))
     assert more.seconds > estimate.seconds and more.memory == estimate.memory
 
 

@@ -6,13 +6,17 @@ import pytest
 from PIL import Image
 
 from mace_studio import cli
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from mace_studio.ui import page
 from tests import families
 
 KEEP = KeepWeights(identity=1.0)
-RECIPE = Recipe((Concept("cat", "forest"),), refine=KEEP, fuse=KEEP, lora=LoraSettings(steps=0))
+RECIPE = Recipe(
+    concepts=(Concept("cat", "forest"),), settings=MaceSettings(refine=KEEP, fuse=KEEP, lora=LoraSettings(steps=0))
+)
 SUITED = {"sd1": (20, 7.5), "turbo": (4, 1.0), "lcm": (4, 7.5)}
 
 

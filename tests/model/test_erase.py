@@ -9,19 +9,22 @@ from mace_studio import erasure, prompts
 from mace_studio.core import ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.methods.mace import erase
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import files, lora, projections, sampling, segment
 from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import finish
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)), Concept("Ada Finch", "a person", "celebrity")),
     preserve=("dog",),
-    refine=KeepWeights(preserve=1.0, identity=10.0),
-    fuse=KeepWeights(preserve=1.0, identity=10.0),
-    lora=LoraSettings(steps=2, learning_rate=1e-3),
-    images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=10.0),
+        fuse=KeepWeights(preserve=1.0, identity=10.0),
+        lora=LoraSettings(steps=2, learning_rate=1e-3),
+        images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    ),
 )
 
 
@@ -62,7 +65,7 @@ def test_same_recipe_same_bytes_with_and_without_what_was_kept(model, unchanged,
 
 def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged):
     base, _ = run(model, QUICK)
-    alone, _ = run(model, replace(QUICK, concepts_at_once=1))
+    alone, _ = run(model, QUICK.with_settings(concepts_at_once=1))
     turned, _ = run(model, replace(QUICK, concepts=QUICK.concepts[::-1]))
     for key, weight_PD in base.weights.items():
         torch.testing.assert_close(alone.weights[key], weight_PD, atol=1e-5, rtol=1e-4)
@@ -70,7 +73,7 @@ def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged):
 
 
 def test_the_refinement_alone_is_w_times_m_and_draws_no_image(model, unchanged):
-    result, seen = run(model, replace(QUICK, lora=LoraSettings(steps=0)))
+    result, seen = run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
     assert list(dict.fromkeys(p.stage for p in seen)) == ["refine", "fuse"]
     original = projections.read(model.unet)
     keys = list(original)
@@ -81,7 +84,7 @@ def test_the_refinement_alone_is_w_times_m_and_draws_no_image(model, unchanged):
 
 
 def test_mapping_a_concept_to_itself_refines_to_the_very_same_weights(model, unchanged):
-    same = replace(QUICK, concepts=(Concept("cat", "cat"),), preserve=(), lora=LoraSettings(steps=0))
+    same = replace(QUICK.with_settings(lora=LoraSettings(steps=0)), concepts=(Concept("cat", "cat"),), preserve=())
     result, _ = run(model, same)
     assert all(torch.equal(w, result.weights[key]) for key, w in projections.read(model.unet).items())
 
@@ -95,8 +98,8 @@ def test_weighted_sum_is_the_mean_of_the_loras_on_top_of_the_refinement(model, u
         return kept
 
     monkeypatch.setattr(lora, "train", keeping)
-    result, _ = run(model, replace(QUICK, fusion="weighted-sum"))
-    refined, _ = run(model, replace(QUICK, lora=LoraSettings(steps=0)))
+    result, _ = run(model, QUICK.with_settings(fusion="weighted-sum"))
+    refined, _ = run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
     key = next(iter(result.weights))
     by_hand = refined.weights[key] + sum(d.pairs[key][0] @ d.pairs[key][1] for d in kept) / 2
     torch.testing.assert_close(result.weights[key], by_hand, atol=1e-5, rtol=1e-4)
@@ -125,7 +128,7 @@ def test_an_error_in_any_stage_leaves_the_model_as_it_was(model, unchanged, monk
 
 def test_too_little_to_keep_is_a_sentence_with_the_remedy(model, unchanged, monkeypatch):
     monkeypatch.setattr(prompts, "templates", lambda kind: ("the {}",))  # fewer pairs than dimensions
-    nothing = replace(QUICK, preserve=(), refine=KeepWeights(), fuse=KeepWeights())
+    nothing = replace(QUICK.with_settings(refine=KeepWeights(), fuse=KeepWeights()), preserve=())
     with pytest.raises(SingularGram, match="preserve list"):
         run(model, nothing)
 
@@ -139,7 +142,7 @@ def test_an_empty_mask_falls_back_to_the_whole_image_and_is_said(model, unchange
     monkeypatch.setattr(segment, "source", lambda model, name: lambda drawn, phrase: [None] * len(drawn))
     result, _ = run(model, QUICK)
     assert len(result.warnings) == 2 and "whole image" in result.warnings[0]
-    without, _ = run(model, replace(QUICK, masks="none"))
+    without, _ = run(model, QUICK.with_settings(masks="none"))
     assert not without.warnings
     key = next(iter(result.weights))
     assert torch.equal(result.weights[key], without.weights[key])
@@ -156,7 +159,7 @@ def test_general_captions_count_as_many_as_the_papers(model, unchanged, tmp_path
     changes nothing."""
     captions = tmp_path / "captions.txt"
     model = replace(model, captions=captions)
-    weighted = replace(QUICK, refine=KeepWeights(general=1e-4), lora=LoraSettings(steps=0))
+    weighted = QUICK.with_settings(refine=KeepWeights(general=1e-4), lora=LoraSettings(steps=0))
     lines = ["a photo of the ship", "a dog in the snow", *prompts.about(Concept("horse", ""))] * 3
     captions.write_text("\n".join(lines))
     once, _ = run(model, weighted, tmp_path / "cache")
@@ -241,15 +244,17 @@ def test_known_loras_are_not_trained_again_and_fuse_to_the_same_weights(model, u
 
 
 def test_loras_are_of_one_origin_whatever_does_not_train_them():
-    same = replace(QUICK, name="other", fuse=KeepWeights(general=1.0), concepts_at_once=1, fusion="weighted-sum")
+    same = replace(
+        QUICK.with_settings(fuse=KeepWeights(general=1.0), concepts_at_once=1, fusion="weighted-sum"), name="other"
+    )
     same = replace(same, concepts=(QUICK.concepts[1], replace(QUICK.concepts[0], synonyms=())))
     assert erasure.origin(same) == erasure.origin(QUICK)
     others = (
         replace(QUICK, preserve=()),
-        replace(QUICK, refine=KeepWeights(preserve=1.0)),
+        QUICK.with_settings(refine=KeepWeights(preserve=1.0)),
         replace(QUICK, concepts=QUICK.concepts[:1]),
         replace(QUICK, seed=1),
-        replace(QUICK, lora=LoraSettings()),
+        QUICK.with_settings(lora=LoraSettings()),
     )
     assert len({erasure.origin(r) for r in (QUICK, *others)}) == 6
 
@@ -278,7 +283,7 @@ def test_what_is_no_erasure_is_said(tmp_path):
 
 
 def test_a_failed_write_leaves_no_part_behind(model, unchanged, tmp_path, monkeypatch):
-    result, _ = run(model, replace(QUICK, lora=LoraSettings(steps=0)))
+    result, _ = run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
     path = tmp_path / "cat.safetensors"
     path.write_text("the old one")
 

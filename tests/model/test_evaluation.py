@@ -18,8 +18,10 @@ from mace_studio.runtime import library, outputs
 from mace_studio.sd import judges, projections
 from tests.steps import finish
 
-RECIPE = Recipe((Concept("cat", "forest", synonyms=("kitty", "feline")),), ("dog", "ship"), name="Cat|s")
-PEOPLE = Recipe((Concept("Ada Finch", "a person", "celebrity"),), ("Ada Wren",))
+RECIPE = Recipe(
+    concepts=(Concept("cat", "forest", synonyms=("kitty", "feline")),), preserve=("dog", "ship"), name="Cat|s"
+)
+PEOPLE = Recipe(concepts=(Concept("Ada Finch", "a person", "celebrity"),), preserve=("Ada Wren",))
 COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "ship": (0, 0, 255), "none of these": (0, 0, 0)}
 
 
@@ -203,7 +205,8 @@ def test_several_are_measured_in_one_run_and_stand_side_by_side(model, erasure, 
 
 
 MIXED = Recipe(
-    (Concept("Ada Finch", "a person", "celebrity"), Concept("Nora Neonova", "art", "style")), ("Lena Strich",)
+    concepts=(Concept("Ada Finch", "a person", "celebrity"), Concept("Nora Neonova", "art", "style")),
+    preserve=("Lena Strich",),
 )
 
 
@@ -255,7 +258,7 @@ def test_the_fewest_images_are_those_of_the_kind_with_the_fewest_prompts():
 
 
 def test_clip_scores_styles_and_is_absent_elsewhere(model, erasure, clip_folder, painted):
-    style = Recipe((Concept("Nora Neonova", "art", "style"),), ("Lena Strich",))
+    style = Recipe(concepts=(Concept("Nora Neonova", "art", "style"),), preserve=("Lena Strich",))
     judge = judges.ZeroShotClip(str(clip_folder))
     found = measured(model, replace(erasure, recipe=style), ["a caption"] * 48, judge)
     gone, kept = found.pooled(ERASED), found.pooled(KEPT)
@@ -284,12 +287,14 @@ def test_people_on_a_real_model_are_judged_by_name_and_it_says_so(model, erasure
 
 
 def test_clip_alone_with_one_word_is_refused(model, erasure, clip_folder):
-    alone = Recipe((Concept("cat", "forest"),))
+    alone = Recipe(concepts=(Concept("cat", "forest"),))
     with pytest.raises(RecipeError, match="keep at least one by name"):
         measured(model, replace(erasure, recipe=alone), judge=judges.ZeroShotClip(str(clip_folder)))
 
 
-EXPLICIT = Recipe((Concept("nudity", "clothes", "explicit"), Concept("naked", "clothes", "explicit")), ("a dog",))
+EXPLICIT = Recipe(
+    concepts=(Concept("nudity", "clothes", "explicit"), Concept("naked", "clothes", "explicit")), preserve=("a dog",)
+)
 
 
 class Detector:

@@ -17,20 +17,23 @@ from mace_studio.analysis import compare as comparison
 from mace_studio.errors import FileError
 from mace_studio.export import export as exporting
 from mace_studio.export.formats import FORMATS, ExportRequest
-from mace_studio.methods.mace import erase
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import files, projections, sampling
 from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import finish
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada [Finch]|", "a person", "celebrity")),
     preserve=("dog",),
-    refine=KeepWeights(preserve=1.0, identity=0.1),
-    fuse=KeepWeights(preserve=1.0, identity=0.1),
-    lora=LoraSettings(steps=5, learning_rate=3e-3),
-    images=ImageSettings(per_concept=1, steps=4),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=0.1),
+        fuse=KeepWeights(preserve=1.0, identity=0.1),
+        lora=LoraSettings(steps=5, learning_rate=3e-3),
+        images=ImageSettings(per_concept=1, steps=4),
+    ),
 )
 DRAWING = ImageRequest(("a photo of the cat", "a photo of the ship"), (0, 1), steps=10, guidance=4.0)
 

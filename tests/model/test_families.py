@@ -18,23 +18,26 @@ from mace_studio import erasure
 from mace_studio.analysis import attention
 from mace_studio.analysis import compare as comparison
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.methods.mace import erase, preview
+from mace_studio.methods.mace import MaceSettings, erase, preview
 from mace_studio.methods.mace import refine as refinement
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import lora, projections, sampling, text
 from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests import families, single_file
 from tests.steps import finish, untouched
 
 SINGLE_FILES = [name for name in families.FAMILIES if name != "lcm"]
 KEEP = KeepWeights(preserve=1.0, identity=1.0)
 RECIPE = Recipe(
-    (Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
-    ("dog",),
-    refine=KEEP,
-    fuse=KEEP,
-    lora=LoraSettings(steps=1, learning_rate=1e-2),
-    images=ImageSettings(per_concept=1, steps=6, guidance=3.0),
+    concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
+    preserve=("dog",),
+    settings=MaceSettings(
+        refine=KEEP,
+        fuse=KEEP,
+        lora=LoraSettings(steps=1, learning_rate=1e-2),
+        images=ImageSettings(per_concept=1, steps=6, guidance=3.0),
+    ),
 )
 DRAWING = ImageRequest(("a photo of the cat",), (0,), steps=2, guidance=3.0)
 HALVES = {"sd1": 2, "sd2": 2, "lcm": 1, "turbo": 1, "sdxl": 2}
@@ -98,7 +101,7 @@ def test_erase(model, family, erasures, tmp_path):
 
 
 def test_the_lora_has_its_part_in_the_erasure(model, family, erasures):
-    without, _ = finish(erase.erase(model, replace(RECIPE, lora=LoraSettings(steps=0))))
+    without, _ = finish(erase.erase(model, RECIPE.with_settings(lora=LoraSettings(steps=0))))
     assert any(not torch.allclose(erasures[family].weights[k], w, atol=1e-6) for k, w in without.weights.items())
 
 
@@ -137,7 +140,7 @@ def test_preview_draws_what_refined_weights_draw(model, family):
     drawing = drawing_of(family)
     shown, _ = finish(preview.preview(model, RECIPE, drawing, preview.PreviewCache(), None))
     sums, _ = finish(refinement.gather(model, RECIPE, None))
-    with projections.swapped(model.unet, refinement.weights(model, refinement.solve(sums, RECIPE.refine))):
+    with projections.swapped(model.unet, refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))):
         (refined,), _ = finish(sampling.generate(model, drawing))
     assert np.abs(pixels(shown.after) - pixels(refined)).max() <= 2
     assert not (pixels(shown.after) == pixels(shown.before)).all()
@@ -179,7 +182,7 @@ def test_training_gives_the_unet_what_drawing_gives_it(model):
     drawn = unet_inputs(model, lambda: model.pipeline([prompt], output_type="latent", **options))
     context_MTD, pooled_MC = text.encode(model, [prompt])
     subject = lora.Subject("cat", torch.zeros(1, 4, 8, 12), [None], context_MTD, [[1]], 0, pooled_MC, guidance)
-    trained = unet_inputs(model, lambda: finish(lora.train(model, [subject], RECIPE.lora)))
+    trained = unet_inputs(model, lambda: finish(lora.train(model, [subject], RECIPE.settings.lora)))
     name = "encoder_hidden_states"
     torch.testing.assert_close(trained[name], drawn[name][-1:])
     added = drawn.get("added_cond_kwargs") or {}
@@ -192,9 +195,9 @@ def test_training_gives_the_unet_what_drawing_gives_it(model):
 def test_training_images_are_drawn_with_a_scheduler_that_fits(model, family):
     """As the pipeline draws them by itself, with DPM-Solver++ for the same prediction, or its own few steps."""
     usual = model.pipeline.scheduler
-    settings = sampling.with_defaults(model, RECIPE.images)
-    assert settings.steps == (sampling.FEW_STEPS if model.distilled else RECIPE.images.steps)
-    assert settings.guidance == (1.0 if family == "turbo" else RECIPE.images.guidance)
+    settings = sampling.with_defaults(model, RECIPE.settings.images)
+    assert settings.steps == (sampling.FEW_STEPS if model.distilled else RECIPE.settings.images.steps)
+    assert settings.guidance == (1.0 if family == "turbo" else RECIPE.settings.images.guidance)
     cat = sampling.TrainingImage("a photo of the cat", "cat", 5)
     (drawn,), _ = finish(sampling.training_images(model, [cat], settings, None))
     if family not in ("lcm", "turbo"):
@@ -261,10 +264,10 @@ def test_the_final_end_token_is_one_for_both_tokenizers(models):
 def test_v_prediction_draws_other_training_images_than_noise_prediction(models):
     model = models["sd2"]
     kept, cat = model.pipeline.scheduler, sampling.TrainingImage("a cat", "cat", 0)
-    (v,), _ = finish(sampling.training_images(model, [cat], RECIPE.images, None))
+    (v,), _ = finish(sampling.training_images(model, [cat], RECIPE.settings.images, None))
     model.pipeline.scheduler = type(kept).from_config(kept.config, prediction_type="epsilon")
     try:
-        (noise,), _ = finish(sampling.training_images(model, [cat], RECIPE.images, None))
+        (noise,), _ = finish(sampling.training_images(model, [cat], RECIPE.settings.images, None))
     finally:
         model.pipeline.scheduler = kept
     assert not torch.allclose(v.latent_CHW, noise.latent_CHW, atol=0.1)
@@ -282,8 +285,8 @@ def test_bfloat16_solves_as_float32_does(folders, family, models):
     assert all(w.dtype == torch.bfloat16 and w.isfinite().all() for w in result.weights.values())
     with pytest.raises(FileError, match="load the model that it was made from, in bfloat16"):
         erasure.check_fits(result, models[family])
-    refined, _ = finish(erase.erase(model, replace(RECIPE, lora=LoraSettings(steps=0))))
-    expected, _ = finish(erase.erase(models[family], replace(RECIPE, lora=LoraSettings(steps=0))))
+    refined, _ = finish(erase.erase(model, RECIPE.with_settings(lora=LoraSettings(steps=0))))
+    expected, _ = finish(erase.erase(models[family], RECIPE.with_settings(lora=LoraSettings(steps=0))))
     for key, weight_PD in refined.weights.items():
         torch.testing.assert_close(weight_PD.float(), expected.weights[key], atol=0.02, rtol=0.05)
 

@@ -20,7 +20,7 @@ from mace_studio.sd import projections, sampling
 from tests import families
 from tests.steps import finish
 
-RECIPE = Recipe((Concept("cat", "forest"),))
+RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
 DRAWING = ImageRequest(("a photo of the cat",), (0, 1), steps=2, guidance=2.0)
 WHOLE = [name for name in families.FAMILIES if name != "lcm"]
 MARKERS = {"v_pred", "ztsnr"}

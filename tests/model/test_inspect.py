@@ -7,16 +7,20 @@ import torch
 from mace_studio.analysis import attention as inspection
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.mace import refine as refinement
-from mace_studio.recipe import Concept, ImageRequest, KeepWeights, Recipe
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import attention_hooks, attention_maps, judges, projections, sampling, text
 from mace_studio.sd.attention_maps import TokenMaps
 from mace_studio.sd.text import Word
+from mace_studio.settings import KeepWeights
 from tests.steps import finish
 
 DRAWING = ImageRequest(("a photo of the cat in the forest",), (0,), steps=3, guidance=4.0)
 RECIPE = Recipe(
-    (Concept("cat", "forest", synonyms=("kitty",)),), ("dog",), refine=KeepWeights(preserve=1.0, identity=1)
+    concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
+    preserve=("dog",),
+    settings=MaceSettings(refine=KeepWeights(preserve=1.0, identity=1)),
 )
 
 
@@ -24,7 +28,7 @@ RECIPE = Recipe(
 def erasure(model):
     """The refinement and a little more, so that the three stages differ."""
     sums, _ = finish(refinement.gather(model, RECIPE, None))
-    weights = refinement.weights(model, refinement.solve(sums, RECIPE.refine))
+    weights = refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))
     return Erasure(RECIPE, {key: 0.9 * weight_PD for key, weight_PD in weights.items()}, model.fingerprint)
 
 
@@ -125,7 +129,7 @@ def test_what_is_replaced_is_the_concept_and_nothing_else(model, erasure, monkey
 def test_the_stages_of_the_residual_experiment_are_the_weights_they_say(model, erasure, unchanged):
     result, _ = finish(inspection.residual(model, DRAWING, erasure))
     sums, _ = finish(refinement.gather(model, RECIPE, None))
-    refined = refinement.weights(model, refinement.solve(sums, RECIPE.refine))
+    refined = refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))
     for name, weights in (("original", {}), ("refined", refined), ("erased", erasure.weights)):
         edit = attention_hooks.context(model.unet, lambda c: inspection.replaced(c, [5], model.length - 1))
         with projections.swapped(model.unet, weights), edit:

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mace_studio.recipe import LoraSettings
 from mace_studio.sd import lora, projections, text
+from mace_studio.settings import LoraSettings
 from tests.steps import finish
 
 FAST = LoraSettings(steps=3, learning_rate=1e-3, rank=2, alpha=2.0)

@@ -9,17 +9,20 @@ from PIL import Image
 
 from mace_studio import erasure, masks
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.methods.mace import MaceSettings, erase, training_images
 from mace_studio.methods.mace import compose as composition
-from mace_studio.methods.mace import erase, training_images
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import finish
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
-    refine=KeepWeights(identity=10.0),
-    fuse=KeepWeights(identity=10.0),
-    lora=LoraSettings(steps=2, learning_rate=1e-3),
-    images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
+        lora=LoraSettings(steps=2, learning_rate=1e-3),
+        images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    ),
 )
 
 
@@ -84,11 +87,11 @@ def test_the_sources_own_masks_given_back_change_nothing(model, tmp_path):
 
 def test_a_white_mask_is_the_whole_image(model):
     white = {(c.phrase, i): masks.whole((5, 5)) for c in QUICK.concepts for i in (1, 2)}
-    assert same(run(model, QUICK, white), run(model, replace(QUICK, masks="none"), None))
+    assert same(run(model, QUICK, white), run(model, QUICK.with_settings(masks="none"), None))
 
 
 def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(model):
-    for recipe in (QUICK, replace(QUICK, masks="none")):
+    for recipe in (QUICK, QUICK.with_settings(masks="none")):
         drawn, warnings = draw(model, recipe, given={("cat", 1): Image.new("L", (4, 4))})
         assert drawn[0].masks[0] is None
         assert warnings[0].startswith("In 1 of 2 training images of “cat” no part stood out")

@@ -7,14 +7,19 @@ import torch
 from mace_studio import prompts
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import RecipeError
-from mace_studio.methods.mace import preview
+from mace_studio.methods.mace import MaceSettings, preview
 from mace_studio.methods.mace import refine as refinement
 from mace_studio.methods.mace.preview import PreviewCache
-from mace_studio.recipe import Concept, ImageRequest, KeepWeights, Recipe
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import attention_hooks, grams, projections, sampling
+from mace_studio.settings import KeepWeights
 from tests.steps import finish
 
-RECIPE = Recipe((Concept("cat", "forest"),), ("dog",), refine=KeepWeights(preserve=1.0, identity=1.0))
+RECIPE = Recipe(
+    concepts=(Concept("cat", "forest"),),
+    preserve=("dog",),
+    settings=MaceSettings(refine=KeepWeights(preserve=1.0, identity=1.0)),
+)
 DRAWING = ImageRequest(("a photo of the cat",), (0,), steps=4, guidance=4.0)
 
 
@@ -30,7 +35,7 @@ def psnr(first, second):
 def test_m_on_the_embeddings_draws_what_refined_weights_draw(model, unchanged):
     shown, _ = run(model, RECIPE)
     sums, _ = finish(refinement.gather(model, RECIPE, None))
-    solved = refinement.solve(sums, RECIPE.refine)
+    solved = refinement.solve(sums, RECIPE.settings.refine)
     with projections.swapped(model.unet, refinement.weights(model, solved)):
         (refined,), _ = finish(sampling.generate(model, DRAWING))
     assert psnr(shown.after, refined) > 40
@@ -41,7 +46,7 @@ def test_m_on_the_embeddings_draws_what_refined_weights_draw(model, unchanged):
 def test_what_is_known_is_not_computed_again_and_changes_nothing(model, unchanged, monkeypatch):
     known = PreviewCache()
     first, seen = run(model, RECIPE, known)
-    other = replace(RECIPE, refine=KeepWeights(preserve=50.0, identity=1.0))
+    other = RECIPE.with_settings(refine=KeepWeights(preserve=50.0, identity=1.0))
     fresh, _ = run(model, other)
     monkeypatch.setattr(refinement, "gather", None)
     again, seen_again = run(model, other, known)
@@ -58,12 +63,12 @@ def test_new_concepts_and_general_captions_are_read(model, monkeypatch):
     assert not torch.equal(known.sums.concepts.cross_DD, before.concepts.cross_DD)
     assert known.sums.general is None
     monkeypatch.setattr(grams, "AT_ONCE", 750)
-    run(model, replace(RECIPE, refine=replace(RECIPE.refine, general=1e-4)), known)
+    run(model, RECIPE.with_settings(refine=replace(RECIPE.settings.refine, general=1e-4)), known)
     assert known.sums.general is not None
 
 
 def test_the_fusion_has_no_part_in_it(model):
-    _, seen = run(model, replace(RECIPE, fuse=KeepWeights(general=1.0)))
+    _, seen = run(model, RECIPE.with_settings(fuse=KeepWeights(general=1.0)))
     assert not any("captions" in p.concept for p in seen)
 
 
@@ -82,7 +87,7 @@ def test_bad_input_is_named(model, unchanged, monkeypatch):
         run(model, Recipe())
     monkeypatch.setattr(prompts, "templates", lambda kind: ("the {}",))  # fewer pairs than dimensions
     with pytest.raises(SingularGram, match="too little to keep"):
-        run(model, replace(RECIPE, preserve=(), refine=KeepWeights()))
+        run(model, replace(RECIPE.with_settings(refine=KeepWeights()), preserve=()))
 
 
 @pytest.mark.parametrize("as_keyword", [True, False])

@@ -4,9 +4,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from mace_studio.core import attention
-from mace_studio.recipe import ImageRequest, ImageSettings
+from mace_studio.recipe import ImageRequest
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import sampling, text
+from mace_studio.settings import ImageSettings
 from tests.steps import finish
 
 SHORT = ImageSettings(per_concept=2, steps=2, guidance=3.0)

@@ -2,7 +2,6 @@
 
 import shutil
 import weakref
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,18 +11,18 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ViTImagePro
 
 from mace_studio.core import attention
 from mace_studio.errors import ModelError
-from mace_studio.methods.mace import training_images
-from mace_studio.recipe import Concept, ImageSettings, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings, training_images
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import pixels, sampling, segment, segmenters
 from mace_studio.sd.segmenters import ClipSeg, GroundedSam
+from mace_studio.settings import ImageSettings, LoraSettings
 from tests.steps import finish
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity"), Concept("Lena", "art", "style")),
-    lora=LoraSettings(steps=2),
-    images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    settings=MaceSettings(lora=LoraSettings(steps=2), images=ImageSettings(per_concept=2, steps=2, guidance=4.0)),
 )
 
 
@@ -122,7 +121,7 @@ def test_a_source_is_loaded_when_asked_and_gone_when_the_masks_are_there(
     monkeypatch.setattr(segmenters, kind.__name__, made)
     monkeypatch.setattr(segmenters, "BOX", 0.2)
     warnings = []
-    steps = training_images.make(model, replace(QUICK, masks=masks), None, warnings)
+    steps = training_images.make(model, QUICK.with_settings(masks=masks), None, warnings)
     while next(steps).stage == "images":
         assert not alive
     drawn, _ = finish(steps)
@@ -137,7 +136,7 @@ def test_attention_and_none_never_load_another_model(model, monkeypatch):
     monkeypatch.delattr(segmenters, "ClipSeg")
     monkeypatch.delattr(segmenters, "GroundedSam")
     for masks in ("attention", "none"):
-        drawn, _ = finish(training_images.make(model, replace(QUICK, masks=masks), None, []))
+        drawn, _ = finish(training_images.make(model, QUICK.with_settings(masks=masks), None, []))
         assert [m is None for m in drawn[0].masks] == [masks == "none"] * 2
 
 
@@ -145,7 +144,7 @@ def test_nothing_found_falls_back_to_the_whole_image_and_says_so(model, mask_mod
     monkeypatch.setenv("MACE_STUDIO_MASK_MODELS", str(mask_models))
     monkeypatch.setattr(segmenters, "PROBABLE", 1.0)
     warnings = []
-    drawn, _ = finish(training_images.make(model, replace(QUICK, masks="clipseg"), None, warnings))
+    drawn, _ = finish(training_images.make(model, QUICK.with_settings(masks="clipseg"), None, warnings))
     assert drawn[0].masks == [None, None]
     assert warnings[0] == "In 2 of 2 training images of “cat” no part stood out, so the whole image was used."
     assert len(warnings) == 2 and "Ada Finch" in warnings[1]

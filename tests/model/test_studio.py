@@ -9,19 +9,23 @@ from safetensors import safe_open
 from mace_studio.analysis.compare import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.export.formats import ExportRequest
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe, joined
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
 from mace_studio.runtime import outputs, tasks
 from mace_studio.runtime.jobs import CANCELLED
 from mace_studio.runtime.library import PRESETS, presets, sources
 from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
     preserve=("dog",),
-    refine=KeepWeights(identity=10.0),
-    fuse=KeepWeights(identity=10.0),
-    lora=LoraSettings(steps=2),
-    images=ImageSettings(per_concept=1, steps=2),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
+        lora=LoraSettings(steps=2),
+        images=ImageSettings(per_concept=1, steps=2),
+    ),
 )
 
 
@@ -131,7 +135,7 @@ def test_a_bad_recipe_is_refused_at_once(studio):
 
 
 def test_a_cancelled_erasure_leaves_no_file(studio):
-    job = studio.erase(replace(QUICK, name="never", lora=LoraSettings(steps=5_000)))
+    job = studio.erase(replace(QUICK.with_settings(lora=LoraSettings(steps=5_000)), name="never"))
     for event in job.watch():
         if event is not None and event.stage == "lora":
             job.cancel()
@@ -143,7 +147,7 @@ def test_the_estimate_counts_forwards_and_sentences(studio):
     """One concept, 30 templates twice, one phrase kept; one image of 2 steps with guidance, 2 LoRA steps."""
     estimate = studio.estimate(QUICK)
     assert (estimate.concepts, estimate.prompts, estimate.unet_forwards) == (1, 30 * 3, 1 * 2 * 2 + 2)
-    refined_only = studio.estimate(replace(QUICK, lora=LoraSettings(steps=0)))
+    refined_only = studio.estimate(QUICK.with_settings(lora=LoraSettings(steps=0)))
     assert refined_only.unet_forwards == 0
 
 

@@ -6,18 +6,22 @@ from mace_studio.errors import RecipeError
 from mace_studio.evaluation import study
 from mace_studio.evaluation.report import KEPT
 from mace_studio.evaluation.study import Case
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import outputs
 from mace_studio.runtime.jobs import CANCELLED
 from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"),),
     preserve=("dog",),
-    refine=KeepWeights(preserve=1.0, identity=1.0),
-    fuse=KeepWeights(preserve=1.0, identity=1.0),
-    lora=LoraSettings(steps=0),
-    images=ImageSettings(guidance=4.0),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=1.0),
+        fuse=KeepWeights(preserve=1.0, identity=1.0),
+        lora=LoraSettings(steps=0),
+        images=ImageSettings(guidance=4.0),
+    ),
 )
 
 
@@ -54,12 +58,12 @@ def test_every_study_has_its_rows_and_all_can_be_run(name, count):
 def test_the_ablation_adds_one_part_after_the_other(held_back):
     recipes = [case.recipe for case in study.cases("ablation")]
     refined, summed, closed, whole = recipes[4:] if held_back else recipes[:4]
-    weights = {recipe.refine.preserve for recipe in (refined, summed, closed, whole)}
+    weights = {recipe.settings.refine.preserve for recipe in (refined, summed, closed, whole)}
     assert weights == {study.HELD_BACK if held_back else 0.1}
     assert refined.lora.steps == 0
-    assert summed.fusion == "weighted-sum" and summed.lora.uniform and summed.lora.steps > 0
-    assert closed == replace(summed, fusion="closed-form")
-    assert whole == replace(closed, lora=replace(closed.lora, uniform=False))
+    assert summed.settings.fusion == "weighted-sum" and summed.settings.lora.uniform and summed.settings.lora.steps > 0
+    assert closed == summed.with_settings(fusion="closed-form")
+    assert whole == closed.with_settings(lora=replace(closed.settings.lora, uniform=False))
 
 
 @pytest.mark.parametrize("asked", [("nothing", "cat"), ("search", "Van Gogh")])

@@ -12,19 +12,23 @@ from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.export.formats import ExportRequest
 from mace_studio.masks import whole
-from mace_studio.recipe import Concept, ImageRequest, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime import tasks
 from mace_studio.runtime.studio import BUILT_IN, Studio
 from mace_studio.sd import projections
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import finish, untouched
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"),),
     preserve=("dog",),
-    refine=KeepWeights(identity=10.0),
-    fuse=KeepWeights(identity=10.0),
-    lora=LoraSettings(steps=2),
-    images=ImageSettings(per_concept=1, steps=2),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
+        lora=LoraSettings(steps=2),
+        images=ImageSettings(per_concept=1, steps=2),
+    ),
 )
 DRAWING = ImageRequest(("a photo of the cat",), steps=2)
 
@@ -152,7 +156,7 @@ def drawn(place, entry):
 @pytest.mark.parametrize("stage", ["images", "refine", "lora", "fuse"])
 def test_the_next_visitor_of_a_closed_run_gets_the_same_pictures(place, entry, stage):
     first = drawn(place, entry)
-    events = tasks.perform(tasks.erase, place, replace(QUICK, seed=6, lora=LoraSettings(steps=50)))
+    events = tasks.perform(tasks.erase, place, replace(QUICK.with_settings(lora=LoraSettings(steps=50)), seed=6))
     with untouched(tasks.held(place).model):
         next(event for event in events if getattr(event, "stage", "") == stage)
         events.close()

@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from mace_studio.methods.mace import erase
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import lora
 from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
     preserve=("dog",),
-    refine=KeepWeights(preserve=1.0, identity=1.0),
-    fuse=KeepWeights(preserve=1.0, identity=1.0),
-    lora=LoraSettings(steps=5),
-    images=ImageSettings(per_concept=2, steps=3),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=1.0),
+        fuse=KeepWeights(preserve=1.0, identity=1.0),
+        lora=LoraSettings(steps=5),
+        images=ImageSettings(per_concept=2, steps=3),
+    ),
 )
 STAGES = ("images", "masks", "refine", "lora", "fuse")
 

@@ -20,14 +20,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mace_studio import erasure, prompts
 from mace_studio.core.moments import Moments
-from mace_studio.methods.mace import erase
+from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.methods.mace import refine as refinement
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import estimate as status
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import costs as cost
 from mace_studio.sd import lora, projections, text
 from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,11 +105,11 @@ def measure(folder, count):
     text.embed = encoding = Stopwatch(text.embed)
     concepts = tuple(Concept(f"person number {i}", "a person", "celebrity") for i in range(count))
     keep = KeepWeights(general=0.0, preserve=1.0, identity=1.0)
-    recipe = Recipe(concepts, refine=keep, fuse=keep)
+    recipe = Recipe(concepts=concepts, settings=MaceSettings(refine=keep, fuse=keep))
     preserve = Moments.of(torch.randn(4096, model.width, generator=torch.Generator().manual_seed(9)))
     notes, begun = erasure._Notes(), time.perf_counter()
     sums = replace(finish(refinement.gather(model, recipe, None)), preserve=preserve)
-    refined = refinement.weights(model, refinement.solve(sums, recipe.refine))
+    refined = refinement.weights(model, refinement.solve(sums, recipe.settings.refine))
     refine, encoding.seconds = time.perf_counter() - begun - encoding.seconds, 0.0
     deltas, begun = list(random_deltas(model, count)), time.perf_counter()
     loras = dict(zip((concept.phrase for concept in concepts), deltas, strict=True))
@@ -131,7 +132,11 @@ def whole(folder):
         Concept("Lena", "art", "style"),
     )
     images, settings = ImageSettings(per_concept=2, steps=2), LoraSettings(steps=5)
-    recipe = Recipe(concepts, ("dog",), "", "", keep, keep, settings, images=images, concepts_at_once=2)
+    recipe = Recipe(
+        concepts=concepts,
+        preserve=("dog",),
+        settings=MaceSettings(refine=keep, fuse=keep, lora=settings, images=images, concepts_at_once=2),
+    )
     guess = status.estimate(recipe, model.memory(), costs, Path(folder))
     begun, last, seconds = time.perf_counter(), 0.0, {}
     for event in (steps := Steps(erase.erase(model, recipe))):

@@ -24,14 +24,18 @@ ASKED = {
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 MODELS = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub", "nudenet", "torchvision"}
 
+# The table of methods and their settings, without torch: what a recipe, the page and the terminal know of a method.
+TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
+
 # The parts -> the parts that they may import, and the packages. A part is a module or a folder directly in mace_studio;
-# a single module of a folder is written with a dot. A part may always import itself.
+# a single module of a folder is written with a dot, what stands in the folder itself as `__init__`. A part may always
+# import itself.
 RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
-    ("recipe", "prompts", "schema", "errors", "progress", "paths", "captions"): (ASKED, set()),
+    ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "captions"): ({*ASKED, *TABLE}, set()),
     ("masks",): (ASKED, {"numpy", "PIL"}),
     ("core",): ({"errors"}, {"torch"}),
-    ("sd",): ({"core", "miniature.judge", *ASKED}, MODELS),
-    ("erasure",): ({"sd", "core", *ASKED}, {"torch", "safetensors"}),
+    ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
+    ("erasure",): ({"sd", "core", *ASKED, *TABLE}, {"torch", "safetensors"}),
     ("methods",): ({"sd", "core", "erasure", *ASKED}, NUMBERS),
     ("analysis", "evaluation", "export"): (
         {"methods", "analysis", "sd", "core", "erasure", *ASKED},
@@ -39,7 +43,7 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ),
     ("runtime",): ({"methods", "analysis", "evaluation", "export", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
     ("ui", "cli", "__main__", "app"): (
-        {"ui", "cli", "runtime", "analysis.figures", "evaluation.report", "export.formats", *ASKED},
+        {"ui", "cli", "runtime", "analysis.figures", "evaluation.report", "export.formats", *ASKED, *TABLE},
         {"gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},
     ),
     ("miniature",): (set(), {*MODELS, "matplotlib", "tokenizers"}),
@@ -94,7 +98,8 @@ def violations(module: str, source: str) -> list[str]:
         top = name.split(".")[0]
         if top == PACKAGE:
             other = part_of(name)
-            allowed = not other or other == part or other in parts or any(f"{PACKAGE}.{p}" == name for p in parts)
+            single = any(f"{PACKAGE}.{p}".removesuffix(".__init__") == name for p in parts if "." in p)
+            allowed = not other or other == part or other in parts or single
         else:
             allowed = top in packages or top in sys.stdlib_module_names
         if not allowed:

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.recipe import Concept, LoraSettings, Recipe
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import library
+from mace_studio.settings import LoraSettings
 
 CAT = Recipe(concepts=(Concept("cat", "forest"),), preserve=("dog",))
 HOSTILE = (
@@ -124,7 +125,7 @@ def test_scores_are_those_of_this_very_recipe(folder):
 def test_only_what_has_all_its_loras_can_be_composed(folder):
     assert library.named(folder, "cat").composable
     erasure_file(folder / "old.safetensors")
-    erasure_file(folder / "refined.safetensors", replace(CAT, lora=LoraSettings(steps=0)))
+    erasure_file(folder / "refined.safetensors", CAT.with_settings(lora=LoraSettings(steps=0)))
     assert not library.named(folder, "old").composable and library.named(folder, "refined").composable
 
 

@@ -55,7 +55,7 @@ def compose(
 
 def _known(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
     """The LoRAs of all concepts of the recipe that are in one of the erasures."""
-    trained = {erasure.recipe.lora.steps > 0: erasure.recipe.title() for erasure in erasures}
+    trained = {erasure.recipe.settings.lora.steps > 0: erasure.recipe.title() for erasure in erasures}
     if len(trained) > 1:
         raise RecipeError(
             "models",
@@ -63,7 +63,7 @@ def _known(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
             "of one sort.",
         )
     known: dict[str, LoraDelta] = {}
-    wanted = {concept.phrase for concept in recipe.concepts} if recipe.lora.steps else set()
+    wanted = {concept.phrase for concept in recipe.concepts} if recipe.settings.lora.steps else set()
     for erasure in erasures:
         for phrase in (c.phrase for c in erasure.recipe.concepts if c.phrase in wanted):
             delta = erasure.loras.get(phrase)

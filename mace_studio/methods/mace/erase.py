@@ -58,7 +58,7 @@ def erase(
     """
     recipe.check()
     known, given = known or {}, given or {}
-    untrained = tuple(c for c in recipe.concepts if c.phrase not in known) if recipe.lora.steps else ()
+    untrained = tuple(c for c in recipe.concepts if c.phrase not in known) if recipe.settings.lora.steps else ()
     steps = _stages(model, recipe, replace(recipe, concepts=untrained), known, cache, given)
     return (yield from clocked(steps, _costs(recipe, replace(recipe, concepts=untrained))))
 
@@ -67,8 +67,8 @@ def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
     return {
         **training_images.costs(untrained),
         "refine": prompts.count(recipe) * SENTENCE_COST,
-        "lora": len(untrained.concepts) * recipe.lora.steps * LORA_COST,
-        "fuse": (recipe.lora.steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
+        "lora": len(untrained.concepts) * recipe.settings.lora.steps * LORA_COST,
+        "fuse": (recipe.settings.lora.steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
     }
 
 
@@ -87,10 +87,10 @@ def _stages(
     sums = yield from refinement.gather(model, recipe, cache)
     if sums.general is not None and model.captions != captions_of(model.source):
         notes.warnings.append(f"General knowledge was taken from {model.captions.name}.")
-    solved = refinement.solve(sums, recipe.refine)
+    solved = refinement.solve(sums, recipe.settings.refine)
     notes.conditions["refine"] = solved.condition
     weights = refined = refinement.weights(model, solved)
-    if recipe.lora.steps:
+    if recipe.settings.lora.steps:
         batching.free()  # what the drawing used is not kept beside what the training uses, nor that beside the fusion
         trained = yield from train_loras.train(model, untrained, drawn, refined, notes.warnings)
         batching.free()
@@ -120,13 +120,13 @@ def _fuse(
     sums: refinement.Sums,
     notes: _Notes,
 ) -> Generator[Progress, None, dict[str, Tensor]]:
-    if recipe.fusion == "weighted-sum":
+    if recipe.settings.fusion == "weighted-sum":
         return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()])
     fusion = ridge.Fusion(model.width)
     for i, concept in enumerate(recipe.concepts):
         fusion.add(grams.gram(model, prompts.about(concept)).gram_DD, loras[concept.phrase].pairs)
         yield Progress("fuse", concept.phrase, i, len(recipe.concepts))
-    keep = ridge.keep_gram(recipe.fuse, sums.general, sums.preserve, model.width)
+    keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
     fused = fusion.solve(projections.read(model.unet), refined, keep)
     notes.conditions["fuse"] = fused.condition
     return fused.weights

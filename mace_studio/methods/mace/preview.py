@@ -6,7 +6,7 @@ Refined weights read W' e = W (M e), so the unchanged model with M applied to it
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.Image import Image
@@ -15,9 +15,10 @@ from torch import Tensor
 from mace_studio.methods.mace import refine as refinement
 from mace_studio.methods.mace.refine import Sums
 from mace_studio.progress import Progress, clocked, numbered, relay
-from mace_studio.recipe import ImageRequest, KeepWeights, Recipe
+from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.sd import attention_hooks, sampling
 from mace_studio.sd.model import Model
+from mace_studio.settings import KeepWeights
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ def _preview(
     model: Model, recipe: Recipe, drawing: ImageRequest, known: PreviewCache, cache: Path | None
 ) -> Generator[Progress, None, Preview]:
     # The fusion's weights are no part of this: its general captions must not be read for it.
-    asked = replace(recipe, fuse=KeepWeights())
-    key = (recipe.concepts, recipe.preserve, bool(recipe.refine.general))
+    asked = recipe.with_settings(fuse=KeepWeights())
+    key = (recipe.concepts, recipe.preserve, bool(recipe.settings.refine.general))
     if known.asked != key:
         known.sums = yield from refinement.gather(model, asked, cache)
         known.asked = key
-    solved = refinement.solve(known.sums, recipe.refine)
+    solved = refinement.solve(known.sums, recipe.settings.refine)
     drawn = 0 if known.drawing == drawing else drawing.steps
     total = drawn + drawing.steps
     if drawn:

@@ -14,9 +14,10 @@ from mace_studio import prompts
 from mace_studio.core import ridge, tokens
 from mace_studio.core.moments import Moments
 from mace_studio.progress import Progress, relay
-from mace_studio.recipe import Concept, KeepWeights, Recipe
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import grams, projections, text
 from mace_studio.sd.model import Model
+from mace_studio.settings import KeepWeights
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def gather(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progre
         cache: folder that keeps the Gram of the general captions, or None.
     """
     general, total = None, len(recipe.concepts)
-    if recipe.refine.general or recipe.fuse.general:
+    if recipe.settings.refine.general or recipe.settings.fuse.general:
         reading = grams.general(model, cache)
         general = yield from relay(reading, lambda n: Progress("refine", f"general captions, {n} read", 0, total))
     preserved = list(prompts.preserved(recipe))

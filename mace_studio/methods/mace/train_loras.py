@@ -30,21 +30,21 @@ def train(
     Returns:
         phrase -> its LoRA.
     """
-    total, room = len(recipe.concepts) * recipe.lora.steps, Room(recipe.concepts_at_once)
+    total, room = len(recipe.concepts) * recipe.settings.lora.steps, Room(recipe.settings.concepts_at_once)
 
     def few(
         group: Sequence[tuple[Concept, TrainingImages]], done: int
     ) -> Generator[Progress, None, list[lora.LoraDelta]]:
         subjects = [_subject(model, recipe, concept, drawn) for concept, drawn in group]
-        tell = _losses([concept for concept, _ in group], done * recipe.lora.steps, total)
-        return (yield from relay(lora.train(model, subjects, recipe.lora), tell))
+        tell = _losses([concept for concept, _ in group], done * recipe.settings.lora.steps, total)
+        return (yield from relay(lora.train(model, subjects, recipe.settings.lora), tell))
 
     with projections.swapped(model.unet, refined):
         deltas = yield from room.each(list(zip(recipe.concepts, pictures, strict=True)), few)
-    if room.at_once < recipe.concepts_at_once:
+    if room.at_once < recipe.settings.concepts_at_once:
         warnings.append(
-            f"There was not enough memory for {recipe.concepts_at_once} concepts at once, so the LoRAs were trained "
-            f"with {room.at_once} at once."
+            f"There was not enough memory for {recipe.settings.concepts_at_once} concepts at once, so the LoRAs were "
+            f"trained with {room.at_once} at once."
         )
     return {c.phrase: delta for c, delta in zip(recipe.concepts, deltas, strict=True)}
 
@@ -61,10 +61,10 @@ def _subject(model: Model, recipe: Recipe, concept: Concept, pictures: TrainingI
     sentences = prompts.about(concept)
     ids = text.ids(model, sentences)
     positions = [text.positions(model, row, concept.phrase) for row in ids]
-    if recipe.lora.pad_tokens:
+    if recipe.settings.lora.pad_tokens:
         positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
     context_MTD, pooled_MC = text.encode(model, sentences)
-    guidance = sampling.with_defaults(model, recipe.images).guidance
+    guidance = sampling.with_defaults(model, recipe.settings.images).guidance
     return lora.Subject(
         concept.phrase, pictures.latents_NCHW, pictures.masks, context_MTD, positions, recipe.seed, pooled_MC, guidance
     )

@@ -101,9 +101,12 @@ def costs(recipe: Recipe, decodes: bool = False) -> dict[str, float]:
         recipe: concepts, images and masks.
         decodes: whether the images are decoded even if the source of masks does not ask for it.
     """
-    images, looks = len(recipe.concepts) * recipe.images.per_concept, recipe.masks not in ("attention", "none")
+    images, looks = (
+        len(recipe.concepts) * recipe.settings.images.per_concept,
+        recipe.settings.masks not in ("attention", "none"),
+    )
     each = LOOK_COST * looks + DECODE_COST * (looks + decodes)
-    return {"images": images * recipe.images.steps * 2.0, "masks": images * each}
+    return {"images": images * recipe.settings.images.steps * 2.0, "masks": images * each}
 
 
 def _show(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, MaskSheet]:
@@ -124,14 +127,14 @@ def _images(
     model: Model, recipe: Recipe, cache: Path | None, warnings: list[str]
 ) -> Generator[Progress, None, list[list[GeneratedImage]]]:
     """The training images of each concept."""
-    each = recipe.images.per_concept
+    each = recipe.settings.images.per_concept
     wanted = [
         sampling.TrainingImage(prompts.portrait(c.phrase, c.kind), c.phrase, recipe.seed + i)
         for c in recipe.concepts
         for i in range(each)
     ]
-    settings = sampling.with_defaults(model, recipe.images)
-    if settings != recipe.images:
+    settings = sampling.with_defaults(model, recipe.settings.images)
+    if settings != recipe.settings.images:
         warnings.append(
             f"{model.name} is made to draw in few steps, so its training images took {settings.steps} steps with a "
             f"guidance of {settings.guidance:g}."
@@ -147,7 +150,7 @@ def _sought(
     model: Model, recipe: Recipe, drawn: Sequence[Sequence[GeneratedImage]], given: set[Key]
 ) -> Generator[Progress, None, list[Masks]]:
     """The source's masks of each concept; None also for images whose mask is given."""
-    find = segment.source(model, recipe.masks)
+    find = segment.source(model, recipe.settings.masks)
     found: list[Masks] = []
     for i, (concept, mine) in enumerate(zip(recipe.concepts, drawn, strict=True)):
         free = [d for n, d in enumerate(mine) if (concept.phrase, n + 1) not in given]
@@ -159,7 +162,7 @@ def _sought(
 
 
 def _seeks(recipe: Recipe, concept: Concept) -> bool:
-    return recipe.masks != "none" and concept.kind in MASKED_KINDS
+    return recipe.settings.masks != "none" and concept.kind in MASKED_KINDS
 
 
 def _counts(recipe: Recipe, concept: Concept, image: int, own: dict[Key, Tensor | None]) -> bool:
@@ -177,11 +180,11 @@ def _check(given: UserMasks, recipe: Recipe) -> None:
     for phrase, number in given:
         if phrase not in phrases:
             raise RecipeError("masks", f"A mask of “{phrase}” is given, which is no concept of the recipe.")
-        if not 1 <= number <= recipe.images.per_concept:
+        if not 1 <= number <= recipe.settings.images.per_concept:
             raise RecipeError(
                 "masks",
                 f"A mask of image {number} of “{phrase}” is given; its training images are 1 to "
-                f"{recipe.images.per_concept}.",
+                f"{recipe.settings.images.per_concept}.",
             )
 
 

@@ -94,7 +94,7 @@ class PreviewCard:
 
 def _drawing(recipe: Recipe, prompt: str) -> ImageRequest:
     asked = prompt.strip() or suggestions(recipe)[0][1]
-    return ImageRequest((asked,), (recipe.seed,), STEPS, recipe.images.guidance)
+    return ImageRequest((asked,), (recipe.seed,), STEPS, recipe.settings.images.guidance)
 
 
 def _pair(preview: Preview, seconds: float) -> str:
