@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from tqdm import tqdm
 
 from mace_studio import masks
 from mace_studio.errors import FileError, StudioError
+from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, STUDIES, cases, markdown, run
 from mace_studio.export.formats import ENERGY, FORMATS, ExportRequest
+from mace_studio.progress import Cancelled, Progress, Report
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, outputs
 from mace_studio.runtime.jobs import DONE, Job
@@ -112,7 +116,10 @@ def _add_compose(compose: argparse.ArgumentParser) -> None:
 def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("erasure", type=Path, metavar="ERASURE.safetensors")
     export.add_argument(
-        "--format", choices=FORMATS, required=True, help="; ".join(f"{k}: {v}" for k, v in FORMATS.items())
+        "--format",
+        choices=FORMATS,
+        required=True,
+        help="; ".join(f"{name}: {row.about}" for name, row in FORMATS.items()),
     )
     export.add_argument("--out", type=Path, required=True, metavar="PATH", help="a folder for diffusers, else a file")
     share = export.add_mutually_exclusive_group()
@@ -210,17 +217,18 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    studio = Studio(output=options.out)
     searching = options.study == "search"
-    rows = cases(options.study, options.preset)
-    outcomes = list(run(studio, rows, options.plan, SEARCH_SEED if searching else None, _finished))
-    if len(outcomes) < len(rows):
+    rows, first_seed = cases(options.study, options.preset), SEARCH_SEED if searching else FIRST_SEED
+    try:
+        with _progress_bar(f"Study {options.study}") as progress:
+            outcomes = run(rows, options.plan, options.out, first_seed, progress)
+    except Cancelled:
         return INTERRUPTED
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")
     path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
     measured = [(outcome.report, outcome.seconds) for outcome in outcomes if outcome.report is not None]
-    reports, seconds = [report for report, _ in measured], [took for _, took in measured]
+    reports, seconds = [report for report, _ in measured], [taken for _, taken in measured]
     print(text)
     for file in outputs.study(text, reports, seconds, path):
         print(file)
@@ -241,10 +249,16 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
 def _export(options: argparse.Namespace) -> int:
     studio = _studio(options, options.erasure.parent)
     pairs = tuple(options.pair)
-    packing = ExportRequest(
-        options.format, options.out, options.rank, options.energy, options.overwrite, pairs, options.report
+    request = ExportRequest(
+        options.format,
+        options.out,
+        rank=options.rank,
+        energy=options.energy,
+        overwrite=options.overwrite,
+        pairs=pairs,
+        report=options.report,
     )
-    job = studio.export(options.erasure.stem, packing)
+    job = studio.export(options.erasure.stem, request)
     if not _finished(job):
         return INTERRUPTED
     for layer, (rank, share) in job.result.residuals.items():
@@ -286,3 +300,22 @@ def _finished(job: Job) -> bool:
         signal.signal(signal.SIGINT, usual)
     job.wait()
     return job.state == DONE
+
+
+@contextmanager
+def _progress_bar(title: str) -> Iterator[Report]:
+    """A progress callback that shows a bar, and raises `Cancelled` after Ctrl-C."""
+    interrupted = threading.Event()
+    usual = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}<{remaining}", desc=title) as bar:
+
+            def report(progress: Progress) -> None:
+                if interrupted.is_set():
+                    raise Cancelled
+                bar.set_description(f"{progress.stage} {progress.concept}".strip())
+                bar.update(100 * progress.fraction - bar.n)
+
+            yield report
+    finally:
+        signal.signal(signal.SIGINT, usual)
