@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from tqdm import tqdm
 
 from mace_studio import masks
 from mace_studio.errors import FileError, RecipeError, StudioError
+from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, cases, markdown, run
 from mace_studio.export.formats import FORMATS, ExportRequest
 from mace_studio.parser import OUTPUT, command_parser
 from mace_studio.paths import slug
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, lookup, result_files
-from mace_studio.runtime.jobs import CANCELLED, Job
+from mace_studio.runtime.jobs import CANCELLED, Job, Worker
 from mace_studio.runtime.studio import Studio
 
 INTERRUPTED = 130
@@ -138,15 +140,15 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    studio = Studio(output=options.out)
     searching = options.study == "search"
-    rows = cases(options.study, options.preset)
-    outcomes = list(run(studio, rows, options.plan, SEARCH_SEED if searching else None, _result))
+    rows, first_seed = cases(options.study, options.preset), SEARCH_SEED if searching else FIRST_SEED
+    work = partial(run, rows, options.plan, options.out, first_seed)
+    outcomes = _result(Worker().submit(f"Study {options.study}", work))
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")
     path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
     measured = [(outcome.report, outcome.seconds) for outcome in outcomes if outcome.report is not None]
-    reports, seconds = [report for report, _ in measured], [took for _, took in measured]
+    reports, seconds = [report for report, _ in measured], [taken for _, taken in measured]
     print(text)
     for file in result_files.write_study(text, reports, seconds, path):
         print(file)

@@ -26,10 +26,10 @@ from mace_studio.evaluation.report import (
 )
 from mace_studio.recipe import Recipe
 
-SPILLS = 10  # kept words that are told as those that suffered most
+SPILLS = 10  # kept words that are listed as those that suffered most
 SIDES = ("before", "after")
 TALLY = ("correct", "count", "top1", "top1_low", "top1_high", "probability", "low", "high")
-HARMONIC = (
+ABOUT_HARMONIC = (
     "A harmonic mean of how much of the erased is gone, how much of the kept is still there and, for H_o, how much of "
     "the synonyms is gone (Eq. 8 and 9 of the paper): 100 % is best."
 )
@@ -105,11 +105,12 @@ def as_json(report: Report) -> str:
     """Everything but the images; what was not measured has no key."""
     about = {key: value for key, value in vars(report).items() if key not in ("recipe", "plan", "rows")}
     for key in ("quality", "detections"):
-        about[key] = about[key] and _known(asdict(about[key]))
+        about[key] = about[key] and _measured(asdict(about[key]))
+    about["harmonic"] = tuple(asdict(mean) for mean in report.harmonic)
     about["recipe"] = json.loads(report.recipe.to_json())
     about["plan"] = asdict(report.plan)
-    about["rows"] = [_known(asdict(replace(row, images=()))) for row in report.rows]
-    return json.dumps(_known(about), indent=1, ensure_ascii=False) + "\n"
+    about["rows"] = [_measured(asdict(replace(row, images=()))) for row in report.rows]
+    return json.dumps(_measured(about), indent=1, ensure_ascii=False) + "\n"
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -145,7 +146,7 @@ def _has_clip(report: Report) -> bool:
     return any(row.clip for row in report.rows)
 
 
-def _known(values: dict[str, object]) -> dict[str, object]:
+def _measured(values: dict[str, object]) -> dict[str, object]:
     """Without what was not measured."""
     return {key: value for key, value in values.items() if value not in (None, {}, ())}
 
@@ -172,11 +173,11 @@ def _recipe_lines(recipe: Recipe) -> list[str]:
 def _harmonic_lines(report: Report) -> list[str]:
     lines = []
     if report.harmonic:
-        said = ", ".join(f"{name} **{percent(value)}**" for name, value in report.harmonic.items())
-        lines += [f"{said}. {HARMONIC}", ""]
+        figures = ", ".join(f"{mean.name} **{percent(mean.value)}**" for mean in report.harmonic)
+        lines += [f"{figures}. {ABOUT_HARMONIC}", ""]
     if report.h_a:
-        said = f"H_a **{report.h_a['after']:.2f}**, before the erasure {report.h_a['before']:.2f}"
-        lines += [f"{said}: the CLIP score of the kept styles less that of the erased ones; high is good.", ""]
+        figures = f"H_a **{report.h_a['after']:.2f}**, before the erasure {report.h_a['before']:.2f}"
+        lines += [f"{figures}: the CLIP score of the kept styles less that of the erased ones; high is good.", ""]
     return lines
 
 
@@ -191,8 +192,8 @@ def _together(report: Report, name: str, roles: Sequence[str], figures: Sequence
     cells = [name]
     for row in map(report.pooled, roles):
         cells += [percent(t.top1, t.top1_interval) for t in (row.before, row.after)] if row else ["", ""]
-    known = means(report) | ({"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {})
-    cells += [known.get(name, "") for name in figures]
+    figure = means(report) | ({"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {})
+    cells += [figure.get(name, "") for name in figures]
     return [*cells, f"{report.quality.kid:.4f}" if report.quality else ""]
 
 

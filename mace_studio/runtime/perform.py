@@ -22,6 +22,10 @@ from mace_studio.errors import StudioError
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Cancelled, Progress, Report
 
+# Waiting threads would spin, and beside other work on the machine every small operation would wait for its time slice:
+# a run took over ten times as long. The variable is read once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -84,9 +88,6 @@ def perform(task: str, place: Place, *arguments: Any) -> Events:
     Raises:
         Exception: of any other kind, as the task raised it.
     """
-    # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time
-    # slice: a run took over ten times as long. The variable is read once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mace_studio.runtime.tasks import TASKS  # noqa: PLC0415
 
     with _in_use:

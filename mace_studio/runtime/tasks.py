@@ -137,7 +137,7 @@ def erase(place: Place, recipe: Recipe, user_masks: UserMasks | None = None, pro
     """
     model = process_model(place).model
     if user_masks:
-        return _save(place, mace.erase(model, recipe, progress, place.cache, user_masks=user_masks))
+        return _save(place, mace.erase(model, recipe, progress=progress, cache=place.cache, user_masks=user_masks))
     return _save(place, METHODS[recipe.method].erase(model, recipe, progress, place.cache))
 
 
@@ -152,9 +152,10 @@ def compose(
     """Fuse the erasures at `paths` into one and write it into the output folder; the rest as `mace.compose`."""
     model = process_model(place).model
     erasures = [erasure_file.load(path) for path in paths]
-    return _save(
-        place, composition.compose(model, erasures, progress, place.cache, remove=remove, add=add, name=name)
+    result = composition.compose(
+        model, erasures, remove=remove, add=add, name=name, cache=place.cache, progress=progress
     )
+    return _save(place, result)
 
 
 def _save(place: Place, result: Erasure) -> Entry:
@@ -166,7 +167,7 @@ def _save(place: Place, result: Erasure) -> Entry:
 
 def masks(place: Place, recipe: Recipe, progress: Report = silent) -> MaskSheet:
     """Generate the training images of a recipe and mask them by its source."""
-    return training_images.show(process_model(place).model, recipe, progress, place.cache)
+    return training_images.show(process_model(place).model, recipe, progress=progress, cache=place.cache)
 
 
 def compare(place: Place, path: Path, request: ImageRequest, progress: Report = silent) -> list[Pair]:
@@ -179,19 +180,19 @@ def inspect(
 ) -> Inspection:
     """Record the attention before and after the erasure at `path`, or of the model as it is where that is None."""
     erasure = erasure_file.load(path) if path is not None else None
-    return attention.inspect(process_model(place).model, request, erasure, phrases, progress)
+    return attention.inspect(process_model(place).model, request, erasure, phrases, progress=progress)
 
 
 def residual(place: Place, path: Path, request: ImageRequest, progress: Report = silent) -> Inspection:
     """Generate what the prompt's other words carry of the concept, before and after the erasure at `path`."""
     model = process_model(place).model
-    return attention.residual(model, request, erasure_file.load(path), progress, place.cache)
+    return attention.residual(model, request, erasure_file.load(path), progress=progress, cache=place.cache)
 
 
 def preview(place: Place, recipe: Recipe, request: ImageRequest, progress: Report = silent) -> Preview:
     """Generate an image with and without the refinement alone."""
     kept = process_model(place)
-    return previews.preview(kept.model, recipe, with_defaults(request), kept.previews, progress, place.cache)
+    return previews.preview(kept.model, recipe, with_defaults(request), kept.previews, progress=progress, cache=place.cache)
 
 
 def evaluate(
@@ -200,9 +201,11 @@ def evaluate(
     """Measure each erasure at its path by its plan, and write its scores beside it."""
     model = process_model(place).model
     cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
-    reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress, place.cache)
+    reports = evaluation.evaluate(
+        model, cases, judges.choose(model, judge), progress=progress, cache=place.cache
+    )
     for (path, _), measured in zip(plans, reports, strict=True):
-        library.write_scores(library.read(path), measured.harmonic)
+        library.write_scores(library.read(path), {one.name: one.value for one in measured.harmonic})
     return reports
 
 

@@ -31,7 +31,7 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
         {
             "name": entry.name,
             "erased": _few([concept.phrase for concept in entry.recipe.concepts]),
-            "scores": "\n".join(f"{name}: {100 * score:.1f}\u00a0%" for name, score in entry.scores.items()),
+            "scores": "\n".join(f"{mean.name}: {100 * mean.value:.1f}\u00a0%" for mean in entry.scores),
             "size": run_view.size(entry.size),
             "made": f"{entry.made:%Y-%m-%d %H:%M}",
             "note": _note(entry, status),
@@ -52,7 +52,7 @@ def details(entry: Entry, status: Status) -> str:
         ("Seed", str(recipe.seed)),
         ("Size", run_view.size(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
-        *((name, f"{100 * score:.1f} %") for name, score in entry.scores.items()),
+        *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),
     ]
     noted = [note for note in (_note(entry, status), *entry.warnings) if note]
     warned = "".join(f"<li>{html.escape(note)}</li>" for note in noted)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
+from mace_studio.presets import presets
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime.library import presets
 from mace_studio.runtime.studio import BUILT_IN, Studio
 from mace_studio.settings import ImageSettings
 from mace_studio.ui import form

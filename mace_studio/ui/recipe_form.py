@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from mace_studio.methods.mace import FUSIONS, MASKS
+from mace_studio.presets import presets
 from mace_studio.recipe import KINDS, Recipe
-from mace_studio.runtime.library import presets
 from mace_studio.settings import TUNE
 from mace_studio.ui import concept_text, form, run_view
 from mace_studio.ui.charts import timestep_curve

@@ -19,7 +19,6 @@ from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, open_to
 
 FIELDS = {"rank": ("Rank", "#export-rank input"), "energy": ("Share kept", "#export-energy input")}
-LORA = "lora"
 
 Update = dict[Any, Any]
 
@@ -64,7 +63,7 @@ class ExportCard:
 
     @spoken
     def on_format(self, kind: str) -> tuple[str, Any]:
-        return _about(kind), gr.Row(visible=kind == LORA)
+        return _about(kind), gr.Row(visible=FORMATS[kind].has_rank)
 
     @spoken
     def on_export(self, job_id: str, chosen: dict[str, Any], kind: str, rank: str, energy: str) -> Iterator[Update]:
@@ -74,7 +73,7 @@ class ExportCard:
             names = (chosen or {}).get("chosen", [])
             if len(names) != 1:
                 raise RecipeError("", "Choose one erased model in the list, to export it.")
-            return self.studio.export(names[0], self._packing(names[0], kind, rank, energy))
+            return self.studio.export(names[0], self._request(names[0], kind, rank, energy))
 
         yield from self.job.begin(job_id, start, self._end, FIELDS)
 
@@ -83,11 +82,11 @@ class ExportCard:
         """Show this browser's export again after a reload."""
         yield from self.job.again(job_id, self._end, FIELDS)
 
-    def _packing(self, name: str, kind: str, rank: str, energy: str) -> ExportRequest:
+    def _request(self, name: str, kind: str, rank: str, energy: str) -> ExportRequest:
         """Into a folder of the page's own, where an older export of the same is replaced."""
-        path = self.studio.output / "exports" / f"{name}-{kind}{'' if kind == 'diffusers' else '.safetensors'}"
-        share = (form.rank_from(rank), form.energy_from(energy)) if kind == LORA else (None, None)
-        return ExportRequest(kind, path, *share, overwrite=True)
+        path = self.studio.output / "exports" / f"{name}-{kind}{FORMATS[kind].suffix}"
+        share = {"rank": form.rank_from(rank), "energy": form.energy_from(energy)} if FORMATS[kind].has_rank else {}
+        return ExportRequest(kind, path, **share, overwrite=True)
 
     def _end(self, job: Job) -> Update:
         written = job.result
@@ -101,4 +100,4 @@ class ExportCard:
 
 
 def _about(kind: str) -> str:
-    return f'<p class="hint">{FORMATS[kind]}.</p>'
+    return f'<p class="hint">{FORMATS[kind].title}: {FORMATS[kind].about}.</p>'
