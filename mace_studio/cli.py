@@ -1,4 +1,4 @@
-"""`mace-studio serve|erase|masks|compose|compare|inspect|evaluate|export|study`: the page, and all it does without it."""
+"""The command `mace-studio`: the page, and all that it does without it."""
 
 from __future__ import annotations
 

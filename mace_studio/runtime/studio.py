@@ -221,7 +221,7 @@ class Studio:
         return self._submit(f"What is left of {entry.name}", request, "residual", entry.path, request)
 
     def preview(self, recipe: Recipe, request: ImageRequest) -> Job:
-        """Generate one image with and without the refinement of a recipe, training nothing; the result is a `Preview`."""
+        """Generate an image with and without a recipe's refinement, training nothing; the result is a `Preview`."""
         recipe.check()
         request.check_alone()
         return self._submit(f"Preview {recipe.title()}", request, "preview", recipe, request)

@@ -192,7 +192,9 @@ def residual(place: Place, path: Path, request: ImageRequest, progress: Report =
 def preview(place: Place, recipe: Recipe, request: ImageRequest, progress: Report = silent) -> Preview:
     """Generate an image with and without the refinement alone."""
     kept = process_model(place)
-    return previews.preview(kept.model, recipe, with_defaults(request), kept.previews, progress=progress, cache=place.cache)
+    return previews.preview(
+        kept.model, recipe, with_defaults(request), kept.previews, progress=progress, cache=place.cache
+    )
 
 
 def evaluate(
@@ -201,9 +203,7 @@ def evaluate(
     """Measure each erasure at its path by its plan, and write its scores beside it."""
     model = process_model(place).model
     cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
-    reports = evaluation.evaluate(
-        model, cases, judges.choose(model, judge), progress=progress, cache=place.cache
-    )
+    reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
     for (path, _), measured in zip(plans, reports, strict=True):
         library.write_scores(library.read(path), {one.name: one.value for one in measured.harmonic})
     return reports
