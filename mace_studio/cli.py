@@ -17,7 +17,7 @@ from mace_studio import masks
 from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, cases, markdown, run
-from mace_studio.export.formats import FORMATS, ExportRequest
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.parser import OUTPUT, command_parser
 from mace_studio.paths import slug
 from mace_studio.recipe import ImageRequest, Recipe

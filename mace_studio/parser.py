@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_studio.evaluation.study import STUDIES
-from mace_studio.export.formats import ENERGY, FORMATS
+from mace_studio.exports.formats import ENERGY, FORMATS
 
 ABOUT = "MACE Studio: erase concepts from text-to-image diffusion models."
 OUTPUT = Path("output")  # where the page and the terminal keep erasures, unless they are told otherwise

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mace_studio.analysis.attention import Inspection
     from mace_studio.analysis.compare import Pair
     from mace_studio.evaluation.report import Report
-    from mace_studio.export.export import Exported
+    from mace_studio.exports.export import Exported
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> Path:

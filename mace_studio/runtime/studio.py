@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mace_studio import presets
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import UserMasks
 from mace_studio.methods import METHODS
 from mace_studio.paths import BUILT_IN

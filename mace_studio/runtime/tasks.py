@@ -22,9 +22,9 @@ from mace_studio.evaluation import evaluate as evaluation
 from mace_studio.evaluation import report
 from mace_studio.evaluation.evaluate import Case
 from mace_studio.evaluation.plan import Plan
-from mace_studio.export import export as exporting
-from mace_studio.export.export import Exported
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports import export as exporting
+from mace_studio.exports.export import Exported
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import MaskSheet, UserMasks
 from mace_studio.methods import METHODS
 from mace_studio.methods.mace import compose as composition

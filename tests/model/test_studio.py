@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from mace_studio.analysis.compare import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
 from mace_studio.runtime import outputs, tasks

@@ -6,7 +6,7 @@ import pytest
 
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation.plan import Plan
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.presets import presets
 from mace_studio.recipe import Concept, ImageRequest, Recipe
