@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mace_studio.analysis import figures
 from mace_studio.evaluation import report_figures, report_files
@@ -40,7 +40,7 @@ def write_inspection(inspection: Inspection, folder: Path) -> list[Path]:
     """Data of an inspection, its figures (PNG and PDF) and its images."""
     from mace_studio.analysis.attention import save  # noqa: PLC0415 - needs torch, as whatever made the inspection did
 
-    settings = inspection.settings
+    settings: dict[str, Any] = inspection.settings
     name = f"{slug(settings['prompts'][0])}-{settings['seeds'][0]}-{settings['kind']}"
     return [save(inspection, folder / f"{name}.npz"), *figures.write(inspection, folder, name)]
 
