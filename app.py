@@ -42,11 +42,11 @@ except ImportError:
 # Gradio takes seconds to import; --help and a mistyped flag are answered before.
 from mace_studio.runtime import examples, quota, tasks  # noqa: E402
 from mace_studio.runtime.studio import Studio  # noqa: E402
-from mace_studio.ui import page, server, visitors  # noqa: E402
+from mace_studio.ui import page, server, sessions  # noqa: E402
 
 how = (options.model, options.device, options.dtype, options.output_dir, options.low_memory, options.captions)
 perform = spaces.GPU(tasks.perform, duration=quota.seconds) if spaces else tasks.perform
-studio = Studio(*how, perform, fixed=shared, visitor=visitors.folder)
+studio = Studio(*how, perform, fixed=shared, visitor=sessions.folder)
 demo = page.build(studio)
 
 if __name__ == "__main__":

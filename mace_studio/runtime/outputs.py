@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,11 @@ def evaluation(measured: Sequence[Report], folder: Path) -> list[Path]:
         return [*report_files.write(measured[0], folder), *report_figures.write(measured[0], folder)]
     together = report_files.write_side_by_side(measured, folder) + report_figures.write_side_by_side(measured, folder)
     return [*together, *(path for one in measured for path in evaluation([one], folder / one.name))]
+
+
+def archive(folder: Path) -> Path:
+    """All files of a folder as one ZIP file beside it."""
+    return Path(shutil.make_archive(str(folder), "zip", folder))
 
 
 def study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
