@@ -8,15 +8,16 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.evaluation.report import Harmonic, harmonic_from
 from mace_studio.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Entry:
         warnings: what the user should know, in sentences.
         fingerprint: of the model that it was made from.
         composable: whether it has all that it takes to fuse it again; a file of an older version has not.
-        scores: name -> harmonic mean of its last evaluation, 0 to 1.
+        scores: harmonic means of its last evaluation.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Entry:
     warnings: tuple[str, ...]
     fingerprint: str = ""
     composable: bool = False
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: tuple[Harmonic, ...] = ()
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -176,12 +177,13 @@ def delete(folder: Path, name: str) -> None:
         _scores_path(path).unlink(missing_ok=True)
 
 
-def write_scores(entry: Entry, scores: Mapping[str, float]) -> None:
+def write_scores(entry: Entry, scores: Sequence[Harmonic]) -> None:
     """Keep the harmonic means of an erasure's last evaluation, for `Entry.scores`."""
     path = _scores_path(entry.path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"recipe": entry.recipe.digest(), "scores": dict(scores)}), encoding="utf-8")
+        written = {"recipe": entry.recipe.digest(), "scores": [asdict(mean) for mean in scores]}
+        path.write_text(json.dumps(written), encoding="utf-8")
 
 
 def sources(folder: Path) -> list[str]:
@@ -207,13 +209,13 @@ def _scores_path(path: Path) -> Path:
     return path.parent / "reports" / f"{path.stem}.json"
 
 
-def _scores(path: Path, recipe: Recipe) -> dict[str, float]:
+def _scores(path: Path, recipe: Recipe) -> tuple[Harmonic, ...]:
     try:
         written = json.loads(_scores_path(path).read_text(encoding="utf-8"))
         # The name may have been another erasure's.
-        return {str(k): float(v) for k, v in written["scores"].items()} if written["recipe"] == recipe.digest() else {}
+        return harmonic_from(written["scores"]) if written["recipe"] == recipe.digest() else ()
     except (OSError, KeyError, AttributeError, TypeError, ValueError):
-        return {}
+        return ()
 
 
 def _checked_name(name: str, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,11 @@ def write_evaluation(reports: Sequence[Report], folder: Path) -> list[Path]:
         return [*report_files.write(reports[0], folder), *report_figures.write(reports[0], folder)]
     together = report_files.write_side_by_side(reports, folder) + report_figures.write_side_by_side(reports, folder)
     return [*together, *(path for one in reports for path in write_evaluation([one], folder / one.name))]
+
+
+def write_archive(folder: Path) -> Path:
+    """All files of a folder as one ZIP file beside it."""
+    return Path(shutil.make_archive(str(folder), "zip", folder))
 
 
 def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:

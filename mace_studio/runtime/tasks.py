@@ -205,7 +205,7 @@ def evaluate(
     cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
     reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
     for (path, _), measured in zip(plans, reports, strict=True):
-        library.write_scores(library.read(path), {one.name: one.value for one in measured.harmonic})
+        library.write_scores(library.read(path), measured.harmonic)
     return reports
 
 

@@ -1,4 +1,4 @@
-"""Whose erasures are whose, on a page that many share: a random cookie tells visitors apart."""
+"""Whose erasures are whose, on a page that many share: a random cookie tells users apart."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def address() -> str:
     return "/" if request is None else str(request.base_url)
 
 
-class VisitorCookie:
-    """Middleware that gives a visitor without a cookie one."""
+class SessionCookie:
+    """Middleware that gives a user without a cookie one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        known = scope["type"] != "http" or _has_cookie(scope)
+        has_cookie = scope["type"] != "http" or _has_cookie(scope)
 
         async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start" and not known:
+            if message["type"] == "http.response.start" and not has_cookie:
                 cookie = f"{COOKIE}={uuid.uuid4().hex}; {ATTRIBUTES}"
                 message["headers"] = [*message["headers"], (b"set-cookie", cookie.encode())]
             await send(message)

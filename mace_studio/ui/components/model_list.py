@@ -1,4 +1,4 @@
-"""What the page shows of erased models and of exports, as escaped HTML."""
+"""The list of erased models and what the page says of them, of exports and of the base model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import gradio as gr
+
 from mace_studio.recipe import Recipe
-from mace_studio.runtime.estimate import Estimate, Status
+from mace_studio.runtime.estimate import Estimate, Status, counted_as
+from mace_studio.runtime.estimate import size as size_text
 from mace_studio.runtime.library import Entry
-from mace_studio.ui import run_view
-from mace_studio.ui.form import number_text
+from mace_studio.runtime.studio import Studio
+from mace_studio.ui.components.files import script
+from mace_studio.ui.components.text import estimate, number_text, pairs
+from mace_studio.ui.components.text import warnings as warning_list
 
 if TYPE_CHECKING:
     from mace_studio.exports.export import Exported
@@ -25,6 +30,25 @@ LIST = """<div class="model-list"><table><thead><tr><th scope="col">Name</th><th
 <p class="hint">No erased model yet. The Erase tab makes one, or open a file.</p></div>"""
 
 
+def model_list() -> gr.HTML:
+    """The list with a checkbox for each model; its value is made by `value`."""
+    return gr.HTML(
+        {"rows": [], "chosen": []},
+        label="Erased models",
+        html_template=LIST,
+        js_on_load=script(__file__),
+        apply_default_css=False,
+        elem_id="models",
+    )
+
+
+def erased_models(studio: Studio, newest: str, chosen: str | None, *other: str) -> gr.Dropdown:
+    """The choice of erased models: the newest, or what was chosen, or the first; `other` choices come first."""
+    names = [entry.name for entry in studio.entries()]
+    choice = next((name for name in (newest, chosen, *names) if name in names), other[0] if other else None)
+    return gr.Dropdown([*other, *names], value=choice)
+
+
 def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
     """What the list shows of each model."""
     return [
@@ -32,7 +56,7 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
             "name": entry.name,
             "erased": _few([concept.phrase for concept in entry.recipe.concepts]),
             "scores": "\n".join(f"{mean.name}: {100 * mean.value:.1f}\u00a0%" for mean in entry.scores),
-            "size": run_view.size(entry.size),
+            "size": size_text(entry.size),
             "made": f"{entry.made:%Y-%m-%d %H:%M}",
             "note": _note(entry, status),
         }
@@ -50,14 +74,12 @@ def details(entry: Entry, status: Status) -> str:
         ("LoRA", f"{lora.steps} steps, rank {lora.rank}" if lora.steps else "none, refined only"),
         ("λ1 · λ2 · λ3", " · ".join(map(number_text, weights))),
         ("Seed", str(recipe.seed)),
-        ("Size", run_view.size(entry.size)),
+        ("Size", size_text(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
         *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),
     ]
-    noted = [note for note in (_note(entry, status), *entry.warnings) if note]
-    warned = "".join(f"<li>{html.escape(note)}</li>" for note in noted)
-    said = f'<ul class="warnings" aria-label="Warnings">{warned}</ul>' if warned else ""
-    return f"<h2>{html.escape(entry.name)}</h2>{said}{run_view.pairs(facts)}"
+    notes = [note for note in (_note(entry, status), *entry.warnings) if note]
+    return f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}"
 
 
 def several(entries: Sequence[Entry]) -> str:
@@ -68,19 +90,18 @@ def several(entries: Sequence[Entry]) -> str:
 
 def composition(recipe: Recipe, training: Estimate | None) -> str:
     """What composing would make, and what it takes to train what is added."""
-    erased = html.escape(_few([concept.phrase for concept in recipe.concepts]))
+    erased = _few([concept.phrase for concept in recipe.concepts])
     takes = (
-        f"{run_view.counted_as(training.concepts, 'LoRA')} to train, "
-        f"{run_view.counted_as(training.unet_forwards, 'UNet forward')}"
+        f"{counted_as(training.concepts, 'LoRA')} to train, {counted_as(training.unet_forwards, 'UNet forward')}"
         if training and training.unet_forwards
         else "nothing to train"
     )
-    return f'<p class="estimate">Erases {erased} · {takes}</p>'
+    return estimate(f"Erases {erased} · {takes}")
 
 
 def exported(written: Exported) -> str:
     """What an export wrote, and what a LoRA leaves out of each layer."""
-    head = f'<p class="saved"><b>{html.escape(written.path.name)}</b>, {run_view.size(written.size)}.</p>'
+    head = f'<p class="saved"><b>{html.escape(written.path.name)}</b>, {size_text(written.size)}.</p>'
     if not written.residuals:
         return head
     worst = max(share for _, share in written.residuals.values())
@@ -90,7 +111,7 @@ def exported(written: Exported) -> str:
     ]
     return (
         f'{head}<details class="residuals"><summary>At most {worst:.2%} of a layer’s difference is left out</summary>'
-        f"{run_view.pairs(lines)}</details>"
+        f"{pairs(lines)}</details>"
     )
 
 
@@ -99,8 +120,8 @@ def base(status: Status) -> str:
     facts = [("Loaded", status.name if status.state == "ready" else f"{status.name}: {status.state}")]
     facts += [("On", status.detail)] if status.state == "ready" else [("Why", status.detail)] if status.detail else []
     if status.memory is not None:
-        facts.append(("Memory", f"about {run_view.size(status.memory)} with an erasure"))
-    return run_view.pairs(facts)
+        facts.append(("Memory", f"about {size_text(status.memory)} with an erasure"))
+    return pairs(facts)
 
 
 def _note(entry: Entry, status: Status) -> str:

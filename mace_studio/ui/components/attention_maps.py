@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mace_studio.analysis import figures
-from mace_studio.ui.files import page_file, picture_url
+from mace_studio.ui.components.files import png_url, script
 
 if TYPE_CHECKING:
     from mace_studio.analysis.attention import Inspection, Mass, Run
@@ -46,14 +46,14 @@ def viewer() -> gr.HTML:
         {},
         label="Attention maps",
         html_template=TEMPLATE,
-        js_on_load=page_file("attention.js"),
+        js_on_load=script(__file__),
         apply_default_css=False,
         elem_id="maps",
     )
 
 
 def shown(inspection: Inspection, group: str, head: str, side: str) -> dict[str, Any]:
-    """The viewer's value: everything that the browser needs to draw one layer group of one side.
+    """The viewer's value: everything that the browser needs to show one layer group of one side.
 
     Args:
         inspection: of any number of runs.
@@ -144,7 +144,7 @@ def _closing(rows: dict[str, Sequence[Mass]]) -> str:
 
 
 def _row(name: str, run: Run) -> dict[str, Any]:
-    return {"name": name, "image": picture_url(run.image), "presence": list(run.presence.items())}
+    return {"name": name, "image": png_url(run.image), "presence": list(run.presence.items())}
 
 
 def _mask(inspection: Inspection, size: tuple[int, int]) -> np.ndarray:

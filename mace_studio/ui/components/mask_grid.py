@@ -1,4 +1,4 @@
-"""What the page shows of training images and masks: overlays, captions, and what has become of drawn masks."""
+"""Training images under their masks, with captions, and what has become of the masks that the user made."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import gradio as gr
 from mace_studio import masks
 from mace_studio.masks import MaskedImage, MaskSheet
 from mace_studio.recipe import Recipe
-from mace_studio.ui.files import page_file, photo_url
-from mace_studio.ui.run_view import counted_as
+from mace_studio.runtime.estimate import counted_as
+from mace_studio.ui.components.files import jpeg_url, script
 
 NOTHING_CHOSEN = "<h2>Draw a mask</h2><p>Press an image to draw its mask yourself.</p>"
 
 
 def grid() -> gr.HTML:
     """The images under their masks; "pick" says which was pressed. Its value is made by `tiles`."""
-    # Not a gr.Gallery: whenever one image changes it writes the files of all again, while the page is reading them.
     return gr.HTML(
         [],
         label="Training images and masks",
         html_template='<div class="mask-grid"></div>',
-        js_on_load=page_file("mask_grid.js"),
+        js_on_load=script(__file__),
         apply_default_css=False,
         elem_id="mask-grid",
     )
@@ -33,7 +32,7 @@ def tiles(sheet: MaskSheet, listed: Sequence[MaskedImage]) -> list[dict[str, str
     """Each image under its mask, with its name and what is known of its mask."""
     return [
         {
-            "url": photo_url(masks.overlay(one.image, sheet.mask(one))),
+            "url": jpeg_url(masks.overlay(one.image, sheet.mask(one))),
             "name": f"{one.phrase} {one.number}",
             "note": _note(sheet, one),
         }
@@ -47,27 +46,27 @@ def title(sheet: MaskSheet, one: MaskedImage) -> str:
 
 
 def status(sheet: MaskSheet, recipe: Recipe) -> str:
-    """What has become of the masks that were drawn by hand, and whether the images are those of a recipe.
+    """What has become of the user's masks, and whether the images are those of a recipe.
 
     Args:
         sheet: what is shown.
         recipe: what the form asks for now.
     """
-    said = []
+    sentences = []
     if sheet.dropped:
         were = "was" if sheet.dropped == 1 else "were"
-        said.append(f"{_drawn(sheet.dropped)} no longer fitted the images and {were} dropped.")
-    drawn, fit = len(sheet.given), len(sheet.fitting(recipe))
+        sentences.append(f"{_by_hand(sheet.dropped)} no longer fitted the images and {were} dropped.")
+    made, fit = len(sheet.given), len(sheet.fitting(recipe))
     if fit:
-        said.append(f"{_drawn(fit)}: the next erasure uses {'it' if fit == 1 else 'them'}.")
-    if drawn > fit:
-        said.append(
-            f"{_drawn(drawn - fit)} no longer {'fits' if drawn - fit == 1 else 'fit'}, because concepts, seed or image "
+        sentences.append(f"{_by_hand(fit)}: the next erasure uses {'it' if fit == 1 else 'them'}.")
+    if made > fit:
+        sentences.append(
+            f"{_by_hand(made - fit)} no longer {'fits' if made - fit == 1 else 'fit'}, because concepts, seed or image "
             "settings have changed, and will be left out."
         )
     if not _same(sheet.recipe, recipe):
-        said.append("The form has changed: show the masks again to see its images.")
-    return "".join(f'<p class="hint" role="status">{html.escape(sentence)}</p>' for sentence in said)
+        sentences.append("The form has changed: show the masks again to see its images.")
+    return "".join(f'<p class="hint" role="status">{html.escape(sentence)}</p>' for sentence in sentences)
 
 
 def _note(sheet: MaskSheet, one: MaskedImage) -> str:
@@ -79,7 +78,7 @@ def _note(sheet: MaskSheet, one: MaskedImage) -> str:
     return f"seed {one.seed} · {source} · {'whole image' if share == 1 else f'{100 * share:.0f} %'}"
 
 
-def _drawn(count: int) -> str:
+def _by_hand(count: int) -> str:
     return f"{counted_as(count, 'mask')} drawn by hand"
 
 

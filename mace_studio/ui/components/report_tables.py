@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from mace_studio.evaluation.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, called, means, percent
-from mace_studio.ui.files import picture_url
+from mace_studio.ui.components.files import png_url
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'
 SPILLED = 6
@@ -49,15 +49,15 @@ def spill_over(reports: Sequence[Report]) -> str:
 
 
 def judged(reports: Sequence[Report]) -> str:
-    """Who judged, and what was drawn."""
+    """Who judged, and what was generated."""
     parts = []
     for name, report in zip(called(reports), reports, strict=True):
         head = f"<b>{html.escape(name)}</b> " if len(reports) > 1 else ""
-        parts.append(f'<p class="hint">{head}{html.escape(" ".join(_told(report)))}</p>')
+        parts.append(f'<p class="hint">{head}{html.escape(" ".join(_notes(report)))}</p>')
     return "".join(parts)
 
 
-def _told(report: Report) -> list[str]:
+def _notes(report: Report) -> list[str]:
     quality, found = report.quality, report.detections
     lines = [f"Judge: {report.judge}, choosing among {', '.join(report.labels)}.", *report.notes]
     if quality is not None:
@@ -119,7 +119,7 @@ def _bar(tally: Tally, side: str) -> str:
 def _spilled(row: Row, model: str) -> str:
     loss = max(0.0, 100 * (row.before.probability - row.after.probability))
     pictures = "".join(
-        f'<img src="{picture_url(pair[side])}" alt="{html.escape(row.word)} {name}">'
+        f'<img src="{png_url(pair[side])}" alt="{html.escape(row.word)} {name}">'
         for side, name in enumerate(("before", "after"))
         for pair in row.images[:SHOWN]
     )

@@ -1,7 +1,7 @@
 // Attention maps of every word, one row for each run and one for the difference of two. The maps of all steps are here,
 // so averaging over steps, playing, colouring, enlarging and reading a value ask no server.
 // value: {rows, words, shape: [runs, steps, words, map rows, map columns], highest, maps, maskWord, mask, palette,
-// changes, replaced}, as attention_view.shown makes it, or nothing yet.
+// changes, replaced}, as attention_maps.shown makes it, or nothing yet.
 const root = element.querySelector(".maps");
 const [first, last] = root.querySelectorAll(".maps-steps input");
 const said = root.querySelector("output");
@@ -231,8 +231,8 @@ function show() {
   const same = before && before.steps === data.steps;
   first.max = last.max = data.steps;
   if (!same) [first.value, last.value] = [1, data.steps];
-  const told = (list) => list.map((word) => word.tokens + word.role).join();
-  if (!before || told(before.words) !== told(data.words) || before.replaced !== data.replaced) chosen = telling();
+  const tokens = (list) => list.map((word) => word.tokens + word.role).join();
+  if (!before || tokens(before.words) !== tokens(data.words) || before.replaced !== data.replaced) chosen = telling();
   build();
   draw();
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mace_studio.settings import TIMESTEPS
-from mace_studio.ui.form import number_text
+from mace_studio.ui.components.text import number_text
 
 Points = Sequence[tuple[float, float]]
 SHOWN_LOSSES = 8
@@ -34,20 +34,29 @@ class Axis:
         return [(self.place(v), f"{v:.6g}") for v in values]
 
 
+def timestep_chart(t1: object, t2: object, gamma: object, uniform: bool) -> str | None:
+    """`timestep_curve` of what is typed in the form, or None while one of the numbers is being typed."""
+    try:
+        first, last, steepness = (float(str(value)) for value in (t1, t2, gamma))
+    except ValueError:
+        return None
+    return timestep_curve(first, last, steepness, bool(uniform)) if first < last and steepness > 0 else None
+
+
 def timestep_curve(t1: float, t2: float, gamma: float, uniform: bool) -> str:
     """The density xi(t) of Eq. 5 over the training timesteps, relative to its highest value."""
     if uniform:
-        heights, said = [1.0, 1.0], "Every timestep is drawn equally often."
+        heights, said = [1.0, 1.0], "Every timestep is sampled equally often."
     else:
         step = TIMESTEPS // 200
         heights = [_xi(t, t1, t2, gamma) for t in range(0, TIMESTEPS + 1, step)]
-        said = f"Timesteps between {t1:g} and {t2:g} are drawn most often."
+        said = f"Timesteps between {t1:g} and {t2:g} are sampled most often."
     highest = max(heights) or 1.0
     points = [(100 * i / (len(heights) - 1), 92 * h / highest) for i, h in enumerate(heights)]
     marks = "" if uniform else _mark(t1, "t₁") + _mark(t2, "t₂")
     body = _area(points) + _line(points, "var(--line-1)", 2)
     chart = _chart(said, body, Axis(0, TIMESTEPS, 200), None, marks)
-    return _titled("ξ(t): how often each timestep is drawn", "timestep t", chart)
+    return _titled("ξ(t): how often each timestep is sampled", "timestep t", chart)
 
 
 def loss_curves(losses: dict[str, list[float]], steps: int, live: Sequence[str], squared: bool) -> str:

@@ -1,22 +1,21 @@
-"""What the page shows of a run, as escaped HTML."""
+"""What the page shows of a job while it runs and when it is over, as escaped HTML."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import gradio as gr
-
 from mace_studio.recipe import Recipe
-from mace_studio.runtime.estimate import Estimate, counted_as, duration, size
+from mace_studio.runtime.estimate import counted_as, duration, size
 from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, Job
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import charts, form
+from mace_studio.ui.components.charts import loss_curves
+from mace_studio.ui.components.text import pairs, warnings
 
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
-WORK = {**STAGES, "draw": "Drawing", "export": "Writing"}
+WORK = {**STAGES, "draw": "Generating", "generate": "Generating", "export": "Writing"}
 STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
 ENDED = {DONE: "Finished", FAILED: "Failed", CANCELLED: "Cancelled"}
 
@@ -27,45 +26,6 @@ def status_chip(studio: Studio) -> str:
     said = f"{STATES[status.state]} · {status.detail}" if status.detail else STATES[status.state]
     name = html.escape(status.name)
     return f'<span class="chip is-{status.state}"><i></i><b>{name}</b><span>{html.escape(said)}</span></span>'
-
-
-def heading(elem_id: str, number: str, title: str, below: str = "") -> None:
-    """A card's title with its number and one line below it; all of it is the page's own text."""
-    mark = f'<i aria-hidden="true">{number}</i>' if number else ""
-    line = f"<p>{below}</p>" if below else ""
-    gr.HTML(f"<h2>{mark}{title}</h2>{line}", label=title, elem_classes="heading", elem_id=elem_id)
-
-
-def hint(elem_id: str, text: str) -> None:
-    """One line of help; the page's own text."""
-    gr.HTML(f"<p>{text}</p>", label="Hint", elem_classes="hint", elem_id=elem_id)
-
-
-def preset_hint() -> str:
-    """What stands beside the presets until one is chosen."""
-    return '<p class="about">A preset fills the whole form. Choose one to read what it changes.</p>'
-
-
-def preset_change(now: Recipe, preset: Recipe) -> str:
-    """What a preset is, and what choosing it changes in the form."""
-    changes = form.differences(now, preset)
-    listed = "".join(
-        f"<li><b>{html.escape(label)}</b> {html.escape(old)} → {html.escape(new)}</li>"
-        for label, old, new in changes
-        if label not in ("About", "Name")
-    )
-    said = f'<ul class="changes" aria-label="What it changes">{listed}</ul>' if listed else "<p>The form shows it.</p>"
-    return f'<p class="about">{html.escape(preset.about)}</p>{said}'
-
-
-def estimate(counted: Estimate) -> str:
-    """What a run will take."""
-    return f'<p class="estimate">{counted.summary()}</p>'
-
-
-def estimate_missing(sentence: str) -> str:
-    """What stands in place of the estimate while the form cannot be run."""
-    return f'<p class="estimate is-missing">{html.escape(sentence)}</p>'
 
 
 def idle() -> str:
@@ -159,23 +119,16 @@ def losses(job: Job | None, recipe: Recipe | None) -> str:
     if job and recipe and not job.over:
         live = [phrase for phrase, values in curves.items() if len(values) < recipe.settings.lora.steps]
     steps, squared = (recipe.settings.lora.steps, recipe.settings.lora.squared) if recipe else (50, False)
-    return charts.loss_curves(curves, steps, live or list(curves)[-1:], squared)
+    return loss_curves(curves, steps, live or list(curves)[-1:], squared)
 
 
 def summary(entry: Entry) -> str:
     """What came of an erasure, and where it is."""
-    warned = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in entry.warnings)
     conditions = entry.conditions
     numbers = ", ".join(f"{STAGES[stage]} {conditions[stage]:.1e}" for stage in STAGES if stage in conditions)
     return (
         f'<p class="saved">Saved as <b>{html.escape(entry.name)}</b>, {size(entry.size)}. '
         "It is in the list of erased models on the Compare tab.</p>"
-        + (f'<ul class="warnings" aria-label="Warnings">{warned}</ul>' if warned else "")
+        + warnings(entry.warnings)
         + (pairs([("Condition number", numbers)]) if numbers else "")
     )
-
-
-def pairs(rows: Iterable[tuple[str, str]]) -> str:
-    """Names and values, one a line."""
-    lines = "".join(f"<div><dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd></div>" for a, b in rows)
-    return f'<dl class="pairs">{lines}</dl>'
