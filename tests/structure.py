@@ -102,56 +102,66 @@ def frames(root: Path) -> int:
     return json.loads(done.stdout.splitlines()[-1])["frames"]
 
 
-def measure_frames(root: Path) -> list[str]:
-    """Click Erase on a page without a browser, and list the frames when the refinement is entered.
+class RouteWatcher:
+    """Profiles every thread until the refinement is entered.
 
-    Counted are the package's frames on the way from the handler to the job's queue, and, once the refinement is entered,
-    those on every thread but the page's. Frames of the standard library and of Gradio are not counted.
+    Attributes:
+        handed: the package's frames of the page's thread when the job is queued.
+        seen: those of all other threads when the refinement is entered.
     """
-    sys.path.insert(0, str(root))
-    from mace_studio.recipe import Recipe  # noqa: PLC0415
-    from mace_studio.ui import form, page  # noqa: PLC0415
 
-    flat = (root / PACKAGE / "studio.py").exists()  # as at 82eba6f
-    studio_module = import_module(f"{PACKAGE}.{'studio' if flat else 'runtime.studio'}")
+    def __init__(self, root: Path) -> None:
+        self.root, self.page = root, threading.get_ident()
+        self.handed: list[str] = []
+        self.seen: list[str] = []
 
-    def package_frames(frame: FrameType | None) -> list[str]:
+    def names(self, frame: FrameType | None) -> list[str]:
+        """The frames of a stack that are of the package, outermost first."""
         found = []
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if path.is_relative_to(root / PACKAGE):
-                found.append(f"{path.relative_to(root)}:{frame.f_code.co_name}")
+            if path.is_relative_to(self.root / PACKAGE):
+                found.append(f"{path.relative_to(self.root).as_posix()}:{frame.f_code.co_name}")
             frame = frame.f_back
         return found[::-1]
 
-    main, handed, seen = threading.get_ident(), [], []
-
-    def watch(frame: FrameType, event: str, _: object) -> None:
-        if event != "call" or seen:
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        if event != "call" or self.seen or not frame.f_code.co_filename.startswith(str(self.root / PACKAGE)):
             return
-        here = Path(frame.f_code.co_filename)
-        if threading.get_ident() == main and frame.f_code.co_name == "submit" and here.name == "jobs.py":
-            handed[:] = package_frames(frame)
-        elif here.is_relative_to(root) and here.relative_to(root).as_posix() in REFINE:
-            if frame.f_code.co_name in ("gather", "solve"):
-                others = {thread: other for thread, other in sys._current_frames().items() if thread != main}
-                others[threading.get_ident()] = frame
-                for other in others.values():
-                    seen.extend(package_frames(other))
+        thread, place = threading.get_ident(), Path(frame.f_code.co_filename).relative_to(self.root).as_posix()
+        if thread == self.page and place.endswith("jobs.py") and frame.f_code.co_name == "submit":
+            self.handed = self.names(frame)
+        elif place in REFINE and frame.f_code.co_name in ("gather", "solve"):
+            stacks = {other: stack for other, stack in sys._current_frames().items() if other != self.page}
+            for stack in (stacks | {thread: frame}).values():
+                self.seen += self.names(stack)
 
+
+def measure_frames(root: Path) -> list[str]:
+    """Click Erase on a page without a browser; the package's frames from the handler to the refinement.
+
+    These are the frames from the handler to the job's queue, and those of every thread but the page's when the
+    refinement is entered. Frames of the standard library and of Gradio are not counted.
+    """
+    sys.path.insert(0, str(root))
+    recipe = import_module(f"{PACKAGE}.recipe").Recipe.from_json(RECIPE)
+    flat = (root / PACKAGE / "studio.py").exists()  # as at 82eba6f
+    new_studio = import_module(f"{PACKAGE}.{'studio' if flat else 'runtime.studio'}").Studio
+    page, form = import_module(f"{PACKAGE}.ui.page"), import_module(f"{PACKAGE}.ui.form")
+    watcher = RouteWatcher(root)
     with tempfile.TemporaryDirectory() as output:
-        threading.setprofile(watch)
-        studio = studio_module.Studio(output=Path(output))
-        demo = page.build(studio)
+        threading.setprofile(watcher)  # of the threads that the studio starts
+        studio = new_studio(output=Path(output))
         studio.load().wait()
-        fn = next(f for f in demo.fns.values() if getattr(f.fn, "__name__", "") == "on_erase")
-        values = form.values_from(Recipe.from_json(RECIPE))
-        others = [getattr(component, "value", None) for component in fn.inputs[: len(fn.inputs) - len(values)]]
-        sys.setprofile(watch)
-        for _ in fn.fn(*others, *values):
+        handlers = page.build(studio).fns.values()
+        handler = next(one for one in handlers if getattr(one.fn, "__name__", "") == "on_erase")
+        values = form.values_from(recipe)
+        before = [getattr(component, "value", None) for component in handler.inputs[: -len(values)]]
+        sys.setprofile(watcher)
+        for _ in handler.fn(*before, *values):
             pass
         sys.setprofile(None)
-    return [*handed, *seen]
+    return watcher.handed + watcher.seen
 
 
 def unpacked(revision: str, folder: Path) -> Path:
