@@ -33,13 +33,13 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
     ("erasure",): ({"sd", "core", *ASKED, *TABLE}, {"torch", "safetensors"}),
     ("methods",): ({"sd", "core", "erasure", *ASKED}, NUMBERS),
-    ("analysis", "evaluation", "export"): (
+    ("analysis", "evaluation", "exports"): (
         {"methods", "analysis", "sd", "core", "erasure", *ASKED},
         {*NUMBERS, "matplotlib", "huggingface_hub"},
     ),
-    ("runtime",): ({"methods", "analysis", "evaluation", "export", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
+    ("runtime",): ({"methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
     ("ui", "cli", "parser", "__main__", "app"): (
-        {"ui", "cli", "parser", "runtime", "analysis.figures", "evaluation", "export.formats", *ASKED, *TABLE},
+        {"ui", "cli", "parser", "runtime", "analysis.figures", "evaluation", "exports.formats", *ASKED, *TABLE},
         {"gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},
     ),
     ("miniature",): (set(), {*MODELS, "matplotlib", "tokenizers"}),

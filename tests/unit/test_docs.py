@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mace_studio.cli import COMMANDS
+from mace_studio.parser import command_parser
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mace_studio"
 README = ROOT / "README.md"
@@ -29,13 +32,12 @@ def text_of(page):
 
 
 def commands(page):
-    """The calls of `mace-studio` in the blocks and spans of code, without what a shell does with their output."""
+    """The arguments of every call of `mace-studio` in the blocks and spans of code."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text_of(page), flags=re.S | re.M)
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text_of(page))
     for line in [line for block in blocks for line in block.splitlines()] + spans:
-        words = shlex.split(line.replace("…", "..."), comments=True) if line.count('"') % 2 == 0 else []
-        if words and words[0].removeprefix(".venv/bin/") == "mace-studio":
-            yield words[1:]
+        if call := re.match(r"(?:\.venv/bin/)?mace-studio (.*)", line):
+            yield shlex.split(call[1], comments=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -57,10 +59,9 @@ def test_paths_in_code_spans_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_the_parser_takes_the_commands(page):
-    from mace_studio.parser import command_parser  # noqa: PLC0415
-
     for words in commands(page):
-        if words[:1] and words[0] != "...":
+        assert words[0].startswith("-") or words[0] in COMMANDS
+        if len(words) > 1:  # a verb alone stands for the command
             command_parser().parse_args(words)
 
 
