@@ -155,7 +155,7 @@ def test_two_users_of_one_forked_worker(place, entry):
 def foreign(place, entry):
     """The name of an erasure of another model."""
     other = replace(erasure.load(entry.path), fingerprint="another")
-    erasure.save(other, place.output / "foreign.safetensors")
+    other.save(place.output / "foreign.safetensors")
     return "foreign"
 
 
