@@ -85,4 +85,4 @@ def _drawn(count: int) -> str:
 
 def _same(one: Recipe, other: Recipe) -> bool:
     """Whether two recipes have the same training images and the same source of masks."""
-    return masks.portraits(one) == masks.portraits(other) and one.masks == other.masks
+    return masks.portraits(one) == masks.portraits(other) and one.settings.masks == other.settings.masks

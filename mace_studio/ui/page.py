@@ -51,9 +51,9 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Erase", id="erase", elem_id="erase-tab"):
                 erase = EraseTab(studio, start)
             with gr.Tab("Compare", id="compare", elem_id="compare-tab", render_children=True) as compare_tab:
-                compare = CompareTab(studio, start.images.guidance, drawn)
+                compare = CompareTab(studio, start.settings.images.guidance, drawn)
             with gr.Tab("Attention", id="attention", elem_id="attention-tab", render_children=True) as attention_tab:
-                attention = AttentionTab(studio, start.images.guidance, read)
+                attention = AttentionTab(studio, start.settings.images.guidance, read)
             with gr.Tab("Evaluate", id="evaluate", elem_id="evaluate-tab", render_children=True) as evaluate_tab:
                 evaluate = EvaluateTab(studio, measured)
             with gr.Tab("Models", id="models", elem_id="models-tab", render_children=True) as models_tab:
@@ -80,7 +80,7 @@ def build(studio: Studio) -> gr.Blocks:
             opened.then(_timer(studio), None, None, concurrency_limit=None, **QUIET).then(**erase.counts, **QUIET)
         for view in (compare, attention):
             settings = [view.steps, view.guidance]
-            opened.then(_settler(studio, start.images.guidance), settings, settings, **QUIET)
+            opened.then(_settler(studio, start.settings.images.guidance), settings, settings, **QUIET)
         demo.load(erase.on_return, erase.job_id, erase.shown, concurrency_limit=None, **QUIET)
         shown = erase.masks
         demo.load(shown.on_return, shown.job.job_id, shown.shown, concurrency_limit=None, **QUIET)

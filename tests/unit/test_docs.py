@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 def test_every_cell_of_the_tables_of_models_names_a_test_of_its_family(place, file, prefix):
     table = PAGE.split("| family ")[1 + place].partition("\n\n")[0]
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in f"family {table}".splitlines()]
-    source = (ROOT / "tests" / "unit" / f"{file}.py").read_text(encoding="utf-8")
+    source = (ROOT / "tests" / "model" / f"{file}.py").read_text(encoding="utf-8")
     assert len(rows) == len(FAMILIES)
     for row, family in zip(rows, FAMILIES, strict=True):
         for use, cell in zip(head[1:], row[1:], strict=True):

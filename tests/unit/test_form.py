@@ -27,16 +27,20 @@ recipes = st.builds(
     preserve=st.lists(texts, max_size=4).map(tuple),
     name=texts,
     about=texts,
-    refine=weights,
-    fuse=weights,
-    lora=st.builds(
-        LoraSettings, wholes, numbers, wholes, numbers, numbers, numbers, numbers, st.booleans(),
-        st.sampled_from(TUNE), st.booleans(), st.booleans(),
+    settings=st.builds(
+        MaceSettings,
+        refine=weights,
+        fuse=weights,
+        lora=st.builds(
+            LoraSettings,
+            steps=wholes, learning_rate=numbers, rank=wholes, alpha=numbers, t1=numbers, t2=numbers, gamma=numbers,
+            uniform=st.booleans(), tune=st.sampled_from(TUNE), pad_tokens=st.booleans(), squared=st.booleans(),
+        ),
+        fusion=st.sampled_from(FUSIONS),
+        images=st.builds(ImageSettings, wholes, wholes, numbers),
+        masks=st.sampled_from(MASKS),
+        concepts_at_once=wholes,
     ),
-    fusion=st.sampled_from(FUSIONS),
-    images=st.builds(ImageSettings, wholes, wholes, numbers),
-    masks=st.sampled_from(MASKS),
-    concepts_at_once=wholes,
     seed=wholes,
 )  # fmt: skip
 
@@ -58,7 +62,9 @@ def test_the_form_shows_every_field_of_a_recipe_once():
         for key, value in data.items():
             yield from paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
 
-    assert sorted(f.path for f in form.FIELDS) == sorted(paths(json.loads(Recipe().to_json())))
+    data = json.loads(Recipe().to_json())
+    data |= data.pop("settings")
+    assert sorted([*(f.path for f in form.FIELDS), "method"]) == sorted(paths(data))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,11 @@ def test_the_main_weights_set_both_stages():
     assert recipe.settings.refine == KeepWeights(1.0, 3.0, 4.0)
     assert recipe.settings.fuse == KeepWeights(2.0, 3.0, 4.0)
     apart = form.recipe_from(values(lambda3="3", lambda3_fuse="5", identity_fuse="0"))
-    assert (apart.refine.preserve, apart.fuse.preserve, apart.fuse.identity) == (3.0, 5.0, 0.0)
+    assert (apart.settings.refine.preserve, apart.settings.fuse.preserve, apart.settings.fuse.identity) == (
+        3.0,
+        5.0,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(
