@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 
 from mace_studio.errors import RecipeError, StudioError
-from mace_studio.export.formats import FORMATS, ExportRequest
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import DONE, FAILED, Job
 from mace_studio.runtime.studio import Studio

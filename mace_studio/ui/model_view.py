@@ -13,7 +13,7 @@ from mace_studio.ui import run_view
 from mace_studio.ui.form import number_text
 
 if TYPE_CHECKING:
-    from mace_studio.export.export import Exported
+    from mace_studio.exports.export import Exported
 
 NAMED = 6
 NONE_CHOSEN = '<p class="hint">Choose a model in the list to see what it is; choose several to compose them.</p>'

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError
-from mace_studio.export import diffusers_folder
-from mace_studio.export import export as exporting
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports import diffusers_folder
+from mace_studio.exports import export as exporting
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import projections

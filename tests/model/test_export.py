@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from mace_studio import erasure
 from mace_studio.analysis import compare as comparison
 from mace_studio.errors import FileError
-from mace_studio.export import export as exporting
-from mace_studio.export import writers
-from mace_studio.export.formats import FORMATS, ExportRequest
+from mace_studio.exports import export as exporting
+from mace_studio.exports import writers
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, ImageRequest, Recipe

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from mace_studio import erasure
 from mace_studio.errors import FileError
-from mace_studio.export import export as exporting
-from mace_studio.export.formats import FORMATS, ExportRequest
+from mace_studio.exports import export as exporting
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import projections, sampling

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from mace_studio.analysis.compare import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
 from mace_studio.runtime import outputs, tasks
@@ -265,5 +265,34 @@ def test_a_base_model_that_does_not_load_leaves_the_one_before(tmp_path, source,
 
 
 def test_a_fixed_studio_keeps_its_model(tmp_path):
-    with pytest.raises(RecipeError, match="many visitors"):
+    with pytest.raises(RecipeError, match="many users"):
         Studio(output=tmp_path, fixed=True).change("other")
+
+
+# A studio that many users share
+
+
+def test_only_a_studio_that_users_share_is_bounded(tmp_path):
+    with pytest.raises(RecipeError, match="60 s are lent"):
+        Studio(output=tmp_path, fixed=True).erase(QUICK.with_settings(lora=LoraSettings(steps=5000)))
+    Studio(output=tmp_path).erase(QUICK.with_settings(lora=LoraSettings(steps=5000))).cancel()
+
+
+def test_each_user_has_a_folder_beside_what_all_see(tmp_path):
+    asking = "ann"
+    studio = Studio(output=tmp_path, fixed=True, user=lambda: asking)
+    quick = QUICK.with_settings(lora=LoraSettings(steps=0))
+    everyones = Studio(output=tmp_path).erase(quick).wait()
+    assert studio.entries() == [everyones]
+    anns = studio.erase(replace(quick, name="anns")).wait()
+    assert anns.path.parent == studio.output == tmp_path / "users" / "ann"
+    assert [e.name for e in studio.entries()] == [anns.name, everyones.name]
+    assert studio.entry(anns.name) == anns and studio.entry(everyones.name) == everyones
+    job = studio.erase(replace(quick, name="anns too"))
+    asking = "bob"
+    assert job.wait().path.parent == tmp_path / "users" / "ann"
+    assert studio.entries() == [everyones]
+    with pytest.raises(FileError, match="no erased model"):
+        studio.entry(anns.name)
+    with pytest.raises(FileError):
+        studio.entry(f"../ann/{anns.name}")

@@ -10,7 +10,7 @@ import torch
 from mace_studio import erasure
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import whole
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe

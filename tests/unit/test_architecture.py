@@ -30,7 +30,7 @@ MODELS = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub", "nud
 TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
 
 # What is asked of an evaluation, its report, the studies and the formats of an export: plain data, without torch.
-DATA = {"evaluation.plan", "evaluation.report", "evaluation.study", "export.formats"}
+DATA = {"evaluation.plan", "evaluation.report", "evaluation.study", "exports.formats"}
 
 # The parts -> the parts that they may import, and the packages. A part is a module or a folder directly in mace_studio;
 # a single module of a folder is written with a dot, what stands in the folder itself as `__init__`. A part may always
@@ -45,11 +45,11 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
     ("erasure",): ({"sd", "core", *ASKED, *TABLE}, {"torch", "safetensors"}),
     ("methods",): ({"sd", "core", "erasure", *ASKED}, NUMBERS),
-    ("analysis", "evaluation", "export"): (
+    ("analysis", "evaluation", "exports"): (
         {"methods", "analysis", "evaluation.report", "sd", "core", "erasure", *ASKED},
         {*NUMBERS, "matplotlib", "huggingface_hub"},
     ),
-    ("runtime",): ({"methods", "analysis", "evaluation", "export", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
+    ("runtime",): ({"methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
     ("ui", "cli", "__main__", "app"): (
         {"ui", "cli", "runtime", "analysis.figures", *DATA, *ASKED, *TABLE},
         {"gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},

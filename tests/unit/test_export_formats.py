@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.export.formats import FORMATS, INDEX, ExportRequest
+from mace_studio.exports.formats import FORMATS, INDEX, ExportRequest
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from mace_studio.errors import RecipeError
-from mace_studio.export.formats import ENERGY, FORMATS, ExportRequest
+from mace_studio.exports.formats import ENERGY, FORMATS, ExportRequest
 from mace_studio.runtime import outputs
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio

@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.export import diffusers_folder, model_card, writers
-from mace_studio.export.formats import FORMATS, GUIDANCE_EMBEDDED, ExportRequest
+from mace_studio.exports import diffusers_folder, model_card, writers
+from mace_studio.exports.formats import FORMATS, GUIDANCE_EMBEDDED, ExportRequest
 from mace_studio.progress import Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import files

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.errors import FileError
-from mace_studio.export.formats import INDEX
+from mace_studio.exports.formats import INDEX
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd import files
 from mace_studio.sd.model import Model

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mace_studio.evaluation.report import ALL, ERASED, KEPT, SYNONYM, harmonic_from, percent
-from mace_studio.export.formats import FORMATS
+from mace_studio.exports.formats import FORMATS
 from mace_studio.recipe import Recipe
 
 ROLES = {ERASED: "erased", SYNONYM: "synonyms of it", KEPT: "kept"}

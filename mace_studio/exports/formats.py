@@ -23,7 +23,7 @@ class Format:
         content: what is written, in a few words.
         readers: the programs that read it.
         usage: how they do, for the model card; "{file}" stands for the name of the file or folder.
-        write: name of the function of `export.writers` that writes it.
+        write: name of the function of `exports.writers` that writes it.
         folder: whether it is a folder in the diffusers layout; a single .safetensors file otherwise.
         has_rank: whether it is of low rank, so that `ExportRequest.rank` and `energy` apply.
         network: `ss_network_module` of the file's metadata, by which A1111 chooses how to load it; "" for none.

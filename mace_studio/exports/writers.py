@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError
-from mace_studio.export import diffusers_folder, lora_formats
-from mace_studio.export.formats import ENERGY, ExportRequest
+from mace_studio.exports import diffusers_folder, lora_formats
+from mace_studio.exports.formats import ENERGY, ExportRequest
 from mace_studio.progress import Progress, Report, within
 from mace_studio.sd import files, ldm_keys, projections
 from mace_studio.sd.model import Model
