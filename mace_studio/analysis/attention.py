@@ -276,16 +276,14 @@ def load(path: Path) -> Inspection:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-        runs = {name: _run(name, run, arrays) for name, run in about["runs"].items()}
+        runs = {}
+        for name, run in about["runs"].items():
+            sides = [_token_maps(f"{name}/{side}/", run[side], arrays) if side in run else None for side in SIDES]
+            runs[name] = Run(fromarray(arrays[f"{name}/image"].numpy()), *sides, run["presence"])
         mask = Mask(about["mask"], arrays["mask_IJ"]) if "mask" in about else None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise FileError(f"{path} is no inspection of MACE Studio, or the JSON file beside it is missing.") from error
     return Inspection(runs, mask, about["settings"])
-
-
-def _run(name: str, about: dict, arrays: Mapping[str, Tensor]) -> Run:
-    sides = [_token_maps(f"{name}/{side}/", about[side], arrays) if side in about else None for side in SIDES]
-    return Run(fromarray(arrays[f"{name}/image"].numpy()), *sides, about["presence"])
 
 
 def _token_maps(prefix: str, about: dict, arrays: Mapping[str, Tensor]) -> TokenMaps:
