@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -24,7 +24,7 @@ CELL = 1.05  # inches
 SIDE_LABEL = 0.75
 WORDS_IN_A_ROW = 12
 RESIDUAL = "residual"
-STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "pdf.fonttype": 42, "axes.linewidth": 0.5}
+STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 8, "pdf.fonttype": 42, "axes.linewidth": 0.5}
 BEFORE_COLOUR, AFTER_COLOUR = "#b85c00", "#0f7b5f"
 
 

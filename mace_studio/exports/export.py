@@ -135,7 +135,7 @@ def _captioned(path: Path, erasure: Erasure) -> tuple[str, Image.Image]:
     """An image that `compare.save_pair` wrote, after what it shows."""
     try:
         with Image.open(path) as file:
-            settings = json.loads(file.text[PAIR_HEADER])
+            settings = json.loads(file.info[PAIR_HEADER])
             image = file.convert("RGB")
         same = _is_of(erasure, settings["recipe"], settings["model_fingerprint"])
         caption = f"“{settings['prompt']}”, seed {settings['seed']}"
