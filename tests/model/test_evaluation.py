@@ -15,7 +15,7 @@ from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_
 from mace_studio.evaluation.report import ALL
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime import outputs
+from mace_studio.runtime import result_files
 from mace_studio.sd import image_cache, judges, projections, sampling
 from tests.steps import cancel_when
 
@@ -106,7 +106,7 @@ def test_people_have_no_synonyms_and_h_c(model, erasure, monkeypatch):
 
 def test_a_report_is_written_to_be_read(model, erasure, painted, tmp_path):
     found = measured(model, erasure, ["a caption"] * 48)
-    files = {path.name: path for path in outputs.evaluation([found], tmp_path)}
+    files = {path.name: path for path in result_files.write_evaluation([found], tmp_path)}
     assert set(files) == {
         "report.md", "report.json", "scores.csv", "scores.png", "efficacy.png", "generality.png", "specificity.png",
     }  # fmt: skip
@@ -180,7 +180,7 @@ def test_several_are_measured_in_one_run_and_stand_side_by_side(model, erasure, 
     reports = evaluate(model, cases, Oracle(), progress=seen.append)
     assert [one.name for one in reports] == ["cat-1", "cat-2"]
     assert seen[-1].step == seen[-1].total == 2 * cases[0].plan.images and seen[-1].fraction == 1
-    files = {path.relative_to(tmp_path).as_posix(): path for path in outputs.evaluation(reports, tmp_path)}
+    files = {path.relative_to(tmp_path).as_posix(): path for path in result_files.write_evaluation(reports, tmp_path)}
     assert {"side-by-side.md", "side-by-side.png", "cat-1/report.md", "cat-2/scores.png"} <= set(files)
     text = files["side-by-side.md"].read_text(encoding="utf-8")
     assert "| Cats | 100.0 % (67.6 to 100.0) | 12.5 % (2.2 to 47.1) |" in text and "| Cat&#124;s |" in text
