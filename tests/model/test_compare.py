@@ -19,7 +19,7 @@ REQUEST = ImageRequest(prompts=("a photo of the cat", "a ship"), seeds=(0, 7), s
 
 def erasure_of(model, factor):
     weights = {key: factor * weight_PD for key, weight_PD in projections.read(model.unet).items()}
-    return Erasure(RECIPE, weights, model.fingerprint)
+    return Erasure(recipe=RECIPE, weights=weights, fingerprint=model.fingerprint)
 
 
 def test_the_same_weights_give_the_same_images_and_others_do_not(model, unchanged):

@@ -28,7 +28,9 @@ def export_of(folder, path):
     """The folder's model with every projection doubled, as a folder; what was written is returned with the weights."""
     model = sd_model.load(str(folder), "cpu", "float32")
     weights = {key: 2 * weight_PD for key, weight_PD in projections.read(model.unet).items()}
-    erasure = Erasure(Recipe(concepts=(Concept("cat", "forest"),)), weights, model.fingerprint)
+    erasure = Erasure(
+        recipe=Recipe(concepts=(Concept("cat", "forest"),)), weights=weights, fingerprint=model.fingerprint
+    )
     exporting.export(model, erasure, ExportRequest("diffusers", path))
     return path, weights
 

@@ -46,8 +46,8 @@ class Oracle:
 def painted(monkeypatch):
     """Paint what a prompt names, but for the cat, which an erasure turns into nothing in all but one image."""
 
-    def generate(model, weights, items, request, cache, progress):
-        return [Image.new("RGB", (8, 8), colour(prompt, seed, bool(weights))) for prompt, seed in items]
+    def generate(model, items, request, cache, progress, changes=""):
+        return [Image.new("RGB", (8, 8), colour(prompt, seed, bool(changes))) for prompt, seed in items]
 
     def colour(prompt, seed, erased):
         word = {"cat": "cat", "kitty": "cat", "feline": "cat", "dog": "dog", "ship": "ship"}.get(prompt.split()[-1])
@@ -59,7 +59,11 @@ def painted(monkeypatch):
 
 @pytest.fixture
 def erasure(model):
-    return Erasure(RECIPE, {k: 0.5 * w for k, w in projections.read(model.unet).items()}, model.fingerprint)
+    return Erasure(
+        recipe=RECIPE,
+        weights={k: 0.5 * w for k, w in projections.read(model.unet).items()},
+        fingerprint=model.fingerprint,
+    )
 
 
 def measured(model, erasure, captions=(), judge=None):
@@ -98,7 +102,7 @@ def test_rows_and_harmonic_means_are_those_by_hand(model, erasure, painted, unch
 def test_people_have_no_synonyms_and_h_c(model, erasure, monkeypatch):
     monkeypatch.delitem(COLOURS, "none of these")
     monkeypatch.setitem(COLOURS, "Ada Wren", (0, 0, 0))
-    monkeypatch.setattr(image_cache, "generate", lambda m, w, items, *_: [Image.new("RGB", (8, 8)) for _ in items])
+    monkeypatch.setattr(image_cache, "generate", lambda m, items, *_, **__: [Image.new("RGB", (8, 8)) for _ in items])
     found = measured(model, replace(erasure, recipe=PEOPLE))
     assert value_of(found, "H_c, top-1") == pytest.approx(2 / (1 / 1 + 1 / 1))
     assert found.pooled(SYNONYM) is None and found.quality is None
@@ -200,8 +204,8 @@ def test_a_kept_word_is_asked_for_as_what_it_is(model, erasure, monkeypatch):
         monkeypatch.setitem(COLOURS, word, colour)
     generated = []
 
-    def generate(model, weights, items, request, cache, progress):
-        generated.extend((bool(weights), prompt) for prompt, _ in items)
+    def generate(model, items, request, cache, progress, changes=""):
+        generated.extend((bool(changes), prompt) for prompt, _ in items)
         return [Image.new("RGB", (8, 8), painted_as(prompt)) for prompt, _ in items]
 
     def painted_as(prompt):

@@ -190,7 +190,7 @@ def test_the_single_file_is_the_whole_model(model, unchanged, erased, wanted, tm
 @pytest.fixture
 def from_file(model, tmp_path):
     """The built-in model as it is when it came from a single file, with averaged weights beside the others."""
-    same = erasure.Erasure(RECIPE, dict(projections.read(model.unet)), model.fingerprint)
+    same = erasure.Erasure(recipe=RECIPE, weights=dict(projections.read(model.unet)), fingerprint=model.fingerprint)
     path = tmp_path / "base.safetensors"
     export(model, same, path, "checkpoint")
     tensors = load_file(path)
@@ -316,7 +316,7 @@ def test_overwriting_replaces_all_of_it_and_only_when_asked(model, erased, tmp_p
 @pytest.mark.parametrize("inside", [".", "..", "unet/diffusion_pytorch_model.safetensors", "new.safetensors"])
 def test_the_base_model_is_never_touched(other_folder, tmp_path, inside):
     model = sd_model.load(str(other_folder), "cpu", "float32")
-    same = erasure.Erasure(RECIPE, dict(projections.read(model.unet)), model.fingerprint)
+    same = erasure.Erasure(recipe=RECIPE, weights=dict(projections.read(model.unet)), fingerprint=model.fingerprint)
     before = {path: path.read_bytes() for path in other_folder.rglob("*") if path.is_file()}
     path = other_folder / inside
     kind = "unet" if inside.endswith("safetensors") else "diffusers"

@@ -34,7 +34,7 @@ def erasures(models):
             key: w + 10 * w.std() * torch.randn(w.shape, generator=generator)
             for key, w in projections.read(model.unet).items()
         }
-        made[name] = erasure.Erasure(RECIPE, weights, model.fingerprint)
+        made[name] = erasure.Erasure(recipe=RECIPE, weights=weights, fingerprint=model.fingerprint)
     return made
 
 

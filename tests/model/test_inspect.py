@@ -30,7 +30,11 @@ def erasure(model):
     """The refinement and a little more, so that the three stages differ."""
     sums = refinement.gather(model, RECIPE, None)
     weights = refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))
-    return Erasure(RECIPE, {key: 0.9 * weight_PD for key, weight_PD in weights.items()}, model.fingerprint)
+    return Erasure(
+        recipe=RECIPE,
+        weights={key: 0.9 * weight_PD for key, weight_PD in weights.items()},
+        fingerprint=model.fingerprint,
+    )
 
 
 @pytest.fixture(scope="module")
