@@ -4,6 +4,8 @@ from contextlib import contextmanager
 
 import torch
 
+from mace_studio.progress import Cancelled
+
 
 def finish(steps):
     """What a generator returns, and all that it yielded on the way."""
@@ -13,6 +15,16 @@ def finish(steps):
             seen.append(next(steps))
         except StopIteration as end:
             return end.value, seen
+
+
+def cancel_when(wanted):
+    """A progress callback that cancels the job at the first event for which `wanted` is true."""
+
+    def report(progress):
+        if wanted(progress):
+            raise Cancelled
+
+    return report
 
 
 @contextmanager

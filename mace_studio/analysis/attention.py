@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -228,7 +229,8 @@ def _mask(run: Run) -> Mask | None:
         best = attention.clearest(torch.stack(list(group.values()))) if group else None
         if best is not None:
             word = list(group)[best]
-            return Mask(word, attention.mask(group[word]))
+            mask_IJ = attention.mask(group[word])
+            return None if mask_IJ is None else Mask(word, mask_IJ)
     return None
 
 
@@ -245,8 +247,8 @@ def save(inspection: Inspection, path: Path) -> Path:
     Raises:
         FileError: a file cannot be written.
     """
-    about: dict[str, object] = {"settings": inspection.settings, "runs": {}}
-    arrays = {}
+    about: dict[str, Any] = {"settings": inspection.settings, "runs": {}}
+    arrays: dict[str, Any] = {}
     if inspection.mask is not None:
         about["mask"], arrays["mask_IJ"] = inspection.mask.word, inspection.mask.mask_IJ.numpy()
     for name, run in inspection.runs.items():
@@ -276,16 +278,19 @@ def load(path: Path) -> Inspection:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-        runs = {name: _run(name, run, arrays) for name, run in about["runs"].items()}
+        runs = {}
+        for name, run in about["runs"].items():
+            sides = {side: _token_maps(f"{name}/{side}/", run[side], arrays) for side in SIDES if side in run}
+            runs[name] = Run(
+                image=fromarray(arrays[f"{name}/image"].numpy()),
+                conditional=sides["conditional"],
+                unconditional=sides.get("unconditional"),
+                presence=run["presence"],
+            )
         mask = Mask(about["mask"], arrays["mask_IJ"]) if "mask" in about else None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise FileError(f"{path} is no inspection of MACE Studio, or the JSON file beside it is missing.") from error
     return Inspection(runs, mask, about["settings"])
-
-
-def _run(name: str, about: dict, arrays: Mapping[str, Tensor]) -> Run:
-    sides = [_token_maps(f"{name}/{side}/", about[side], arrays) if side in about else None for side in SIDES]
-    return Run(fromarray(arrays[f"{name}/image"].numpy()), *sides, about["presence"])
 
 
 def _token_maps(prefix: str, about: dict, arrays: Mapping[str, Tensor]) -> TokenMaps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -93,6 +94,7 @@ class _Measurement:
         self.request = ImageRequest(prompts=("",), steps=case.plan.steps, guidance=case.plan.guidance)
         self.labels = case.plan.labels if judge.none is None else (*case.plan.labels, judge.none)
         self.detector = metrics.detector(judge, case.erasure.recipe)
+        self.changes = case.erasure.checksum()
         self.done, self.word = 0, ""
         self.explicit: list[Shot] = []
 
@@ -159,9 +161,13 @@ class _Measurement:
         return metrics.quality(self.judge, self.model.device, shots, self._tick)
 
     def _images(self, side: str, items: Sequence[image_cache.Item]) -> list[Image]:
-        weights = self.case.erasure.weights if side == AFTER else {}
         part = within(self.progress, STAGE, self.word, self.done, self.plan.images)
-        images = image_cache.generate(self.model, weights, items, self.request, self.cache, part)
+        generate = partial(image_cache.generate, self.model, items, self.request, self.cache, part)
+        if side == AFTER:
+            with self.case.erasure.applied(self.model):
+                images = generate(changes=self.changes)
+        else:
+            images = generate()
         self.done += len(items)
         return images
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM, Plan
 from mace_studio.recipe import Recipe
@@ -190,7 +190,7 @@ def means(report: Report) -> dict[str, str]:
     return {f"H, {mean.over}": f"{mean.metric} {percent(mean.value)}" for mean in report.harmonic}
 
 
-def harmonic_from(data: Sequence[Mapping[str, object]] | Mapping[str, float]) -> tuple[Harmonic, ...]:
+def harmonic_from(data: Any) -> tuple[Harmonic, ...]:
     """Harmonic means as JSON holds them; version 0.1 wrote {"H_o, top-1": 0.98}.
 
     Raises:

@@ -19,7 +19,6 @@ from mace_studio.evaluation.report import (
     Quality,
     Report,
     Row,
-    Tally,
     called,
     means,
     percent,
@@ -94,7 +93,10 @@ def table(report: Report) -> str:
     clip = [f"clip{end}_{side}" for side in SIDES for end in ("", "_low", "_high")] if _has_clip(report) else []
     writer.writerow(["role", "word", "asked_as", "pixel_change", "feature_change", *sides, *clip])
     for row in report.rows:
-        tallies = [cell for tally in (row.before, row.after) for cell in _cells(tally)]
+        tallies = []
+        for tally in (row.before, row.after):
+            numbers = [tally.top1, *tally.top1_interval, tally.probability, *tally.interval]
+            tallies += [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]
         scores = [f"{n:.4f}" for mean in row.clip.values() for n in (mean.value, *mean.interval)]
         changes = [f"{row.change:.4f}", f"{row.feature_change:.6f}"]
         writer.writerow([row.role, row.word, row.kind, *changes, *tallies, *scores])
@@ -253,14 +255,6 @@ def _quality_lines(quality: Quality | None) -> list[str]:
 def _spill_lines(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
-    worst = [(row.word, percent(_loss(row)), f"{row.change:.1f}") for row in rows[:SPILLS]]
+    losses = [max(0.0, row.before.probability - row.after.probability) for row in rows[:SPILLS]]
+    worst = [(row.word, percent(loss), f"{row.change:.1f}") for row, loss in zip(rows, losses, strict=False)]
     return ["## What suffered most", "", *_grid(["word", "loss of probability", "pixel change"], worst)]
-
-
-def _loss(row: Row) -> float:
-    return max(0.0, row.before.probability - row.after.probability)
-
-
-def _cells(tally: Tally) -> list[str]:
-    numbers = [tally.top1, *tally.top1_interval, tally.probability, *tally.interval]
-    return [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]

@@ -144,16 +144,13 @@ def parts(model: Model, folder: Path) -> dict[str, dict[str, Tensor]]:
     """State dicts of UNet, VAE and text encoders as loaded, in the dtype of their files where that is narrower."""
     found = {}
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        module = model.pipeline.components.get(name)
-        if module is not None:
-            stored = _dtype(folder / name)
-            found[name] = {key: _narrowed(tensor, stored) for key, tensor in module.state_dict().items()}
+        if (module := model.pipeline.components.get(name)) is None:
+            continue
+        found[name], stored = module.state_dict(), _dtype(folder / name)
+        for key, tensor in found[name].items():
+            if stored is not None and tensor.is_floating_point() and stored.itemsize < tensor.element_size():
+                found[name][key] = tensor.to(stored)
     return found
-
-
-def _narrowed(tensor: Tensor, stored: torch.dtype | None) -> Tensor:
-    narrower = stored is not None and tensor.is_floating_point() and stored.itemsize < tensor.element_size()
-    return tensor.to(stored) if narrower else tensor
 
 
 def _dtype(folder: Path) -> torch.dtype | None:

@@ -61,13 +61,14 @@ def licence_note(base: str, licence: str | None) -> str:
 
 def write(recipe: Recipe, facts: Facts) -> str:
     """The whole card."""
+    concepts = [f"| {_plain(c.phrase)} | {_plain(c.mapping)} | {c.kind} |" for c in recipe.concepts]
     sections = [
         _front(facts),
         f"# {_plain(recipe.title())}, erased from {_plain(facts.base)}",
         FORMATS[facts.format].usage.format(file=facts.file),
         *_images(facts),
         "## What was erased",
-        _concepts(recipe),
+        "\n".join(["| concept | generated instead | kind |", "| --- | --- | --- |", *concepts]),
         *(["Kept: " + ", ".join(_plain(phrase) for phrase in recipe.preserve) + "."] if recipe.preserve else []),
         *(f"- {warning}" for warning in facts.warnings),
         *_residuals(facts),
@@ -121,11 +122,6 @@ def _front(facts: Facts) -> str:
     lines += [f"base_model: {facts.base}"] if facts.on_hub else []
     lines += ["library_name: diffusers"] if FORMATS[facts.format].folder else []
     return "\n".join(["---", *lines, "tags:", "- concept-erasure", "---"])
-
-
-def _concepts(recipe: Recipe) -> str:
-    rows = [f"| {_plain(c.phrase)} | {_plain(c.mapping)} | {c.kind} |" for c in recipe.concepts]
-    return "\n".join(["| concept | generated instead | kind |", "| --- | --- | --- |", *rows])
 
 
 def _images(facts: Facts) -> list[str]:
