@@ -132,7 +132,8 @@ class JobCard:
         if job is None:
             yield {self.job_id: ""}
             return
-        yield self._shows.resumed(job)
+        if update := self._shows.resumed(job):  # Gradio 6.31 takes an empty update for a missing one
+            yield update
         yield from self._watch(job, returned=True)
 
     def _handler(self, start: Callable[..., Job]) -> Callable[..., Iterator[Update]]:

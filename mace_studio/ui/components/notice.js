@@ -13,7 +13,7 @@ function mark(target, text) {
   const sentence = document.createElement("p");
   sentence.className = "field-problem";
   sentence.textContent = text;
-  target.closest(FRAMES).append(sentence);
+  (target.closest(FRAMES) || target.parentElement).append(sentence);
   target.setAttribute("aria-invalid", "true");
   // Emptying the value makes the same problem a change again, should it come back.
   target.addEventListener("input", () => { clear(); props.value = {}; }, { once: true });
