@@ -32,6 +32,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "jobs": (set(), set()),
     "core": ({"core", "errors"}, {"torch"}),
     "sd": ({"sd", "core", "miniature.judge", *SAID}, ENGINE | EXTRAS),
+    "methods": ({"methods", "core", "sd", "prompts", "erasure", *SAID}, {"torch"}),
     "miniature": ({"miniature"}, {*ENGINE, "matplotlib", "tokenizers"}),
     "refinement": ({"sd", "core", "prompts", "progress", "recipe"}, {"torch"}),
     "masks": ({"shelf", *SAID}, {"numpy", "PIL"}),
