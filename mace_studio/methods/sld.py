@@ -1,4 +1,4 @@
-"""SLD, safe latent diffusion: guidance away from a text while sampling (arXiv 2211.05105, Eq. 3-8)."""
+"""SLD, safe latent diffusion: guidance away from a text while sampling (arXiv 2211.05105)."""
 
 from __future__ import annotations
 
