@@ -92,7 +92,7 @@ def each_round(
     if not len(concepts_NTD) or not settings.erase_scale:
         return
     anchors_NTD = anchors_NTD.expand(len(concepts_NTD), *anchors_NTD.shape[-2:])
-    current = {name: weight_PD.double() for name, weight_PD in edited.items()}
+    current: Mapping[str, Tensor] = {name: weight_PD.double() for name, weight_PD in edited.items()}
     for _ in range(settings.rounds):
         current = uce.edit(
             current,

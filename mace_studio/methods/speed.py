@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mace_studio.core.moments import Moments
 from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
 
 CHUNK = 128  # retained vectors that are augmented together; the filter's mean runs over one such chunk
@@ -88,8 +89,9 @@ def edit(
     if not len(concepts):
         return weights
     paired = pairs(concepts, anchors)
-    gram_DD = sum(source_nD.T @ source_nD for source_nD, _ in paired) / len(paired)
-    pull_DD = sum((target_nD - source_nD).T @ source_nD for source_nD, target_nD in paired) / len(paired)
+    contexts_ND, targets_ND = (torch.cat(side) for side in zip(*paired, strict=True))
+    moments = Moments.of(contexts_ND, targets_ND) * (1 / len(paired))
+    gram_DD, pull_DD = moments.gram_DD, moments.cross_DD - moments.gram_DD
     eye_DD = torch.eye(len(gram_DD)).double()
     erase_DD = torch.linalg.solve(eye_DD + gram_DD, pull_DD, left=False)
     generator = generator or torch.Generator().manual_seed(0)
@@ -101,7 +103,9 @@ def edit(
         delta_PD, kept_ND = weight_PD @ erase_DD, retained_ND
         if filtered and augmentations:
             kept_ND = influential(delta_PD, kept_ND)
-        added = [augmented(weight_PD, delta_PD, kept_nD, augmentations, generator) for kept_nD in kept_ND.split(CHUNK)]
+        added: list[Tensor] = []
+        for chunk_ND in kept_ND.split(CHUNK):
+            added.append(augmented(weight_PD, delta_PD, chunk_ND, augmentations, generator))
         projector_DD = null_projector(torch.cat([kept_ND, *added]), tau)
         return weight_PD + weight_PD @ pull_DD @ constrained(gram_DD, projector_DD, invariants_MD, prior, ridge)
 

@@ -86,6 +86,16 @@ def test_a_large_weight_of_keeping_leaves_the_values_where_they_are():
     assert moves[0] > moves[1] > moves[2] and moves[2] < 1e-4
 
 
+def test_general_captions_count_like_preserved_vectors():
+    weight_PD, concepts_ND, anchors_ND = normal(4, 8), normal(2, 8, seed=2), normal(1, 8, seed=3)
+    kept_MD = normal(6, 8, seed=4)
+    as_kept_PD = oce.edit(weight_PD, concepts_ND, anchors_ND, kept_MD, keep_scale=70.0, general_scale=0.0)
+    general_DD = kept_MD.T @ kept_MD / 6
+    as_general_PD = oce.edit(weight_PD, concepts_ND, anchors_ND, None, general_DD, general_scale=6 * 70.0)
+    assert torch.allclose(as_kept_PD, as_general_PD, atol=1e-9)
+    assert not torch.allclose(as_kept_PD, oce.edit(weight_PD, concepts_ND, anchors_ND), atol=1e-3)
+
+
 def test_only_what_the_vectors_span_counts():
     weight_PD, concepts_ND, anchors_ND = normal(4, 8), normal(2, 8, seed=2), normal(1, 8, seed=3)
     doubled_ND = torch.cat([5 * concepts_ND, concepts_ND[:1] + concepts_ND[1:]])

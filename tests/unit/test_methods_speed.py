@@ -99,6 +99,16 @@ def test_the_filter_frees_what_erasing_hardly_moves():
     assert not torch.allclose(loose_PD @ retain_ND[1], weight_PD @ retain_ND[1], atol=1e-3)
 
 
+def test_the_filter_weighs_what_erasing_moves_with_its_prior():
+    # c = 4 e1 and e2, both to 0: S11 = diag(8, 1/2), D_er = -W diag(8/9, 1/3). It moves e1 by 16/9 and 3 e2 by 3, so
+    # 3 e2 is kept; S11 alone would move them by 16 and 4.5 and keep e1.
+    weight_PD, retain_ND = torch.diag(rows([2.0, 3, 1])[0]), rows([1.0, 0, 0], [0, 3, 0])
+    concepts_ND = rows([4.0, 0, 0], [0, 1, 0])
+    edited_PD = speed.edit(weight_PD, concepts_ND, 0 * concepts_ND, retain_ND, tau=1e-6, augmentations=1)
+    assert torch.allclose(edited_PD @ retain_ND[1], weight_PD @ retain_ND[1])
+    assert not torch.allclose(edited_PD @ retain_ND[0], weight_PD @ retain_ND[0], atol=0.1)
+
+
 def test_added_vectors_vary_along_the_weakest_direction_and_are_filtered():
     weight_PD, kept_ND = rows([3.0, 0], [0, 1]), rows([2.0, 0])
     added_KD = speed.augmented(weight_PD, rows([0.0, 1]), kept_ND, 50, torch.Generator().manual_seed(0))
@@ -152,5 +162,5 @@ def test_the_invariants_are_the_start_token_and_the_centres_of_the_rest():
 
 
 def test_phrases_with_a_target_as_a_word_are_not_retained():
-    phrases = ["black cat", "Cat", "catalogue", "dog"]
-    assert speed.retainable(phrases, ["cat"]) == ["catalogue", "dog"]
+    phrases = ["black cat", "Cat", "catalogue", "tomcat", "dog"]
+    assert speed.retainable(phrases, ["cat"]) == ["catalogue", "tomcat", "dog"]
