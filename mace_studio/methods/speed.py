@@ -95,19 +95,17 @@ def edit(
     eye_DD = torch.eye(len(gram_DD)).double()
     erase_DD = torch.linalg.solve(eye_DD + gram_DD, pull_DD, left=False)
     generator = generator or torch.Generator().manual_seed(0)
-    none_0D = eye_DD[:0]
-    retained_ND = none_0D if retain_ND is None else retain_ND.detach().cpu().double()
-    invariants_MD = none_0D if invariants_MD is None else invariants_MD.detach().cpu().double()
+    retained_ND, held_MD = (
+        eye_DD[:0] if given is None else given.detach().cpu().double() for given in (retain_ND, invariants_MD)
+    )
 
     def one(weight_PD: Tensor) -> Tensor:
         delta_PD, kept_ND = weight_PD @ erase_DD, retained_ND
         if filtered and augmentations:
             kept_ND = influential(delta_PD, kept_ND)
-        added: list[Tensor] = []
-        for chunk_ND in kept_ND.split(CHUNK):
-            added.append(augmented(weight_PD, delta_PD, chunk_ND, augmentations, generator))
-        projector_DD = null_projector(torch.cat([kept_ND, *added]), tau)
-        return weight_PD + weight_PD @ pull_DD @ constrained(gram_DD, projector_DD, invariants_MD, prior, ridge)
+        added_KD = augmented(weight_PD, delta_PD, kept_ND, augmentations, generator)
+        projector_DD = null_projector(torch.cat([kept_ND, added_KD]), tau)
+        return weight_PD + weight_PD @ pull_DD @ constrained(gram_DD, projector_DD, held_MD, prior, ridge)
 
     return each_weight(weights, one)
 
@@ -126,16 +124,19 @@ def augmented(
     Args:
         weight_PD: W. The reduced SVD counts: for P < D u belongs to the smallest of P values, it is no null vector.
         delta_PD: D_er of this weight.
-        kept_ND: one chunk of retained vectors.
+        kept_ND: retained vectors; the mean of the filter runs over `CHUNK` of them with all their samples.
         augmentations: samples for each.
         generator: of z.
     """
-    if not augmentations or not len(kept_ND):
+    if not augmentations:
         return kept_ND[:0]
     last_D = torch.linalg.svd(weight_PD, full_matrices=False).Vh[-1]
-    noise_NAD = torch.randn(len(kept_ND), augmentations, kept_ND.shape[1], generator=generator, dtype=torch.float64)
-    around_NAD = kept_ND[:, None] + (noise_NAD @ last_D)[..., None] * last_D
-    return influential(delta_PD, around_NAD.flatten(0, 1))
+    found = []
+    for chunk_ND in kept_ND.split(CHUNK):
+        noise_NAD = torch.randn(len(chunk_ND), augmentations, len(last_D), generator=generator, dtype=torch.float64)
+        around_NAD = chunk_ND[:, None] + (noise_NAD @ last_D)[..., None] * last_D
+        found.append(influential(delta_PD, around_NAD.flatten(0, 1)))
+    return torch.cat(found)
 
 
 def null_projector(vectors_ND: Tensor, tau: float) -> Tensor:

@@ -119,6 +119,13 @@ def test_added_vectors_vary_along_the_weakest_direction_and_are_filtered():
     assert speed.augmented(weight_PD, rows([0.0, 1]), kept_ND, 0, torch.Generator()).shape == (0, 2)
 
 
+def test_the_mean_of_the_filter_runs_over_one_chunk_of_added_vectors():
+    # The first chunk moves by about 1, the second by about 100: over both together the first would be dropped.
+    kept_ND = torch.cat([rows([0.0, 1]).expand(128, 2), rows([0.0, 100]).expand(3, 2)])
+    added_KD = speed.augmented(rows([3.0, 0], [0, 1]), rows([0.0, 1]), kept_ND, 1, torch.Generator().manual_seed(0))
+    assert (added_KD[:, 1] < 50).sum() > 10 and (added_KD[:, 1] > 50).any()
+
+
 def test_for_a_wide_weight_the_smallest_of_its_values_counts_not_a_null_vector():
     added_KD = speed.augmented(rows([2.0, 0]), rows([1.0, 0]), rows([0.0, 0]), 5, torch.Generator().manual_seed(0))
     assert (added_KD[:, 0] != 0).all() and (added_KD[:, 1] == 0).all()
