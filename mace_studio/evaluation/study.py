@@ -118,7 +118,7 @@ def run(
             begun = time.monotonic()
             erasure = find(recipe.method).erase(model, recipe, partial(half, 0.0), cache)
             seconds = time.monotonic() - begun
-            erasure_file.save(erasure, path)
+            erasure.save(path)
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
         return Outcome(case, *evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5)), seconds)
