@@ -14,7 +14,7 @@ from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.exports import diffusers_folder, model_card, writers
 from mace_studio.exports.formats import FORMATS, GUIDANCE_EMBEDDED, ExportRequest
-from mace_studio.progress import Report, silent, timed
+from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import Recipe
 from mace_studio.sd import files
 from mace_studio.sd.model import Model
@@ -83,7 +83,7 @@ def export(model: Model, erasure: Erasure, request: ExportRequest, progress: Rep
             target=stage / request.path.name,
             scratch=stage,
         )
-        residuals = getattr(writers, wanted.write)(work, timed(progress, {"export": 1.0}))
+        residuals = getattr(writers, wanted.write)(work, within(timed(progress, {"export": 1.0}), "export"))
         facts = model_card.Facts(
             format=request.format,
             file=request.path.name,
