@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mace_studio.analysis.attention import inspect
     from mace_studio.analysis.compare import compare
     from mace_studio.erasure import Erasure
+    from mace_studio.erasure import load as load_erasure
     from mace_studio.evaluation.evaluate import evaluate
     from mace_studio.exports.export import export
     from mace_studio.exports.formats import ExportRequest
@@ -41,23 +42,25 @@ __all__ = [
     "export",
     "inspect",
     "load",
+    "load_erasure",
 ]
 
-# Name -> the module that has it.
+# Name -> the module that has it, and its name there.
 _HOMES = {
-    "Concept": "recipe",
-    "Erasure": "erasure",
-    "ExportRequest": "exports.formats",
-    "ImageRequest": "recipe",
-    "MaceSettings": "methods.mace",
-    "Model": "sd.model",
-    "Recipe": "recipe",
-    "compare": "analysis.compare",
-    "erase": "methods",
-    "evaluate": "evaluation.evaluate",
-    "export": "exports.export",
-    "inspect": "analysis.attention",
-    "load": "sd.model",
+    "Concept": ("recipe", "Concept"),
+    "Erasure": ("erasure", "Erasure"),
+    "ExportRequest": ("exports.formats", "ExportRequest"),
+    "ImageRequest": ("recipe", "ImageRequest"),
+    "MaceSettings": ("methods.mace", "MaceSettings"),
+    "Model": ("sd.model", "Model"),
+    "Recipe": ("recipe", "Recipe"),
+    "compare": ("analysis.compare", "compare"),
+    "erase": ("methods", "erase"),
+    "evaluate": ("evaluation.evaluate", "evaluate"),
+    "export": ("exports.export", "export"),
+    "inspect": ("analysis.attention", "inspect"),
+    "load": ("sd.model", "load"),
+    "load_erasure": ("erasure", "load"),
 }
 
 
@@ -65,7 +68,8 @@ def __getattr__(name: str) -> Any:
     """Import a name of the library when it is first asked for (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    module, attribute = _HOMES[name]
+    found = getattr(import_module(f"{__name__}.{module}"), attribute)
     globals()[name] = found
     return found
 

@@ -53,7 +53,7 @@ def _erase(options: argparse.Namespace) -> None:
     if options.masks and len(recipes) > 1:
         raise RecipeError("masks", "Masks are of one recipe's training images; erase its recipe alone.")
     user_masks = masks.read(options.masks, recipes[0]) if options.masks else {}
-    studio = _studio(options)
+    studio = _studio(options, options.out)
     if options.estimate:
         _result(studio.measure())
     for recipe in recipes:
@@ -67,14 +67,14 @@ def _erase(options: argparse.Namespace) -> None:
 def _compose(options: argparse.Namespace) -> None:
     entries = [library.read(_erasure(options, text)) for text in options.erasures]
     add = _recipe(options.add) if options.add else None
-    entry = _result(_studio(options).compose(entries, options.remove, add, options.name))
+    entry = _result(_studio(options, options.out).compose(entries, options.remove, add, options.name))
     for warning in entry.warnings:
         print(warning)
     print(entry.path)
 
 
 def _masks(options: argparse.Namespace) -> None:
-    recipes, studio = [_recipe(text) for text in options.recipes], _studio(options)
+    recipes, studio = [_recipe(text) for text in options.recipes], _studio(options, options.out)
     for recipe in recipes:
         folder = options.out / f"{slug(recipe.title())}-{recipe.digest()}" if len(recipes) > 1 else options.out
         for path in masks.write(_result(studio.masks(recipe)), folder):
@@ -82,7 +82,8 @@ def _masks(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    paths, studio = [_erasure(options, text) for text in options.erasures], _studio(options)
+    paths = [_erasure(options, text) for text in options.erasures]
+    studio = _studio(options, paths[0].parent)
     request = _image_request(studio, options, options.prompt, options.seed or [0])
     for path in paths:
         folder = options.out / path.stem if len(paths) > 1 else options.out
@@ -91,7 +92,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    path, studio = _erasure(options, options.erasure) if options.erasure else None, _studio(options)
+    path = _erasure(options, options.erasure) if options.erasure else None
+    studio = _studio(options, path.parent if path else options.out)
     request = _image_request(studio, options, [options.prompt], [options.seed])
     job = studio.residual(path or "", request) if options.residual else studio.inspect(path, request, options.phrase)
     inspection = _result(job)
@@ -103,7 +105,9 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    measured, studio = [_erasure_or_recipe(options, text) for text in options.measured], _studio(options)
+    measured = [_erasure_or_recipe(options, text) for text in options.measured]
+    folders = [options.out if isinstance(one, Recipe) else one.parent for one in measured]
+    studio = _studio(options, options.out if options.out in folders else folders[0])
     _result(studio.load())
     paths = []
     for one in measured:
@@ -116,7 +120,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    paths, studio = [_erasure(options, text) for text in options.erasures], _studio(options)
+    paths = [_erasure(options, text) for text in options.erasures]
+    studio = _studio(options, paths[0].parent)
     if len(paths) > 1 and (options.pair or options.report):
         raise RecipeError("pair", "The images and the report of a model card are of one erased model; export it alone.")
     for path in paths:
@@ -170,12 +175,13 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 # What the commands are given
 
 
-def _studio(options: argparse.Namespace) -> Studio:
+def _studio(options: argparse.Namespace, folder: Path) -> Studio:
+    """The studio whose erasures and cache lie in a folder."""
     return Studio(
         options.model,
         device=options.device,
         dtype=options.dtype,
-        output=options.out or OUTPUT,
+        output=folder,
         low_memory=options.low_memory,
         captions=options.captions,
     )

@@ -47,7 +47,7 @@ class Job:
         request: what it was asked to do, for whoever comes back to watch it.
     """
 
-    def __init__(self, title: str, work: Work, request: object = None, patience: float = math.inf) -> None:
+    def __init__(self, title: str, request: Any = None, patience: float = math.inf) -> None:
         self.id = uuid.uuid4().hex
         self.title = title
         self.request = request
@@ -58,7 +58,6 @@ class Job:
         self.started: float | None = None
         self.ended: float | None = None
         self.size = 0
-        self._work: Work | None = work
         self._context = contextvars.copy_context()
         self._patience = patience
         self._watched = time.monotonic()
@@ -114,8 +113,8 @@ class Job:
         if self._stopped():
             raise Cancelled
 
-    def run(self) -> None:
-        """Do the work, in the context of whoever asked for it; raises nothing."""
+    def run(self, work: Work) -> None:
+        """Do the work, in the context of whoever made the job; raises nothing."""
         with self._changed:
             if self.over or self._stopped():
                 return self._end(CANCELLED)
@@ -123,7 +122,7 @@ class Job:
             self._changed.notify_all()
         state = DONE
         try:
-            self.result = self._context.run(self._work, self.report)
+            self.result = self._context.run(work, self.report)
         except Cancelled:
             state = CANCELLED
         except BaseException as error:
@@ -143,7 +142,6 @@ class Job:
         """Be over; the caller holds the lock."""
         self.state = state
         self.ended = self.ended or time.monotonic()
-        self._work = None  # and what it was asked with
         self._changed.notify_all()
 
 
@@ -151,20 +149,20 @@ class Worker:
     """Runs jobs one after another on a thread of its own, and remembers the newest ones."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Job] = queue.Queue()
+        self._queue: queue.Queue[tuple[Job, Work]] = queue.Queue()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._loop, name="model-worker", daemon=True).start()
 
-    def submit(self, title: str, work: Work, request: object = None, patience: float = math.inf) -> Job:
+    def submit(self, title: str, work: Work, request: Any = None, patience: float = math.inf) -> Job:
         """Queue `work`, a function of a progress callback; what it returns is the job's result.
 
         A job that nobody has watched for `patience` seconds is cancelled: its user has gone.
         """
-        job = Job(title, work, request, patience)
+        job = Job(title, request, patience)
         with self._lock:
             self._jobs[job.id] = job
-        self._queue.put(job)
+        self._queue.put((job, work))
         return job
 
     def find(self, job_id: str | None) -> Job | None:
@@ -181,8 +179,13 @@ class Worker:
 
     def _loop(self) -> None:
         while True:
-            self._queue.get().run()
+            self._run_next()
             self._forget()
+
+    def _run_next(self) -> None:
+        """A function of its own, so that what the work was asked with is let go of at its end."""
+        job, work = self._queue.get()
+        job.run(work)
 
     def _forget(self) -> None:
         with self._lock:

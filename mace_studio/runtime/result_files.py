@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mace_studio.analysis import figures
 from mace_studio.evaluation import report_figures, report_files
@@ -40,7 +41,7 @@ def write_inspection(inspection: Inspection, folder: Path) -> list[Path]:
     """Data of an inspection, its figures (PNG and PDF) and its images."""
     from mace_studio.analysis.attention import save  # noqa: PLC0415 - needs torch, as whatever made the inspection did
 
-    settings = inspection.settings
+    settings: dict[str, Any] = inspection.settings
     name = f"{slug(settings['prompts'][0])}-{settings['seeds'][0]}-{settings['kind']}"
     return [save(inspection, folder / f"{name}.npz"), *figures.write(inspection, folder, name)]
 
@@ -51,6 +52,11 @@ def write_evaluation(reports: Sequence[Report], folder: Path) -> list[Path]:
         return [*report_files.write(reports[0], folder), *report_figures.write(reports[0], folder)]
     together = report_files.write_side_by_side(reports, folder) + report_figures.write_side_by_side(reports, folder)
     return [*together, *(path for one in reports for path in write_evaluation([one], folder / one.name))]
+
+
+def write_archive(folder: Path) -> Path:
+    """All files of a folder as one ZIP file beside it."""
+    return Path(shutil.make_archive(str(folder), "zip", folder))
 
 
 def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:

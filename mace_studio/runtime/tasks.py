@@ -161,7 +161,7 @@ def compose(
 def _save(place: Place, result: Erasure) -> Entry:
     """Write an erasure: another recipe's LoRAs, or masks by hand, make another file than the same recipe alone."""
     path = place.output / f"{slug(result.recipe.title())}-{erasure_file.digest(result)}.safetensors"
-    erasure_file.save(result, path)
+    result.save(path)
     return library.read(path)
 
 

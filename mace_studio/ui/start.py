@@ -14,7 +14,7 @@ import gradio as gr
 
 from mace_studio.runtime import examples, perform, quota
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import page, server, visitors
+from mace_studio.ui import page, server, sessions
 
 PERFORM = spaces.GPU(perform.perform, duration=quota.seconds) if spaces else perform.perform
 
@@ -39,7 +39,7 @@ def build(options: argparse.Namespace) -> tuple[Studio, gr.Blocks]:
         captions=options.captions,
         perform=PERFORM,
         fixed=shared(),
-        user=visitors.folder,
+        user=sessions.folder,
     )
     return studio, page.build(studio)
 

@@ -11,9 +11,9 @@ from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
-from mace_studio.runtime import outputs, tasks
+from mace_studio.runtime import result_files, tasks
 from mace_studio.runtime.jobs import CANCELLED
-from mace_studio.runtime.library import PRESETS, presets, sources
+from mace_studio.runtime.library import sources
 from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
@@ -82,15 +82,15 @@ def test_names_stay_inside_the_output_folder(studio, name):
 def test_comparing_an_entry(studio, entry):
     pairs = studio.compare(entry.name, ImageRequest(("a cat",), (0, 1), 2, 4.0)).wait()
     assert [(p.prompt, p.seed) for p in pairs] == [("a cat", 0), ("a cat", 1)]
-    path = outputs.pair(pairs[1], studio.output)
+    path = result_files.write_pair(pairs[1], studio.output)
     with Image.open(path) as picture:
         assert json.loads(picture.text["mace_studio"])["seed"] == 1
 
 
 def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
     picture = Image.new("RGB", (2, 2))
-    pair = Pair("a cat, “red” / blue", 4, picture, picture, 0.0, {})
-    assert outputs.pair(pair, tmp_path).name == "a-cat-red-blue-4.png"
+    pair = Pair(prompt="a cat, “red” / blue", seed=4, before=picture, after=picture, change=0.0, settings={})
+    assert result_files.write_pair(pair, tmp_path).name == "a-cat-red-blue-4.png"
 
 
 def test_exporting_an_entry(studio, entry, tmp_path):
@@ -153,7 +153,7 @@ def test_the_estimate_counts_forwards_and_sentences(studio):
 
 def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypatch):
     samples = []
-    unet = tasks.held(studio.place).model.unet
+    unet = tasks.process_model(studio.place).model.unet
     forward = unet.forward
 
     def counted(sample, *rest, **named):
@@ -167,22 +167,8 @@ def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypa
 
 
 def test_a_recipe_file_reads_back(studio):
-    path = outputs.recipe(QUICK, studio.output)
+    path = result_files.write_recipe(QUICK, studio.output)
     assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
-
-
-def test_every_preset_is_a_whole_recipe_that_says_what_it_is():
-    found = presets()
-    assert len(found) == len(list(PRESETS.rglob("*.json"))) >= 5
-    for preset in found:
-        assert preset.recipe.check() and preset.recipe.about.endswith(".") and preset.recipe.name
-
-
-def test_presets_hold_only_what_differs_from_the_defaults():
-    defaults = json.loads(Recipe().to_json())
-    for path in PRESETS.rglob("*.json"):
-        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
-            assert value != defaults[key], f"{path.name}: {key} is the default"
 
 
 def test_the_built_in_model_is_small():
@@ -191,7 +177,7 @@ def test_the_built_in_model_is_small():
 
 @pytest.mark.parametrize("title, name", [("Van Gogh, cat", "van-gogh-cat"), ("猫", "猫"), ("../ !", "untitled")])
 def test_file_names_read_like_the_title(studio, title, name):
-    assert outputs.recipe(replace(QUICK, name=title), studio.output).name.rpartition("-")[0] == name
+    assert result_files.write_recipe(replace(QUICK, name=title), studio.output).name.rpartition("-")[0] == name
 
 
 # Composing, and another base model
@@ -234,7 +220,7 @@ def test_an_export_holds_no_loras(studio, entry, tmp_path):
 def test_another_base_model_takes_the_place_of_the_first(tmp_path, other_folder):
     changing = Studio(output=tmp_path)
     cat = changing.erase(QUICK).wait()
-    first = weakref.ref(tasks.held(changing.place).model)
+    first = weakref.ref(tasks.process_model(changing.place).model)
     before, after = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1)), changing.change(f" {other_folder} ")
     later = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1))
     assert len(before.wait()) == 1  # queued before, it ran with the model of then

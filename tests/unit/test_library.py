@@ -14,7 +14,7 @@ from mace_studio.runtime import library
 from mace_studio.settings import LoraSettings
 
 CAT = Recipe(concepts=(Concept("cat", "forest"),), preserve=("dog",))
-MEANS = (Harmonic("H_o", "top-1", 0.93),)
+HARMONIC = (Harmonic("H_o", "top-1", 0.93), Harmonic("H_o", "mean probability", 0.9))
 HOSTILE = (
     "", " ", ".", "..", "../cat", "..\\cat", "a/b", "/etc/passwd", ".hidden", "-rf", "a\x00b", "a\nb", "C:cat", "~",
     "cat ", "<img src=x>", "x" * 300, "…", "cat\u202e", "$(id)", "猫" * 90,
@@ -106,8 +106,8 @@ def test_what_is_no_erasure_stays_out(folder, tmp_path, spoil):
 
 def test_renaming_and_deleting_take_the_scores_along(folder):
     entry = library.find(folder, "cat")
-    library.write_scores(entry, MEANS)
-    assert library.rename(folder, "cat", " Cats, all of them ").scores == MEANS
+    library.write_scores(entry, HARMONIC)
+    assert library.rename(folder, "cat", " Cats, all of them ").scores == HARMONIC
     assert [e.name for e in library.entries(folder)] == ["Cats, all of them"]
     assert library.rename(folder, "Cats, all of them", "Cats, all of them").name == "Cats, all of them"
     library.delete(folder, "Cats, all of them")
@@ -117,19 +117,18 @@ def test_renaming_and_deleting_take_the_scores_along(folder):
 
 
 def test_scores_are_those_of_this_very_recipe(folder):
-    library.write_scores(library.find(folder, "cat"), MEANS)
+    library.write_scores(library.find(folder, "cat"), HARMONIC)
     erasure_file(folder / "cat.safetensors", replace(CAT, seed=1))
     assert library.find(folder, "cat").scores == ()
     (folder / "reports" / "cat.json").write_text("[")
     assert library.find(folder, "cat").scores == ()
 
 
-def test_scores_that_version_0_1_wrote_are_read(folder):
-    entry = library.find(folder, "cat")
-    library.write_scores(entry, MEANS)
-    about = {"recipe": entry.recipe.digest(), "scores": {"H_o, top-1": 0.93}}
-    (folder / "reports" / "cat.json").write_text(json.dumps(about))
-    assert library.find(folder, "cat").scores == MEANS
+def test_scores_of_version_0_1_are_read(folder):
+    written = {"recipe": CAT.digest(), "scores": {"H_o, top-1": 0.93, "H_o, mean probability": 0.9}}
+    (folder / "reports").mkdir()
+    (folder / "reports" / "cat.json").write_text(json.dumps(written))
+    assert library.find(folder, "cat").scores == HARMONIC
 
 
 def test_only_what_has_all_its_loras_can_be_composed(folder):
