@@ -18,7 +18,7 @@ from torch import Tensor
 from mace_studio.core import attention
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.methods.mace import refine as refinement
+from mace_studio.methods.mace import refine
 from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import attention_hooks, attention_maps, judges, projections, sampling, text
@@ -161,8 +161,8 @@ def residual(
         named = ", ".join(c.phrase for c in erasure.recipe.concepts[:3])
         raise RecipeError("prompt", f"The prompt names no erased concept; use one of them in it, such as {named}.")
     report = timed(progress, {"refine": 1.0, "generate": 3.0})
-    sums = refinement.gather(model, erasure.recipe, cache, report)
-    refined = refinement.weights(model, refinement.solve(sums, erasure.recipe.settings.refine))
+    sums = refine.gather(model, erasure.recipe, cache, report)
+    refined = refine.weights(model, refine.solve(sums, erasure.recipe.settings.refine), report)
     models = {
         ORIGINAL: nullcontext(),
         REFINED: projections.swapped(model.unet, refined),
