@@ -81,7 +81,7 @@ def studio(lookups, tmp_path_factory):
 @pytest.fixture(scope="session")
 def erased(studio, fast):
     """The name of an erased model."""
-    return studio.erase(replace(fast, seed=99)).wait().name
+    return studio.erase(replace(fast, seed=99, name="erased car")).wait().name
 
 
 @pytest.fixture(scope="session")

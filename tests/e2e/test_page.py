@@ -10,7 +10,7 @@ from PIL import Image
 
 from mace_studio.recipe import Concept
 from mace_studio.settings import KeepWeights
-from tests.steps import choose, field
+from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -27,7 +27,7 @@ def cell(page, row, column):
 
 def open_compare(page, name):
     page.get_by_role("tab", name="Compare").click()
-    choose(page, "#erased-model", name)
+    choose_model(page, "#erased-model", "erased car")
 
 
 def test_preset_to_erase_to_compare(page, fast, tmp_path):
@@ -53,7 +53,7 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
     assert download.value.path().stat().st_size > 100_000
 
     page.locator("#to-compare").click()
-    expect(page.locator("#erased-model input")).to_have_value(re.compile("^frog-"))
+    expect(page.locator("#erased-model input")).to_have_value(re.compile("^frog · "))
     expect(field(page, "prompts")).to_have_value("a photo of the frog\na photo of the ship")
     page.get_by_role("button", name="a photo of the car").wait_for(state="detached")
     field(page, "seeds").fill("0-1")
@@ -69,6 +69,31 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
     with Image.open(download.value.path()) as picture:
         assert picture.size == (128, 64)
         assert json.loads(picture.text["mace_studio"])["seed"] == 1
+
+
+def test_a_result_is_called_after_the_concepts_and_not_after_the_preset(page, fast, open_recipe):
+    open_recipe(page, replace(fast, name="The car"))
+    cell(page, 0, 0).fill("guitar")
+    expect(cell(page, 0, 3)).to_have_value("")  # automobile is no synonym of it
+    page.get_by_role("button", name="Advanced").click()
+    expect(field(page, "name")).to_have_value("")
+    cell(page, 0, 0).fill("car")
+    expect(cell(page, 0, 3)).to_have_value("automobile")
+    cell(page, 0, 3).fill("six strings")
+    cell(page, 0, 0).fill("guitar")
+    expect(cell(page, 0, 3)).to_have_value("six strings")  # the user's own stay
+    page.locator("#erase").click()
+    expect(page.locator("#summary")).to_contain_text("Saved as guitar-")
+    page.locator("#to-compare").click()
+    expect(page.locator("#erased-model input")).to_have_value(re.compile(r"^guitar · \d\d:\d\d · MACE$"))
+
+
+def test_a_name_that_the_user_typed_stays(page, saved_recipe):
+    page.get_by_role("button", name="Advanced").click()
+    field(page, "name").fill("mine")
+    cell(page, 0, 0).fill("guitar")
+    saved = saved_recipe(page)
+    assert (saved.name, saved.about) == ("mine", "")  # what the preset says of itself is about the car
 
 
 def test_the_divider_moves_by_keyboard_and_by_mouse(page, erased):

@@ -100,6 +100,18 @@ def test_a_bad_value_is_named(changes, path, says):
     assert caught.value.field == path
 
 
+def test_name_and_about_of_a_preset_go_with_its_concepts():
+    preset = Recipe(concepts=(Concept("cat", "forest"),), name="Cat", about="The cat of the miniature.")
+    shown = dict(zip(BY_KEY, form.values_from(preset), strict=True))
+    other = [["guitar", "sky", "object", ""]]
+    changed = form.recipe_from(list((shown | {"concepts": other}).values()))
+    assert (changed.name, changed.about, changed.title()) == ("", "", "guitar")
+    named = form.recipe_from(list((shown | {"concepts": other, "name": "Mine"}).values()))
+    assert (named.name, named.about) == ("Mine", "")
+    stronger = form.recipe_from(list((shown | {"lambda1": "3"}).values()))
+    assert (stronger.name, stronger.about) == ("Cat", "The cat of the miniature.")
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_a_number_that_is_none_is_left_to_the_check(value):
     with pytest.raises(RecipeError, match=r"not allowed|too large") as caught:

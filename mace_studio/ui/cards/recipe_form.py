@@ -9,7 +9,7 @@ import gradio as gr
 
 from mace_studio.methods import METHODS
 from mace_studio.recipe import KINDS, Recipe
-from mace_studio.runtime.library import presets
+from mace_studio.runtime.library import known_kinds, presets
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.components.concept_table import concept_table
 from mace_studio.ui.components.slider_field import slider_field
@@ -42,6 +42,11 @@ class RecipeForm:
         self._charts: dict[str, gr.HTML] = {}
 
     @property
+    def name(self) -> gr.Textbox:
+        """The name of the result."""
+        return self._built["name"]
+
+    @property
     def controls(self) -> list[Any]:
         return [self._built[f.key] for f in FIELDS]
 
@@ -67,7 +72,7 @@ class RecipeForm:
         """The table of concepts with its ways in."""
         with gr.Column(elem_classes="card", elem_id="concepts-card"):
             heading("concepts-title", "1", "Concepts to erase", "Each is replaced by what it maps to.")
-            table = self._built["concepts"] = concept_table(self._start["concepts"])
+            table = self._built["concepts"] = concept_table(self._start["concepts"], known_kinds())
             hint("synonyms-hint", "Synonyms: tested, not trained on; add a row to erase one.")
             with gr.Row(elem_classes="button-row", elem_id="concept-buttons"):
                 add = gr.Button("Add concept", size="sm", elem_id="add-concept")

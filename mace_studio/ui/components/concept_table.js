@@ -34,7 +34,29 @@ function rowFor(texts) {
   const remove = document.createElement("button");
   Object.assign(remove, { type: "button", textContent: "×", className: "concept-remove", title: "Remove this concept" });
   row.append(...texts.map((text, column) => cellFor(column, text)), remove);
+  row.filled = texts;
+  row.touched = new Set();
   return row;
+}
+
+// What a preset says of a concept goes when another phrase takes its place, and comes back with it; what the user typed
+// stays.
+function follow(row, column) {
+  const cells = [...row.querySelectorAll("[data-cell]")];
+  row.touched.add(column);
+  if (column !== 0) return;
+  const phrase = cells[0].value.trim();
+  const same = phrase === row.filled[0].trim();
+  if (!row.touched.has(3)) cells[3].value = same ? row.filled[3] : "";
+  if (!row.touched.has(2)) cells[2].value = same ? row.filled[2] : kindOf(phrase, row.filled[2]);
+}
+
+function kindOf(phrase, otherwise) {
+  const known = props.known[phrase.toLowerCase()];
+  if (known) return known;
+  if (/\b(style|painting|art) (of|by)\b/i.test(phrase)) return "style";
+  if (/^\p{Lu}[^\s]+( \p{Lu}[^\s]+)+$/u.test(phrase)) return "celebrity";
+  return otherwise;
 }
 
 function show(rows) {
@@ -51,7 +73,11 @@ function addAfter(row) {
   commit();
 }
 
-list.addEventListener("input", commit);
+list.addEventListener("input", (event) => {
+  const row = event.target.closest(".concept-row");
+  follow(row, [...row.querySelectorAll("[data-cell]")].indexOf(event.target));
+  commit();
+});
 list.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !event.target.matches("input") || event.isComposing) return;
   event.preventDefault();

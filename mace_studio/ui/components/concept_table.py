@@ -15,8 +15,13 @@ TEMPLATE = """<div class="concept-head" aria-hidden="true"><span>Concept</span><
 <span>Synonyms</span><span></span></div><div class="concept-rows"></div>"""
 
 
-def concept_table(rows: list[Row]) -> gr.HTML:
-    """An editor whose value is a list of rows of four texts: phrase, mapping, kind, synonyms."""
+def concept_table(rows: list[Row], known: dict[str, str]) -> gr.HTML:
+    """An editor whose value is a list of rows of four texts: phrase, mapping, kind, synonyms.
+
+    Args:
+        rows: to begin with.
+        known: phrase in lower case -> its kind, which is chosen when the phrase is typed.
+    """
     return gr.HTML(
         rows,
         label="Concepts to erase",
@@ -25,4 +30,5 @@ def concept_table(rows: list[Row]) -> gr.HTML:
         apply_default_css=False,
         elem_id="concepts",
         kinds=list(KINDS),
+        known=known,
     )

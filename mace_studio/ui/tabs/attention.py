@@ -9,6 +9,7 @@ import gradio as gr
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import outputs
 from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.library import known_kinds
 from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import attention_maps
@@ -144,7 +145,7 @@ class AttentionTab:
         """Put a prompt about the first concept into the box, unless the user typed another."""
         if not _erased(name) or prompt.strip() != suggested:
             return gr.skip(), suggested
-        offered = suggestions(self.studio.entry(_erased(name)).recipe)
+        offered = suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())
         return offered[0][1], offered[0][1]
 
     def on_read(self, name: str | None, prompt: str, *settings: str) -> Job:

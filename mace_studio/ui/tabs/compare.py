@@ -10,6 +10,7 @@ from PIL import Image
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import outputs
 from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.library import known_kinds
 from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components.divider import divided, divider
@@ -146,7 +147,7 @@ class CompareTab:
         """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
         if not name:
             return [], gr.skip(), suggested
-        offered = suggestions(self.studio.entry(name).recipe)
+        offered = suggestions(self.studio.entry(name).recipe, known_kinds())
         first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
         start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)

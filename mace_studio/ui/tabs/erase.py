@@ -9,7 +9,7 @@ import gradio as gr
 from mace_studio.errors import RecipeError
 from mace_studio.masks import MaskSheet
 from mace_studio.recipe import Recipe
-from mace_studio.runtime import outputs
+from mace_studio.runtime import library
 from mace_studio.runtime.estimate import counted_as
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form, notices
@@ -80,7 +80,8 @@ class EraseTab:
 
     def _wire(self) -> tuple[Listener, Any]:
         erase = self.job.start[0]
-        counted = [erase, self.estimate, self.form.preset_about, self.form.use_preset, self.masks.status]
+        form_parts = [self.form.preset_about, self.form.use_preset, self.form.name]
+        counted = [erase, self.estimate, *form_parts, self.masks.status]
         # Answered in the order asked, or an older answer could stand over a newer.
         edited = Listener(
             self.on_edit,
@@ -108,6 +109,8 @@ class EraseTab:
             return {self.job.start[0]: button, self.estimate: text}
         update: Update = {self.job.start[0]: button, self.estimate: self._estimate(recipe)}
         update |= self.masks.status_of(sheet, recipe)
+        if not recipe.name:
+            update[self.form.name] = ""
         if preset:
             update[self.form.preset_about] = preset_change(recipe, self.form.presets[preset])
             update[self.form.use_preset] = gr.Button(interactive=True)
@@ -133,7 +136,7 @@ class EraseTab:
             self.result: gr.Column(visible=True),
             self.summary: progress.summary(entry),
             self.weights_file: download(entry.path),
-            self.recipe_file: download(outputs.recipe(entry.recipe, self.studio.output / "recipes")),
+            self.recipe_file: download(library.write_recipe(entry)),
             self.newest: entry.name,
         }
 
