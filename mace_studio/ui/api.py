@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 
 from mace_studio.errors import RecipeError, StudioError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import DONE, FAILED, Job
 from mace_studio.runtime.studio import Studio
@@ -170,12 +170,12 @@ class Api:
             The job; its result has the urls of the files and, of a lora, what each layer leaves out.
         """
         name, format = build(str, name, "name"), build(str, format, "format")
-        if format == "diffusers":
+        if format in FORMATS and FORMATS[format].folder:
             raise RecipeError("format", "A folder cannot be handed out here; use another format, or the terminal.")
         rank = None if rank is None else build(int, rank, "rank")
         energy = None if energy is None else build(float, energy, "energy")
         path = self.studio.output / "exports" / f"{self.studio.entry(name).name}-{format}.safetensors"
-        request = ExportRequest(format, path, rank, energy, overwrite=True)
+        request = ExportRequest(format, path, rank=rank, energy=energy, overwrite=True)
         return self._waited(lambda: self.studio.export(name, request), wait, api_results.exported)
 
     @answering

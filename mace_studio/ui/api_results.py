@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mace_studio.runtime import outputs
+from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import sessions
 from mace_studio.ui.gradio_compat import serve_in_place
@@ -26,7 +26,7 @@ def pairs(job: Job, folder: Path) -> Result:
     return {
         "pairs": [
             {"prompt": p.prompt, "seed": p.seed, "change": round(p.change, 3)} | {"url": _url(path)}
-            for p, path in ((p, outputs.pair(p, folder / "pairs" / job.id)) for p in job.result)
+            for p, path in ((p, result_files.write_pair(p, folder / "pairs" / job.id)) for p in job.result)
         ]
     }
 
@@ -38,12 +38,12 @@ def inspection(job: Job, folder: Path) -> Result:
         name: {"attention": [[m.word.text, round(m.total, 5)] for m in read.masses(name)], "presence": run.presence}
         for name, run in read.runs.items()
     }
-    return {"runs": runs, "urls": _urls(outputs.inspection(read, folder / "attention" / job.id))}
+    return {"runs": runs, "urls": _urls(result_files.write_inspection(read, folder / "attention" / job.id))}
 
 
 def report(job: Job, folder: Path) -> Result:
     """Of an evaluation."""
-    paths = outputs.evaluation(job.result, folder / "reports" / job.id)
+    paths = result_files.write_evaluation(job.result, folder / "reports" / job.id)
     data = next(path for path in paths if path.suffix == ".json")
     return {"report": json.loads(data.read_text(encoding="utf-8")), "urls": _urls(paths)}
 

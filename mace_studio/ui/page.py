@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio.presets import presets
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime.library import presets
 from mace_studio.runtime.studio import BUILT_IN, Studio
 from mace_studio.ui.api import Api
 from mace_studio.ui.components.progress import status_chip

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from mace_studio.errors import RecipeError
-from mace_studio.export.formats import ENERGY, FORMATS, ExportRequest
-from mace_studio.runtime import outputs
+from mace_studio.exports.formats import ENERGY, FORMATS, ExportRequest
+from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import form
@@ -19,7 +19,6 @@ from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
 
 PLACES = {"rank": ("Rank", "#export-rank input"), "energy": ("Share kept", "#export-energy input")}
-LORA = "lora"
 
 Update = dict[Any, Any]
 
@@ -63,7 +62,7 @@ class ExportCard:
     @readable
     def on_format(self, kind: str) -> tuple[str, Any]:
         """Say what the format is for; a LoRA has settings of its own."""
-        return _about(kind), gr.Row(visible=kind == LORA)
+        return _about(kind), gr.Row(visible=FORMATS[kind].has_rank)
 
     def on_export(self, chosen: dict[str, Any], kind: str, rank: str, energy: str) -> Job:
         """Start an export of the chosen model."""
@@ -74,13 +73,13 @@ class ExportCard:
 
     def _request(self, name: str, kind: str, rank: str, energy: str) -> ExportRequest:
         """Into a folder of the page's own, where an older export of the same is replaced."""
-        path = self.studio.output / "exports" / f"{name}-{kind}{'' if kind == 'diffusers' else '.safetensors'}"
-        share = (form.rank_from(rank), form.energy_from(energy)) if kind == LORA else (None, None)
-        return ExportRequest(kind, path, *share, overwrite=True)
+        path = self.studio.output / "exports" / f"{name}-{kind}{FORMATS[kind].suffix}"
+        share = {"rank": form.rank_from(rank), "energy": form.energy_from(energy)} if FORMATS[kind].has_rank else {}
+        return ExportRequest(kind, path, **share, overwrite=True)
 
     def _files(self, job: Job) -> Update:
         written = job.result
-        file, card = outputs.exported(written)
+        file, card = result_files.pack_export(written)
         return {
             self.result: model_list.exported(written),
             self.files: gr.Row(visible=True),
@@ -90,4 +89,4 @@ class ExportCard:
 
 
 def _about(kind: str) -> str:
-    return f'<p class="hint">{FORMATS[kind]}.</p>'
+    return f'<p class="hint">{FORMATS[kind].title}: {FORMATS[kind].about}.</p>'

@@ -163,7 +163,9 @@ class JobCard:
             yield self._buttons(job) | (self._how_far(job) if fresh else {})
         last = self._buttons(job) | self._how_far(job)
         if job.state == DONE:
-            yield last | self._shows.done(job)
+            yield last
+            if update := self._shows.done(job):
+                yield update
         elif job.state == FAILED:  # the id is kept, so that the reason is there after a reload, too
             yield last | {self.notice: self._reason(job, returned)}
         else:

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from mace_studio.methods import METHODS
+from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Recipe
-from mace_studio.runtime.library import known_kinds, presets
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.components.concept_table import concept_table
 from mace_studio.ui.components.slider_field import slider_field

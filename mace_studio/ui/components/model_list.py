@@ -21,7 +21,7 @@ from mace_studio.ui.components.text import estimate, number_text, pairs
 from mace_studio.ui.components.text import warnings as warning_list
 
 if TYPE_CHECKING:
-    from mace_studio.export.export import Exported
+    from mace_studio.exports.export import Exported
 
 NAMED = 6
 NONE_CHOSEN = '<p class="hint">Choose a model in the list to see what it is; choose several to compose them.</p>'
@@ -77,7 +77,7 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
         {
             "name": entry.name,
             "erased": _few([concept.phrase for concept in entry.recipe.concepts]),
-            "scores": "\n".join(f"{name}: {100 * score:.1f}\u00a0%" for name, score in entry.scores.items()),
+            "scores": "\n".join(f"{mean.name}: {100 * mean.value:.1f}\u00a0%" for mean in entry.scores),
             "size": size_text(entry.size),
             "made": f"{entry.made:%Y-%m-%d %H:%M}",
             "note": _note(entry, status),
@@ -98,7 +98,7 @@ def details(entry: Entry, status: Status) -> str:
         ("Seed", str(recipe.seed)),
         ("Size", size_text(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
-        *((name, f"{100 * score:.1f} %") for name, score in entry.scores.items()),
+        *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),
     ]
     notes = [note for note in (_note(entry, status), *entry.warnings) if note]
     return f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}"

@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
-from mace_studio.runtime import outputs
+from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
-from mace_studio.runtime.library import known_kinds
 from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import attention_maps
@@ -175,7 +175,7 @@ class AttentionTab:
         inspection = job.result
         groups, sides = attention_maps.groups(inspection), attention_maps.sides(inspection)
         heads = attention_maps.heads(inspection, ALL_LAYERS)
-        paths = outputs.inspection(inspection, self.studio.output / "attention")
+        paths = result_files.write_inspection(inspection, self.studio.output / "attention")
         files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
         return {
             self.group: gr.Dropdown(groups, value=ALL_LAYERS),

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
-from mace_studio.runtime import outputs
+from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
-from mace_studio.runtime.library import known_kinds
 from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components.divider import divided, divider
@@ -183,7 +183,7 @@ class CompareTab:
         return {
             self.divider: divided(pair.before, pair.after, pair.prompt),
             self.figures: pairs(rows),
-            self.pair_file: download(outputs.pair(pair, self.studio.output / "pairs"), interactive=True),
+            self.pair_file: download(result_files.write_pair(pair, self.studio.output / "pairs"), interactive=True),
         }
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from mace_studio.errors import StudioError
 from mace_studio.evaluation.report import Report, Row, called
-from mace_studio.runtime import outputs
+from mace_studio.runtime import result_files
 from mace_studio.runtime.estimate import duration
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import notices
@@ -138,8 +138,8 @@ class EvaluateTab:
     def _reports(self, job: Job) -> Update:
         reports: list[Report] = job.result
         folder = self.studio.output / "reports" / job.id
-        images = [path for path in outputs.evaluation(reports, folder) if path.suffix == ".png"]
-        archive = outputs.archive(folder)
+        images = [path for path in result_files.write_evaluation(reports, folder) if path.suffix == ".png"]
+        archive = result_files.write_archive(folder)
         return {
             self.head: report_tables.headline(reports),
             self.table: report_tables.table({name: r.rows for name, r in zip(called(reports), reports, strict=True)}),

@@ -3,56 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
+from mace_studio.evaluation.report import ALL, ERASED, KEPT, SYNONYM, harmonic_from, percent
+from mace_studio.exports.formats import FORMATS
 from mace_studio.recipe import Recipe
 
-USE = {
-    "diffusers": "A whole model. `DiffusionPipeline.from_pretrained` of diffusers loads this folder, and so does "
-    "InvokeAI. Of the weights, only the key and value projections under `unet/` differ from the base model.",
-    "unet": "The changed weights alone, under the names of diffusers. Load the base model with diffusers, then "
-    '`pipeline.unet.load_state_dict(safetensors.torch.load_file("{file}"), strict=False)`.',
-    "lycoris": "The difference to the base model, exact up to rounding. ComfyUI, A1111 and InvokeAI load it like a "
-    "LoRA, on top of the base model, at a strength of 1. `load_lora_weights` of diffusers does not read this kind.",
-    "lora": "The difference to the base model as a LoRA, which leaves a part of it out (below). ComfyUI, A1111, "
-    "InvokeAI and `load_lora_weights` of diffusers load it on top of the base model, at a strength of 1.",
-    "checkpoint": "A whole model in one file, in the layout of the original checkpoints, for ComfyUI and A1111. Its "
-    "metadata names the base model; programs that ask for a configuration take the base model's.",
-}
-WHAT = {"erased": "erased", "synonym": "synonyms of it", "kept": "kept"}
+ROLES = {ERASED: "erased", SYNONYM: "synonyms of it", KEPT: "kept"}
 LIMITS = (
     "An erased concept comes up far less often; that it never does has not been shown. A file that is loaded beside a "
     "base model erases nothing once it is taken out again, and whoever has the base model has the concept."
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a card says beside the recipe.
 
     Attributes:
-        format, file: the format's name, and that of the file or folder.
-        base, hub: what to call the base model, and whether that is a hub id.
+        format: a key of `formats.FORMATS`.
+        file: name of the file or folder.
+        base: what to call the base model.
+        on_hub: whether that is a hub id.
         fingerprint: of the base model.
         licence: what the base model's card calls its licence, or None.
         versions: of the packages that made the erasure.
         warnings: of the erasure.
-        residuals: layer -> share of the difference that a LoRA leaves out, and the rank.
-        picture: name of a picture beside the card, or None, and what its rows show.
-        rows: one sentence for each row.
+        residuals: layer -> rank, and the share of the difference that a LoRA leaves out; empty for other formats.
+        image: name of an image beside the card, before and after in rows, or None.
+        rows: one sentence for each of its rows.
         scores: from `scores`, or nothing.
     """
 
     format: str
     file: str
     base: str
-    hub: bool
+    on_hub: bool
     fingerprint: str
     licence: str | None
     versions: Mapping[str, str]
     warnings: Sequence[str] = ()
-    residuals: Mapping[str, tuple[int, float]] | None = None
-    picture: str | None = None
+    residuals: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    image: str | None = None
     rows: Sequence[str] = ()
     scores: Sequence[str] = ()
 
@@ -67,20 +59,16 @@ def licence_note(base: str, licence: str | None) -> str:
     return f"The weights come from {base}, whose licence is {licence}; its terms, also those of use, hold here too."
 
 
-def with_residuals(facts: Facts, residuals: Mapping[str, tuple[int, float]]) -> Facts:
-    """The same facts with what a LoRA leaves out, which is known only after it was made."""
-    return replace(facts, residuals=residuals)
-
-
 def write(recipe: Recipe, facts: Facts) -> str:
     """The whole card."""
+    concepts = [f"| {_plain(c.phrase)} | {_plain(c.mapping)} | {c.kind} |" for c in recipe.concepts]
     sections = [
         _front(facts),
         f"# {_plain(recipe.title())}, erased from {_plain(facts.base)}",
-        USE[facts.format].format(file=facts.file),
-        *_pictures(facts),
+        FORMATS[facts.format].usage.format(file=facts.file),
+        *_images(facts),
         "## What was erased",
-        _concepts(recipe),
+        "\n".join(["| concept | generated instead | kind |", "| --- | --- | --- |", *concepts]),
         *(["Kept: " + ", ".join(_plain(phrase) for phrase in recipe.preserve) + "."] if recipe.preserve else []),
         *(f"- {warning}" for warning in facts.warnings),
         *_residuals(facts),
@@ -102,51 +90,45 @@ def scores(about: Mapping) -> list[str]:
     """The section on what was measured.
 
     Args:
-        about: what `report.as_json` wrote.
+        about: what `report_files.as_json` of this version or the one before wrote.
 
     Raises:
-        KeyError, TypeError, IndexError: it is something else.
+        KeyError, TypeError, IndexError, ValueError, AttributeError: it is something else.
     """
-    plan, quality = about["plan"], about["quality"]
+    plan, quality = about["plan"], about.get("quality")
     rows = [
-        f"| {WHAT[row['role']]} | {row['after']['count']} | {_share(row['before'])} | {_share(row['after'])} |"
+        f"| {ROLES[row['role']]} | {row['after']['count']} | {_share(row['before'])} | {_share(row['after'])} |"
         for row in about["rows"]
-        if row["word"] == "all"
+        if row["word"] == ALL
     ]
     table = ["| | images | recognised before | recognised after |", "| --- | --- | --- | --- |", *rows]
-    means = [f"{_plain(name)}: {100 * float(mean):.1f} %." for name, mean in about["harmonic"].items()]
-    means += (
-        [f"KID of {quality['count']} general captions, before against after: {quality['kid']:.4f}."] if quality else []
-    )
-    said = (
+    figures = [f"{_plain(mean.name)}: {percent(mean.value)}." for mean in harmonic_from(about.get("harmonic", ()))]
+    if quality:
+        figures.append(f"KID of {quality['count']} general captions, before against after: {quality['kid']:.4f}.")
+    judged = (
         f"By {_plain(about['judge'])} among {len(about['labels'])} answers, images of {plan['steps']} steps, seeds "
         f"{plan['seeds'][0]} to {plan['seeds'][-1]}; top-1 with intervals of 95 % (Wilson)."
     )
-    return ["## What was measured", said, "\n".join(table), " ".join(means)]
+    return ["## What was measured", judged, "\n".join(table), " ".join(figures)]
 
 
 def _share(tally: Mapping) -> str:
     low, high = tally["top1_interval"]
-    return f"{100 * tally['correct'] / tally['count']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return percent(tally["correct"] / tally["count"], (low, high))
 
 
 def _front(facts: Facts) -> str:
     lines = [f"license: {facts.licence or 'other'}", "pipeline_tag: text-to-image"]
-    lines += [f"base_model: {facts.base}"] if facts.hub else []
-    lines += ["library_name: diffusers"] if facts.format == "diffusers" else []
+    lines += [f"base_model: {facts.base}"] if facts.on_hub else []
+    lines += ["library_name: diffusers"] if FORMATS[facts.format].folder else []
     return "\n".join(["---", *lines, "tags:", "- concept-erasure", "---"])
 
 
-def _concepts(recipe: Recipe) -> str:
-    rows = [f"| {_plain(c.phrase)} | {_plain(c.mapping)} | {c.kind} |" for c in recipe.concepts]
-    return "\n".join(["| concept | drawn instead | kind |", "| --- | --- | --- |", *rows])
-
-
-def _pictures(facts: Facts) -> list[str]:
-    if facts.picture is None:
+def _images(facts: Facts) -> list[str]:
+    if facts.image is None:
         return []
     rows = "\n".join(f"{i}. {_plain(row)}" for i, row in enumerate(facts.rows, 1))
-    return ["## Before and after", f"![The same prompts and seeds before and after]({facts.picture})", rows]
+    return ["## Before and after", f"![The same prompts and seeds before and after]({facts.image})", rows]
 
 
 def _residuals(facts: Facts) -> list[str]:
@@ -155,8 +137,8 @@ def _residuals(facts: Facts) -> list[str]:
     rows = [f"| {layer} | {rank} | {share:.2%} |" for layer, (rank, share) in facts.residuals.items()]
     table = "\n".join(["| layer | rank | left out |", "| --- | --- | --- |", *rows])
     worst = max(share for _, share in facts.residuals.values())
-    said = f"Of each layer's difference (Frobenius norm) the LoRA leaves out at most {worst:.2%}."
-    return ["## What the LoRA leaves out", said, table]
+    summary = f"Of each layer's difference (Frobenius norm) the LoRA leaves out at most {worst:.2%}."
+    return ["## What the LoRA leaves out", summary, table]
 
 
 def _plain(text: str) -> str:

@@ -1,10 +1,9 @@
-"""A base model on disk: where it lies, what its licence is, and a copy of it in which only the projections differ."""
+"""A base model on disk: where it is, what its licence is, and a copy of it in which only the projections differ."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.errors import FileError
+from mace_studio.exports.formats import INDEX
+from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd import files
 from mace_studio.sd.model import Model
 
-INDEX = "model_index.json"
-# Beside the sub-folders: what the studio and a licence need. The base model's card would speak of another model.
+# Beside the sub-folders: what the studio and a licence need. The base model's card is about another model.
 KEPT = ("captions.txt", "LICENSE*", "LICENCE*", "NOTICE*")
 # Under `unet/`, files that may hold the weights as they were, in a form that is not rewritten here.
 STALE = re.compile(r"\.(bin|ckpt|pt|pth|msgpack|h5|onnx|onnx_data|pb)(\.|$)")
@@ -66,24 +66,44 @@ def contents(folder: Path) -> list[Path]:
 
 
 def copy(
-    folder: Path, name: Path, target: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
+    folder: Path,
+    name: Path,
+    target: Path,
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    progress: Report = silent,
 ) -> set[str]:
     """Copy one file of `contents` into another folder: the UNet's weights with the new ones, all others as they are.
 
+    Args:
+        folder: of the base model.
+        name: of the file, relative to it.
+        target: the other folder.
+        weights: state-dict key of the UNet -> weight_PD.
+        metadata: added to that of the UNet's files.
+        progress: told of the part of the file that is written, of 1.
+
     Returns:
-        Which of the new weights the file took.
+        Which of the weights the file holds now.
     """
     (target / name).parent.mkdir(parents=True, exist_ok=True)
     if name == Path(INDEX) and (index := _without_missing(folder)) is not None:
         (target / name).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        progress(Progress("write", step=1, total=1))
     elif name.parts[0] == "unet" and name.suffix == ".safetensors":
-        return rewrite(folder / name, target / name, weights, metadata)
+        return rewrite(folder / name, target / name, weights, metadata, progress)
     else:
-        shutil.copyfile(folder / name, target / name)
+        files.copy(folder / name, target / name, progress)
     return set()
 
 
-def rewrite(source: Path, target: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> set[str]:
+def rewrite(
+    source: Path,
+    target: Path,
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    progress: Report = silent,
+) -> set[str]:
     """Write a safetensors file again with some weights replaced, each in the dtype of the one that it replaces.
 
     A second set of weights that averages the training's steps (`model_ema`) is left out: the concept is still in it.
@@ -102,7 +122,7 @@ def rewrite(source: Path, target: Path, weights: Mapping[str, Tensor], metadata:
         raise FileError(f"{source.name} of the base model cannot be read; load the model again first.") from error
     present = weights.keys() & tensors.keys()
     tensors |= {key: weights[key].to(tensors[key].dtype) for key in present}
-    files.stream(target, tensors, {**about, **metadata})
+    files.stream(target, tensors, {**about, **metadata}, progress)
     return present
 
 
@@ -124,16 +144,13 @@ def parts(model: Model, folder: Path) -> dict[str, dict[str, Tensor]]:
     """State dicts of UNet, VAE and text encoders as loaded, in the dtype of their files where that is narrower."""
     found = {}
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        module = model.pipeline.components.get(name)
-        if module is not None:
-            stored = _dtype(folder / name)
-            found[name] = {key: _narrowed(tensor, stored) for key, tensor in module.state_dict().items()}
+        if (module := model.pipeline.components.get(name)) is None:
+            continue
+        found[name], stored = module.state_dict(), _dtype(folder / name)
+        for key, tensor in found[name].items():
+            if stored is not None and tensor.is_floating_point() and stored.itemsize < tensor.element_size():
+                found[name][key] = tensor.to(stored)
     return found
-
-
-def _narrowed(tensor: Tensor, stored: torch.dtype | None) -> Tensor:
-    narrower = stored is not None and tensor.is_floating_point() and stored.itemsize < tensor.element_size()
-    return tensor.to(stored) if narrower else tensor
 
 
 def _dtype(folder: Path) -> torch.dtype | None:
