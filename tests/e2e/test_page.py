@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
+from mace_studio.runtime import tasks
 from mace_studio.settings import KeepWeights
 from tests.steps import choose, choose_model, field
 
@@ -207,13 +209,40 @@ def test_bad_input_is_named_and_kept(page):
     expect(page.locator("#estimate")).to_contain_text("Seed: -1 is not allowed")
 
 
-def test_a_failed_run_says_why(page, fast, open_recipe):
-    open_recipe(page, replace(fast, concepts=(Concept("word " * 100, "street"),)))
+def test_a_failed_run_says_why_and_still_does_after_a_reload(page, fast, open_recipe, monkeypatch, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+
+    def full_disk(*arguments, progress):
+        raise FileError("The disk is full; make room and try again.")
+
+    open_recipe(page, replace(fast, seed=77))
+    monkeypatch.setitem(tasks.TASKS, "erase", full_disk)
     page.locator("#erase").click()
     expect(page.locator(PROGRESS)).to_contain_text("Failed")
-    notice = page.locator("#erase-notice")
-    expect(notice).to_contain_text("is too long for this model")
+    expect(page.locator("#erase-notice")).to_contain_text("The disk is full")
     expect(page.locator("#erase")).to_be_enabled()
+    page.reload()
+    expect(page.locator("#erase-notice")).to_contain_text("The disk is full")
+    expect(page.locator(PROGRESS)).to_contain_text("Failed")
+
+
+def test_a_phrase_that_is_too_long_is_named_while_it_is_typed(page):
+    cell(page, 0, 0).fill("word " * 100)
+    expect(page.locator("#estimate")).to_contain_text("is too long: a prompt about it has")
+    page.locator("#erase").click()
+    expect(page.locator("#concepts .field-problem")).to_contain_text("is too long")
+
+
+def test_a_preset_clears_the_errors_of_what_it_replaces(page):
+    cell(page, 0, 1).fill(" ")
+    page.locator("#erase").click()
+    expect(page.locator("#concepts .field-problem")).to_be_visible()
+    choose(page, "#preset", "frog")
+    page.get_by_role("button", name="Use this preset").click()
+    expect(cell(page, 0, 0)).to_have_value("frog")
+    expect(page.locator(".field-problem")).to_have_count(0)
+    expect(page.locator("[aria-invalid=true]")).to_have_count(0)
+    expect(page.locator("#erase-notice")).not_to_contain_text("Say what")
 
 
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):

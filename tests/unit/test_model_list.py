@@ -12,7 +12,9 @@ THREE = Recipe(concepts=tuple(Concept(phrase, "sky") for phrase in ("guitar", "p
 
 
 def entry(name, made, recipe=THREE):
-    return Entry(name, Path(f"{name}.safetensors"), recipe, made, 1, {}, ())
+    return Entry(
+        name=name, path=Path(f"{name}.safetensors"), recipe=recipe, made=made, size=1, conditions={}, warnings=()
+    )
 
 
 def test_a_model_is_listed_with_its_concepts_time_and_method():

@@ -12,6 +12,7 @@ from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Recipe
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.components.concept_table import concept_table
+from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.slider_field import slider_field
 from mace_studio.ui.components.text import heading, hint
 from mace_studio.ui.components.text_download import text_download
@@ -176,8 +177,14 @@ class RecipeForm:
             control = gr.Textbox(value, info=field.hint, max_lines=1, **common)
         self._built[field.key] = control
 
-    def wire(self, edited: Listener, *others: Any) -> None:
-        """Connect presets and files, and `edited` to changes here and of `others`; for when all cards are built."""
+    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> None:
+        """Connect what fills the form, for when all cards are built.
+
+        Args:
+            edited: called at changes here and of `others`.
+            problem: the notice about the form, which is cleared when a recipe fills it.
+            others: more components.
+        """
         # One listener for all: of two that write the same, the older answer could come last.
         changes = [c.change for c in [self.preset, *self.controls, *others]]
         edited.on(
@@ -185,8 +192,9 @@ class RecipeForm:
                 changes, fn, inputs, outputs, trigger_mode="always_last", **options
             )
         )
-        self.use_preset.click(self.on_use_preset, self.preset, self.controls, **QUIET)
-        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, self.controls, **QUIET)
+        filled = [*self.controls, problem]
+        self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
+        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
 
     @readable
@@ -213,12 +221,12 @@ class RecipeForm:
     @readable
     def on_use_preset(self, name: str) -> list[Any]:
         """Fill the form from a preset."""
-        return form.values_from(self.presets[name])
+        return [*form.values_from(self.presets[name]), CLEAR]
 
     @readable
     def on_open_recipe(self, data: bytes) -> list[Any]:
         """Fill the form from a file."""
-        return form.values_from(form.recipe_of_file(data))
+        return [*form.values_from(form.recipe_of_file(data)), CLEAR]
 
     @readable
     def on_save_recipe(self, saves: int, *values: Any) -> tuple[dict[str, Any], int]:

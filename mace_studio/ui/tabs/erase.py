@@ -89,7 +89,7 @@ class EraseTab:
             counted,
             options={"concurrency_limit": 1},
         )
-        self.form.wire(edited, self.masks.grid)
+        self.form.wire(edited, self.job.notice, self.masks.grid)
         self.preview.wire(self.form.controls)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
@@ -142,7 +142,7 @@ class EraseTab:
 
     def _estimate(self, recipe: Recipe) -> str:
         try:
-            return estimate(self.studio.estimate(recipe.check()).summary())
+            return estimate(self.studio.estimate(self.studio.check(recipe)).summary())
         except RecipeError as error:
             return estimate_missing(notices.problem(error)["text"])
 
