@@ -348,10 +348,76 @@ def test_a_bad_file_is_refused_by_name(page, open_recipe):
 def test_concepts_of_a_csv_file(page, upload):
     data = '\ufeffconcept;maps to;kind;synonyms\nfrog;grass;object;amphibian, toad\n"Elsa; the painter";art;style;\n'
     upload(page, "#import-csv", "concepts.csv", data.encode())
+    expect(page.locator("#paste-preview li")).to_have_count(2)
+    page.locator("#add-pasted").click()
     expect(cell(page, 1, 0)).to_have_value("frog")
     expect(cell(page, 1, 3)).to_have_value("amphibian, toad")
     expect(cell(page, 2, 0)).to_have_value("Elsa; the painter")
     expect(cell(page, 2, 2)).to_have_value("style")
+
+
+def test_a_csv_file_of_something_else_is_refused(page, upload):
+    upload(page, "#import-csv", "other.csv", b"foo,bar\n1,2\n")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("does not name its columns")
+    expect(page.locator(".concept-row")).to_have_count(1)
+
+
+def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(page):
+    page.locator("#paste-list").click()
+    field(page, "pasted").fill("whale, sea\nguitar -> room")
+    expect(page.locator("#paste-preview")).to_contain_text("Say below how “whale, sea” is to be read")
+    page.get_by_label("One concept that maps to the other").check()
+    page.get_by_label("Replace what is in the table").check()
+    expect(page.locator("#paste-preview li")).to_have_text(["whale → sea · object", "guitar → room · object"])
+    page.locator("#add-pasted").click()
+    expect(page.get_by_role("button", name="Erase 2 concepts", exact=True)).to_be_visible()
+    expect(cell(page, 0, 1)).to_have_value("sea")
+    expect(page.locator(".concept-number")).to_have_text(["1", "2"])
+
+    page.get_by_label("Select all").check()
+    page.get_by_label("Kind of the selected concepts").select_option("style")
+    page.get_by_label("Map the selected concepts to").fill("art")
+    page.keyboard.press("Enter")
+    expect(cell(page, 1, 1)).to_have_value("art")
+    expect(cell(page, 1, 2)).to_have_value("style")
+    page.get_by_label("Select concept 1", exact=True).uncheck()
+    page.locator(".concept-bulk").get_by_role("button", name="Delete").click()
+    expect(cell(page, 0, 0)).to_have_value("whale")
+    expect(page.locator(".concept-row")).to_have_count(1)
+    page.locator("#clear-concepts").click()
+    expect(page.locator(".concept-row")).to_have_count(0)
+
+
+def test_new_empties_the_form(page, saved_recipe):
+    page.locator("#new-recipe").click()
+    expect(cell(page, 0, 0)).to_have_value("")
+    expect(page.locator("#preserve li")).to_have_count(0)
+    cell(page, 0, 0).fill("guitar")
+    cell(page, 0, 1).fill("room")
+    saved = saved_recipe(page)
+    assert saved.title() == "guitar" and saved.settings.lora.steps == 2 and saved.preserve == ()
+
+
+def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe):
+    page.locator("#clear-keep").click()
+    entry = page.get_by_label("Phrases to keep", exact=True)
+    entry.fill("dog")
+    entry.press("Enter")
+    entry.evaluate("""input => {
+      const data = new DataTransfer();
+      data.setData("text", Array.from({ length: 100 }, (_, i) => `phrase ${i}`).join("\\n"));
+      input.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+    }""")
+    expect(page.locator("#preserve li")).to_have_count(101)
+    assert page.locator("#preserve ul").bounding_box()["height"] <= 200
+    page.get_by_role("button", name="Remove phrase 3", exact=True).click()
+    expect(page.locator("#preserve li")).to_have_count(100)
+    box = page.get_by_role("button", name="Remove dog", exact=True).bounding_box()
+    assert box["width"] >= 24 and box["height"] >= 24
+    upload(page, "#import-keep", "keep.csv", b"phrase,note\nlion,x\ndog,y\n")
+    expect(page.locator("#preserve li")).to_have_count(101)
+    kept = saved_recipe(page).preserve
+    assert kept[:2] == ("dog", "phrase 0") and kept[-1] == "lion" and "phrase 3" not in kept
 
 
 def test_a_slider_and_its_number_go_together(page):

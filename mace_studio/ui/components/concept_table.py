@@ -11,7 +11,12 @@ from mace_studio.recipe import KINDS
 from mace_studio.ui.components.files import script
 from mace_studio.ui.concept_text import Row
 
-TEMPLATE = """<div class="concept-head" aria-hidden="true"><span>Concept</span><span>Maps to</span><span>Kind</span>
+TEMPLATE = """<div class="concept-bulk" hidden role="group" aria-label="Selected concepts">
+<label><input type="checkbox" class="concept-all"> Select all</label><output></output>
+<input type="text" data-bulk placeholder="Map them to" aria-label="Map the selected concepts to" autocomplete="off">
+<select data-bulk aria-label="Kind of the selected concepts"><option value="">Kind …</option></select>
+<button type="button" class="chip">Delete</button></div>
+<div class="concept-head" aria-hidden="true"><span></span><span>Concept</span><span>Maps to</span><span>Kind</span>
 <span>Synonyms</span><span></span></div><div class="concept-rows"></div>"""
 
 
