@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from mace_studio.analysis import compare
 from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
 from mace_studio.runtime import tasks
@@ -145,6 +146,27 @@ def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
     expect(page.locator("#erase")).to_be_disabled()
     page.locator("#erase-cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+
+
+def test_pairs_appear_as_they_are_generated_and_cancel_keeps_them(page, erased, monkeypatch):
+    monkeypatch.setattr(compare, "PAIRS_AT_ONCE", 1)
+    open_compare(page, erased)
+    field(page, "prompts").fill("a boat\na ship")
+    field(page, "seeds").fill("0-29")
+    field(page, "compare-steps").fill("4")
+    page.locator("#generate").click()
+    expect(page.locator("#pairs img")).not_to_have_count(0)
+    expect(page.locator("#compare-progress")).to_contain_text("Generating")
+    expect(page.get_by_role("img", name="Before erasing: a boat")).to_be_visible()
+    page.locator("#compare-cancel").click()
+    expect(page.locator("#compare-progress")).to_contain_text("Cancelled")
+    expect(page.locator("#compare-cancel")).to_have_text("Cancel")
+    count = page.locator("#pairs img").count()
+    assert 0 < count < 60
+    assert page.locator(".pair-missing").count() == 60 - count
+    page.get_by_role("button", name="a boat, seed 0, before and after").click()
+    expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*0"))
+    expect(page.locator("#shown-model")).to_contain_text(erased)
 
 
 def test_a_reload_comes_back_to_the_pictures(page, erased, guard):
