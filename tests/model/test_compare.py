@@ -27,11 +27,23 @@ def test_the_same_weights_give_the_same_images_and_others_do_not(model, unchange
     assert [(p.prompt, p.seed) for p in pairs] == [(p, s) for p in REQUEST.prompts for s in REQUEST.seeds]
     assert all(p.change == 0 for p in pairs)
     assert (seen[-1].step, seen[-1].total, seen[-1].fraction) == (8, 8, 1.0)
+    reported = [event.result for event in seen if event.result is not None]
+    assert len(reported) == 4 and all(one is other for one, other in zip(reported, pairs, strict=True))
     steps = [event.step for event in seen]
     assert steps == sorted(steps) and {event.stage for event in seen} == {"generate"}
     others = comparison.compare(model, erasure_of(model, 0.0), REQUEST)
     assert all(p.change > 1 for p in others)
     assert all(np.array_equal(a.before, b.before) for a, b in zip(pairs, others, strict=True))
+
+
+def test_pairs_are_reported_before_all_are_there(model, unchanged, monkeypatch):
+    monkeypatch.setattr(comparison, "PAIRS_AT_ONCE", 1)
+    seen = []
+    pairs = comparison.compare(model, erasure_of(model, 0.0), REQUEST, seen.append)
+    assert [event.step for event in seen if event.result is not None] == [2, 4, 6, 8]
+    together = comparison.compare(model, erasure_of(model, 0.0), replace(REQUEST, seeds=(7,)))
+    apart = [pair for pair in pairs if pair.seed == 7]
+    assert all(np.array_equal(a.after, b.after) for a, b in zip(apart, together, strict=True))
 
 
 @pytest.mark.parametrize("images", [0.5, 1.5])
