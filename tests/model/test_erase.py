@@ -11,8 +11,9 @@ from mace_studio.core import ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import files, lora, projections, sampling, segment
+from mace_studio.sd import files, lora, projections, sampling, segment, text
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled
@@ -251,23 +252,33 @@ def test_an_erasure_goes_into_any_pipeline_whose_projections_it_fits(model, othe
     assert all(torch.equal(tensor, before[key]) for key, tensor in another.unet.state_dict().items())
 
 
-@pytest.mark.parametrize("stage, name", [("refine", "preserve list"), ("refine", "cat"), ("lora", "cat"), ("fuse", "cat")])
+@pytest.mark.parametrize(
+    "stage, name", [("refine", "preserve list"), ("refine", "cat"), ("lora", "cat"), ("fuse", "cat")]
+)
 def test_cancel_is_seen_within_a_batch_of_sentences(model, unchanged, monkeypatch, stage, name):
-    """600 kept phrases and 100 templates: the job ends with the batch that is encoded, not with the list."""
+    """600 kept phrases and 100 templates: the job ends with the first batch that is encoded, not with the list."""
     monkeypatch.setattr(prompts, "templates", lambda kind: tuple(f"{{}} {i}" for i in range(100)))
-    kept = replace(QUICK, preserve=tuple(f"dog {i}" for i in range(600)) if name == "preserve list" else ("dog",))
-    encoded, encode = [], model.pipeline.encode_prompt
+    recipe = replace(QUICK, preserve=[f"dog {i}" for i in range(600 if name == "preserve list" else 1)])
+    encoded, begun = [], []  # sizes of the batches of sentences; how many of them when the stage began
 
-    def counted(prompt, **options):
-        encoded.append(len(prompt))
-        return encode(prompt=prompt, **options)
+    def progress(event):
+        if event.stage != stage and event.stage != "masks":
+            begun[:] = [len(encoded)]
+        if event.stage == stage and event.concept == name:
+            raise Cancelled
 
-    monkeypatch.setattr(model.pipeline, "encode_prompt", counted)
-    with cancelled(lambda p: p.stage == stage and p.concept == name and p.loss is None) as progress:
-        erase.erase(model, kept.with_settings(concepts_at_once=1), progress)
-    assert max(encoded) == text.BATCH == 32
-    if name == "preserve list":
-        assert sum(encoded[:-1]) + encoded[-1] == sum(encoded) and progress.seen[-1].step == 32
+    def count(_, args, options):
+        encoded.append(len(args[0] if args else options["input_ids"]))
+
+    handle = model.pipeline.text_encoder.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        with pytest.raises(Cancelled):
+            erase.erase(model, recipe.with_settings(concepts_at_once=1), progress)
+    finally:
+        handle.remove()
+    assert encoded[begun[0] :][-1:] == [text.BATCH] == [32]
+    # Before the cat of the refinement one phrase is read in the templates of both kinds: 128 sentences, then 72.
+    assert len(encoded[begun[0] :]) == (4 + 3 + 1 if (stage, name) == ("refine", "cat") else 1)
 
 
 def test_known_loras_are_not_trained_again_and_fuse_to_the_same_weights(model, unchanged, monkeypatch):
