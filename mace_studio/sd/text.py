@@ -57,7 +57,7 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
     Args:
         model: its pipeline encodes.
         sentences: at least one; cut where one is longer than the model reads.
-        progress: told of stage "encode" after every batch of `BATCH` sentences: sentences done of all.
+        progress: called with stage "encode" after every batch of `BATCH` sentences: sentences done of all.
 
     Returns:
         context_NTD and pooled_NP, on the model's device; None in place of the latter for other models than SDXL.
@@ -133,7 +133,7 @@ def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word
     found = {}
     for phrase in phrases:
         for run in tokens.occurrences(row, _spellings(model.pipeline.tokenizer, phrase)):
-            if not any(position in held for held in found for position in run):
+            if not any(position in other for other in found for position in run):
                 found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), tuple(run), "concept")
     taken = {position for run in found for position in run}
     plain = [_word(pieces, run) for run in _runs(pieces, range(1, len(row) - 1), taken)]
