@@ -13,7 +13,7 @@ from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
 from mace_studio.runtime import tasks
 from mace_studio.settings import KeepWeights
-from tests.steps import choose, choose_model, field
+from tests.steps import choose_model, choose_preset, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -34,7 +34,7 @@ def open_compare(page, name):
 
 
 def test_preset_to_erase_to_compare(page, fast, tmp_path):
-    choose(page, "#preset", "frog")
+    choose_preset(page, "frog")
     about = page.locator("#preset-about")
     expect(about).to_contain_text("Another <b>preset</b>.")
     expect(about.get_by_role("listitem")).to_have_text(["Concepts car → frog", "Seed 0 → 3"])
@@ -259,7 +259,7 @@ def test_a_preset_clears_the_errors_of_what_it_replaces(page):
     cell(page, 0, 1).fill(" ")
     page.locator("#erase").click()
     expect(page.locator("#concepts .field-problem")).to_be_visible()
-    choose(page, "#preset", "frog")
+    choose_preset(page, "frog")
     page.get_by_role("button", name="Use this preset").click()
     expect(cell(page, 0, 0)).to_have_value("frog")
     expect(page.locator(".field-problem")).to_have_count(0)
@@ -270,7 +270,7 @@ def test_a_preset_clears_the_errors_of_what_it_replaces(page):
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
     attack = "<img src=x onerror=alert(1)>"
     open_recipe(page, replace(fast, concepts=(Concept(attack, attack, synonyms=(attack,)),), preserve=(attack + "!",)))
-    choose(page, "#preset", "frog")
+    choose_preset(page, "frog")
     expect(page.locator("#preset-about")).to_contain_text(attack)
     page.locator("#erase").click()
     expect(page.locator(PROGRESS)).to_contain_text("Finished")
@@ -440,6 +440,25 @@ def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe
     expect(page.locator("#preserve li")).to_have_count(101)
     kept = saved_recipe(page).preserve
     assert kept[:2] == ("dog", "phrase 0") and kept[-1] == "lion" and "phrase 3" not in kept
+
+
+def test_words_that_the_model_has_not_learned_are_named(page):
+    cell(page, 0, 0).fill("Mickey Mouse")
+    cell(page, 0, 1).fill("a xylophone")
+    warning = page.locator(".concept-warning")
+    expect(warning).to_contain_text("“Mickey Mouse” and “a xylophone”: the loaded model has not learned these")
+    expect(cell(page, 0, 2)).to_have_value("celebrity")  # two capitalised words
+    expect(page.locator("#estimate")).to_contain_text("The model has not learned “Mickey Mouse”, “a xylophone”")
+    page.locator("#erase").click()
+    expect(page.locator("#summary .warnings")).to_contain_text("The model has not learned “Mickey Mouse”")
+    cell(page, 0, 0).fill("Ada Finch")
+    cell(page, 0, 1).fill("a person")
+    expect(warning).to_have_count(0)
+    options = page.locator("#known-concepts option")
+    assert {"guitar", "Ada Finch"} <= set(options.evaluate_all("found => found.map((one) => one.value)"))
+    page.get_by_label("Phrases to keep", exact=True).fill("xylophone")
+    page.keyboard.press("Enter")
+    expect(page.locator("#preserve .is-unknown")).to_have_text(re.compile("xylophone"))
 
 
 def test_a_slider_and_its_number_go_together(page):

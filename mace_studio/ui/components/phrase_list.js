@@ -1,5 +1,5 @@
 // A list of phrases: chips that can be removed, and an input that adds one at Enter and many at a paste.
-// value: list of texts, which only ever become text. props: name, of the list.
+// value: list of texts, which only ever become text. props: name, of the list; words: all that the model knows, or null.
 const list = element.querySelector("ul");
 const input = element.querySelector("input");
 const phrases = () => props.value || [];
@@ -17,6 +17,9 @@ function chip(phrase, i) {
     (list.querySelectorAll("button")[Math.min(i, list.children.length - 1)] || input).focus();
   });
   item.append(text, remove);
+  const unknown = props.words && (phrase.toLowerCase().match(/\p{L}+/gu) || []).some((w) => !props.words.includes(w));
+  item.classList.toggle("is-unknown", Boolean(unknown));
+  if (unknown) item.title = "The loaded model has not learned this word.";
   return item;
 }
 
@@ -50,4 +53,5 @@ function show() {
 }
 
 watch("value", show);
+watch("words", show);
 show();
