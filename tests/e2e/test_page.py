@@ -22,6 +22,12 @@ expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.browser
 
 PROGRESS = "#erase-progress"
+ALL_OF_THE_BAR = """({ x, y, width, height }) => {
+  for (let i = 4; i < width - 4; i += 12) for (let j = 4; j < height - 4; j += 8) {
+    if (!document.elementFromPoint(x + i, y + j)?.closest("#erase-buttons")) return false;
+  }
+  return true;
+}"""
 
 
 def cell(page, row, column):
@@ -295,10 +301,16 @@ def test_phone_in_the_dark(page):
     page.locator("#paste-list").click()
     expect(field(page, "pasted")).to_be_visible()
     assert page.evaluate(width) <= 390
-    for _ in range(2):
-        box = page.locator("#erase").bounding_box()
-        assert box["y"] + box["height"] <= 844
-        page.mouse.wheel(0, 1500)
+    expect(page.locator(".concept-cell > span").first).to_be_visible()  # a label above each field
+    page.locator("#show-masks").click()
+    expect(page.locator("#mask-grid img").first).to_be_visible()
+    page.locator("#mask-grid button").first.click()
+    expect(page.locator("#use-mask")).to_be_visible()
+    for top in range(0, 6000, 400):  # at every place of the page nothing lies over the bar
+        page.evaluate("top => scrollTo(0, top)", top)
+        box = page.locator("#erase-buttons").bounding_box()
+        assert box["y"] + box["height"] <= 844.5
+        assert page.evaluate(ALL_OF_THE_BAR, box), f"something covers the bar at {top}"
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator("#generate")).to_be_in_viewport()
     assert page.evaluate(width) <= 390
@@ -459,6 +471,31 @@ def test_words_that_the_model_has_not_learned_are_named(page):
     page.get_by_label("Phrases to keep", exact=True).fill("xylophone")
     page.keyboard.press("Enter")
     expect(page.locator("#preserve .is-unknown")).to_have_text(re.compile("xylophone"))
+
+
+def test_few_tab_stops_lead_to_the_main_button_and_one_leads_past_all(page):
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("button", name="Skip to the main button of this tab")
+    expect(skip).to_be_focused()
+    stops = 0
+    while not page.evaluate("document.activeElement.id === 'erase'"):
+        page.keyboard.press("Tab")
+        stops += 1
+        assert stops <= 40, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+    skip.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#erase")).to_be_focused()
+
+
+def test_the_theme_outlives_a_reload(page, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    dark = "document.body.classList.contains('dark')"
+    assert not page.evaluate(dark)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate(dark)
+    page.reload()
+    page.locator("#header .is-ready").wait_for()
+    assert page.evaluate(dark)
 
 
 def test_a_slider_and_its_number_go_together(page):

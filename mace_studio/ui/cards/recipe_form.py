@@ -57,11 +57,6 @@ class RecipeForm:
         self._charts: dict[str, gr.HTML] = {}
 
     @property
-    def name(self) -> gr.Textbox:
-        """The name of the result."""
-        return self._built["name"]
-
-    @property
     def controls(self) -> list[Any]:
         return [self._built[f.key] for f in FIELDS]
 
@@ -125,7 +120,7 @@ class RecipeForm:
         closed = [self.panel, self.pasted, self.comma, self.from_file, self.paste_preview]
         self.paste.click(lambda: gr.Column(visible=True), None, self.panel, **QUIET)
         close.click(self.on_close_paste, None, closed, **QUIET)
-        take.click(self.on_add_pasted, asked, [table, *closed], **QUIET)
+        self.added = take.click(self.on_add_pasted, asked, [table, *closed], **QUIET)
         self.csv.upload(self.on_csv, self.csv, [self.panel, self.pasted, self.from_file], **QUIET)
 
     def keep_card(self) -> None:
@@ -140,7 +135,7 @@ class RecipeForm:
                 )
                 clear = gr.Button("Clear", size="sm", elem_id="clear-keep")
         file.upload(self.on_keep_file, [file, kept], kept, **QUIET)
-        clear.click(list, None, kept, **QUIET)
+        clear.click(None, js="() => document.querySelector('#preserve').dispatchEvent(new Event('clear-list'))")
 
     def settings_card(self) -> None:
         """The method and its settings: those of the chosen method are shown."""
@@ -218,6 +213,8 @@ class RecipeForm:
                 changes, fn, inputs, outputs, trigger_mode="always_last", **options
             )
         )
+        for edit in (self._built["concepts"].edited, self.added.then):
+            edit(self.on_concepts_edited, self.controls, self._built["name"], trigger_mode="always_last", **QUIET)
         filled = [*self.controls, problem]
         self.new.click(self.on_new, None, filled, **QUIET)
         self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
@@ -288,6 +285,11 @@ class RecipeForm:
         """Empty the form, but for the settings that it began with."""
         fresh = replace(self._begun_with, concepts=(Concept("", ""),), preserve=(), name="", about="")
         return [*form.values_from(fresh), CLEAR]
+
+    @readable
+    def on_concepts_edited(self, *values: Any) -> str:
+        """Take the name of a preset away when its concepts are gone."""
+        return form.name_from(values)
 
     @readable
     def on_method(self, method: str) -> list[Any]:

@@ -10,7 +10,11 @@ const hints = ["such as Van Gogh", "such as an artist", "", "for testing"];
 
 const cellsOf = (row) => [...row.querySelectorAll("[data-cell]")];
 const read = () => [...list.children].map((row) => cellsOf(row).map((cell) => cell.value));
-const commit = () => { props.value = read(); };
+// What the user did; a recipe that fills the form is no edit.
+const commit = () => {
+  props.value = read();
+  trigger("edited");
+};
 const selected = () => [...list.children].filter((row) => row.querySelector(".concept-select").checked);
 
 function number() {

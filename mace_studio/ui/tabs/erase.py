@@ -83,8 +83,7 @@ class EraseTab:
 
     def _wire(self) -> tuple[Listener, Any]:
         erase = self.job.start[0]
-        form_parts = [self.form.preset_about, self.form.use_preset, self.form.name]
-        counted = [erase, self.estimate, *form_parts, self.masks.status]
+        counted = [erase, self.estimate, self.form.preset_about, self.form.use_preset, self.masks.status]
         # Answered in the order asked, or an older answer could stand over a newer.
         edited = Listener(
             self.on_edit,
@@ -112,8 +111,6 @@ class EraseTab:
             return {self.job.start[0]: button, self.estimate: text}
         update: Update = {self.job.start[0]: button, self.estimate: self._estimate(recipe)}
         update |= self.masks.status_of(sheet, recipe)
-        if not recipe.name:
-            update[self.form.name] = ""
         if preset:
             update[self.form.preset_about] = self.form.preset_text(recipe, preset)
             update[self.form.use_preset] = gr.Button(interactive=True)
