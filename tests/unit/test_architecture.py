@@ -37,7 +37,10 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
         {"methods", "analysis", "evaluation.report", "sd", "core", "erasure", *ASKED},
         {*NUMBERS, "matplotlib", "huggingface_hub"},
     ),
-    ("runtime",): ({"methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
+    ("runtime",): (
+        {"miniature.vocabulary", "methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED},
+        {"safetensors", "PIL"},
+    ),
     ("ui", "cli", "parser", "__main__", "app"): (
         {"ui", "cli", "parser", "runtime", "analysis.figures", "evaluation", "exports.formats", *ASKED, *TABLE},
         {"gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},
