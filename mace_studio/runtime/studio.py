@@ -153,6 +153,19 @@ class Studio:
         """Count what a run of this recipe takes; nothing is computed."""
         return estimate.estimate(recipe, self.status().memory, self._model.costs, self.place.cache)
 
+    def check(self, recipe: Recipe) -> Recipe:
+        """Return a recipe that this model can run: like `Recipe.check`, and no phrase is too long for the model.
+
+        Raises:
+            RecipeError: it cannot be run; the message names the field.
+        """
+        recipe.check()
+        if self.status().state == "ready":
+            from mace_studio.runtime import tasks  # noqa: PLC0415 - torch, which is here once the model is
+
+            tasks.check_lengths(recipe)
+        return recipe
+
     # Jobs
 
     def job(self, job_id: str | None) -> Job | None:
@@ -171,7 +184,7 @@ class Studio:
             user_masks: masks that a user made, in place of those of the recipe's source; the file's name tells them
                 apart.
         """
-        recipe.check()
+        self.check(recipe)
         if user_masks and "images" not in METHODS[recipe.method].reads:
             title = METHODS[recipe.method].title
             raise RecipeError("masks", f"{title} trains on no images, so it takes no masks; leave them out.")

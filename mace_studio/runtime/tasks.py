@@ -6,6 +6,7 @@ what it changes in memory is not seen there. So an erasure is given, and returne
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.perform import Place
-from mace_studio.sd import batching, costs, judges, sampling
+from mace_studio.sd import batching, costs, judges, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
@@ -58,12 +59,14 @@ class ProcessModel:
         asked: what `sd.model.load` was called with.
         model: it.
         checksum: of its weights and hooks when it was loaded, see `Model.checksum`.
+        tokenizer: a copy of the model's, which other threads may use while a task runs.
         previews: what the last preview computed.
     """
 
     asked: tuple[Any, ...]
     model: Model
     checksum: str
+    tokenizer: Any
     previews: PreviewCache
 
 
@@ -86,7 +89,13 @@ def process_model(place: Place) -> ProcessModel:
         _process_model = None  # before the other is loaded: two models may not fit
         batching.free()
         model = sd_model.load(*asked)
-        kept = ProcessModel(asked=asked, model=model, checksum=model.checksum(), previews=PreviewCache())
+        kept = ProcessModel(
+            asked=asked,
+            model=model,
+            checksum=model.checksum(),
+            tokenizer=copy.deepcopy(model.pipeline.tokenizer),
+            previews=PreviewCache(),
+        )
         _process_model = kept
     return kept
 
@@ -94,6 +103,12 @@ def process_model(place: Place) -> ProcessModel:
 def with_defaults(asked: Settings) -> Settings:
     """Steps and guidance as asked, or what suits this process's model where that is a distilled one."""
     return asked if _process_model is None else sampling.with_defaults(_process_model.model, asked)
+
+
+def check_lengths(recipe: Recipe) -> None:
+    """Raise a RecipeError at the first phrase whose prompts are longer than this process's model reads."""
+    if _process_model is not None:
+        text.check_lengths(_process_model.tokenizer, _process_model.model.length, recipe)
 
 
 # The tasks

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mace_studio.settings import KeepWeights
-from tests.steps import choose, field
+from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -23,7 +23,7 @@ PROMPT = "a photo of the car in the forest"
 def tab(page, erased):
     """The tab with a prompt about the erased car and few steps."""
     page.get_by_role("tab", name="Attention").click()
-    choose(page, "#attention-model", erased)
+    choose_model(page, "#attention-model", "erased car")
     expect(field(page, "attention-prompt")).to_have_value("a photo of the car")
     field(page, "attention-prompt").fill(PROMPT)
     field(page, "attention-steps").fill("3")

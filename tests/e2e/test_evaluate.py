@@ -8,7 +8,7 @@ import pytest
 
 from mace_studio.evaluation import evaluate as evaluation
 from mace_studio.settings import ImageSettings
-from tests.steps import choose, field
+from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -64,7 +64,7 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
 
 def test_several_stand_side_by_side(tab, erased, monkeypatch):
     monkeypatch.setitem(evaluation.CAPTIONS, "quick", 4)
-    choose(tab, "#evaluate-model", erased)
+    choose_model(tab, "#evaluate-model", "erased car")
     tab.locator("#evaluate-model input").press("Escape")
     expect(tab.locator("#plan-summary")).to_contain_text("2 erased models, at most 112 images")
     tab.locator("#evaluate").click()

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
@@ -144,7 +145,7 @@ class AttentionTab:
         """Put a prompt about the first concept into the box, unless the user typed another."""
         if not _erased(name) or prompt.strip() != suggested:
             return gr.skip(), suggested
-        offered = suggestions(self.studio.entry(_erased(name)).recipe)
+        offered = suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())
         return offered[0][1], offered[0][1]
 
     def on_read(self, name: str | None, prompt: str, *settings: str) -> Job:

@@ -9,7 +9,7 @@ import gradio as gr
 from mace_studio.errors import RecipeError
 from mace_studio.masks import MaskSheet
 from mace_studio.recipe import Recipe
-from mace_studio.runtime import result_files
+from mace_studio.runtime import library
 from mace_studio.runtime.estimate import counted_as
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form, notices
@@ -80,7 +80,8 @@ class EraseTab:
 
     def _wire(self) -> tuple[Listener, Any]:
         erase = self.job.start[0]
-        counted = [erase, self.estimate, self.form.preset_about, self.form.use_preset, self.masks.status]
+        form_parts = [self.form.preset_about, self.form.use_preset, self.form.name]
+        counted = [erase, self.estimate, *form_parts, self.masks.status]
         # Answered in the order asked, or an older answer could stand over a newer.
         edited = Listener(
             self.on_edit,
@@ -88,7 +89,7 @@ class EraseTab:
             counted,
             options={"concurrency_limit": 1},
         )
-        self.form.wire(edited, self.masks.grid)
+        self.form.wire(edited, self.job.notice, self.masks.grid)
         self.preview.wire(self.form.controls)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
@@ -108,6 +109,8 @@ class EraseTab:
             return {self.job.start[0]: button, self.estimate: text}
         update: Update = {self.job.start[0]: button, self.estimate: self._estimate(recipe)}
         update |= self.masks.status_of(sheet, recipe)
+        if not recipe.name:
+            update[self.form.name] = ""
         if preset:
             update[self.form.preset_about] = preset_change(recipe, self.form.presets[preset])
             update[self.form.use_preset] = gr.Button(interactive=True)
@@ -133,13 +136,13 @@ class EraseTab:
             self.result: gr.Column(visible=True),
             self.summary: progress.summary(entry),
             self.weights_file: download(entry.path),
-            self.recipe_file: download(result_files.write_recipe(entry.recipe, self.studio.output / "recipes")),
+            self.recipe_file: download(library.write_recipe(entry)),
             self.newest: entry.name,
         }
 
     def _estimate(self, recipe: Recipe) -> str:
         try:
-            return estimate(self.studio.estimate(recipe.check()).summary())
+            return estimate(self.studio.estimate(self.studio.check(recipe)).summary())
         except RecipeError as error:
             return estimate_missing(notices.problem(error)["text"])
 

@@ -15,6 +15,7 @@ from mace_studio.runtime.jobs import Job
 from mace_studio.ui import notices
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import report_tables
+from mace_studio.ui.components.model_list import choices
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
@@ -103,11 +104,11 @@ class EvaluateTab:
     @readable
     def on_open(self, newest: str, chosen: list[str]) -> Any:
         """List the erased models: several that were chosen stay so, or else the newest is chosen."""
-        names = [entry.name for entry in self.studio.entries()]
+        listed = choices(self.studio.entries())
+        names = [name for _, name in listed]
         kept = [name for name in chosen if name in names]
-        return gr.Dropdown(
-            names, value=kept if len(kept) > 1 else [n for n in (newest, *kept, *names) if n in names][:1]
-        )
+        first = [name for name in (newest, *kept, *names) if name in names][:1]
+        return gr.Dropdown(listed, value=kept if len(kept) > 1 else first)
 
     @readable
     def on_plan(self, names: list[str], plan: str) -> str:
