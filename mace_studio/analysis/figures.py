@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL.Image import Image
 
 from mace_studio.errors import FileError
 
@@ -91,14 +92,15 @@ def mass_bars(inspection: Inspection) -> Figure:
     """The share of attention that each word gets, in the whole image and inside the concept's mask."""
     rows = {name: inspection.masses(name) for name in inspection.runs}
     with matplotlib.rc_context(STYLE):
-        both = inspection.mask is not None
+        mask = inspection.mask
+        both = mask is not None
         size = (3.6 * (1 + both), 0.8 + 0.32 * len(inspection.words))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(_title(inspection), fontsize=7)
         panels = figure.subplots(1, 1 + both, squeeze=False, sharey=True)[0]
         _bars(panels[0], rows, "total", "share of all attention, %")
-        if both:
-            _bars(panels[1], rows, "inside", f"share inside the mask of “{inspection.mask.word}”, %")
+        if mask is not None:
+            _bars(panels[1], rows, "inside", f"share inside the mask of “{mask.word}”, %")
         panels[0].invert_yaxis()
         panels[0].legend(frameon=False)
     return figure
@@ -148,7 +150,7 @@ def _title(inspection: Inspection, more: str = "") -> str:
     return f"“{about['prompts'][0]}”\n" + " · ".join([*parts, *([more] if more else [])])
 
 
-def _image(axis: Axes, image: object, name: str) -> None:
+def _image(axis: Axes, image: Image | None, name: str) -> None:
     if image is None:
         axis.set_facecolor("none")
     else:

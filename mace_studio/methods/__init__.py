@@ -34,7 +34,7 @@ class Method:
 
     title: str
     about: str
-    settings: type
+    settings: type[Any]
     erase: Callable[[Model, Recipe, Report, Path | None], Erasure]
     kinds: tuple[str, ...] = ("object", "celebrity", "style", "explicit")
     reads: tuple[str, ...] = ()

@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mace_studio.core import attention, timesteps
@@ -173,11 +173,12 @@ def _forward(model: Model, samples: Sequence[_Sample]) -> None:
     model.unet(noisy_BCHW, timestep_B, context_BTD, **_conditions(model, samples))
 
 
-def _conditions(model: Model, samples: Sequence[_Sample]) -> dict[str, object]:
+def _conditions(model: Model, samples: Sequence[_Sample]) -> dict[str, Any]:
     """The UNet's arguments beside latents, timestep and context, as its pipeline gives them."""
-    arguments: dict[str, object] = {}
-    if samples[0].pooled_P is not None:
-        pooled_BC = torch.stack([s.pooled_P for s in samples]).to(model.device, model.dtype)
+    arguments: dict[str, Any] = {}
+    pooled = [s.pooled_P for s in samples if s.pooled_P is not None]
+    if pooled:
+        pooled_BC = torch.stack(pooled).to(model.device, model.dtype)
         size = [side * model.pipeline.vae_scale_factor for side in samples[0].noisy_CHW.shape[1:]]
         # SDXL: the size of the original, the corner of the crop, and the size to generate, in pixels.
         sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BC)
@@ -197,7 +198,9 @@ Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_
 def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]) -> Iterator[list[Adapter]]:
     """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA j."""
     targets = projections.names(unet, settings.tune)
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
+    # peft declares a whole number, and divides it by the rank.
+    alpha: Any = settings.alpha
+    config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=targets)
     names = [f"concept{j}" for j in range(len(generators))]
     with torch.random.fork_rng(devices=[]):  # peft draws a start from the global generator, replaced below
         wrapped = get_peft_model(unet, config, names[0])
@@ -234,7 +237,7 @@ def each_its_own(layers: Iterable[LoraLayer], names: Sequence[str]) -> Iterator[
             handle.remove()
 
 
-def _start(layers: Mapping[str, LoraLayer], name: str, generator: torch.Generator) -> Adapter:
+def _start(layers: Mapping[str, Any], name: str, generator: torch.Generator) -> Adapter:
     """The parameters of one LoRA at their usual start: down uniform, up zero; trainable, float32."""
     adapter: Adapter = {}
     for key, layer in layers.items():
