@@ -14,7 +14,7 @@ PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
 # What the user asks: no model, no torch.
-ASKED = {"recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "presets", "masks"}
+ASKED = {"erasure_header", "recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "presets", "masks"}
 # The table of methods and their settings, without torch: what a recipe, the page and the terminal know of a method.
 TABLE = {"methods.__init__", "methods.mace.__init__"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
@@ -28,13 +28,13 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
         {*ASKED, *TABLE},
         set(),
     ),
-    ("masks",): (ASKED, {"numpy", "PIL"}),
+    ("masks", "erasure_header"): (ASKED, {"numpy", "PIL", "safetensors"}),
     ("core",): ({"errors"}, {"torch"}),
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
     ("erasure",): ({"sd", "core", *ASKED, *TABLE}, {"torch", "safetensors"}),
     ("methods",): ({"sd", "core", "erasure", *ASKED}, NUMBERS),
     ("analysis", "evaluation", "exports"): (
-        {"methods", "analysis", "sd", "core", "erasure", *ASKED},
+        {"methods", "analysis", "evaluation.report", "sd", "core", "erasure", *ASKED},
         {*NUMBERS, "matplotlib", "huggingface_hub"},
     ),
     ("runtime",): (
