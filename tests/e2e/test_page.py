@@ -52,7 +52,7 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
     page.get_by_role("button", name="Erase 1 concept", exact=True).click()
     expect(page.locator(PROGRESS)).to_contain_text("Finished")
     expect(page.locator("#erase-progress .is-done")).to_have_count(5)
-    expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("frog: .* after 2 steps"))
+    expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("frog: .* to .* after 2 steps"))
     expect(page.locator("#summary")).to_contain_text("Saved as frog-")
     with page.expect_download() as download:
         page.locator("#recipe-file").click()
