@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -11,17 +9,6 @@ from mace_studio.core.subspace import complement, projector
 from mace_studio.methods.closed_form import Weights, each_weight
 
 OUTSIDE = 1e-6  # share of a concept's length that must lie outside of what is preserved
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """No number is published that a user must set.
-
-    Attributes:
-        directions: preserve only so many of the strongest directions of the preserve list; None for all of them.
-    """
-
-    directions: int | None = None
 
 
 def edit(
@@ -40,7 +27,7 @@ def edit(
     Args:
         weights: W, one weight_PD or name -> weight_PD.
         concepts_ND: c. safe_MD: vectors that may take their place. preserve_KD: vectors to keep; None for none.
-        directions: as in `Settings`.
+        directions: as in `DoubleProjectionSettings`.
 
     Returns:
         W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts. A concept that lies

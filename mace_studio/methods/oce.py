@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mace_studio.core.subspace import projector
 from mace_studio.methods.closed_form import Weights, each_weight
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those published for one object; `PUBLISHED` has the others.
-
-    Attributes:
-        erase_scale: s_e. general_scale: s_0, of general captions. keep_scale: s_k, of the preserve list.
-        ridge: lambda, of leaving W as it is.
-        anchor: "published" ("sky" for objects, "person" or "tree" for people, "real" for styles) or "mapping".
-    """
-
-    erase_scale: float = 2000.0
-    general_scale: float = 10.0
-    keep_scale: float = 0.0
-    ridge: float = 10.0
-    anchor: str = "published"
-
-
-PUBLISHED = {
-    "object": Settings(),
-    "celebrity, 10": Settings(erase_scale=3500, general_scale=50, keep_scale=5),
-    "celebrity, 100": Settings(erase_scale=800, general_scale=70, keep_scale=2),
-    "explicit": Settings(erase_scale=3000, general_scale=20),
-    "style": Settings(erase_scale=500, general_scale=10, keep_scale=1),
-}
 
 
 def edit(

@@ -4,40 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mace_studio.methods import uce
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of explicit content; `PUBLISHED` has the others. The start is UCE in its "tail" form.
-
-    Attributes:
-        rounds: how often an embedding is derived and erased.
-        rho: weight that holds the derived embedding near 0.
-        erase_scale, preserve_scale, ridge: s_e, s_p and lambda of each round's edit.
-        start_ridge: lambda of the UCE edit before the first round.
-    """
-
-    rounds: int = 3
-    rho: float = 0.1
-    erase_scale: float = 1.0
-    preserve_scale: float = 0.1
-    ridge: float = 0.1
-    start_ridge: float = 0.5
-
-
-PUBLISHED = {
-    "explicit": Settings(),
-    "unsafe": Settings(rounds=2),
-    "style": Settings(rounds=1, rho=1e-3),
-    "object": Settings(rounds=1),
-    "hard object": Settings(rounds=1, rho=1e-3),  # objects that UCE leaves visible
-}
+from mace_studio.methods.settings import ReceSettings
 
 
 def edit(
@@ -54,9 +26,9 @@ def edit(
 ) -> Mapping[str, Tensor]:
     """The weights after the last round of `each_round`; `edited` itself for 0 rounds or no concepts.
 
-    Args and errors are those of `each_round`, with the fields of `Settings` by name.
+    Args and errors are those of `each_round`, with the fields of `ReceSettings` by name.
     """
-    settings = Settings(
+    settings = ReceSettings(
         rounds=rounds, rho=rho, erase_scale=erase_scale, preserve_scale=preserve_scale, ridge=ridge
     )  # fmt: skip
     return deque([edited, *each_round(original, edited, concepts_NTD, anchors_NTD, settings)], maxlen=1).pop()
@@ -67,7 +39,7 @@ def each_round(
     edited: Mapping[str, Tensor],
     concepts_NTD: Tensor,
     anchors_NTD: Tensor,
-    settings: Settings,
+    settings: ReceSettings,
 ) -> Iterator[dict[str, Tensor]]:
     """Round by round: derive C_adv, then a UCE edit of the current weights that sends C_adv to the anchor.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,35 +17,6 @@ from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
 
 CHUNK = 128  # retained vectors that are augmented together; the filter's mean runs over one such chunk
 CENTRES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of a few objects; `PUBLISHED` has the others.
-
-    Attributes:
-        tune: "value", "key" or "both" projections; published: values only.
-        tau: eigenvalues of the retained vectors' mean outer product below it count as their null space.
-        prior: r, the weight of ||W' - W||^2.
-        ridge: lambda of the invariants; 0 holds them exactly.
-        augmentations: vectors added around each retained one; 0 switches the filter (IPF) off too.
-        filtered: keep only retained vectors that erasure would move more than the mean (IPF).
-    """
-
-    tune: str = "value"
-    tau: float = 0.1
-    prior: float = 1.0
-    ridge: float = 0.0
-    augmentations: int = 10
-    filtered: bool = True
-
-
-PUBLISHED = {
-    "object": Settings(),
-    "style": Settings(),
-    "celebrity": Settings(prior=0.05, tau=1e-4, filtered=False),
-    "explicit": Settings(prior=0.7, ridge=0.5),
-}
 
 
 def edit(
@@ -72,7 +42,7 @@ def edit(
         anchors: a, of the same shapes.
         retain_ND: c0, vectors to keep; None keeps none, and P is the identity.
         invariants_MD: C2, rows that are held exactly, see `invariants`; None for none.
-        tau, prior, ridge, augmentations, filtered: as in `Settings`.
+        tau, prior, ridge, augmentations, filtered: as in `SpeedSettings`.
         generator: of the augmentation's noise; seed 0 when left out.
 
     Returns:

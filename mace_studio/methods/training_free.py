@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from mace_studio.core.moments import Moments
 from mace_studio.core.ridge import FusedWeights, Fusion, Keep
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The weights of refinement and fusion are MACE's own; there is nothing else to set.
-
-    Attributes:
-        fuse: solve the fusion after the refinement; without, the refinement alone is the result.
-    """
-
-    fuse: bool = True
 
 
 def edit(

@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mace_studio.core.moments import Moments
 from mace_studio.core.ridge import refine, refinement
 from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of the authors' current code.
-
-    Attributes:
-        form: "subject", one vector per phrase, at its last token (current code); "tail", all positions from there on
-            (first code, the one that MACE and RECE compared with).
-        technique: "replace" gives the concept the anchor's output; "tensor" takes away what the anchor's output has
-            of the concept's direction (first code only).
-        anchor: "published": the empty prompt for objects and explicit content, "art" for styles, "person" for
-            people; "mapping": the recipe's own.
-        erase_scale: s_e.
-        preserve_scale: s_p; None takes the first code's rule, `preserve_scale`.
-        ridge: lambda, the weight of leaving W as it is: 0.5, and 0.1 where RECE calls it.
-        expand: add the concept within five short phrases ("art by ...", "photo of ...").
-    """
-
-    form: str = "subject"
-    technique: str = "replace"
-    anchor: str = "published"
-    erase_scale: float = 1.0
-    preserve_scale: float | None = 1.0
-    ridge: float = 0.5
-    expand: bool = False
 
 
 def edit(
