@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio import __version__
 from mace_studio.erasure import Erasure
-from mace_studio.progress import Report, silent, within
+from mace_studio.progress import Progress, Report, within
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import text
-from mace_studio.sd.model import Model
+from mace_studio.sd import files, grams, text
+from mace_studio.sd.model import Model, read_captions
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 
@@ -47,13 +49,27 @@ class Phrases:
         return self.context_NTD[range(len(self.last_N)), self.last_N]
 
 
-def encode(model: Model, phrases: Sequence[str], progress: Report = silent) -> Phrases:
-    """The contexts of bare phrases, stage "refine"."""
-    if not phrases:
-        return Phrases(torch.zeros(0, model.length, model.width).double(), [])
-    context_NTD = text.embed(model, phrases, within(progress, "refine"))
-    last_N = [max(len(row) - 2, 0) for row in text.ids(model, phrases)]
-    return Phrases(context_NTD.double().cpu(), last_N)
+class Encoder:
+    """Encodes lists of bare phrases and reports them as one stage, "refine".
+
+    Args:
+        model: its text encoder is read.
+        progress: told after every batch of phrases.
+        total: how many phrases there are in all lists.
+    """
+
+    def __init__(self, model: Model, progress: Report, total: int) -> None:
+        self._model, self._progress, self._total, self._done = model, progress, total, 0
+
+    def __call__(self, phrases: Sequence[str]) -> Phrases:
+        """The contexts of some of the phrases; none may be given."""
+        model = self._model
+        if not phrases:
+            return Phrases(torch.zeros(0, model.length, model.width).double(), [])
+        context_NTD = text.embed(model, phrases, within(self._progress, "refine", "", self._done, self._total))
+        self._done += len(phrases)
+        last_N = [max(len(row) - 2, 0) for row in text.ids(model, phrases)]
+        return Phrases(context_NTD.double().cpu(), last_N)
 
 
 def anchor(concept: Concept, choice: str, published: dict[str, str]) -> str:
@@ -80,3 +96,28 @@ def result(
         warnings=tuple(warnings),
         versions={"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
     )
+
+
+def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:
+    """K0: the mean of e e^T over all tokens of the general captions but padding, (D, D) float64.
+
+    Args:
+        model: its `captions` are read.
+        cache: folder that keeps the sum, one for each model and file of captions, or None.
+        progress: told of stage "captions" after every batch of them.
+    """
+    captions = read_captions(model.captions)
+    path = cache / f"words-{grams.file_name(model, captions)}" if cache else None
+    if path and path.exists():
+        return load_file(path)["mean_DD"]
+    total_DD, count = torch.zeros(model.width, model.width).double(), 0
+    for start in range(0, len(captions), text.BATCH):
+        batch = captions[start : start + text.BATCH]
+        context_NTD = text.embed(model, batch).double().cpu()
+        for context_TD, row in zip(context_NTD, text.ids(model, batch), strict=True):
+            total_DD += context_TD[: len(row)].T @ context_TD[: len(row)]
+            count += len(row)
+        progress(Progress("captions", "", start + len(batch), len(captions)))
+    if path:
+        files.write(path, {"mean_DD": total_DD / count})
+    return total_DD / count

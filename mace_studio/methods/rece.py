@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mace_studio.methods import uce
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs, uce
 from mace_studio.methods.settings import ReceSettings
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
 
 
 def edit(
@@ -106,3 +112,47 @@ def revive(
         cross_DD += edited_PD.T @ original[name].detach().cpu().double()
     map_DD = torch.cholesky_solve(cross_DD, torch.linalg.cholesky(gram_DD))
     return context_NTD.detach().cpu().double() @ map_DD.T
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with RECE; the model stays as it is.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts are read. No preserve list: the authors keep the empty prompt alone.
+        progress: told of stage "refine": phrases encoded of all.
+        cache: not needed: this takes seconds.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
+    encode = inputs.Encoder(model, progress, len(recipe.concepts) + 2)
+    concepts, blank, empty = encode([c.phrase.strip() for c in recipe.concepts]), encode([" "]), encode([""])
+    blank_TD = blank.context_NTD[0]
+    both = [
+        uce.tails(concept_TD, blank_TD, last, blank.last_N[0])
+        for concept_TD, last in zip(concepts.context_NTD, concepts.last_N, strict=True)
+    ]
+    original = projections.read(model.unet)
+    start = uce.edit(
+        original,
+        [concept_nD for concept_nD, _ in both],
+        [anchor_nD for _, anchor_nD in both],
+        empty.context_NTD[0],
+        ridge=settings.start_ridge,
+    )
+    weights = edit(
+        original,
+        start,
+        concepts.context_NTD,
+        blank_TD,
+        rounds=settings.rounds,
+        rho=settings.rho,
+        erase_scale=settings.erase_scale,
+        preserve_scale=settings.preserve_scale,
+        ridge=settings.ridge,
+    )
+    progress(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, dict(weights))

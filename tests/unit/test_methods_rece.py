@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mace_studio.methods import rece, uce
+from mace_studio.methods.settings import ReceSettings
 
 
 def normal(*shape, seed=0):

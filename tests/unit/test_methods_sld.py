@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mace_studio.methods import sld
+from mace_studio.methods.settings import PUBLISHED, SldSettings
 
 
 def normal(*shape, seed=0):
