@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mace_studio.miniature import autoencoder, diffusion, evaluate, folders, judge_training, tokenizer
+from mace_studio.miniature import autoencoder, clip, diffusion, evaluate, folders, judge_training, tokenizer
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.training import Plan
 
 # The share of the minutes that a part gets when all are trained.
-SHARES = {"vae": 0.3, "model": 0.6, "judge": 0.1}
+SHARES = {"clip": 0.05, "vae": 0.2, "model": 0.65, "judge": 0.1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,13 +64,18 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> None:
     if options.start is not None:
         folders.adopt(options.start, options.out / "model")
-    trains = {"vae": _train_vae, "model": _train_model, "judge": _train_judge}
-    plans = {"vae": autoencoder.PLAN, "model": diffusion.PLAN, "judge": judge_training.PLAN}
+    trains = {"clip": _train_clip, "vae": _train_vae, "model": _train_model, "judge": _train_judge}
+    plans = {"clip": clip.PLAN, "vae": autoencoder.PLAN, "model": diffusion.PLAN, "judge": judge_training.PLAN}
     for part in SHARES if options.part == "all" else (options.part,):
         minutes = options.minutes * (SHARES[part] if options.part == "all" else 1)
         batch = options.batch or plans[part].batch
         plan = replace(plans[part], minutes=minutes, steps=options.steps, batch=batch)
         trains[part](options, plan, options.out / "training" / part)
+
+
+def _train_clip(options: argparse.Namespace, plan: Plan, work: Path) -> None:
+    words = tokenizer.build()
+    clip.train(clip.build(words), words, plan, options.out / "clip", work, options.resume)
 
 
 def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:

@@ -81,7 +81,7 @@ def write(whole: StableDiffusionPipeline, folder: Path) -> None:
     if not index.exists():
         with TemporaryDirectory(dir=folder) as temporary:
             whole.save_config(temporary)
-            _tidy(Path(temporary))
+            tidy(Path(temporary))
             os.replace(Path(temporary) / index.name, index)
 
 
@@ -95,12 +95,13 @@ def write_parts(parts: Mapping[str, object], folder: Path) -> None:
         with TemporaryDirectory(dir=folder) as temporary:
             fresh = Path(temporary) / name
             (copy.deepcopy(part).half() if isinstance(part, nn.Module) else part).save_pretrained(fresh)
-            _tidy(fresh)
+            tidy(fresh)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(fresh, target)
 
 
-def _tidy(folder: Path) -> None:
+def tidy(folder: Path) -> None:
+    """Drop from the settings in a folder where they were loaded from."""
     for path in folder.glob("*.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in settings.items() if key not in PRIVATE}
