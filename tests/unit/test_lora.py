@@ -7,7 +7,7 @@ from mace_studio.recipe import LoraSettings
 from mace_studio.sd import lora, projections, text
 from tests.steps import finish
 
-FAST = LoraSettings(steps=3, learning_rate=1e-3, rank=2, alpha=2.0)
+FAST = LoraSettings(steps=3, learning_rate=1e-4, rank=2, alpha=2.0)
 
 
 def subject(model, phrase, masked=True):
@@ -32,6 +32,19 @@ def test_together_is_the_same_as_one_after_another(model, unchanged):
             torch.testing.assert_close(together[i].pairs[key][1], down_RD, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_lora_starts_with_a_normal_down_of_one_over_the_rank_and_no_up(model, unchanged, rank):
+    settings = LoraSettings(rank=rank)
+    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as (adapter,):
+        downs = torch.cat([down_RD.detach().flatten() for _, down_RD in adapter.values()])
+        assert not any(up_PR.any() for up_PR, _ in adapter.values())
+    count = len(downs)
+    assert count >= 14 * rank * model.width
+    # Standard errors of a mean and of a standard deviation of n normal numbers: 1 / sqrt(n) and 1 / sqrt(2 n) of it.
+    assert downs.mean().item() == pytest.approx(0, abs=4 / rank / count**0.5)
+    assert downs.std().item() == pytest.approx(1 / rank, abs=4 / rank / (2 * count) ** 0.5)
+
+
 def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged):
     deltas, seen = finish(lora.train(model, [subject(model, "cat"), subject(model, "dog")], FAST))
     assert [(s.subject, s.number) for s in seen] == [(0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3)]
@@ -40,7 +53,7 @@ def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged)
 
 def test_training_lowers_the_attention_that_it_is_trained_on(model, unchanged):
     one = subject(model, "cat")
-    _, seen = finish(lora.train(model, [one], replace(FAST, steps=40, learning_rate=3e-3)))
+    _, seen = finish(lora.train(model, [one], replace(FAST, steps=40, learning_rate=3e-4)))
     losses = [s.loss for s in seen]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
