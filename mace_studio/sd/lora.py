@@ -19,6 +19,8 @@ from mace_studio.sd import capture, projections
 from mace_studio.sd.loading import Model
 
 CLIP_NORM = 1.0
+# In float16 most gradients of activations are below the smallest normal number, and the LoRA's would be noise.
+LOSS_SCALE = 4096.0
 
 
 @dataclass(frozen=True)
@@ -106,20 +108,34 @@ def train(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> 
     with _wrapped(model.unet, settings, generators) as adapters:
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
         optimizer = torch.optim.AdamW([p for group in parameters for p in group], lr=settings.learning_rate)
+        scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
         for step in range(settings.steps):
             samples = [
                 _sample(schedule, s, draw[step], g) for s, draw, g in zip(subjects, draws, generators, strict=True)
             ]
             values = _losses(model, samples, settings)
             optimizer.zero_grad()
-            torch.stack(values).sum().backward()
-            for group in parameters:
-                nn.utils.clip_grad_norm_(group, CLIP_NORM)
+            sum(value * scale for value, scale in zip(values, scales, strict=True)).backward()
+            scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
             optimizer.step()
             for i, value in enumerate(values):
                 losses[i].append(value.item())
                 yield Step(i, step + 1, value.item())
         return [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+
+
+def _clip(group: Sequence[nn.Parameter], scale: float) -> float:
+    """Divide the gradients of one concept by the scale of its loss and clip them; returns the scale of the next step.
+
+    Where they overflowed, they are dropped, so that the step leaves the concept as it is, and the scale is halved.
+    """
+    gradients = [p.grad for p in group if p.grad is not None]
+    torch._foreach_div_(gradients, scale)
+    if nn.utils.clip_grad_norm_(group, CLIP_NORM).isfinite():
+        return scale
+    for parameter in group:
+        parameter.grad = None
+    return scale / 2
 
 
 def trial(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Generator[None, None, None]:
