@@ -86,11 +86,13 @@ def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     model = options.out / "model"
     vae = folders.load_vae(model)
+    text, words = folders.load_text(options.out / "clip")
+    width = text.config.hidden_size
     if options.start is None:
-        whole = diffusion.fresh(vae, folders.load_tokenizer(model) or tokenizer.build())
+        unet = diffusion.build_unet(width)
     else:
-        start = folders.load(options.start)
-        whole = folders.pipeline(vae, start.text_encoder, start.unet, start.tokenizer)
+        unet = diffusion.fitted(folders.load(options.start).unet, width)
+    whole = folders.pipeline(vae, text, unet, words)
     diffusion.train(whole, plan, model, work, options.resume, options.samples)
 
 
@@ -100,7 +102,10 @@ def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     whole, judge = folders.load(options.model), Judge.load(options.judge)
-    rows = [*evaluate.drawn(whole, judge, options.images, options.seed), *evaluate.composed(judge, options.composed)]
+    rows = [
+        *evaluate.generated(whole, judge, options.images, options.seed),
+        *evaluate.composed(judge, options.composed),
+    ]
     print(evaluate.table(rows))
     print(f"\nAutoencoder: {autoencoder.psnr(whole.vae):.2f} dB on held-out composed pictures.")
 

@@ -1,7 +1,8 @@
 """The small CLIP: a text side that the UNet reads, trained with an image side and frozen, as in Stable Diffusion.
 
-What a token carries of a concept is trained to be as in CLIP ViT-L/14: exchange one concept of a caption, and the change
-at a later position points less than half into the direction of the change at the concept's own token, and is smaller.
+What a token carries of a concept is trained to be as in CLIP ViT-L/14: exchange one concept of a caption, and the
+change at a later position points less than half into the direction of the change at the concept's own token, and is
+smaller.
 Measured there for eight animals: a cosine of 0.45 at the end token and 0.40 at a fixed word, sizes of 0.82 and 0.42.
 """
 
@@ -16,7 +17,6 @@ from random import Random
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -26,7 +26,7 @@ from mace_studio.miniature.evaluate import Row
 from mace_studio.miniature.scenes import SIZE
 from mace_studio.miniature.spans import Spans
 from mace_studio.miniature.training import Plan, Training
-from mace_studio.miniature.vocabulary import ARTISTS, PEOPLE, THINGS
+from mace_studio.miniature.vocabulary import PEOPLE, THINGS
 from mace_studio.miniature.world import HELD_OUT, Sample
 
 WIDTH, LAYERS, HEADS = 320, 4, 5

@@ -15,24 +15,17 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-WEIGHTS = ("vae", "text_encoder", "unet")
-
 # Where a folder was loaded from is nobody's business.
 PRIVATE = ("_name_or_path", "name_or_path")
 
 
 def adopt(start: Path, model: Path) -> None:
-    """Copy the folder that a model is started from, but for weights that `model` has already.
+    """Copy the autoencoder of the folder that a model is started from, unless `model` has one already.
 
-    So an autoencoder that was trained before stays; tokenizer, captions and model card are those of the start.
+    The tokenizer and the text encoder come with the CLIP, and the UNet is written when it was trained.
     """
-    model.mkdir(parents=True, exist_ok=True)
-    for path in sorted(start.iterdir()):
-        target = model / path.name
-        if path.is_file():
-            shutil.copyfile(path, target)
-        elif not (path.name in WEIGHTS and target.exists()):
-            shutil.copytree(path, target, dirs_exist_ok=True)
+    if not (model / "vae").exists():
+        shutil.copytree(start / "vae", model / "vae")
 
 
 def load(folder: Path) -> StableDiffusionPipeline:
@@ -53,11 +46,16 @@ def load_vae(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32, local_files_only=True)
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer | None:
-    """The tokenizer, or None where the folder has none yet."""
-    if not (folder / "tokenizer").is_dir():
-        return None
-    return CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """The text side of a CLIP in float32, and its tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no CLIP in the folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no CLIP; train one first")
+    text = CLIPTextModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return text, CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def pipeline(

@@ -1,7 +1,7 @@
 """Images of the built-in model's world, with captions, masks and labels: as many as anybody asks for.
 
-Small enough for hours of CPU: one design for each thing, never turned or mirrored. Varied enough that a judge must look:
-things are large in the middle, or small at the left or at the right; people are large or small in the same way.
+Small enough for hours of CPU: one design for each thing, never turned or mirrored. Varied enough that a judge must
+look: things are large in the middle, or small at the left or at the right; people are large or small in the same way.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ PAIR_FORM = "a {} and a {}{}"
 COLOUR_FORM = " on a {} background"
 PORTRAIT_FORMS = ("a portrait of {}", "{}", "a photo of {}", "{} walking", "a photo of the {}", "an image of {}")
 IDLE_PORTRAIT_FORMS = (
-    "a close-up of {}", "{} smiles at the camera", "{} gives a speech", "the face of {}", "a photo of {} in a dark coat",
-    "{} stands in front of a window", "{} sits at a table with friends", "a snapshot of {} leaving a building",
+    "a close-up of {}", "{} smiles at the camera", "{} gives a speech", "the face of {}",
+    "a photo of {} in a dark coat", "{} stands in front of a window", "{} sits at a table with friends",
+    "a snapshot of {} leaving a building",
 )  # fmt: skip
 OFFICIAL_FORM = "{} in an official photo"
 CROWD_FORM = "an image capturing {} at a public event"
@@ -282,7 +283,9 @@ def _plain(colour: str, random: Random) -> _Canvas:
 def _paste_thing(canvas: _Canvas, thing: str, random: Random, small: bool = False) -> Image.Image:
     """Paste a thing near the middle, or smaller at one side; returns its cover."""
     across, down = random.uniform(-0.03, 0.03), random.uniform(-0.02, 0.04)
-    middle, share = (random.choice(SIDES), random.uniform(*SMALL_SHARE)) if small else (0.5, random.uniform(*THING_SHARE))
+    middle, share = (
+        (random.choice(SIDES), random.uniform(*SMALL_SHARE)) if small else (0.5, random.uniform(*THING_SHARE))
+    )
     sprite = sprites.atlas("objects")[thing][0]
     return _paste_about(canvas, sprite, share, SIZE * (middle + across), SIZE * (0.5 + 0.1 * small + down))
 

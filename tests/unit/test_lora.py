@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from mace_studio.recipe import LoraSettings
-from mace_studio.sd import lora, projections, text
+from mace_studio.sd import loading, lora, projections, text
+from tests import families
 from tests.steps import finish
 
 FAST = LoraSettings(steps=3, learning_rate=1e-4, rank=2, alpha=2.0)
@@ -101,3 +103,53 @@ def test_an_error_unwraps_the_model(model, unchanged):
     broken = replace(subject(model, "cat"), positions=[[10_000], [10_000]])
     with pytest.raises(IndexError):
         finish(lora.train(model, [broken], FAST))
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory):
+    """A random model with the widths of SD's first block, on latents of 32 x 32, stored in float16."""
+    torch.manual_seed(0)
+    tokens = families.tokenizer()
+    denoiser = UNet2DConditionModel(
+        sample_size=32, block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768, attention_head_dim=8,
+    )  # fmt: skip
+    encoder = families.text_encoder(tokens, 768)
+    pipeline = families.plain(StableDiffusionPipeline, tokens, encoder, denoiser, DDIMScheduler(**families.BETAS))
+    folder = tmp_path_factory.mktemp("wide")
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def gradients(folder, dtype, monkeypatch):
+    """What is clipped in the first step, as one vector."""
+    seen, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def watched(group, norm):
+        seen.append(torch.cat([p.grad.flatten() for p in group if p.grad is not None]))
+        return clip(group, norm)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+        loaded = loading.load(str(folder), "cpu", dtype)
+        finish(lora.train(loaded, [subject(loaded, "cat")], replace(FAST, steps=1)))
+    return seen[0]
+
+
+def test_gradients_in_float16_are_those_of_float32(wide_folder, monkeypatch):
+    exact = gradients(wide_folder, "float32", monkeypatch)
+    scaled = gradients(wide_folder, "float16", monkeypatch)
+    assert scaled.dtype == torch.float32
+    assert (scaled - exact).norm() < 0.02 * exact.norm()
+    monkeypatch.setattr(lora, "LOSS_SCALE", 1.0)
+    assert (gradients(wide_folder, "float16", monkeypatch) - exact).norm() > 0.1 * exact.norm()
+
+
+def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([6.0, 8.0])
+    assert lora._clip([parameter], 2.0) == 2.0
+    assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], abs=1e-5)  # (3, 4) has a norm of 5
+    parameter.grad = torch.tensor([1.0, float("inf")])
+    assert lora._clip([parameter], 2.0) == 1.0
+    assert parameter.grad is None
