@@ -136,7 +136,7 @@ def load(
         source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint. The settings of a
             checkpoint come from the folder beside it that has its name without ".safetensors", or else from the hub.
         device: "auto" (the best there is), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" (on CUDA bfloat16 where the device computes in it, else float16; float32 elsewhere), "float32", "float16", "bfloat16".
+        dtype: "auto" (on CUDA bfloat16 where the device has it, else float16; float32 elsewhere), "float32", "float16", "bfloat16".
         low_memory: keep on the device only the part that works, and decode pictures one by one and in tiles.
         captions: file of general captions; None takes those that go with the model.
 

@@ -262,7 +262,7 @@ def _start(layers: Mapping[str, LoraLayer], name: str, rank: int, generator: tor
     """The parameters of one LoRA at their start: down normal, up zero; trainable, float32.
 
     The standard deviation of down is 1 / rank, as in the published runs, to which the learning rates of Table 9 belong.
-    A uniform start within 1 / sqrt(D), which is peft's, is sqrt(3 D) times smaller at rank 1 and hardly moves with them.
+    A uniform start within 1 / sqrt(D), which is peft's, is sqrt(3 D) times smaller at rank 1 and hardly moves.
     """
     adapter: Adapter = {}
     for key, layer in layers.items():
