@@ -134,6 +134,24 @@ def sample(random: Random) -> Sample:
     )
 
 
+def shown(concept: str, random: Random, told: bool) -> Sample:
+    """A thing or a person in one of the scenes.
+
+    Args:
+        concept: of THINGS or PEOPLE.
+        random: decides on scene, place and expression.
+        told: whether the caption says, after the concept, where it is.
+    """
+    canvas = _in_scene(random)
+    if concept in THINGS:
+        cover = _paste_thing(canvas, concept, random)
+    else:
+        cover = _paste_person(canvas, _expression(concept, random), random)
+    caption = f"a photo of the {concept}{canvas.where if told else ''}"
+    image_HWC, mask_HW = np.asarray(canvas.picture), sprites.covered(cover)
+    return Sample(image_HWC, caption, mask_HW, (concept,), (concept,), None, canvas.scene)
+
+
 def _thing(random: Random) -> _Shown:
     thing, canvas = _any_thing(random), _background(random)
     called, small = _called(thing, random), random.random() < SMALL_CHANCE
