@@ -40,8 +40,8 @@ except ImportError:
     spaces = None
 
 # Gradio takes seconds to import; --help and a mistyped flag are answered before.
-from mace_studio import quota, ready, tasks  # noqa: E402
-from mace_studio.studio import Studio  # noqa: E402
+from mace_studio.runtime import examples, quota, tasks  # noqa: E402
+from mace_studio.runtime.studio import Studio  # noqa: E402
 from mace_studio.ui import page, server, visitors  # noqa: E402
 
 how = (options.model, options.device, options.dtype, options.output_dir, options.low_memory, options.captions)
@@ -52,6 +52,6 @@ demo = page.build(studio)
 if __name__ == "__main__":
     if shared:
         studio.prepare()
-        ready.start(options.output_dir)
+        examples.start(options.output_dir)
     listens = {"server_port": options.port, "auth": options.auth, "mcp_server": options.mcp or None}
     server.launch(demo, options.host, shared, **listens)

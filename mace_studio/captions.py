@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-ASSETS = Path(__file__).parents[1] / "assets"
+from mace_studio.paths import ASSETS
+
 GENERAL = Path("captions/general.txt")
 MINIATURE = Path("miniature/model/captions.txt")
 SEED = 2026

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mace_studio import masks, outputs, shelf
+from mace_studio import masks
 from mace_studio.errors import FileError, StudioError
-from mace_studio.jobs import DONE, Job
-from mace_studio.packing import ENERGY, FORMATS, Packing
-from mace_studio.recipe import Drawing, Recipe
-from mace_studio.studio import Studio
-from mace_studio.study import SEARCH_SEED, STUDIES, cases, markdown, run
+from mace_studio.evaluation.study import SEARCH_SEED, STUDIES, cases, markdown, run
+from mace_studio.export.formats import ENERGY, FORMATS, ExportRequest
+from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.runtime import library, outputs
+from mace_studio.runtime.jobs import DONE, Job
+from mace_studio.runtime.studio import Studio
 
 INTERRUPTED = 130
 
@@ -139,7 +140,7 @@ def _erase(options: argparse.Namespace) -> int:
 
 def _compose(options: argparse.Namespace) -> int:
     studio = _studio(options, options.out)
-    entries = [shelf.read(path) for path in options.erasures]
+    entries = [library.read(path) for path in options.erasures]
     job = studio.compose(entries, options.remove, _recipe(options.add) if options.add else None, options.name)
     if not _finished(job):
         return INTERRUPTED
@@ -240,7 +241,7 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
 def _export(options: argparse.Namespace) -> int:
     studio = _studio(options, options.erasure.parent)
     pairs = tuple(options.pair)
-    packing = Packing(
+    packing = ExportRequest(
         options.format, options.out, options.rank, options.energy, options.overwrite, pairs, options.report
     )
     job = studio.export(options.erasure.stem, packing)
@@ -252,13 +253,13 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _drawing(studio: Studio, options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+def _drawing(studio: Studio, options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]) -> ImageRequest:
     size = tuple(options.size) if options.size else None
-    drawing = Drawing(tuple(prompts), tuple(seeds), negative=options.negative, size=size)
+    drawing = ImageRequest(tuple(prompts), tuple(seeds), negative=options.negative, size=size)
     chosen = {name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None}
     if len(chosen) < 2:  # the rest depends on the kind of model
         _load(studio)
-    return replace(studio.suited(drawing), **chosen)
+    return replace(studio.with_defaults(drawing), **chosen)
 
 
 def _load(studio: Studio) -> None:

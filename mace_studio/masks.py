@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from mace_studio.errors import FileError
+from mace_studio.paths import slug
 from mace_studio.recipe import Recipe
-from mace_studio.shelf import slug
 
 SHOWN = 256  # pixels that an overlay has at least
 DIM = 0.3  # of the brightness, outside of a mask
@@ -21,11 +21,11 @@ EDGE = (255, 255, 255)
 WHITE = 128
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
-Given = Mapping[Key, Image.Image]  # masks that a person made, from `black_and_white`
+UserMasks = Mapping[Key, Image.Image]  # masks that a person made, from `black_and_white`
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskedImage:
     """A training image and where the recipe's source of masks finds the concept in it.
 
     Attributes:
@@ -34,7 +34,7 @@ class Masked:
         seed: of the image.
         image: RGB.
         mask: black and white, of the image's size; None for the whole image.
-        sought: whether the source looked for the concept, which it does not for styles and explicit content.
+        searched: whether the source looked for the concept, which it does not for styles and explicit content.
     """
 
     phrase: str
@@ -42,7 +42,7 @@ class Masked:
     seed: int
     image: Image.Image
     mask: Image.Image | None
-    sought: bool
+    searched: bool
 
     @property
     def key(self) -> Key:
@@ -50,7 +50,7 @@ class Masked:
 
 
 @dataclass
-class Sheet:
+class MaskSheet:
     """The training images of a recipe with their masks.
 
     Attributes:
@@ -61,11 +61,11 @@ class Sheet:
     """
 
     recipe: Recipe
-    shown: list[Masked]
+    shown: list[MaskedImage]
     given: dict[Key, Image.Image] = field(default_factory=dict)
     dropped: int = 0
 
-    def mask(self, one: Masked) -> Image.Image | None:
+    def mask(self, one: MaskedImage) -> Image.Image | None:
         """The mask that a person made, or else the source's."""
         return self.given.get(one.key, one.mask)
 
@@ -92,7 +92,7 @@ def share(mask: Image.Image | None) -> float:
     return 1.0 if mask is None else float((np.asarray(mask) >= WHITE).mean())
 
 
-def note(given: Given) -> str:
+def note(given: UserMasks) -> str:
     """A sentence that says which masks were given, with a digest of them."""
     numbers: dict[str, list[int]] = {}
     for phrase, number in sorted(given):
@@ -101,7 +101,7 @@ def note(given: Given) -> str:
     return f"Masks given by hand ({digest(given)}): {listed}."
 
 
-def digest(given: Given) -> str:
+def digest(given: UserMasks) -> str:
     """Eight hexadecimal digits that differ between different masks; "" without any."""
     if not given:
         return ""
@@ -138,7 +138,7 @@ def opened(data: bytes) -> Image.Image:
         raise FileError("This cannot be read as a picture; save the mask as a PNG file.") from error
 
 
-def write(sheet: Sheet, folder: Path) -> list[Path]:
+def write(sheet: MaskSheet, folder: Path) -> list[Path]:
     """Write training images, masks and one picture of the masks over the images as PNG files.
 
     Returns:
@@ -185,7 +185,7 @@ def _edge(inside: np.ndarray) -> np.ndarray:
     return inside & ~np.logical_and.reduce(around)
 
 
-def _contact(sheet: Sheet) -> Image.Image:
+def _contact(sheet: MaskSheet) -> Image.Image:
     """One row for each concept, with its phrase above."""
     rows: dict[str, list[Image.Image]] = {}
     for one in sheet.shown:
@@ -203,9 +203,14 @@ def _contact(sheet: Sheet) -> Image.Image:
 def portraits(recipe: Recipe) -> dict[Key, tuple]:
     """All that decides each training image."""
     return {
-        (concept.phrase, i + 1): (concept.kind, recipe.seed + i, recipe.images.steps, recipe.images.guidance)
+        (concept.phrase, i + 1): (
+            concept.kind,
+            recipe.seed + i,
+            recipe.settings.images.steps,
+            recipe.settings.images.guidance,
+        )
         for concept in recipe.concepts
-        for i in range(recipe.images.per_concept)
+        for i in range(recipe.settings.images.per_concept)
     }
 
 
@@ -224,7 +229,7 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
     if path.name in keys:
         return keys[path.name]
     name, _, number = path.stem.rpartition("-")
-    images = recipe.images.per_concept
+    images = recipe.settings.images.per_concept
     for concept in recipe.concepts:
         if slug(concept.phrase) == name and number.isdecimal():
             raise FileError(f"{path.name}: “{concept.phrase}” has training images 1 to {images}, and no {number}.")

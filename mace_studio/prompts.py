@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
+from mace_studio.paths import ASSETS
 from mace_studio.recipe import Concept, Recipe
 
-TEMPLATES = Path(__file__).parents[1] / "assets" / "prompts"
+TEMPLATES = ASSETS / "prompts"
 SUGGESTED = 4
 
 # What an erasure is tested with, by kind; the forms of people and styles are those of the paper's appendix C.1.

@@ -19,7 +19,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from mace_studio.studio import BUILT_IN
+from mace_studio.runtime.studio import BUILT_IN
 
 # Grounding DINO knows the ends of phrases by these ids of BERT's.
 WORDS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?", 1030: "cat"}

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from mace_studio.sd.classify import BATCH, Judge, ZeroShotClip
+from mace_studio.sd.judges import BATCH, Judge, ZeroShotClip
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 
 from mace_studio.errors import RecipeError, StudioError
-from mace_studio.jobs import DONE, FAILED, Job
-from mace_studio.packing import Packing
-from mace_studio.plain import build
-from mace_studio.recipe import Drawing, Recipe
-from mace_studio.studio import Studio
+from mace_studio.export.formats import ExportRequest
+from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.runtime.jobs import DONE, FAILED, Job
+from mace_studio.runtime.studio import Studio
+from mace_studio.schema import build
 from mace_studio.ui import notices, told
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.told import Told
@@ -175,7 +175,7 @@ class Api:
         rank = None if rank is None else build(int, rank, "rank")
         energy = None if energy is None else build(float, energy, "energy")
         path = self.studio.output / "exports" / f"{self.studio.entry(name).name}-{format}.safetensors"
-        packing = Packing(format, path, rank, energy, overwrite=True)
+        packing = ExportRequest(format, path, rank, energy, overwrite=True)
         return self._waited(lambda: self.studio.export(name, packing), wait, told.exported)
 
     @answering
@@ -244,8 +244,8 @@ class Api:
         return known
 
 
-def _drawing(**asked: Any) -> Drawing:
-    return build(Drawing, asked)
+def _drawing(**asked: Any) -> ImageRequest:
+    return build(ImageRequest, asked)
 
 
 def _seconds(wait: float) -> float:

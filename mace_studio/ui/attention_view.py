@@ -11,11 +11,11 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from mace_studio import figures
+from mace_studio.analysis import figures
 from mace_studio.ui.files import page_file, picture_url
 
 if TYPE_CHECKING:
-    from mace_studio.inspection import Inspection, Mass, Run
+    from mace_studio.analysis.attention import Inspection, Mass, Run
 
 ALL_LAYERS = "All layers, mean"
 ALL_HEADS = "All heads, mean"

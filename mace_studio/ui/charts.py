@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mace_studio.recipe import TIMESTEPS
+from mace_studio.settings import TIMESTEPS
 from mace_studio.ui.form import number_text
 
 Points = Sequence[tuple[float, float]]

@@ -9,7 +9,9 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-PAGE_FILES = Path(__file__).parents[2] / "assets" / "page"
+from mace_studio.paths import ASSETS
+
+PAGE_FILES = ASSETS / "page"
 
 
 def page_file(name: str) -> str:

@@ -22,7 +22,7 @@ class Field:
     Attributes:
         key: its name here; with hyphens it is the control's elem_id.
         label: what the user calls it.
-        path: the recipe field that it shows, dotted.
+        path: the recipe field that it shows, dotted; for a setting of the method within its settings.
     """
 
     key: str
@@ -65,6 +65,7 @@ FIELDS = (
     Field("about", "About", "about"),
 )
 BY_KEY = {f.key: f for f in FIELDS}
+TOP = {"concepts", "preserve", "seed", "name", "about"}  # what is no setting of the method
 # These are typed as text, so that 1e-7, 0 and a seed of twenty digits reach the recipe as they were written.
 DECIMALS = (
     "lambda1",
@@ -100,10 +101,11 @@ def recipe_from(values: Sequence[Any]) -> Recipe:
         form[key] = _number(BY_KEY[key], form[key], int)
     form["concepts"] = [asdict(c) for c in concept_text.concepts_from(form["concepts"])]
     form["preserve"] = form["preserve"] or []
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = {"settings": {}}
     for f in FIELDS:
         *parents, last = f.path.split(".")
-        reduce(lambda inner, part: inner.setdefault(part, {}), parents, data)[last] = form[f.key]
+        home = data if f.path in TOP else data["settings"]
+        reduce(lambda inner, part: inner.setdefault(part, {}), parents, home)[last] = form[f.key]
     return Recipe.from_json(json.dumps(data))
 
 
@@ -203,7 +205,7 @@ def _number(field: Field, value: Any, kind: type) -> Any:
 
 
 def _at(recipe: Recipe, field: Field) -> Any:
-    return reduce(getattr, field.path.split("."), recipe)
+    return reduce(getattr, field.path.split("."), recipe if field.path in TOP else recipe.settings)
 
 
 def _words(value: Any) -> str:

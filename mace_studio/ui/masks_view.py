@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from mace_studio import masks
-from mace_studio.masks import Masked, Sheet
+from mace_studio.masks import MaskedImage, MaskSheet
 from mace_studio.recipe import Recipe
 from mace_studio.ui.files import page_file, photo_url
 from mace_studio.ui.run_view import counted_as
@@ -29,7 +29,7 @@ def grid() -> gr.HTML:
     )
 
 
-def tiles(sheet: Sheet, listed: Sequence[Masked]) -> list[dict[str, str]]:
+def tiles(sheet: MaskSheet, listed: Sequence[MaskedImage]) -> list[dict[str, str]]:
     """Each image under its mask, with its name and what is known of its mask."""
     return [
         {
@@ -41,12 +41,12 @@ def tiles(sheet: Sheet, listed: Sequence[Masked]) -> list[dict[str, str]]:
     ]
 
 
-def title(sheet: Sheet, one: Masked) -> str:
+def title(sheet: MaskSheet, one: MaskedImage) -> str:
     """The heading of the editor."""
     return f"<h2>{html.escape(one.phrase)} {one.number}</h2><p>{_note(sheet, one)}</p>"
 
 
-def status(sheet: Sheet, recipe: Recipe) -> str:
+def status(sheet: MaskSheet, recipe: Recipe) -> str:
     """What has become of the masks that were drawn by hand, and whether the images are those of a recipe.
 
     Args:
@@ -70,11 +70,11 @@ def status(sheet: Sheet, recipe: Recipe) -> str:
     return "".join(f'<p class="hint" role="status">{html.escape(sentence)}</p>' for sentence in said)
 
 
-def _note(sheet: Sheet, one: Masked) -> str:
+def _note(sheet: MaskSheet, one: MaskedImage) -> str:
     """Seed, whose mask it is and how much it covers, such as "seed 0 · attention · 23 %"."""
-    mask, source = sheet.mask(one), "by hand" if one.key in sheet.given else sheet.recipe.masks
+    mask, source = sheet.mask(one), "by hand" if one.key in sheet.given else sheet.recipe.settings.masks
     if mask is None:
-        source = f"{source} · no part stood out" if one.sought else "no mask"
+        source = f"{source} · no part stood out" if one.searched else "no mask"
     share = masks.share(mask)
     return f"seed {one.seed} · {source} · {'whole image' if share == 1 else f'{100 * share:.0f} %'}"
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mace_studio.recipe import Recipe
-from mace_studio.shelf import Entry
-from mace_studio.status import Estimate, Status
+from mace_studio.runtime.estimate import Estimate, Status
+from mace_studio.runtime.library import Entry
 from mace_studio.ui import run_view
 from mace_studio.ui.form import number_text
 
 if TYPE_CHECKING:
-    from mace_studio.exporting import Exported
+    from mace_studio.export.export import Exported
 
 NAMED = 6
 NONE_CHOSEN = '<p class="hint">Choose a model in the list to see what it is; choose several to compose them.</p>'
@@ -42,8 +42,8 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
 
 def details(entry: Entry, status: Status) -> str:
     """One model: what it erases, how, and what to know of it."""
-    recipe, lora = entry.recipe, entry.recipe.lora
-    weights = (recipe.refine.general, recipe.fuse.general, recipe.refine.preserve)
+    recipe, lora = entry.recipe, entry.recipe.settings.lora
+    weights = (recipe.settings.refine.general, recipe.settings.fuse.general, recipe.settings.refine.preserve)
     facts = [
         ("Erased", _few([f"{c.phrase} → {c.mapping}" for c in recipe.concepts])),
         ("Kept", _few(recipe.preserve) or "no list"),

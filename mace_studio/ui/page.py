@@ -6,21 +6,22 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from mace_studio.recipe import Concept, ImageSettings, Recipe
-from mace_studio.shelf import presets
-from mace_studio.studio import BUILT_IN, Studio
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime.library import presets
+from mace_studio.runtime.studio import BUILT_IN, Studio
+from mace_studio.settings import ImageSettings
 from mace_studio.ui import form
 from mace_studio.ui.api import Api
-from mace_studio.ui.attention_tab import AttentionTab
-from mace_studio.ui.compare_tab import CompareTab
-from mace_studio.ui.erase_tab import EraseTab
-from mace_studio.ui.evaluate_tab import EvaluateTab
+from mace_studio.ui.cards.job import remembered
 from mace_studio.ui.files import page_file
-from mace_studio.ui.job_card import remembered
-from mace_studio.ui.models_tab import ModelsTab
 from mace_studio.ui.notices import spoken
 from mace_studio.ui.recipe_form import QUIET, STEPS
 from mace_studio.ui.run_view import status_chip
+from mace_studio.ui.tabs.attention import AttentionTab
+from mace_studio.ui.tabs.compare import CompareTab
+from mace_studio.ui.tabs.erase import EraseTab
+from mace_studio.ui.tabs.evaluate import EvaluateTab
+from mace_studio.ui.tabs.models import ModelsTab
 
 FIRST = "miniature/cat"
 HEADER = """<div class="top">{icon}<div class="top-name"><h1>MACE Studio</h1>
@@ -112,7 +113,7 @@ def _settler(studio: Studio, guidance: float) -> Callable[[str, str], tuple[str,
         """Put in what suits a distilled model, unless the user typed something else."""
         if (steps, scale) != (STEPS, form.number_text(guidance)):
             return steps, scale
-        usual = studio.suited(ImageSettings(steps=int(STEPS), guidance=guidance))
+        usual = studio.with_defaults(ImageSettings(steps=int(STEPS), guidance=guidance))
         return str(usual.steps), form.number_text(usual.guidance)
 
     return on_model_known

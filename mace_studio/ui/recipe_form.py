@@ -7,14 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio.recipe import FUSIONS, KINDS, MASKS, TUNE, Recipe
-from mace_studio.shelf import presets
+from mace_studio.methods.mace import FUSIONS, MASKS
+from mace_studio.recipe import KINDS, Recipe
+from mace_studio.runtime.library import presets
+from mace_studio.settings import TUNE
 from mace_studio.ui import concept_text, form, run_view
 from mace_studio.ui.charts import timestep_curve
-from mace_studio.ui.concept_table import concept_table
+from mace_studio.ui.components.concept_table import concept_table
+from mace_studio.ui.components.slider_field import WEIGHT, Span, slider_field
 from mace_studio.ui.files import page_file
 from mace_studio.ui.notices import spoken
-from mace_studio.ui.slider_field import WEIGHT, Span, slider_field
 
 PASTE_HINT = "Van Gogh -> an artist\nairplane -> sky"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from mace_studio.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, called, means, percent
+from mace_studio.evaluation.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, called, means, percent
 from mace_studio.ui.files import picture_url
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'

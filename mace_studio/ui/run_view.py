@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio.jobs import CANCELLED, DONE, FAILED, Job
 from mace_studio.recipe import Recipe
-from mace_studio.shelf import Entry
-from mace_studio.status import Estimate, counted_as, duration, size
-from mace_studio.studio import Studio
+from mace_studio.runtime.estimate import Estimate, counted_as, duration, size
+from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, Job
+from mace_studio.runtime.library import Entry
+from mace_studio.runtime.studio import Studio
 from mace_studio.ui import charts, form
 
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
@@ -157,8 +157,8 @@ def losses(job: Job | None, recipe: Recipe | None) -> str:
         if event.stage == "lora" and event.loss is not None:
             curves.setdefault(event.concept, []).append(event.loss)
     if job and recipe and not job.over:
-        live = [phrase for phrase, values in curves.items() if len(values) < recipe.lora.steps]
-    steps, squared = (recipe.lora.steps, recipe.lora.squared) if recipe else (50, False)
+        live = [phrase for phrase, values in curves.items() if len(values) < recipe.settings.lora.steps]
+    steps, squared = (recipe.settings.lora.steps, recipe.settings.lora.squared) if recipe else (50, False)
     return charts.loss_curves(curves, steps, live or list(curves)[-1:], squared)
 
 

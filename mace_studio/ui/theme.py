@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gradio as gr
-from gradio.themes import Base, Color, LocalFont
+from gradio.themes import Color, LoadedModel, LocalFont
 
 INK = Color(
     name="ink",
@@ -82,9 +82,9 @@ SIZES = {
 }
 
 
-def theme() -> Base:
+def theme() -> LoadedModel:
     """Light and dark. Only the regular and bold files of these fonts hold every letter in Gradio 6.31."""
-    base = Base(
+    base = LoadedModel(
         primary_hue=VIOLET,
         secondary_hue=VIOLET,
         neutral_hue=INK,

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio import outputs
-from mace_studio.jobs import Job
+from mace_studio.runtime import outputs
+from mace_studio.runtime.jobs import Job
 from mace_studio.ui import visitors
 
 Told = dict[str, Any]

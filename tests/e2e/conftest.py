@@ -13,9 +13,11 @@ import pytest
 # Read when gradio is imported: a closed tab is noticed in half a second instead of fifteen.
 os.environ["GRADIO_HEARTBEAT_INTERVAL"] = "0.5"
 
-from mace_studio import shelf
-from mace_studio import studio as studio_module
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import library
+from mace_studio.runtime import studio as studio_module
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from mace_studio.ui import page as page_module
 from mace_studio.ui import server
 
@@ -33,10 +35,12 @@ FAST = Recipe(
     concepts=(Concept("car", "street", "object", ("automobile",)),),
     preserve=("ship",),
     about="A run of seconds, for the tests.",
-    refine=KeepWeights(preserve=1.0, identity=0.1),
-    fuse=KeepWeights(preserve=1.0, identity=0.1),
-    lora=LoraSettings(steps=2, learning_rate=1e-3),
-    images=ImageSettings(per_concept=1, steps=2),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=0.1),
+        fuse=KeepWeights(preserve=1.0, identity=0.1),
+        lora=LoraSettings(steps=2, learning_rate=1e-3),
+        images=ImageSettings(per_concept=1, steps=2),
+    ),
 )
 
 
@@ -49,7 +53,7 @@ def fast():
 @pytest.fixture(scope="session")
 def slow():
     """A recipe that runs until someone stops it."""
-    return replace(FAST, lora=LoraSettings(steps=5000))
+    return FAST.with_settings(lora=LoraSettings(steps=5000))
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +91,9 @@ def base_url(studio, fast, tmp_path_factory):
     (presets / "miniature" / "car.json").write_text(fast.to_json())
     other = replace(fast, concepts=(Concept("frog", "grass"),), about="Another <b>preset</b>.", seed=3)
     (presets / "other.json").write_text(other.to_json())
-    real, shelf.PRESETS = shelf.PRESETS, presets
+    real, library.PRESETS = library.PRESETS, presets
     demo = page_module.build(studio)
-    shelf.PRESETS = real
+    library.PRESETS = real
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -195,7 +199,7 @@ def open_recipe(upload):
             page.wait_for_function(
                 "([phrase, steps]) => document.querySelector('#concepts [data-cell=\"0-0\"]')?.value === phrase"
                 " && document.querySelector('#lora-steps input, #lora-steps textarea').value === steps",
-                arg=[recipe.concepts[0].phrase, str(recipe.lora.steps)],
+                arg=[recipe.concepts[0].phrase, str(recipe.settings.lora.steps)],
             )
 
     return opened

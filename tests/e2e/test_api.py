@@ -14,7 +14,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from mace_studio import erasure
-from mace_studio.jobs import CANCELLED
+from mace_studio.runtime.jobs import CANCELLED
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

@@ -1,13 +1,12 @@
 """The Attention tab and the preview of the refinement in a real browser."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mace_studio.recipe import KeepWeights
+from mace_studio.settings import KeepWeights
 from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -155,7 +154,7 @@ def test_what_is_typed_never_becomes_markup_in_the_maps(tab):
 
 
 def test_an_edit_is_previewed_and_a_new_one_ends_it(page, fast, open_recipe, studio):
-    open_recipe(page, replace(fast, refine=KeepWeights(preserve=1.0, identity=0.1)))
+    open_recipe(page, fast.with_settings(refine=KeepWeights(preserve=1.0, identity=0.1)))
     page.get_by_label("Preview while I edit").check()
     shown = page.locator("#preview img")
     expect(shown).to_have_count(2)

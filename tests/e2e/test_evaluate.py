@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from mace_studio import evaluation
-from mace_studio.recipe import ImageSettings
+from mace_studio.evaluation import evaluate as evaluation
+from mace_studio.settings import ImageSettings
 from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -20,7 +20,9 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def measured_later(studio, fast):
     """The name of a new erasure of the car, there before the page is opened."""
-    recipe = replace(fast, name="car to measure", images=ImageSettings(per_concept=1, steps=2, guidance=1.0))
+    recipe = replace(
+        fast.with_settings(images=ImageSettings(per_concept=1, steps=2, guidance=1.0)), name="car to measure"
+    )
     return studio.erase(recipe).wait().name
 
 

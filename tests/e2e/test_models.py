@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from safetensors import safe_open
 
-from mace_studio import shelf
 from mace_studio.recipe import Concept
+from mace_studio.runtime import library
 from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -161,7 +161,7 @@ def test_another_base_model_and_back(tab, studio, erased, tmp_path):
         tab.locator("#load-base").click()
         expect(tab.locator("#header .is-ready")).to_contain_text("built-in miniature")
     expect(fits).to_have_text("")
-    assert shelf.sources(studio.output) == [str(packing)]
+    assert library.sources(studio.output) == [str(packing)]
 
 
 @pytest.mark.parametrize("context", [{"viewport": {"width": 390, "height": 844}, "has_touch": True}], indirect=True)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from mace_studio.recipe import Concept, KeepWeights
+from mace_studio.recipe import Concept
+from mace_studio.settings import KeepWeights
 from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -103,7 +104,7 @@ def test_cancel_stops_the_run(page, studio, slow, open_recipe):
     expect(page.locator("#erase")).to_be_enabled()
     expect(page.locator("#cancel")).to_be_disabled()
     expect(page.locator("#cancel")).to_have_text("Cancel")
-    assert not [e for e in studio.entries() if e.recipe.lora.steps == 5000]
+    assert not [e for e in studio.entries() if e.recipe.settings.lora.steps == 5000]
 
 
 def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
@@ -267,13 +268,16 @@ def test_rows_by_keyboard(page):
 
 def test_a_recipe_survives_the_page(page, fast, open_recipe, saved_recipe):
     full = replace(
-        fast,
+        fast.with_settings(
+            fuse=KeepWeights(1e-7, 0.8, 0.0),
+            lora=replace(
+                fast.settings.lora, t1=200.5, gamma=0.0123, tune="key", pad_tokens=False, squared=True, uniform=True
+            ),
+            fusion="weighted-sum",
+            masks="none",
+        ),
         concepts=(Concept("a, b", 'the "x"', "style", ("one, two", " three")), Concept("ï → ™", "art", "celebrity")),
         preserve=("Monet, Claude", "ship"),
-        fuse=KeepWeights(1e-7, 0.8, 0.0),
-        lora=replace(fast.lora, t1=200.5, gamma=0.0123, tune="key", pad_tokens=False, squared=True, uniform=True),
-        fusion="weighted-sum",
-        masks="none",
         seed=2**62 + 1,
         name="mine",
     )

@@ -8,18 +8,19 @@ import os
 import numpy as np
 import pytest
 
-from mace_studio.packing import Packing
-from mace_studio.recipe import Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
-from mace_studio.studio import Studio
+from mace_studio.export.formats import ExportRequest
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, ImageRequest, Recipe
+from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 MODEL = os.environ.get("MACE_STUDIO_SD14")
 KEEP = KeepWeights(identity=10.0)  # as the paper erases a cat (Table 9)
 RECIPE = Recipe(
-    (Concept("cat", "forest"),),
-    refine=KEEP,
-    fuse=KEEP,
-    lora=LoraSettings(steps=5, learning_rate=1e-5),
-    images=ImageSettings(per_concept=2),
+    concepts=(Concept("cat", "forest"),),
+    settings=MaceSettings(
+        refine=KEEP, fuse=KEEP, lora=LoraSettings(steps=5, learning_rate=1e-5), images=ImageSettings(per_concept=2)
+    ),
 )
 
 
@@ -33,16 +34,16 @@ def test_a_cat_is_erased_from_a_real_model_and_a_ship_is_not(tmp_path):
         return job.result
 
     entry = finished(studio.erase(RECIPE))
-    drawing = Drawing(("a photo of a cat", "a photo of a ship"), (0, 1), steps=20)
+    drawing = ImageRequest(("a photo of a cat", "a photo of a ship"), (0, 1), steps=20)
     pairs = finished(studio.compare(entry.name, drawing))
     change = {word: sum(p.change for p in pairs if p.prompt.endswith(word)) for word in ("cat", "ship")}
     assert change["cat"] > change["ship"]
-    inspection = finished(studio.inspect(entry.name, Drawing(("a photo of a cat",), (0,), steps=20)))
+    inspection = finished(studio.inspect(entry.name, ImageRequest(("a photo of a cat",), (0,), steps=20)))
     for name in ("before", "after"):
         assert sum(mass.total for mass in inspection.masses(name)) == pytest.approx(1, abs=1e-3)
-    exported = finished(studio.export(entry.name, Packing("diffusers", tmp_path / "erased")))
+    exported = finished(studio.export(entry.name, ExportRequest("diffusers", tmp_path / "erased")))
     again = Studio(str(exported.path), output=tmp_path / "again")
-    (plain,) = finished(again.inspect(None, Drawing(("a photo of a cat",), (0,), steps=20))).runs.values()
+    (plain,) = finished(again.inspect(None, ImageRequest(("a photo of a cat",), (0,), steps=20))).runs.values()
     wanted = np.asarray(next(p.after for p in pairs if p.prompt.endswith("cat") and p.seed == 0), np.float64)
     assert ((np.asarray(plain.image) - wanted) ** 2).mean() < 255**2 / 10**4  # 40 dB
-    assert finished(studio.export(entry.name, Packing("lora", tmp_path / "cat.safetensors"))).size > 0
+    assert finished(studio.export(entry.name, ExportRequest("lora", tmp_path / "cat.safetensors"))).size > 0

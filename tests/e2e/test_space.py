@@ -12,12 +12,12 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from mace_studio import ready, shelf
 from mace_studio.erasure import Erasure, save
+from mace_studio.runtime import examples, library
 from mace_studio.ui.visitors import COOKIE
 from tests.e2e.serving import app
 
-READY = {f"miniature/{name}" for name in ready.NAMES}
+READY = {f"miniature/{name}" for name in examples.NAMES}
 ROOT = Path(__file__).parents[2]
 RECIPE = {"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}
 SPACE = {
@@ -34,7 +34,7 @@ SPACE = {
 def home(tmp_path_factory):
     """The folder that the app runs in. What it would make of its presets first is there already, in name only."""
     folder = tmp_path_factory.mktemp("space")
-    for preset in shelf.presets():
+    for preset in library.presets():
         if preset.name in READY:
             made = Erasure(preset.recipe, {"none": torch.zeros(1)}, "none")
             save(made, folder / "output" / f"{preset.name.removeprefix('miniature/')}.safetensors")
@@ -70,7 +70,7 @@ def test_visitors_see_their_own_and_the_ready_made(space, home):
     ann, bob = visitor(space, "ann"), visitor(space, "bob")
     made = ann.predict(recipe=RECIPE, api_name="/erase")["result"]
     assert made["name"] in {e["name"] for e in ann.predict(api_name="/erasures")}
-    assert {e["name"] for e in bob.predict(api_name="/erasures")} == set(ready.NAMES)
+    assert {e["name"] for e in bob.predict(api_name="/erasures")} == set(examples.NAMES)
     with pytest.raises(AppError, match="no erased model"):
         bob.predict(name=made["name"], prompts=["a cat"], steps=1, api_name="/compare")
     job = ann.predict(name=made["name"], prompts=["a cat"], steps=1, api_name="/compare")
@@ -142,20 +142,20 @@ def test_the_app_runs_without_spaces():
 
 
 def test_the_ready_made_are_erased_once(tmp_path, monkeypatch):
-    recipe = shelf.Recipe.from_json(
+    recipe = library.Recipe.from_json(
         '{"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}'
     )
     (tmp_path / "miniature").mkdir()
     (tmp_path / "miniature" / "cat.json").write_text(recipe.to_json())
-    monkeypatch.setattr(shelf, "PRESETS", tmp_path)
-    monkeypatch.setattr(ready, "NAMES", ("cat",))
+    monkeypatch.setattr(library, "PRESETS", tmp_path)
+    monkeypatch.setattr(examples, "NAMES", ("cat",))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    ready.make(tmp_path / "output")
-    (entry,) = shelf.entries(tmp_path / "output")
+    examples.make(tmp_path / "output")
+    (entry,) = library.entries(tmp_path / "output")
     assert entry.recipe == recipe
-    ready.make(tmp_path / "output")
-    assert shelf.entries(tmp_path / "output") == [entry]
+    examples.make(tmp_path / "output")
+    assert library.entries(tmp_path / "output") == [entry]
 
 
 def test_the_ready_made_are_presets():
-    assert {preset.name for preset in shelf.presets()} >= READY
+    assert {preset.name for preset in library.presets()} >= READY

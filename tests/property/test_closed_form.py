@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mace_studio.core.moments import Moments
 from mace_studio.core.ridge import fuse, keep_gram, refine, refinement
-from mace_studio.recipe import KeepWeights
+from mace_studio.settings import KeepWeights
 
 
 @dataclass(frozen=True)

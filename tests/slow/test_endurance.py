@@ -9,18 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from mace_studio import erasure
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
-from mace_studio.sd import loading, lora
-from mace_studio.studio import BUILT_IN
+from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime.studio import BUILT_IN
+from mace_studio.sd import lora
+from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
     preserve=("dog",),
-    refine=KeepWeights(preserve=1.0, identity=1.0),
-    fuse=KeepWeights(preserve=1.0, identity=1.0),
-    lora=LoraSettings(steps=5),
-    images=ImageSettings(per_concept=2, steps=3),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=1.0),
+        fuse=KeepWeights(preserve=1.0, identity=1.0),
+        lora=LoraSettings(steps=5),
+        images=ImageSettings(per_concept=2, steps=3),
+    ),
 )
 STAGES = ("images", "masks", "refine", "lora", "fuse")
 
@@ -32,12 +36,12 @@ def resident():
 
 
 def run_to_the_end(model, recipe):
-    for _ in erasure.erase(model, recipe):
+    for _ in erase.erase(model, recipe):
         pass
 
 
 def cancel_in(model, recipe, stage):
-    steps = erasure.erase(model, recipe)
+    steps = erase.erase(model, recipe)
     while next(steps).stage != stage:
         pass
     steps.close()
@@ -54,7 +58,7 @@ def fail(model, recipe, monkeypatch):
 
 @pytest.mark.slow
 def test_thirty_runs_leave_the_model_and_the_memory_as_they_were(monkeypatch):
-    model = loading.load(str(BUILT_IN), "cpu", "float32")
+    model = sd_model.load(str(BUILT_IN), "cpu", "float32")
     before = {part: {k: t.clone() for k, t in m.state_dict().items()} for part, m in model._modules().items()}
     resident_after = []
     for i in range(30):

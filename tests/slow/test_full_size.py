@@ -18,11 +18,17 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mace_studio import erasure, prompts, refinement, status
+from mace_studio import erasure, prompts
 from mace_studio.core.moments import Moments
-from mace_studio.recipe import Concept, ImageSettings, KeepWeights, LoraSettings, Recipe
-from mace_studio.sd import cost, loading, lora, projections, text
-from mace_studio.studio import BUILT_IN
+from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.methods.mace import refine as refinement
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import estimate as status
+from mace_studio.runtime.studio import BUILT_IN
+from mace_studio.sd import costs as cost
+from mace_studio.sd import lora, projections, text
+from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,17 +99,17 @@ def random_deltas(model, count):
 def measure(folder, count):
     """Refine and fuse `count` concepts, then one LoRA step: the figures as a dictionary."""
     begun = time.perf_counter()
-    model = loading.load(folder, "cpu", "float32")
+    model = sd_model.load(folder, "cpu", "float32")
     loaded = time.perf_counter() - begun
     after_load = peak()
     text.embed = encoding = Stopwatch(text.embed)
     concepts = tuple(Concept(f"person number {i}", "a person", "celebrity") for i in range(count))
     keep = KeepWeights(general=0.0, preserve=1.0, identity=1.0)
-    recipe = Recipe(concepts, refine=keep, fuse=keep)
+    recipe = Recipe(concepts=concepts, settings=MaceSettings(refine=keep, fuse=keep))
     preserve = Moments.of(torch.randn(4096, model.width, generator=torch.Generator().manual_seed(9)))
     notes, begun = erasure._Notes(), time.perf_counter()
     sums = replace(finish(refinement.gather(model, recipe, None)), preserve=preserve)
-    refined = refinement.weights(model, refinement.solve(sums, recipe.refine))
+    refined = refinement.weights(model, refinement.solve(sums, recipe.settings.refine))
     refine, encoding.seconds = time.perf_counter() - begun - encoding.seconds, 0.0
     deltas, begun = list(random_deltas(model, count)), time.perf_counter()
     loras = dict(zip((concept.phrase for concept in concepts), deltas, strict=True))
@@ -116,7 +122,7 @@ def measure(folder, count):
 
 def whole(folder):
     """Measure, estimate and erase three concepts from two training images each and with five LoRA steps."""
-    model = loading.load(folder, "cpu", "float32")
+    model = sd_model.load(folder, "cpu", "float32")
     begun = time.perf_counter()
     costs = finish(cost.measure(model))
     measured, keep = time.perf_counter() - begun, KeepWeights(preserve=1.0, identity=1.0)
@@ -126,10 +132,14 @@ def whole(folder):
         Concept("Lena", "art", "style"),
     )
     images, settings = ImageSettings(per_concept=2, steps=2), LoraSettings(steps=5)
-    recipe = Recipe(concepts, ("dog",), "", "", keep, keep, settings, images=images, concepts_at_once=2)
+    recipe = Recipe(
+        concepts=concepts,
+        preserve=("dog",),
+        settings=MaceSettings(refine=keep, fuse=keep, lora=settings, images=images, concepts_at_once=2),
+    )
     guess = status.estimate(recipe, model.memory(), costs, Path(folder))
     begun, last, seconds = time.perf_counter(), 0.0, {}
-    for event in (steps := Steps(erasure.erase(model, recipe))):
+    for event in (steps := Steps(erase.erase(model, recipe))):
         seconds[event.stage] = seconds.get(event.stage, 0.0) + event.seconds - last
         last = event.seconds
     took = time.perf_counter() - begun

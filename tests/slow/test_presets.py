@@ -8,9 +8,9 @@ from statistics import mean
 
 import pytest
 
-from mace_studio.recipe import Drawing
-from mace_studio.shelf import presets
-from mace_studio.studio import Studio
+from mace_studio.recipe import ImageRequest
+from mace_studio.runtime.library import presets
+from mace_studio.runtime.studio import Studio
 
 FORMS = ("a photo of the {}", "a photo of a {}", "the {}", "a {}", "an image of a {}", "a picture of the {}")
 PLACES = ("", " in the snow", " on the grass", " in the street")
@@ -58,7 +58,7 @@ def test_erased_prompts_change_and_kept_ones_hardly_do(studio):
     for role, phrases in roles.items():
         prompts = twenty(phrases)
         assert len(set(prompts)) == 20
-        pairs = studio.compare(entry.name, Drawing(tuple(prompts), (0,), guidance=4.0)).wait()
+        pairs = studio.compare(entry.name, ImageRequest(tuple(prompts), (0,), guidance=4.0)).wait()
         changes[role] = mean(p.change for p in pairs)
         print(f"\n{role:8} mean pixel change {changes[role]:.1f} of 255 over {len(pairs)} prompts, seed 0")
     assert changes["erased"] > 5 * changes["kept"]

@@ -5,16 +5,7 @@ import math
 import pytest
 import torch
 
-from mace_studio.core.attention import (
-    clearest,
-    map_size,
-    mask,
-    masked_loss,
-    otsu,
-    probabilities,
-    resize_mask,
-    upsample,
-)
+from mace_studio.core.attention import clearest, map_size, mask, masked_loss, otsu, probabilities, resize_mask, upsample
 
 
 def test_probabilities_of_one_pixel_and_two_tokens():

@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mace_studio.errors import RecipeError
-from mace_studio.recipe import (
-    FUSIONS,
-    KINDS,
-    MASKS,
-    MAX_CONCEPTS,
-    TUNE,
-    Concept,
-    ImageSettings,
-    KeepWeights,
-    LoraSettings,
-    Recipe,
-)
+from mace_studio.methods.mace import FUSIONS, MASKS, MaceSettings
+from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept, Recipe
+from mace_studio.settings import TUNE, ImageSettings, KeepWeights, LoraSettings
 from mace_studio.ui import charts, concept_text, form, run_view
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -52,7 +43,7 @@ recipes = st.builds(
 
 def values(**changes):
     """The default form with one row, and some values changed."""
-    start = dict(zip(form.BY_KEY, form.values_from(Recipe((Concept("cat", "forest"),))), strict=True))
+    start = dict(zip(form.BY_KEY, form.values_from(Recipe(concepts=(Concept("cat", "forest"),))), strict=True))
     return list((start | changes).values())
 
 
@@ -102,8 +93,8 @@ def test_a_number_that_is_none_is_left_to_the_check(value):
 
 def test_the_main_weights_set_both_stages():
     recipe = form.recipe_from(values(lambda1="1", lambda2="2", lambda3="3", identity="4"))
-    assert recipe.refine == KeepWeights(1.0, 3.0, 4.0)
-    assert recipe.fuse == KeepWeights(2.0, 3.0, 4.0)
+    assert recipe.settings.refine == KeepWeights(1.0, 3.0, 4.0)
+    assert recipe.settings.fuse == KeepWeights(2.0, 3.0, 4.0)
     apart = form.recipe_from(values(lambda3="3", lambda3_fuse="5", identity_fuse="0"))
     assert (apart.refine.preserve, apart.fuse.preserve, apart.fuse.identity) == (3.0, 5.0, 0.0)
 
@@ -118,8 +109,12 @@ def test_numbers_are_short(number, text):
 
 
 def test_differences_name_what_a_preset_changes():
-    now = Recipe((Concept("cat", "forest"),))
-    then = Recipe(tuple(Concept(f"c{i}", "x") for i in range(6)), lora=LoraSettings(uniform=True), seed=3)
+    now = Recipe(concepts=(Concept("cat", "forest"),))
+    then = Recipe(
+        concepts=tuple(Concept(f"c{i}", "x") for i in range(6)),
+        seed=3,
+        settings=MaceSettings(lora=LoraSettings(uniform=True)),
+    )
     assert form.differences(now, then) == [
         ("Concepts", "cat", "c0, c1, c2, c3 and 2 more"),
         ("Uniform timesteps", "off", "on"),
@@ -217,7 +212,7 @@ def test_a_bad_csv_file_is_named_by_its_line(data, says):
 
 
 def test_a_recipe_file_must_be_one_that_can_run():
-    recipe = Recipe((Concept("cat", "forest"),))
+    recipe = Recipe(concepts=(Concept("cat", "forest"),))
     assert form.recipe_of_file(recipe.to_json().encode()) == recipe
     with pytest.raises(RecipeError, match="at least one concept"):
         form.recipe_of_file(Recipe().to_json().encode())
@@ -227,8 +222,8 @@ def test_a_recipe_file_must_be_one_that_can_run():
 
 def test_every_part_of_the_page_escapes_what_people_type():
     attack = "<img src=x onerror=alert(1)>"
-    recipe = Recipe((Concept(attack, attack),), preserve=(attack,), about=attack)
-    shown = run_view.preset_change(Recipe((Concept("cat", "forest"),)), recipe)
+    recipe = Recipe(concepts=(Concept(attack, attack),), preserve=(attack,), about=attack)
+    shown = run_view.preset_change(Recipe(concepts=(Concept("cat", "forest"),)), recipe)
     shown += charts.loss_curves({attack: [1.0, 2.0]}, 2, [attack], False)
     shown += run_view.pairs([(attack, attack)]) + run_view.estimate_missing(attack)
     assert "<img" not in shown

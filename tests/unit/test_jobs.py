@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mace_studio.jobs import CANCELLED, DONE, FAILED, KEPT, QUEUED, RUNNING, Worker
+from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, KEPT, QUEUED, RUNNING, Worker
 
 LONG = 10.0  # seconds that nothing here should ever take
 

@@ -5,18 +5,23 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.errors import RecipeError
-from mace_studio.joining import joined
-from mace_studio.recipe import Concept, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe, joined
+from mace_studio.settings import KeepWeights, LoraSettings
 
 CAT = Recipe(concepts=(Concept("cat", "forest", synonyms=("kitty",)),), preserve=("dog", "Ship"), name="No cats")
-SHIP = Recipe(concepts=(Concept("ship", "ground"),), preserve=("cat", "deer", "DOG"), fuse=KeepWeights(general=1.0))
+SHIP = Recipe(
+    concepts=(Concept("ship", "ground"),),
+    preserve=("cat", "deer", "DOG"),
+    settings=MaceSettings(fuse=KeepWeights(general=1.0)),
+)
 
 
 def test_concepts_and_keep_lists_join_and_the_settings_are_the_firsts():
     both = joined([CAT, SHIP])
     assert both.concepts == (*CAT.concepts, *SHIP.concepts)
     assert both.preserve == ("dog", "deer")  # neither what is erased nor what differs in case only
-    assert both.fuse == CAT.fuse and joined([SHIP, CAT]).fuse == SHIP.fuse
+    assert both.fuse == CAT.settings.fuse and joined([SHIP, CAT]).fuse == SHIP.settings.fuse
     assert both.name == "" and both.title() == "cat, ship"
     assert joined([CAT, SHIP], name=" Both ").title() == "Both"
 
@@ -60,5 +65,5 @@ def test_what_cannot_be_joined_is_a_sentence_at_its_field(recipes, options, fiel
 
 def test_the_added_recipe_is_checked():
     with pytest.raises(RecipeError) as error:
-        joined([CAT], add=replace(SHIP, lora=LoraSettings(rank=0)))
+        joined([CAT], add=SHIP.with_settings(lora=LoraSettings(rank=0)))
     assert error.value.field == "lora.rank"

@@ -8,12 +8,16 @@ import pytest
 from PIL import Image
 
 from mace_studio import masks
-from mace_studio.masks import Masked, Sheet
-from mace_studio.recipe import Concept, ImageSettings, Recipe
-from mace_studio.ui import masks_card, masks_view
+from mace_studio.masks import MaskedImage, MaskSheet
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.settings import ImageSettings
+from mace_studio.ui import masks_view
+from mace_studio.ui.cards import masks as masks_card
 
 RECIPE = Recipe(
-    concepts=(Concept("cat", "forest"), Concept("<b>", "art", "style")), images=ImageSettings(per_concept=2)
+    concepts=(Concept("cat", "forest"), Concept("<b>", "art", "style")),
+    settings=MaceSettings(images=ImageSettings(per_concept=2)),
 )
 
 
@@ -26,12 +30,12 @@ def half(size=(8, 8)):
 @pytest.fixture
 def sheet():
     image = Image.new("RGB", (8, 8), (200, 10, 10))
-    return Sheet(
+    return MaskSheet(
         RECIPE,
         [
-            Masked("cat", 1, 0, image, half(), True),
-            Masked("cat", 2, 1, image, None, True),
-            Masked("<b>", 1, 0, image, None, False),
+            MaskedImage("cat", 1, 0, image, half(), True),
+            MaskedImage("cat", 2, 1, image, None, True),
+            MaskedImage("<b>", 1, 0, image, None, False),
         ],
     )
 
@@ -56,10 +60,10 @@ def test_the_status_says_what_becomes_of_drawn_masks(sheet):
     assert masks_view.status(sheet, RECIPE) == ""
     changed = replace(RECIPE, seed=4)
     assert "The form has changed: show the masks again" in masks_view.status(sheet, changed)
-    assert "The form has changed" in masks_view.status(sheet, replace(RECIPE, masks="clipseg"))
+    assert "The form has changed" in masks_view.status(sheet, RECIPE.with_settings(masks="clipseg"))
     sheet.given = {("cat", 1): half(), ("cat", 2): half()}
     assert "2 masks drawn by hand: the next erasure uses them." in masks_view.status(sheet, RECIPE)
-    fewer = masks_view.status(sheet, replace(RECIPE, images=ImageSettings(per_concept=1)))
+    fewer = masks_view.status(sheet, RECIPE.with_settings(images=ImageSettings(per_concept=1)))
     assert "1 mask drawn by hand: the next erasure uses it." in fewer
     assert "1 mask drawn by hand no longer fits, because concepts, seed or image settings have changed" in fewer
     assert "2 masks drawn by hand no longer fit, because" in masks_view.status(sheet, changed)

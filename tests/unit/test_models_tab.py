@@ -2,7 +2,7 @@
 
 import pytest
 
-from mace_studio.studio import Studio
+from mace_studio.runtime.studio import Studio
 from mace_studio.ui import page
 
 

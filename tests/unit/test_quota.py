@@ -5,40 +5,45 @@ from pathlib import Path
 
 import pytest
 
-from mace_studio import quota, tasks
 from mace_studio.errors import RecipeError
-from mace_studio.packing import Packing
-from mace_studio.recipe import Concept, Drawing, ImageSettings, LoraSettings, Recipe
-from mace_studio.report import Plan
-from mace_studio.shelf import presets
-from mace_studio.studio import Studio
+from mace_studio.evaluation.report import Plan
+from mace_studio.export.formats import ExportRequest
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, ImageRequest, Recipe
+from mace_studio.runtime import quota, tasks
+from mace_studio.runtime.library import presets
+from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings, LoraSettings
 
 PLACE = tasks.Place("model")
-ONE = Recipe(concepts=(Concept("cat", "forest"),), images=ImageSettings(8, 15), lora=LoraSettings(steps=50))
+ONE = Recipe(
+    concepts=(Concept("cat", "forest"),),
+    settings=MaceSettings(images=ImageSettings(8, 15), lora=LoraSettings(steps=50)),
+)
 OWN = {p.name.removeprefix("miniature/"): p.recipe for p in presets() if p.name.startswith("miniature/")}
-HUGE = replace(ONE, lora=LoraSettings(steps=5000))
-LONG = Drawing(("a cat",) * 40, tuple(range(40)), steps=50)
+HUGE = ONE.with_settings(lora=LoraSettings(steps=5000))
+LONG = ImageRequest(("a cat",) * 40, tuple(range(40)), steps=50)
 
 
 def test_seconds_grow_with_the_work_and_are_bounded():
     """Eight images of 15 steps with guidance are 240 samples: 10 + 240 * 0.004 + 50 * 0.07 = 14.46."""
     assert quota.seconds(tasks.erase, PLACE, ONE) == 15
-    assert quota.seconds(tasks.erase, PLACE, replace(ONE, lora=LoraSettings(steps=0))) == 10
+    assert quota.seconds(tasks.erase, PLACE, ONE.with_settings(lora=LoraSettings(steps=0))) == 10
     assert quota.seconds(tasks.erase, PLACE, HUGE) == quota.LONGEST
-    assert quota.seconds(tasks.compare, PLACE, Path("e"), Drawing(("a", "b"), (0, 1), 25)) == 12
-    assert quota.seconds(tasks.export, PLACE, Path("e"), Packing("unet", Path("f"))) == quota.START
+    assert quota.seconds(tasks.compare, PLACE, Path("e"), ImageRequest(("a", "b"), (0, 1), 25)) == 12
+    assert quota.seconds(tasks.export, PLACE, Path("e"), ExportRequest("unet", Path("f"))) == quota.START
 
 
 @pytest.mark.parametrize(
     "call, field",
     [
         ((tasks.erase, HUGE), "concepts"),
-        ((tasks.masks, replace(ONE, images=ImageSettings(per_concept=500))), "concepts"),
+        ((tasks.masks, ONE.with_settings(images=ImageSettings(per_concept=500))), "concepts"),
         ((tasks.compose, (Path("e"),), (), HUGE, ""), "concepts"),
         ((tasks.compare, Path("e"), LONG), "prompt"),
-        ((tasks.inspect, Path("e"), Drawing(("a",) * 9, tuple(range(9)), 999), ()), "steps"),
-        ((tasks.residual, Path("e"), Drawing(("a",) * 9, tuple(range(9)), 999)), "steps"),
-        ((tasks.preview, ONE, Drawing(("a",) * 9, tuple(range(9)), 999)), "steps"),
+        ((tasks.inspect, Path("e"), ImageRequest(("a",) * 9, tuple(range(9)), 999), ()), "steps"),
+        ((tasks.residual, Path("e"), ImageRequest(("a",) * 9, tuple(range(9)), 999)), "steps"),
+        ((tasks.preview, ONE, ImageRequest(("a",) * 9, tuple(range(9)), 999)), "steps"),
         ((tasks.evaluate, [(Path("e"), Plan((), ("a",) * 900, (0,), 20, 4.0))], None), "plan"),
     ],
 )
@@ -53,7 +58,7 @@ def test_every_kind_of_work_is_counted():
     public = {name: value for name, value in vars(tasks).items() if not name.startswith("_")}
     own = {f for f in public.values() if getattr(f, "__module__", "") == tasks.__name__ and callable(f)}
     kinds = {tasks.Place, tasks.Loaded, tasks.Done, tasks.Failed, tasks.Held}
-    unbounded = own - kinds - {tasks.held, tasks.perform, tasks.outcome, tasks.suited} - set(quota.COUNTS)
+    unbounded = own - kinds - {tasks.held, tasks.perform, tasks.outcome, tasks.with_defaults} - set(quota.COUNTS)
     assert unbounded == {tasks.load, tasks.measure, tasks.export}
 
 
@@ -76,7 +81,7 @@ def test_visitors_of_a_shared_studio_choose_no_judge(tmp_path):
 def test_each_visitor_has_a_folder_beside_what_all_see(tmp_path):
     asking = "ann"
     studio = Studio(output=tmp_path, fixed=True, visitor=lambda: asking)
-    quick = replace(ONE, lora=LoraSettings(steps=0))
+    quick = ONE.with_settings(lora=LoraSettings(steps=0))
     everyones = Studio(output=tmp_path).erase(quick).wait()
     assert studio.entries() == [everyones]
     anns = studio.erase(replace(quick, name="anns")).wait()

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.errors import RecipeError, StudioError
-from mace_studio.recipe import MAX_CONCEPTS, Concept, Drawing, ImageSettings, KeepWeights, LoraSettings, Recipe
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import MAX_CONCEPTS, Concept, ImageRequest, Recipe
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 CAT = Concept("cat", "forest")
 GOOD = Recipe(concepts=(CAT,))
@@ -33,7 +35,9 @@ def test_a_good_recipe_checks_to_itself():
 def test_limits_are_allowed():
     lora = LoraSettings(steps=0, rank=1, learning_rate=1e-9, t1=0, t2=999)
     images = ImageSettings(per_concept=1, steps=1, guidance=1)
-    replace(GOOD, lora=lora, images=images, concepts_at_once=1, seed=2**63 - 1, refine=KeepWeights()).check()
+    replace(
+        GOOD.with_settings(lora=lora, images=images, concepts_at_once=1, refine=KeepWeights()), seed=2**63 - 1
+    ).check()
 
 
 def test_concepts_are_checked():
@@ -81,7 +85,7 @@ def test_keep_weights_are_checked(stage, part, value):
     ],
 )
 def test_lora_settings_are_checked(settings, field, word):
-    refused(replace(GOOD, lora=LoraSettings(**settings)), field, word)
+    refused(GOOD.with_settings(lora=LoraSettings(**settings)), field, word)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_other_settings_are_checked(settings, field, word):
     ],
 )
 def test_drawings_are_checked(settings, field):
-    good = Drawing(("a cat",), (0, 1))
+    good = ImageRequest(("a cat",), (0, 1))
     assert good.check() is good
     refused(replace(good, **settings), field)
 
@@ -131,7 +135,9 @@ def test_the_title_is_the_name_or_the_first_concepts():
 
 def test_fields_left_out_take_their_defaults():
     text = '{"concepts": [{"phrase": "cat", "mapping": "sky"}], "refine": {"general": 3}}'
-    expected = Recipe(concepts=(Concept("cat", "sky", "object", ()),), refine=KeepWeights(3.0, 0.0, 0.0))
+    expected = Recipe(
+        concepts=(Concept("cat", "sky", "object", ()),), settings=MaceSettings(refine=KeepWeights(3.0, 0.0, 0.0))
+    )
     assert Recipe.from_json(text) == expected
     assert Recipe.from_json("{}") == Recipe()
 
@@ -220,7 +226,10 @@ def test_digests_tell_recipes_apart_and_are_the_same_for_the_same():
 
 def test_equal_recipes_are_written_alike():
     # A slider gives 1 where a file gives 1.0.
-    whole, point = replace(GOOD, refine=KeepWeights(1, 2, 3)), replace(GOOD, refine=KeepWeights(1.0, 2.0, 3.0))
+    whole, point = (
+        GOOD.with_settings(refine=KeepWeights(1, 2, 3)),
+        GOOD.with_settings(refine=KeepWeights(1.0, 2.0, 3.0)),
+    )
     assert whole == point
     assert whole.to_json() == point.to_json()
     assert whole.digest() == point.digest() == Recipe.from_json(whole.to_json()).digest()

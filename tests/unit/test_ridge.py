@@ -6,7 +6,7 @@ import torch
 from mace_studio.core.moments import Moments
 from mace_studio.core.ridge import Fusion, Keep, SingularGram, fuse, keep_gram, refine, refinement
 from mace_studio.errors import StudioError
-from mace_studio.recipe import KeepWeights
+from mace_studio.settings import KeepWeights
 
 
 def number(value: float) -> torch.Tensor:

@@ -1,0 +1,301 @@
+"""Use cases inspect() and residual(): what the model looks at for each word, and what the other words still carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from mace_studio.core import attention
+from mace_studio.erasure import Erasure, check_fits
+from mace_studio.errors import FileError, RecipeError
+from mace_studio.methods.mace import refine as refinement
+from mace_studio.progress import Progress, clocked, numbered, relay
+from mace_studio.recipe import ImageRequest
+from mace_studio.sd import attention_hooks, attention_maps, judges, projections, sampling, text
+from mace_studio.sd.attention_maps import TokenMaps
+from mace_studio.sd.model import Model
+from mace_studio.sd.text import Word
+
+BEFORE, AFTER = "before", "after"
+ORIGINAL, REFINED, ERASED = "original", "refined", "erased"
+SIDES = ("conditional", "unconditional")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One image, and where the model looked while it drew it.
+
+    Attributes:
+        image: RGB.
+        conditional: maps of the prompt's words.
+        unconditional: maps of the negative prompt's words; None without guidance.
+        presence: erased phrase of the prompt -> the probability that the image shows it, in the eyes of the model's
+            judge; without those that no judge knows.
+    """
+
+    image: Image
+    conditional: TokenMaps
+    unconditional: TokenMaps | None
+    presence: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mass:
+    """How much attention a word gets.
+
+    Attributes:
+        word: the word.
+        total: share of all attention, the mean over pixels, steps, heads and layers; all words' sum to 1.
+        inside: the same over the pixels of the concept's mask; None without a mask.
+    """
+
+    word: Word
+    total: float
+    inside: float | None
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Where the concept is in the first image, as far as attention tells.
+
+    Attributes:
+        word: whose map it is: the concept, or where that stands out nowhere, a later word that carries it.
+        mask_IJ: at the size of the largest maps.
+    """
+
+    word: str
+    mask_IJ: Tensor
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The same prompt and seed under several sets of weights.
+
+    Attributes:
+        runs: "before" and "after", or before alone; of the residual experiment "original", "refined" and "erased".
+        mask: of the concept; None where the prompt does not name it, or nothing stands out, or its words are replaced.
+        settings: everything needed to do it again; `kind` is "attention" or "residual".
+    """
+
+    runs: dict[str, Run]
+    mask: Mask | None
+    settings: dict[str, object]
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of the prompt, the same in all runs."""
+        return next(iter(self.runs.values())).conditional.words
+
+    def masses(self, name: str) -> list[Mass]:
+        """The attention to each word of the prompt in one of the runs."""
+        maps_TIJ = self.runs[name].conditional.mean().mean(dim=0)
+        totals = maps_TIJ.mean(dim=(1, 2)).tolist()
+        inside = [None] * len(totals) if self.mask is None else maps_TIJ[:, self.mask.mask_IJ].mean(dim=1).tolist()
+        return [Mass(*row) for row in zip(self.words, totals, inside, strict=True)]
+
+
+def inspect(
+    model: Model,
+    drawing: ImageRequest,
+    erasure: Erasure | None = None,
+    phrases: Sequence[str] = (),
+    steps: range | None = None,
+) -> Generator[Progress, None, Inspection]:
+    """Draw a prompt before and after an erasure and record the attention to its words.
+
+    Args:
+        model: is bit for bit the same afterwards.
+        drawing: one prompt and one seed.
+        erasure: None looks at the model as it is.
+        phrases: what counts as one word, beside the erasure's concepts and their synonyms.
+        steps: which denoising steps are kept; all when None.
+
+    Raises:
+        FileError: the erasure was made from another model.
+        RecipeError: a setting that cannot be drawn, or more than one prompt or seed.
+    """
+    drawing.check_alone()
+    weights: dict[str, Mapping[str, Tensor]] = {BEFORE: {}}
+    if erasure is not None:
+        check_fits(erasure, model)
+        weights[AFTER] = erasure.weights
+    concepts = [*_phrases(erasure), *phrases]
+    words = text.words(model, drawing.prompts[0], concepts)
+    runs = yield from clocked(_runs(model, drawing, weights, words, steps), {"draw": 1.0})
+    return Inspection(runs, _mask(runs[BEFORE]), _settings("attention", model, drawing, erasure))
+
+
+def residual(
+    model: Model, drawing: ImageRequest, erasure: Erasure, cache: Path | None = None
+) -> Generator[Progress, None, Inspection]:
+    """What the other words carry: the concept's embeddings replaced by that of the final end token (Fig. 2, 9).
+
+    Drawn with the original weights, after the refinement alone, and after the whole erasure.
+
+    Args:
+        model: is bit for bit the same afterwards.
+        drawing: one prompt that names an erased concept, and one seed.
+        erasure: its recipe is refined anew, since its file holds the final weights only.
+        cache: folder that keeps the Gram of the general captions, or None.
+
+    Raises:
+        FileError: the erasure was made from another model.
+        RecipeError: the prompt names no erased concept, or a setting that cannot be drawn.
+    """
+    drawing.check_alone()
+    check_fits(erasure, model)
+    words = text.words(model, drawing.prompts[0], _phrases(erasure))
+    if not any(word.role == "concept" for word in words):
+        named = ", ".join(c.phrase for c in erasure.recipe.concepts[:3])
+        raise RecipeError("prompt", f"The prompt names no erased concept; use one of them in it, such as {named}.")
+    staged = _residual(model, drawing, erasure, words, cache)
+    runs = yield from clocked(staged, {"refine": 1.0, "draw": 3.0})
+    return Inspection(runs, None, _settings("residual", model, drawing, erasure))
+
+
+def _residual(
+    model: Model, drawing: ImageRequest, erasure: Erasure, words: list[Word], cache: Path | None
+) -> Generator[Progress, None, dict[str, Run]]:
+    sums = yield from refinement.gather(model, erasure.recipe, cache)
+    refined = refinement.weights(model, refinement.solve(sums, erasure.recipe.settings.refine))
+    weights = {ORIGINAL: {}, REFINED: refined, ERASED: erasure.weights}
+    positions = [p for word in words if word.role == "concept" for p in word.positions]
+    source = text.final_end(model, text.ids(model, drawing.prompts)[0])
+
+    def without_concept(context_BTD: Tensor) -> Tensor:
+        return replaced(context_BTD, positions, source)
+
+    with attention_hooks.context(model.unet, without_concept):
+        return (yield from _runs(model, drawing, weights, words, None))
+
+
+def replaced(context_BTD: Tensor, positions: Sequence[int], source: int) -> Tensor:
+    """A context whose last row, the conditional one, has the embedding at `source` in place of those at `positions`."""
+    other_BTD = context_BTD.clone()
+    other_BTD[-1, list(positions)] = context_BTD[-1, source]
+    return other_BTD
+
+
+def _runs(
+    model: Model,
+    drawing: ImageRequest,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    words: list[Word],
+    steps: range | None,
+) -> Generator[Progress, None, dict[str, Run]]:
+    """One run with each of several sets of weights; an empty set leaves the model as it is."""
+    total = drawing.steps * len(weights)
+    judge, runs = judges.of(model), {}
+    sides = (text.words(model, drawing.negative), words)
+    for i, (name, other) in enumerate(weights.items()):
+        yield Progress("draw", name, i * drawing.steps, total)
+        recorder = attention_maps.Recorder(
+            sides, steps or range(drawing.steps), attention_maps.latent_size(model, drawing.size)
+        )
+        with ExitStack() as stack:
+            stack.enter_context(projections.swapped(model.unet, other))
+            stack.enter_context(attention_hooks.attention(model.unet, recorder.receive))
+            image = (
+                yield from relay(sampling.generate(model, drawing), numbered("draw", name, i * drawing.steps, total))
+            )[0]
+        *unconditional, conditional = recorder.sides()
+        concepts = [word.text for word in words if word.role == "concept"]
+        seen = {phrase: judges.presence(judge, image, phrase) for phrase in concepts}
+        known = {phrase: share for phrase, share in seen.items() if share is not None}
+        runs[name] = Run(image, conditional, unconditional[0] if unconditional else None, known)
+    return runs
+
+
+def _phrases(erasure: Erasure | None) -> list[str]:
+    concepts = erasure.recipe.concepts if erasure is not None else ()
+    return [phrase for concept in concepts for phrase in (concept.phrase, *concept.synonyms)]
+
+
+def _mask(run: Run) -> Mask | None:
+    """The mask of the concept's words, or else of the word after them that stands out most.
+
+    A text encoder that reads from left to right lets only what follows the concept carry it along.
+    """
+    maps_TIJ, words = run.conditional.mean().mean(dim=0), run.conditional.words
+    mine = [i for i, word in enumerate(words) if word.role == "concept"]
+    if not mine:
+        return None
+    heats = {words[mine[0]].text: maps_TIJ[mine].sum(dim=0)}
+    after = {word.text: maps_TIJ[i] for i, word in enumerate(words) if i > mine[0] and word.role == "word"}
+    for group in (heats, after):
+        best = attention.clearest(torch.stack(list(group.values()))) if group else None
+        if best is not None:
+            text = list(group)[best]
+            return Mask(text, attention.mask(group[text]))
+    return None
+
+
+def _settings(kind: str, model: Model, drawing: ImageRequest, erasure: Erasure | None) -> dict[str, object]:
+    settings = {"kind": kind} | asdict(drawing) | {"model": model.name, "model_fingerprint": model.fingerprint}
+    if erasure is not None:
+        settings |= {"recipe": json.loads(erasure.recipe.to_json()), "recipe_digest": erasure.recipe.digest()}
+    return settings
+
+
+def save(inspection: Inspection, path: Path) -> Path:
+    """Write arrays to `path`, an .npz, and everything else as JSON beside it; returns the path.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    about: dict[str, object] = {"settings": inspection.settings, "runs": {}}
+    arrays = {}
+    if inspection.mask is not None:
+        about["mask"], arrays["mask_IJ"] = inspection.mask.word, inspection.mask.mask_IJ.numpy()
+    for name, run in inspection.runs.items():
+        arrays[f"{name}/image"] = np.asarray(run.image)
+        about["runs"][name] = {"presence": run.presence}
+        for side in SIDES:
+            if (token_maps := getattr(run, side)) is not None:
+                arrays |= {f"{name}/{side}/{group}": attention_maps.numpy() for group, maps in token_maps.maps.items()}
+                words = [asdict(word) for word in token_maps.words]
+                about["runs"][name][side] = {"words": words, "layers": token_maps.layers}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **arrays)
+        text = json.dumps(about, indent=1, ensure_ascii=False)
+        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path} could not be written: {error.strerror or error}. Choose another folder.") from error
+    return path
+
+
+def load(path: Path) -> Inspection:
+    """Read what `save` wrote.
+
+    Raises:
+        FileError: a file is missing or is none of these.
+    """
+    try:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+        runs = {name: _run(name, told, arrays) for name, told in about["runs"].items()}
+        mask = Mask(about["mask"], arrays["mask_IJ"]) if "mask" in about else None
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise FileError(f"{path} is no inspection of MACE Studio, or the JSON file beside it is missing.") from error
+    return Inspection(runs, mask, about["settings"])
+
+
+def _run(name: str, told: dict, arrays: Mapping[str, Tensor]) -> Run:
+    sides = [_token_maps(f"{name}/{side}/", told[side], arrays) if side in told else None for side in SIDES]
+    return Run(fromarray(arrays[f"{name}/image"].numpy()), *sides, told["presence"])
+
+
+def _token_maps(prefix: str, told: dict, arrays: Mapping[str, Tensor]) -> TokenMaps:
+    words = tuple(Word(w["text"], tuple(w["tokens"]), tuple(w["positions"]), w["role"]) for w in told["words"])
+    return TokenMaps(words, {group: arrays[prefix + group] for group in told["layers"]}, told["layers"])

@@ -1,0 +1,162 @@
+"""Reports -> charts and contact sheets: layout and colours only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mace_studio.analysis.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
+from mace_studio.errors import FileError
+from mace_studio.evaluation.report import ERASED, KEPT, ROLES, Report, Row, called
+
+WORDS = 12  # of a contact sheet
+
+
+def score_bars(report: Report) -> Figure:
+    """Top-1 accuracy of every word before and after, with Wilson's 95 % intervals, one panel for each role."""
+    rows = {role: [(row.word, row) for row in report.rows if row.role == role] for role in ROLES}
+    return _panels(rows, f"{report.recipe.title()}: top-1 accuracy of {report.judge}")
+
+
+def side_by_side(reports: Sequence[Report]) -> Figure:
+    """The same of every role as a whole, a pair of bars for each report."""
+    names = called(reports)
+    pooled = {role: [(n, r.pooled(role)) for n, r in zip(names, reports, strict=True)] for role in ROLES}
+    rows = {role: [(name, row) for name, row in lines if row is not None] for role, lines in pooled.items()}
+    return _panels(rows, f"Top-1 accuracy of {', '.join(dict.fromkeys(report.judge for report in reports))}")
+
+
+def growth(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figure:
+    """Accuracies, harmonic mean and time of the erasure over the number of concepts that were erased (Fig. 7's axes).
+
+    Args:
+        reports: each of another number of concepts.
+        seconds: that each erasure took, or None where it was there already.
+    """
+    counts = [len(report.recipe.concepts) for report in reports]
+    timed = [(count, took) for count, took in zip(counts, seconds, strict=True) if took is not None]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * (1 + bool(timed)), 2.8), layout="constrained")
+        panels = figure.subplots(1, 1 + bool(timed), squeeze=False)[0]
+        for role, name, colour in ((ERASED, "erased (low is good)", BEFORE_COLOUR), (KEPT, "kept", AFTER_COLOUR)):
+            tallies = [(n, row.after) for n, r in zip(counts, reports, strict=True) if (row := r.pooled(role))]
+            shares = [100 * tally.top1 for _, tally in tallies]
+            ends = [[100 * abs(tally.top1 - tally.top1_interval[end]) for _, tally in tallies] for end in (0, 1)]
+            panels[0].errorbar([n for n, _ in tallies], shares, ends, marker="o", capsize=2, label=name, color=colour)
+        means = [[100 * value for name, value in r.harmonic.items() if name.endswith("top-1")] for r in reports]
+        panels[0].plot(counts, [mean[0] if mean else np.nan for mean in means], "k--", label="harmonic mean")
+        panels[0].set_ylabel("top-1 accuracy after, %")
+        panels[0].set_ylim(0, 105)
+        panels[0].legend(frameon=False)
+        if timed:
+            panels[1].plot(*zip(*timed, strict=True), marker="o", color=BEFORE_COLOUR)
+            panels[1].set_ylabel("seconds to erase")
+            panels[1].set_ylim(0)
+        for axis in panels:
+            axis.set_xlabel("concepts erased")
+            axis.set_xticks(counts)
+            axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def contact_sheet(report: Report, role: str, rows: Sequence[Row]) -> Figure:
+    """Images of words of a role, before above after, the same prompts and seeds."""
+    across = max(len(row.images) for row in rows)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.9 + 0.8 * across, 0.5 + 1.75 * len(rows)), layout="constrained")
+        figure.suptitle(f"{report.recipe.title()} · {ROLES[role]}", fontsize=8)
+        grid = figure.subplots(2 * len(rows), across, squeeze=False)
+        for r, row in enumerate(rows):
+            for side, name in enumerate(("before", "after")):
+                for axis, pair in zip(grid[2 * r + side], row.images, strict=False):
+                    axis.imshow(pair[side], interpolation="nearest")
+                for axis in grid[2 * r + side]:
+                    frame(axis, None)
+                grid[2 * r + side][0].set_ylabel(f"{row.word}\n{name}" if side == 0 else name)
+    return figure
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write a report's chart and its contact sheets as PNG.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    return _write({"scores": score_bars(report)} | dict(_sheets(report)), folder)
+
+
+def write_side_by_side(reports: Sequence[Report], folder: Path) -> list[Path]:
+    """Write `side-by-side.png`.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    return _write({"side-by-side": side_by_side(reports)}, folder)
+
+
+def write_growth(reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
+    """Write the curve of a study as PNG, where each report is of another number of concepts.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    if len({len(report.recipe.concepts) for report in reports}) < max(3, len(reports)):
+        return []
+    return _write({path.stem: growth(reports, seconds)}, path.parent)
+
+
+def _sheets(report: Report) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of each contact sheet; a role of many words has several."""
+    for role, name in ROLES.items():
+        rows = [row for row in report.rows if row.role == role and row.images]
+        parts = [rows[i : i + WORDS] for i in range(0, len(rows), WORDS)]
+        for number, part in enumerate(parts, 1):
+            yield name.lower() + (f"-{number}" if len(parts) > 1 else ""), contact_sheet(report, role, part)
+
+
+def _write(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    paths = [folder / f"{name}.png" for name in figures]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, figure in zip(paths, figures.values(), strict=True):
+            with matplotlib.rc_context(STYLE):
+                figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
+    return paths
+
+
+def _panels(roles: Mapping[str, Sequence[tuple[str, Row]]], title: str) -> Figure:
+    """Bars of lines with their names, one panel for each role that has any."""
+    roles = {role: lines for role, lines in roles.items() if lines}
+    longest = max(len(lines) for lines in roles.values())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(roles), 1.5 + 0.3 * longest), layout="constrained")
+        figure.suptitle(title, fontsize=8)
+        for axis, (role, lines) in zip(figure.subplots(1, len(roles), squeeze=False)[0], roles.items(), strict=True):
+            _accuracy(axis, role, lines)
+            axis.set_ylim(longest - 0.4, -0.6)  # bars of one height in all panels
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _accuracy(axis: Axes, role: str, lines: Sequence[tuple[str, Row]]) -> None:
+    for n, (side, colour) in enumerate((("before", BEFORE_COLOUR), ("after", AFTER_COLOUR))):
+        tallies = [getattr(row, side) for _, row in lines]
+        shares = [100 * tally.top1 for tally in tallies]
+        low = [100 * (tally.top1 - tally.top1_interval[0]) for tally in tallies]
+        high = [100 * (tally.top1_interval[1] - tally.top1) for tally in tallies]
+        places = [i + 0.4 * (n - 0.5) for i in range(len(lines))]
+        spread = np.maximum(0, [low, high])
+        axis.barh(places, shares, 0.38, xerr=spread, label=side, color=colour, error_kw={"linewidth": 0.8})
+    axis.set_yticks(range(len(lines)), [name for name, _ in lines])
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("%")
+    axis.set_title(ROLES[role])
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,218 @@
+"""Studies: many erasures of the built-in model, each made and measured, in one table as the paper has them.
+
+An erasure that is in the folder already is not made again, and no image is drawn twice, so a study that was cut short
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from statistics import mean
+
+from mace_studio.errors import RecipeError, StudioError
+from mace_studio.evaluation.report import ERASED, KEPT, SYNONYM, Report, percent
+from mace_studio.recipe import Recipe
+from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.library import presets
+from mace_studio.runtime.studio import Studio
+from mace_studio.settings import KeepWeights
+
+SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
+GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
+HELD_BACK, FASTER = 10.0, 1.5e-4  # λ3 and learning rate
+HEAD = (
+    "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a study: what the row says, and the recipe behind it."""
+
+    label: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case.
+
+    Attributes:
+        case: the row.
+        report: its evaluation, or None where it failed.
+        seconds: that the erasure took, or None where it was there already.
+        problem: why it failed, in a sentence.
+    """
+
+    case: Case
+    report: Report | None
+    seconds: float | None = None
+    problem: str = ""
+
+
+def cases(name: str, base: str = "cat") -> list[Case]:
+    """The rows of a study.
+
+    Args:
+        name: of `STUDIES`.
+        base: the preset that a search varies.
+
+    Raises:
+        RecipeError: there is no such study or preset.
+    """
+    own = {p.name.removeprefix("miniature/"): p.recipe for p in presets() if p.name.startswith("miniature/")}
+    for kind, value, known in (("study", name, STUDIES), ("preset", base, own)):
+        if value not in known:
+            raise RecipeError(kind, f"“{value}” is not known; use one of {', '.join(known)}.")
+    return list(STUDIES[name](own, base))
+
+
+def run(
+    studio: Studio, rows: Sequence[Case], size: str, first: int | None, finished: Callable[[Job], bool]
+) -> Iterator[Outcome]:
+    """Make and measure each case; stops early when a job is cancelled.
+
+    Args:
+        studio: of the built-in model.
+        rows: from `cases`.
+        size: of the plan, "quick" or "full".
+        first: the first seed of the evaluation; None for the usual one.
+        finished: waits for a job; false when it was cancelled.
+    """
+    made = {entry.recipe: entry.name for entry in studio.entries()}
+    for case in rows:
+        seconds = None
+        try:
+            if case.recipe not in made:
+                erasing = studio.erase(case.recipe)
+                if not finished(erasing):
+                    return
+                made[case.recipe], seconds = erasing.result.name, erasing.events[-1].seconds
+            job = studio.evaluate([made[case.recipe]], size, first=first)
+            if not finished(job):
+                return
+        except StudioError as error:
+            yield Outcome(case, None, problem=str(error))
+            continue
+        yield Outcome(case, job.result[0], seconds)
+
+
+def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) -> str:
+    """The table of a study, and what stands behind its numbers.
+
+    Args:
+        title: of the table.
+        outcomes: its rows.
+        averaged: whether the mean of the harmonic means says anything, as it does over the ten objects.
+    """
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    lines = [f"# {title}", "", HEAD, *(_line(outcome) for outcome in outcomes)]
+    if averaged and reports:
+        h_top1, h_p = (mean(_h(report, name) for report in reports) for name in ("top-1", "mean probability"))
+        lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | |")
+    if reports:
+        plan, report = reports[0].plan, reports[0]
+        lines += [
+            "",
+            f"Judged by the {report.judge}: Acc_e (erased), Acc_g (its synonyms) and Acc_s (kept) are top-1 accuracies "
+            "after the erasure with Wilson's 95 % intervals; low is good for the first two, high for the last. H is "
+            "H_o (Eq. 8) where synonyms were tested, else H_c (Eq. 9); p is the mean probability of the right answer. "
+            f"{len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g}, model "
+            f"{report.fingerprint[:12]}. Seconds are those of the erasure alone; training images that an earlier row "
+            "drew are not drawn again.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(outcome: Outcome) -> str:
+    count = len(outcome.case.recipe.concepts)
+    if outcome.report is None:
+        return f"| {outcome.case.label} | {count} | {outcome.problem} | | | | | | |"
+    rows = [outcome.report.pooled(role) for role in (ERASED, SYNONYM, KEPT)]
+    shares = ["" if row is None else percent(row.after.top1, row.after.top1_interval) for row in rows]
+    before = "" if rows[-1] is None else percent(rows[-1].before.top1)
+    harmonic = [percent(_h(outcome.report, name)) for name in ("top-1", "mean probability")]
+    seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
+    return f"| {outcome.case.label} | {count} | {' | '.join([*shares, before, *harmonic, seconds])} |"
+
+
+def _h(report: Report, name: str) -> float:
+    return next(value for key, value in report.harmonic.items() if key.endswith(name))
+
+
+Presets = dict[str, Recipe]
+
+
+def _objects(own: Presets, base: str) -> Iterator[Case]:
+    for name, recipe in own.items():
+        if [concept.kind for concept in recipe.concepts] == ["object"]:
+            yield Case(name, recipe)
+
+
+def _people(own: Presets, base: str) -> Iterator[Case]:
+    for name in ("people-1", "people-5", "people-12"):
+        yield Case(name, own[name])
+
+
+def _others(own: Presets, base: str) -> Iterator[Case]:
+    for name in ("artists-5", "weapons", "mixed"):
+        yield Case(name, own[name])
+
+
+def _ablation(own: Presets, base: str) -> Iterator[Case]:
+    """Table 4."""
+    for prefix, whole in _twice(own["people-12"]):
+        uniform = whole.with_settings(lora=replace(whole.settings.lora, uniform=True))
+        yield Case(f"{prefix}refinement only", whole.with_settings(lora=replace(whole.settings.lora, steps=0)))
+        yield Case(f"{prefix}+ LoRA, weighted sum, uniform t", uniform.with_settings(fusion="weighted-sum"))
+        yield Case(f"{prefix}+ LoRA, closed form, uniform t", uniform)
+        yield Case(f"{prefix}all, with importance sampling", whole)
+
+
+def _keys_values(own: Presets, base: str) -> Iterator[Case]:
+    """Table 11."""
+    for prefix, whole in _twice(own["people-12"]):
+        for tune, steps in (("key", 50), ("value", 50), ("value", 25), ("value", 10), ("both", 50)):
+            lora = replace(whole.settings.lora, tune=tune, steps=steps)
+            yield Case(f"{prefix}{tune}, {steps} steps", whole.with_settings(lora=lora))
+
+
+def _twice(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """A recipe as it is, and with the refinement held back so that it leaves the LoRAs something to do."""
+    yield "", recipe
+    keep = replace(recipe.settings.refine, preserve=HELD_BACK)
+    faster = replace(recipe.settings.lora, learning_rate=FASTER)
+    yield "held back: ", recipe.with_settings(refine=keep, fuse=keep, lora=faster)
+
+
+def _scaling(own: Presets, base: str) -> Iterator[Case]:
+    whole = own["people-12"]
+    for count in (1, 2, 4, 8, 12):
+        # A seed of its own, so that no row finds training images of another and the seconds compare.
+        less = replace(whole, concepts=whole.concepts[:count], name=f"{count} people", seed=count)
+        yield Case("1 person" if count == 1 else f"{count} people", less)
+
+
+def _search(own: Presets, base: str) -> Iterator[Case]:
+    """Every combination of the keep weights and the learning rate."""
+    recipe = own[base]
+    for general, preserve, rate in product(GENERAL, PRESERVE, RATES):
+        keep = KeepWeights(general, preserve)
+        label = f"λ1 = λ2 = {general:g}, λ3 = {preserve:g}, rate {rate:g}"
+        yield Case(
+            label, recipe.with_settings(refine=keep, fuse=keep, lora=replace(recipe.settings.lora, learning_rate=rate))
+        )
+
+
+STUDIES: dict[str, Callable[[Presets, str], Iterator[Case]]] = {
+    "objects": _objects,
+    "people": _people,
+    "others": _others,
+    "ablation": _ablation,
+    "keys-values": _keys_values,
+    "scaling": _scaling,
+    "search": _search,
+}

@@ -1,0 +1,67 @@
+"""How to erase: one row a method. Torch is imported only when a method runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mace_studio.errors import RecipeError
+from mace_studio.methods.mace import MaceSettings
+
+if TYPE_CHECKING:
+    from mace_studio.erasure import Erasure
+    from mace_studio.progress import Report
+    from mace_studio.recipe import Recipe
+    from mace_studio.sd.model import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to erase.
+
+    Attributes:
+        title: what to call it.
+        about: what it does, in a sentence.
+        settings: type of its own settings: a frozen dataclass whose defaults are the published ones, with a method
+            `check` that raises a RecipeError.
+        erase: (model, recipe, progress, cache) -> Erasure; leaves the model bit for bit as it was.
+        kinds: of concepts that it is meant for, of `recipe.KINDS`.
+        reads: which parts of a recipe it reads beside the concepts: "mapping", "preserve", "captions", "images".
+    """
+
+    title: str
+    about: str
+    settings: type
+    erase: Callable[[Model, Recipe, Report, Path | None], Erasure]
+    kinds: tuple[str, ...] = ("object", "celebrity", "style", "explicit")
+    reads: tuple[str, ...] = ()
+
+
+def _mace(*arguments: Any) -> Erasure:
+    from mace_studio.methods.mace.erase import erase  # noqa: PLC0415
+
+    return erase(*arguments)
+
+
+METHODS: dict[str, Method] = {
+    "mace": Method(
+        title="MACE",
+        about="Refines the cross-attention in closed form, trains a LoRA for each concept and fuses them all.",
+        settings=MaceSettings,
+        erase=_mace,
+        reads=("mapping", "preserve", "captions", "images"),
+    ),
+}
+
+
+def find(name: str) -> Method:
+    """The row of a method.
+
+    Raises:
+        RecipeError: there is none of this name; the field is "method".
+    """
+    if name not in METHODS:
+        raise RecipeError("method", f"“{name[:80]}” is not known; use one of {', '.join(METHODS)}.")
+    return METHODS[name]

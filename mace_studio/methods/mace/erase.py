@@ -1,0 +1,95 @@
+"""Use case erase(): images, masks, refinement, LoRAs and fusion in order. The model stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from mace_studio import __version__, prompts
+from mace_studio.erasure import Erasure, origin
+from mace_studio.masks import UserMasks
+from mace_studio.methods.mace import fuse, refine, train_loras, training_images
+from mace_studio.methods.mace.training_images import TrainingImages
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import batching
+from mace_studio.sd.lora import LoraDelta
+from mace_studio.sd.model import Model, captions_of
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft")
+# Costs beside a UNet sample in a full batch: a forward and a backward of one alone; the encoding of a sentence.
+LORA_COST, SENTENCE_COST = 6.0, 0.02
+
+
+def erase(
+    model: Model,
+    recipe: Recipe,
+    progress: Report = silent,
+    cache: Path | None = None,
+    *,
+    known: Mapping[str, LoraDelta] | None = None,
+    user_masks: UserMasks | None = None,
+) -> Erasure:
+    """Run a recipe on a model.
+
+    The model is bit for bit what it was, whether this ends in success, in an error or because the callback cancels.
+    Same recipe, seed and device give the same weights.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: checked here.
+        progress: told of the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
+        cache: folder for training images and for the Gram of the general captions; None keeps nothing.
+        known: phrase -> a LoRA of this model that is used as it is; images are generated and LoRAs trained for the
+            other concepts alone.
+        user_masks: (phrase, number from 1) -> mask of a training image; the warnings name them.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    known, warnings = known or {}, list[str]()
+    trains = recipe.settings.lora.steps > 0
+    rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
+    report = timed(progress, _costs(recipe, rest))
+    images: list[TrainingImages] = []
+    if rest.concepts:
+        images = training_images.make(model, rest, cache, warnings, user_masks, report)
+    sums = refine.gather(model, recipe, cache, report)
+    if sums.general is not None and model.captions != captions_of(model.source):
+        warnings.append(f"General knowledge was taken from {model.captions.name}.")
+    solved = refine.solve(sums, recipe.settings.refine)
+    conditions = {"refine": solved.condition}
+    weights, loras = refine.weights(model, solved, report), dict[str, LoraDelta]()
+    if trains:
+        # Memory that one stage used is returned before the next one needs its own.
+        batching.free()
+        trained = train_loras.train(model, rest, images, weights, warnings, report)
+        batching.free()
+        trained = {phrase: replace(lora, origin=origin(recipe, phrase, user_masks)) for phrase, lora in trained.items()}
+        loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}
+        weights, condition = fuse.fuse(model, recipe, weights, loras, sums, report)
+        conditions |= condition
+    report(Progress("fuse", step=1, total=1))
+    return Erasure(
+        recipe=recipe,
+        weights={key: weight_PD.cpu() for key, weight_PD in weights.items()},
+        fingerprint=model.fingerprint,
+        loras=loras,
+        conditions=conditions,
+        warnings=tuple(warnings),
+        versions={"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
+    )
+
+
+def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
+    """Stage -> what it takes, in UNet forwards of one image in a full batch."""
+    steps = recipe.settings.lora.steps
+    return {
+        **training_images.costs(untrained),
+        "refine": prompts.count(recipe) * SENTENCE_COST,
+        "lora": len(untrained.concepts) * steps * LORA_COST,
+        "fuse": (steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
+    }

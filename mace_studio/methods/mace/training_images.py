@@ -1,0 +1,136 @@
+"""The training images of a recipe's concepts, with their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mace_studio import prompts
+from mace_studio.masks import MaskedImage, MaskSheet, UserMasks
+from mace_studio.methods.mace import masks
+from mace_studio.methods.mace.masks import Masks
+from mace_studio.progress import Report, silent, timed, within
+from mace_studio.recipe import Recipe
+from mace_studio.sd import pixels, sampling
+from mace_studio.sd.model import Model
+from mace_studio.sd.sampling import GeneratedImage
+
+# Costs beside a UNet forward of one image: to decode it, and to look for a concept in it.
+DECODE_COST, LOOK_COST = 3.0, 1.0
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The training images of one concept.
+
+    Attributes:
+        latents_NCHW: clean latents, scaled as the UNet reads them, float32 on the CPU.
+        masks: for each of the N images mask_IJ where the concept is, or None for the whole image.
+    """
+
+    latents_NCHW: Tensor
+    masks: Masks
+
+
+def make(
+    model: Model,
+    recipe: Recipe,
+    cache: Path | None,
+    warnings: list[str],
+    user_masks: UserMasks | None = None,
+    progress: Report = silent,
+) -> list[TrainingImages]:
+    """Generate the training images of every concept and mask them.
+
+    Args:
+        model: the unchanged model.
+        recipe: concepts, images, masks and seed.
+        cache: folder of images that were generated before, or None to generate all of them.
+        warnings: what the user should know is added to it, in sentences.
+        user_masks: take the place of the masks of the recipe's source; one without white counts as no mask.
+        progress: told of the stages "images" and "masks", in images.
+
+    Returns:
+        In the order of the recipe's concepts.
+
+    Raises:
+        RecipeError: a mask is of no training image of the recipe.
+        ModelError: a model that makes masks cannot be loaded.
+    """
+    user_masks = user_masks or {}
+    masks.check(user_masks, recipe)
+    images = generate(model, recipe, cache, warnings, progress)
+    found = masks.find(model, recipe, images, user_masks, progress)
+    chosen = masks.combined(model, recipe, found, user_masks, warnings)
+    return [TrainingImages(_latents(own), theirs) for own, theirs in zip(images, chosen, strict=True)]
+
+
+def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> MaskSheet:
+    """Use case masks(): the training images of a recipe and their masks by its source, as images to look at.
+
+    Args:
+        model: bit for bit the same afterwards.
+        recipe: concepts, images, masks and seed.
+        progress: told of the stages "images" and "masks", in images, with seconds and fraction.
+        cache: folder of training images; a later erasure with the same cache uses the same ones.
+
+    Raises:
+        RecipeError: the recipe cannot be run.
+        ModelError: a model that makes masks cannot be loaded.
+    """
+    recipe.check()
+    report = timed(progress, costs(recipe, decodes=True))
+    images = generate(model, recipe, cache, [], report)
+    each, shown = recipe.settings.images.per_concept, []
+    total = len(recipe.concepts) * each
+    found = masks.find(model, recipe, images, (), within(report, "masks", total=2 * total))
+    for i, (concept, own, theirs) in enumerate(zip(recipe.concepts, images, found, strict=True)):
+        decoded = pixels.decoded(
+            model, _latents(own), within(report, "masks", concept.phrase, total + i * each, 2 * total)
+        )
+        for n, (image, mask_IJ) in enumerate(zip(decoded, theirs, strict=True)):
+            mask, searched = masks.to_image(mask_IJ, image.size), masks.searched(recipe, concept)
+            shown.append(MaskedImage(concept.phrase, n + 1, recipe.seed + n, image, mask, searched))
+    return MaskSheet(recipe, shown)
+
+
+def costs(recipe: Recipe, decodes: bool = False) -> dict[str, float]:
+    """What the stages "images" and "masks" take, in UNet forwards of one image.
+
+    Args:
+        recipe: concepts, images and masks.
+        decodes: whether the images are decoded even if the source of masks does not need that.
+    """
+    settings = recipe.settings
+    images = len(recipe.concepts) * settings.images.per_concept
+    looks = settings.masks not in ("attention", "none")
+    each = LOOK_COST * looks + DECODE_COST * (looks + decodes)
+    return {"images": images * settings.images.steps * 2.0, "masks": images * each}
+
+
+def generate(
+    model: Model, recipe: Recipe, cache: Path | None, warnings: list[str], progress: Report = silent
+) -> list[list[GeneratedImage]]:
+    """The training images of each concept, without masks; arguments as of `make`."""
+    each = recipe.settings.images.per_concept
+    wanted = [
+        sampling.TrainingImage(prompts.portrait(c.phrase, c.kind), c.phrase, recipe.seed + i)
+        for c in recipe.concepts
+        for i in range(each)
+    ]
+    settings = sampling.with_defaults(model, recipe.settings.images)
+    if settings != recipe.settings.images:
+        warnings.append(
+            f"{model.name} is made for few steps, so its training images took {settings.steps} steps with a guidance "
+            f"of {settings.guidance:g}."
+        )
+    images = sampling.training_images(model, wanted, settings, cache, within(progress, "images"))
+    return [images[i : i + each] for i in range(0, len(images), each)]
+
+
+def _latents(images: Sequence[GeneratedImage]) -> Tensor:
+    return torch.stack([image.latent_CHW for image in images])

@@ -1,0 +1,120 @@
+"""What the studio says of its model and of a run before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mace_studio import prompts
+from mace_studio.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mace_studio.sd.costs import Costs
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the header of the page says of the model.
+
+    Attributes:
+        name: what to call the model.
+        state: "waiting", "loading", "ready" or "failed".
+        detail: device and dtype when ready, the reason in a sentence when failed.
+        memory: bytes of weights and of the largest step, or None until the model is loaded.
+        fingerprint: of the model that is loaded, or "".
+    """
+
+    name: str
+    state: str
+    detail: str = ""
+    memory: int | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, counted before it starts.
+
+    Attributes:
+        concepts: how many are erased.
+        prompts: how many sentences are encoded.
+        unet_forwards: forwards of one sample through the UNet, guidance counted twice.
+        memory: bytes of weights and of the largest step, or None until the model is loaded.
+        flops: operations, or None until the model is loaded.
+        seconds: at the pace of a few steps that were timed, with every training image drawn anew; None before.
+    """
+
+    concepts: int
+    prompts: int
+    unet_forwards: int
+    memory: float | None
+    flops: float | None = None
+    seconds: float | None = None
+
+    def summary(self) -> str:
+        """All of it in one line."""
+        parts = [
+            counted_as(self.concepts, "concept"),
+            counted_as(self.prompts, "prompt"),
+            counted_as(self.unet_forwards, "UNet forward"),
+        ]
+        if self.flops is not None:
+            parts.append(f"{self.flops / 1e12:,.1f} TFLOP")
+        if self.memory is not None:
+            parts.append(f"about {size(self.memory)} of memory")
+        if self.seconds is not None:
+            parts.append(f"about {duration(self.seconds)}")
+        return " · ".join(parts)
+
+
+def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: Path) -> Estimate:
+    """Count what a run of a recipe takes; nothing is computed.
+
+    Args:
+        recipe: as it will be run.
+        memory: bytes of the model, or None until it is loaded.
+        costs: of its parts, or None until they are measured.
+        cache: folder of what earlier runs found out.
+    """
+    concepts, counted = len(recipe.concepts), prompts.count(recipe)
+    if costs is None or memory is None:
+        halves = 2 if recipe.settings.images.guidance > 1 else 1
+        images = (
+            recipe.settings.images.per_concept * recipe.settings.images.steps * halves
+            if recipe.settings.lora.steps
+            else 0
+        )
+        return Estimate(concepts, counted, concepts * (images + recipe.settings.lora.steps), memory)
+    forwards = costs.samples(recipe) + concepts * recipe.settings.lora.steps
+    # The concepts' own prompts are read once more for the LoRAs, and once more for the fusion.
+    again = prompts.count(replace(recipe, preserve=())) if recipe.settings.lora.steps else 0
+    sentences = counted + again + costs.unread(recipe, cache)
+    memory += costs.memory(recipe)
+    flops, seconds = costs.flops(recipe, sentences), costs.seconds(recipe, sentences)
+    return Estimate(concepts, counted, forwards, memory, flops, seconds)
+
+
+def counted_as(number: int, name: str) -> str:
+    """A number and its noun, such as "1,920 prompts"."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Such as "0.8 s", "12 s" or "3 min 40 s"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: float) -> str:
+    """Bytes, such as "1.2 MB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

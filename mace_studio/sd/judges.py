@@ -1,0 +1,124 @@
+"""Who judges what an image shows: images and labels -> probabilities, and features to compare sets of images with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from mace_studio.errors import ModelError
+from mace_studio.miniature import judge
+from mace_studio.sd.model import Model
+
+CLIP = "openai/clip-vit-large-patch14"
+BATCH = 32
+FORM = "a photo of {}"
+
+
+class Judge(Protocol):
+    """Says how probable each label is.
+
+    Attributes:
+        name: what reports call it.
+        none: the label for everything else, or None where the judge has to choose among the labels.
+    """
+
+    name: str
+    none: str | None
+
+    def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> Tensor:
+        """(N, labels), rows summing to 1; ValueError for a label that it cannot know."""
+
+    def features(self, images: Sequence[Image]) -> Tensor:
+        """(N, F), what it sees of each image."""
+
+
+class ZeroShotClip:
+    """CLIP as a zero-shot classifier: softmax over its similarities with “a photo of {label}”.
+
+    Args:
+        source: hub id or folder of a CLIP model with safetensors weights.
+        device: where it runs.
+
+    Raises:
+        ModelError: there is no such model.
+
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
+    """
+
+    none = None
+
+    def __init__(self, source: str = CLIP, device: torch.device | str = "cpu") -> None:
+        self.name = f"zero-shot CLIP, {source if not Path(source).exists() else Path(source).name}"
+        try:
+            self._model = CLIPModel.from_pretrained(source, use_safetensors=True).to(device).eval()
+            self._tokenizer = CLIPTokenizer.from_pretrained(source)
+            self._pixels = CLIPImageProcessorPil.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"The judge {source} could not be loaded. Name a CLIP model on this machine or on the hub, with "
+                "safetensors weights."
+            ) from error
+
+    def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> Tensor:
+        similarity_NL = self.similarities(images, [FORM.format(label) for label in labels])
+        return (self._model.logit_scale.exp().double().cpu() * similarity_NL).softmax(dim=1)
+
+    @torch.no_grad()
+    def similarities(self, images: Sequence[Image], sentences: Sequence[str]) -> Tensor:
+        """Cosines between images and sentences, (N, sentences), float64; times 100 they are CLIP scores."""
+        tokens = self._tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
+        text_LF = _embedded(self._model.get_text_features(**tokens.to(self._model.device)))
+        return self.features(images).double() @ text_LF.double().cpu().T
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Image]) -> Tensor:
+        """Its image embeddings, each of length 1."""
+        parts = []
+        for start in range(0, len(images), BATCH):
+            pixels = self._pixels(
+                [image.convert("RGB") for image in images[start : start + BATCH]], return_tensors="pt"
+            )
+            parts.append(_embedded(self._model.get_image_features(**pixels.to(self._model.device))).cpu())
+        return torch.cat(parts)
+
+
+def of(model: Model) -> Judge | None:
+    """The judge that comes with a model, in the folder `judge` beside it; None where there is none."""
+    folder = Path(model.source).parent / "judge"
+    return judge.Judge.load(folder) if (folder / "judge.json").is_file() else None
+
+
+def choose(model: Model, source: str | None) -> Judge:
+    """The CLIP model that is named, or the judge that comes with the model, or else the usual CLIP.
+
+    Raises:
+        ModelError: there is no such CLIP model.
+    """
+    own = of(model) if source is None else None
+    return own if own is not None else ZeroShotClip(source or CLIP, model.device)
+
+
+def presence(judged: Judge | None, image: Image, phrase: str) -> float | None:
+    """The probability that an image shows a concept, against everything else that the judge knows.
+
+    Returns:
+        0 to 1, or None where there is no judge that can answer "none of these", or it does not know the phrase.
+    """
+    if judged is None or judged.none is None:
+        return None
+    try:
+        return judged.probabilities([image], [phrase, judged.none])[0, 0].item()
+    except ValueError:
+        return None
+
+
+def _embedded(output: object) -> Tensor:
+    """The projected embeddings, each of length 1; newer versions of transformers wrap them."""
+    embedded_NF = output if isinstance(output, Tensor) else output.pooler_output
+    return embedded_NF / embedded_NF.norm(dim=1, keepdim=True)

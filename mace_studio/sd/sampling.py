@@ -1,0 +1,226 @@
+"""Prompts and seeds -> images, and the training images of concepts together with where the model looked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from PIL.Image import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mace_studio.core import attention
+from mace_studio.errors import RecipeError
+from mace_studio.progress import Progress, Report, silent, within
+from mace_studio.recipe import ImageRequest
+from mace_studio.sd import attention_hooks, files, text
+from mace_studio.sd.model import Model
+from mace_studio.settings import ImageSettings
+
+FEW_STEPS = 4
+HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read
+
+Settings = TypeVar("Settings")  # anything with steps and a guidance
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """A training image to draw: what it shows, and with which seed.
+
+    Attributes:
+        prompt: the sentence.
+        phrase: the words in it whose attention is recorded.
+        seed: of the starting noise.
+    """
+
+    prompt: str
+    phrase: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A training image as the training needs it.
+
+    Attributes:
+        latent_CHW: the clean latent, scaled as the UNet reads it, float32 on the CPU.
+        heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU. Where that does not
+            stand out, to the end or padding token that does so most: with nothing after it to carry a phrase, a model
+            may draw it from there.
+    """
+
+    latent_CHW: Tensor
+    heat_HW: Tensor
+
+
+def generate(model: Model, request: ImageRequest, progress: Report = silent) -> list[Image]:
+    """Generate every prompt with every seed; the same seed gives the same image whatever is generated beside it.
+
+    Args:
+        model: with whatever weights are in place.
+        request: prompts, seeds, steps, guidance, negative prompt and size.
+        progress: told of stage "generate" at every denoising step: images done, parts of images added up, of all.
+
+    Returns:
+        RGB images in the order of prompts, and of seeds within a prompt.
+
+    Raises:
+        RecipeError: more steps than the model has.
+    """
+    return generate_pairs(model, request.pairs(), request, progress)
+
+
+def generate_pairs(
+    model: Model, pairs: Sequence[tuple[str, int]], request: ImageRequest, progress: Report = silent
+) -> list[Image]:
+    """Generate some prompts, each with its own seed; the same as `generate` otherwise.
+
+    Args:
+        model: with whatever weights are in place.
+        pairs: (prompt, seed) of each image.
+        request: steps, guidance, negative prompt and size; its own prompts and seeds do not count.
+        progress: as in `generate`.
+
+    Returns:
+        RGB images in the order of the pairs.
+    """
+    most = model.pipeline.scheduler.config.get("original_inference_steps")
+    if most and request.steps > most:
+        raise RecipeError("steps", f"{model.name} has no more than {most} steps; {FEW_STEPS} to 8 are enough for it.")
+
+    def run_batch(batch: Sequence[tuple[str, int]], done: int) -> list[Image]:
+        options = {
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
+            # SDXL reads zeros where there is no negative prompt, and something else where that is an empty one.
+            "negative_prompt": [request.negative] * len(batch) if request.negative else None,
+        }
+        if request.size:
+            options["height"], options["width"] = request.size
+        return _run(model, batch, options, within(progress, "generate", "", done, len(pairs))).images
+
+    return model.batches.map(pairs, run_batch)
+
+
+def training_images(
+    model: Model,
+    wanted: Sequence[TrainingImage],
+    settings: ImageSettings,
+    cache: Path | None,
+    progress: Report = silent,
+) -> list[GeneratedImage]:
+    """Generate training images and record the attention to their phrases in the same run.
+
+    With DPM-Solver++, or a distilled model's own scheduler: no other fits what such a model predicts.
+
+    Args:
+        model: the unchanged model.
+        wanted: the images; generated in batches over all concepts.
+        settings: steps and guidance.
+        cache: folder of images that were generated before, or None to generate all of them.
+        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+
+    Returns:
+        In the order of `wanted`.
+    """
+    paths = {image: _file(cache, model, image, settings) for image in wanted}
+    missing = [image for image, path in paths.items() if path is None or not path.exists()]
+    cached = len(wanted) - len(missing)
+    progress(Progress("generate", step=cached, total=len(wanted)))
+
+    def run_batch(batch: Sequence[TrainingImage], done: int) -> list[GeneratedImage]:
+        report = within(progress, "generate", "", cached + done, len(wanted))
+        results = _training_batch(model, batch, settings, report)
+        for image, result in zip(batch, results, strict=True):
+            if paths[image] is not None:
+                files.write(paths[image], {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+        return results
+
+    fresh = dict(zip(missing, model.batches.map(missing, run_batch), strict=True))
+    return [fresh[image] if image in fresh else GeneratedImage(**load_file(paths[image])) for image in wanted]
+
+
+def with_defaults(model: Model, settings: Settings) -> Settings:
+    """The settings, or what a distilled model can make of them: few steps, and guidance only where it is embedded."""
+    if not model.distilled:
+        return settings
+    guidance = settings.guidance if model.embeds_guidance else 1.0
+    return replace(settings, steps=min(settings.steps, FEW_STEPS), guidance=guidance)
+
+
+def _training_batch(
+    model: Model, batch: Sequence[TrainingImage], settings: ImageSettings, progress: Report
+) -> list[GeneratedImage]:
+    sums: dict[int, Tensor] = {}  # pixels of a layer -> sum_BQT
+    layers = 0
+
+    def receive(_: str, probabilities_BHQT: Tensor) -> None:
+        nonlocal layers
+        conditional_BQT = probabilities_BHQT[-len(batch) :].mean(dim=1)  # with guidance the unconditional half is first
+        pixels = conditional_BQT.shape[1]
+        sums[pixels] = sums.get(pixels, 0) + conditional_BQT
+        layers += 1
+
+    options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "latent"}
+    usual = model.pipeline.scheduler
+    if not model.distilled:
+        model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
+    try:
+        with attention_hooks.attention(model.unet, receive):
+            output = _run(model, [(image.prompt, image.seed) for image in batch], options, progress)
+    finally:
+        model.pipeline.scheduler = usual
+    latents_NCHW = output.images.float().cpu()
+    ids = text.ids(model, [image.prompt for image in batch])
+    return [
+        GeneratedImage(
+            latent_CHW.clone(), _heat(model, ids[i], image.phrase, [sum_BQT[i] for sum_BQT in sums.values()]) / layers
+        )
+        for i, (latent_CHW, image) in enumerate(zip(latents_NCHW, batch, strict=True))
+    ]
+
+
+def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence[Tensor]) -> Tensor:
+    """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
+    size = latent_size(model)
+    maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
+    maps_TIJ = sum(attention.upsample(layer_TIJ, *size) for layer_TIJ in maps)
+    own_IJ = maps_TIJ[text.positions(model, sentence_ids, phrase)].mean(dim=0)
+    after_NIJ = maps_TIJ[text.closing(sentence_ids, len(maps_TIJ))]
+    best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None
+    return own_IJ if best is None else after_NIJ[best]
+
+
+def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress: Report) -> Any:
+    """Call the pipeline on some prompts and their seeds; at every denoising step `progress` gets the images done."""
+
+    def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
+        progress(Progress("generate", step=done, total=len(pairs)))
+        return tensors
+
+    return model.pipeline(
+        prompt=[prompt for prompt, _ in pairs],
+        generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
+        callback_on_step_end=on_step_end,
+        **options,
+    )
+
+
+def latent_size(model: Model) -> tuple[int, int]:
+    """Rows and columns of the latents of a picture of the model's own size."""
+    size = model.unet.config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _file(cache: Path | None, model: Model, portrait: TrainingImage, settings: ImageSettings) -> Path | None:
+    if cache is None:
+        return None
+    key = [HEAT, model.fingerprint, *astuple(portrait), settings.steps, settings.guidance]
+    return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"

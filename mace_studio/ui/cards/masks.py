@@ -1,0 +1,253 @@
+"""The training images with their masks: shown before a run, and drawn anew by whoever knows better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from mace_studio import masks
+from mace_studio.errors import FileError
+from mace_studio.masks import Key, MaskedImage, MaskSheet
+from mace_studio.recipe import Recipe
+from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.studio import Studio
+from mace_studio.ui import form, masks_view, notices, run_view
+from mace_studio.ui.cards.job import JobCard
+from mace_studio.ui.notices import spoken
+from mace_studio.ui.recipe_form import QUIET, open_to
+
+ALL = "All concepts"
+AT_ONCE = 48  # images in the gallery, before it shows one concept at a time
+CANVAS = 512  # pixels along the longer side of what is drawn on
+# White is invisible on snow and pink on pink, so there is a choice; all colours count alike.
+PAINTS = ("#ff2e93a0", "#00b7ffa0", "#ffffffb0")
+OPAQUE = 40  # alpha from which a pixel counts as painted
+
+# On a phone the editor is below all images.
+SHOW_EDITOR = """() => {
+  if (innerWidth <= 700) document.querySelector("#mask-panel").scrollIntoView({ block: "start" });
+}"""
+
+Update = dict[Any, Any]
+
+
+class MasksCard:
+    """Builds the card; `wire` connects it once the form is built.
+
+    Args:
+        studio: draws and masks.
+        job_id: from `job_card.remembered`.
+
+    Attributes:
+        job: the job that this browser watches.
+        sheet: what it made, with the masks that were drawn since; None before.
+        shown: what `on_return` updates.
+    """
+
+    def __init__(self, studio: Studio, job_id: gr.BrowserState) -> None:
+        self.studio = studio
+        self.sheet = gr.State(None)
+        self.chosen = gr.State(None)
+        with gr.Column(elem_classes="card", elem_id="masks-card"):
+            run_view.heading(
+                "masks-title",
+                "",
+                "Training images and masks",
+                "Each LoRA learns to look away from the bright part of its images.",
+            )
+            with gr.Row(elem_classes="columns", elem_id="masks-columns"):
+                with gr.Column(scale=7, min_width=330):
+                    self._gallery(job_id)
+                with gr.Column(scale=5, min_width=330, visible=False, elem_classes="panel", elem_id="mask-panel") as (
+                    self.panel
+                ):
+                    self._editor()
+
+    def _gallery(self, job_id: gr.BrowserState) -> None:
+        self.job = JobCard(self.studio, "masks", [("show-masks", "Show masks")], job_id)
+        self.job.start[0].variant = "secondary"  # the main button of this tab is another
+        self.status = gr.HTML("", label="Masks drawn by hand", elem_id="masks-status")
+        self.concept = gr.Dropdown([], label="Concept", visible=False, **open_to("masks-concept"))
+        self.grid = masks_view.grid()
+
+    def _editor(self) -> None:
+        self.title = gr.HTML(
+            masks_view.NOTHING_CHOSEN, label="The chosen image", elem_classes="heading", elem_id="mask-title"
+        )
+        self.editor = gr.ImageEditor(
+            label="Mask",
+            show_label=False,
+            type="pil",
+            format="png",
+            sources=(),
+            transforms=(),
+            brush=gr.Brush(40, list(PAINTS), PAINTS[0], "fixed"),
+            eraser=gr.Eraser(40),
+            layers=gr.LayerOptions(allow_additional_layers=False, layers=["Mask"], disabled=True),
+            canvas_size=(CANVAS, CANVAS),
+            height=430,
+            buttons=[],
+            **open_to("mask-editor"),
+        )
+        with gr.Column(visible=False, elem_id="mask-tools") as self.tools:
+            self._tools()
+
+    def _tools(self) -> None:
+        self.notice = notices.notice("mask-notice")
+        with gr.Row(elem_classes="button-row", elem_id="mask-buttons"):
+            self.use = gr.Button("Use this mask", variant="primary", size="sm", elem_id="use-mask")
+            self.whole = gr.Button("Whole image", size="sm", elem_id="whole-image")
+            self.back = gr.Button("Back to the source’s mask", size="sm", elem_id="source-mask")
+            self.upload = gr.UploadButton(
+                "Upload mask",
+                size="sm",
+                file_types=[".png", ".jpg", ".jpeg", ".webp"],
+                type="binary",
+                elem_id="upload-mask",
+            )
+        run_view.hint("mask-hint", "Paint where the concept is. An uploaded picture counts where it is white.")
+
+    def wire(self, controls: list[Any]) -> None:
+        """Listen to the gallery and the editor; whoever listens to the form listens to the grid too (see `told`)."""
+        made = [self.sheet, self.chosen, self.grid, self.concept, self.panel, self.title, self.editor, self.tools]
+        self.shown = [*self.job.outputs, self.status, *made]
+        self.job.start[0].click(
+            self.on_show, [self.job.job_id, self.sheet, *controls], self.shown, concurrency_limit=None, **QUIET
+        )
+        self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
+        opened = [self.chosen, self.title, self.editor, self.tools]
+        picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **QUIET)
+        picked.then(None, js=SHOW_EDITOR)
+        chosen, changed = [self.sheet, self.chosen, self.concept], [self.grid, self.title, self.editor, self.notice]
+        self.use.click(self.on_use, [*chosen, self.editor], changed, **QUIET)
+        self.whole.click(self.on_whole, chosen, changed, **QUIET)
+        self.back.click(self.on_back, chosen, changed, **QUIET)
+        self.upload.upload(self.on_upload, [*chosen, self.upload], changed, **QUIET)
+
+    @spoken
+    def on_show(self, job_id: str, sheet: MaskSheet | None, *values: Any) -> Iterator[Update]:
+        """Draw and mask the training images of the form's recipe; drawn masks that still fit are kept."""
+
+        def start() -> Job:
+            return self.studio.masks(form.recipe_from(values))
+
+        yield from self.job.begin(job_id, start, partial(self._end, before=sheet), {})
+
+    @spoken
+    def on_return(self, job_id: str) -> Iterator[Update]:
+        """Show this browser's images again after a reload, with the masks that were drawn."""
+        yield from self.job.again(job_id, self._end, {})
+
+    def told(self, sheet: MaskSheet | None, recipe: Recipe) -> Update:
+        """Say whether what is shown is still what the form asks for, and what becomes of the masks that were drawn."""
+        return {self.status: masks_view.status(sheet, recipe)} if sheet else {}
+
+    @spoken
+    def on_concept(self, sheet: MaskSheet | None, concept: str | None) -> Any:
+        return masks_view.tiles(sheet, _listed(sheet, concept)) if sheet else gr.skip()
+
+    @spoken
+    def on_choose(self, sheet: MaskSheet, concept: str, event: gr.EventData) -> Update:
+        """Open the pressed image in the editor."""
+        one = _listed(sheet, concept)[event.index]
+        return {
+            self.chosen: one.key,
+            self.tools: gr.Column(visible=True),
+            self.title: masks_view.title(sheet, one),
+            self.editor: canvas(one.image, sheet.mask(one)),
+        }
+
+    @spoken
+    def on_use(self, sheet: MaskSheet, key: Key, concept: str, drawn: dict[str, Any] | None) -> Update:
+        mask = painted(drawn)
+        if mask is None:
+            text = "Nothing is painted. Paint where the concept is, or press Whole image."
+            return {self.notice: {"text": text, "target": ""}}
+        sheet.given[key] = mask
+        changed = self._changed(sheet, key, concept)
+        del changed[self.editor]  # it shows the mask already
+        return changed
+
+    @spoken
+    def on_whole(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
+        sheet.given[key] = masks.whole(_at(sheet, key).image.size)
+        return self._changed(sheet, key, concept)
+
+    @spoken
+    def on_back(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
+        sheet.given.pop(key, None)
+        return self._changed(sheet, key, concept)
+
+    @spoken
+    def on_upload(self, sheet: MaskSheet, key: Key, concept: str, data: bytes) -> Update:
+        try:
+            sheet.given[key] = masks.opened(data)
+        except FileError as error:
+            return {self.notice: {"text": str(error), "target": ""}}
+        return self._changed(sheet, key, concept)
+
+    def _changed(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
+        one = _at(sheet, key)
+        return {
+            self.grid: masks_view.tiles(sheet, _listed(sheet, concept)),
+            self.title: masks_view.title(sheet, one),
+            self.editor: canvas(one.image, sheet.mask(one)),
+            self.notice: notices.CLEAR,
+        }
+
+    def _end(self, job: Job, before: MaskSheet | None = None) -> Update:
+        sheet: MaskSheet = job.result
+        if before is not None and before is not sheet:
+            sheet.given |= before.fitting(sheet.recipe)
+            sheet.dropped = len(before.given) - len(sheet.given)
+        choices = list(dict.fromkeys(one.phrase for one in sheet.shown))
+        choices = [ALL, *choices] if len(sheet.shown) <= AT_ONCE else choices
+        return {
+            self.sheet: sheet,
+            self.chosen: None,
+            # The editor is there before it gets an image: one that it begins with it would load twice at once.
+            self.panel: gr.Column(visible=True),
+            self.title: masks_view.NOTHING_CHOSEN,
+            self.editor: None,
+            self.tools: gr.Column(visible=False),
+            self.concept: gr.Dropdown(choices, value=choices[0], visible=len(choices) > 2 or choices[0] != ALL),
+            self.grid: masks_view.tiles(sheet, _listed(sheet, choices[0])),
+            self.status: masks_view.status(sheet, sheet.recipe),
+        }
+
+
+def given(sheet: MaskSheet | None, recipe: Recipe) -> masks.UserMasks:
+    """The masks that were drawn and fit a recipe."""
+    return {} if sheet is None else sheet.fitting(recipe)
+
+
+def canvas(image: Image.Image, mask: Image.Image | None) -> dict[str, Any]:
+    """What the editor shows: an image, and its mask painted on a layer over it."""
+    scale = CANVAS / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    smooth = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    layer = Image.new("RGBA", size)
+    if mask is not None:
+        layer.paste(PAINTS[0], mask=mask.resize(size, Image.Resampling.NEAREST))
+    return {"background": image.resize(size, smooth), "layers": [layer], "composite": None}
+
+
+def painted(drawn: dict[str, Any] | None) -> Image.Image | None:
+    """What was painted in the editor, as a mask; None where nothing was."""
+    layers = (drawn or {}).get("layers") or []
+    inside = np.logical_or.reduce([np.asarray(layer.convert("RGBA"))[..., 3] >= OPAQUE for layer in layers])
+    return Image.fromarray(inside.astype(np.uint8) * 255) if inside.any() else None
+
+
+def _listed(sheet: MaskSheet, concept: str | None) -> list[MaskedImage]:
+    """The images in the gallery."""
+    return [one for one in sheet.shown if concept in (ALL, one.phrase)]
+
+
+def _at(sheet: MaskSheet, key: Key) -> MaskedImage:
+    return next(one for one in sheet.shown if one.key == key)

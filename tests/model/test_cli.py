@@ -1,0 +1,168 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from mace_studio import cli
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import library
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "forest"),),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
+        lora=LoraSettings(steps=2),
+        images=ImageSettings(per_concept=1, steps=2),
+    ),
+)
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "cat.json"
+    path.write_text(QUICK.to_json(), encoding="utf-8")
+    return path
+
+
+def test_erase_then_compare(recipe_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["erase", str(recipe_file), "--out", str(out)]) == 0
+    erasure = Path(capsys.readouterr().out.strip())
+    assert erasure.parent == out and erasure.suffix == ".safetensors" and erasure.is_file()
+    drawing = ["--prompt", "a cat", "--prompt", "a ship", "--seed", "3", "--steps", "2", "--guidance", "4"]
+    assert cli.main(["compare", str(erasure), *drawing, "--out", str(tmp_path / "pairs")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split(" mean")[0]).name for line in lines] == ["a-cat-3.png", "a-ship-3.png"]
+    with Image.open(tmp_path / "pairs" / "a-cat-3.png") as picture:
+        settings = json.loads(picture.text["mace_studio"])
+    assert (settings["prompt"], settings["seed"], settings["steps"]) == ("a cat", 3, 2)
+    assert Recipe.from_json(json.dumps(settings["recipe"])) == QUICK
+
+
+def test_masks_are_written_changed_and_read_back(recipe_file, tmp_path, capsys):
+    out, shown = ["--out", str(tmp_path / "out")], tmp_path / "shown"
+    assert cli.main(["masks", str(recipe_file), "--out", str(shown)]) == 0
+    sheet, images, masks = (Path(line) for line in capsys.readouterr().out.splitlines())
+    assert [p.name for p in (*images.iterdir(), *masks.iterdir())] == ["cat-1.png", "cat-1.png"] and sheet.is_file()
+    assert cli.main(["erase", str(recipe_file), *out]) == 0
+    usual = Path(capsys.readouterr().out.strip())
+    Image.new("L", (10, 10), 255).save(masks / "cat-1.png")
+    assert cli.main(["erase", str(recipe_file), "--masks", str(masks), *out]) == 0
+    ours = Path(capsys.readouterr().out.strip())
+    assert ours.stem != usual.stem and ours.read_bytes() != usual.read_bytes()
+    assert library.read(ours).warnings[0].startswith("Masks given by hand (") and not library.read(usual).warnings
+    (masks / "dog-1.png").write_bytes((masks / "cat-1.png").read_bytes())
+    assert cli.main(["erase", str(recipe_file), "--masks", str(masks), *out]) == 1
+    assert "dog-1.png fits no concept of the recipe" in capsys.readouterr().err
+
+
+def test_low_memory_gives_the_same_erasure(recipe_file, tmp_path, capsys):
+    files = []
+    for name, flags in (("usual", []), ("low", ["--low-memory"])):
+        assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / name), *flags]) == 0
+        files.append(Path(capsys.readouterr().out.strip()).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_exporting_what_was_erased(recipe_file, tmp_path, capsys):
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / "out")]) == 0
+    erasure = capsys.readouterr().out.strip()
+    pictures = tmp_path / "pairs"
+    assert cli.main(["compare", erasure, "--prompt", "a cat", "--steps", "2", "--out", str(pictures)]) == 0
+    capsys.readouterr()
+    export = ["export", erasure, "--format", "lora", "--out", str(tmp_path / "cat.safetensors")]
+    assert cli.main([*export, "--rank", "3", "--pair", str(pictures / "a-cat-0.png")]) == 0
+    *layers, last = capsys.readouterr().out.splitlines()
+    assert len(layers) == 14 and all(": rank 3, " in line and line.endswith("% left out") for line in layers)
+    assert last.startswith(f"{tmp_path / 'cat.safetensors'} ") and last.endswith(" MB")
+    assert {p.name for p in tmp_path.glob("cat.*")} == {"cat.json", "cat.md", "cat.png", "cat.safetensors"}
+    assert cli.main(export) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main([*export, "--overwrite"]) == 0
+    folder = ["export", erasure, "--format", "diffusers", "--out", str(tmp_path / "model")]
+    assert cli.main(folder) == 0 and (tmp_path / "model" / "model_index.json").is_file()
+    assert cli.main(["compare", erasure, "--model", str(tmp_path / "model"), *["--prompt", "a", "--out", "x"]]) == 1
+    assert "another model" in capsys.readouterr().err
+
+
+def test_composing_what_was_erased(recipe_file, tmp_path, capsys):
+    ship = tmp_path / "ship.json"
+    ship.write_text(replace(QUICK, concepts=(Concept("ship", "ground"),)).to_json(), encoding="utf-8")
+    erasures = []
+    for path, out in ((recipe_file, "a"), (ship, "b")):
+        assert cli.main(["erase", str(path), "--out", str(tmp_path / out)]) == 0
+        erasures.append(capsys.readouterr().out.strip())
+    assert cli.main(["compose", *erasures, "--out", str(tmp_path / "c"), "--name", "Both"]) == 0
+    warning, path = capsys.readouterr().out.splitlines()
+    assert warning.startswith("Approximate: the LoRAs of “cat”, “ship”") and Path(path).name.startswith("both-")
+    assert cli.main(["compose", path, "--remove", "ship", "--out", str(tmp_path / "c")]) == 0
+    *_, alone = capsys.readouterr().out.splitlines()
+    with safe_open(alone, "numpy") as again, safe_open(erasures[0], "numpy") as first:
+        for key in first.keys():  # noqa: SIM118 - not a mapping
+            assert (again.get_tensor(key) == first.get_tensor(key)).all()
+    assert cli.main(["compose", erasures[0], "--add", str(ship), "--out", str(tmp_path / "c")]) == 0
+    assert "“cat” was" not in capsys.readouterr().out
+    for wrong, said in (
+        ([erasures[0], erasures[0]], "erased in two"),
+        ([erasures[0], "--remove", "dog"], "not among what is erased"),
+        ([erasures[0], "--add", str(tmp_path / "no.json")], "cannot be read"),
+        ([str(ship)], "not an erasure"),
+    ):
+        assert cli.main(["compose", *wrong, "--out", str(tmp_path / "c")]) == 1
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [(lambda t: "{", "not valid JSON"), (lambda t: t.replace('"seed"', '"sead"'), "sead"), (lambda t: "{}", "concept")],
+)
+def test_bad_recipes_are_a_sentence_and_a_status(recipe_file, tmp_path, capsys, change, says):
+    recipe_file.write_text(change(recipe_file.read_text(encoding="utf-8")), encoding="utf-8")
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path)]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_missing_files_are_a_sentence(tmp_path, capsys):
+    assert cli.main(["erase", str(tmp_path / "no.json"), "--out", str(tmp_path)]) == 1
+    assert "no.json" in capsys.readouterr().err
+    assert cli.main(["compare", str(tmp_path / "no.safetensors"), "--prompt", "a cat", "--out", str(tmp_path)]) == 1
+    assert "no erased model “no”" in capsys.readouterr().err
+
+
+def test_what_is_evaluated_together_lies_in_one_folder(tmp_path, capsys):
+    two = [str(tmp_path / "a" / "cat.safetensors"), str(tmp_path / "b" / "dog.safetensors")]
+    assert cli.main(["evaluate", *two, "--out", str(tmp_path)]) == 1
+    assert "must lie in one folder" in capsys.readouterr().err
+
+
+def test_interrupting_ends_with_130_and_leaves_no_file(recipe_file, tmp_path):
+    long = QUICK.with_settings(lora=LoraSettings(steps=100_000))
+    recipe_file.write_text(long.to_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "mace_studio", "erase", str(recipe_file), "--out", str(tmp_path / "out")]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    seen = ""
+    while "lora cat" not in seen and process.poll() is None:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, seen + rest
+    assert "Traceback" not in seen + rest
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_an_estimate_is_printed_and_nothing_is_run(recipe_file, tmp_path, capsys):
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / "out"), "--estimate"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 concept · 60 prompts · 6 UNet forwards · ") and "of memory · about" in said
+    assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from mace_studio.errors import ModelError
+from mace_studio.miniature.judge import Judge
+from mace_studio.sd import judges
+from mace_studio.sd.judges import ZeroShotClip
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)) for _ in range(3)]
+
+
+def test_zero_shot_probabilities_are_the_softmax_that_transformers_computes(clip_folder, images):
+    judge, labels = ZeroShotClip(str(clip_folder)), ["cat", "dog", "a ship at sea"]
+    ours = judge.probabilities(images, labels)
+    model = CLIPModel.from_pretrained(clip_folder)
+    tokens = CLIPTokenizer.from_pretrained(clip_folder)(
+        [f"a photo of {label}" for label in labels], padding=True, return_tensors="pt"
+    )
+    pixels = CLIPImageProcessorPil.from_pretrained(clip_folder)(images, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model(**tokens, **pixels).logits_per_image.softmax(dim=1)
+    torch.testing.assert_close(ours.float(), theirs, atol=1e-4, rtol=1e-4)
+    assert ours.sum(dim=1).allclose(torch.ones(3).double())
+    assert judge.name == "zero-shot CLIP, small-clip" and judge.none is None
+    assert judge.features(images).norm(dim=1).allclose(torch.ones(3))
+
+
+def test_the_judge_of_a_model_is_its_own_unless_another_is_named(model, other, clip_folder):
+    assert isinstance(judges.choose(model, None), Judge)
+    assert isinstance(judges.choose(model, str(clip_folder)), ZeroShotClip)
+    assert judges.of(other) is None
+
+
+def test_a_missing_judge_is_a_sentence(tmp_path):
+    with pytest.raises(ModelError, match="could not be loaded"):
+        ZeroShotClip(str(tmp_path))
+
+
+def test_presence_needs_a_judge_that_can_say_none(model, clip_folder, images):
+    assert judges.presence(ZeroShotClip(str(clip_folder)), images[0], "cat") is None
+    assert judges.presence(judges.of(model), images[0], "cat") < 0.5, "noise shows no cat"
+
+
+def test_features_of_the_built_in_judge_tell_images_apart(model, images):
+    features_NF = judges.of(model).features(images)
+    assert features_NF.shape[0] == 3 and not torch.allclose(features_NF[0], features_NF[1])

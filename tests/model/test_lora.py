@@ -1,0 +1,160 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from mace_studio.sd import lora, projections, text
+from mace_studio.sd import model as models
+from mace_studio.settings import LoraSettings
+from tests import families
+from tests.steps import cancelled
+
+FAST = LoraSettings(steps=3, learning_rate=1e-4, rank=2, alpha=2.0)
+
+
+def subject(model, phrase, masked=True):
+    sentences = [f"a photo of the {phrase}", f"the {phrase} in the snow"]
+    ids = text.ids(model, sentences)
+    positions = [text.positions(model, row, phrase) + text.closing(row, model.length) for row in ids]
+    channels, size = model.unet.config.in_channels, model.unet.config.sample_size
+    latents = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(len(phrase)))
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[: size // 2] = True
+    return lora.Subject(phrase, latents, [mask if masked else None] * 2, text.embed(model, sentences), positions, 0)
+
+
+def test_together_is_the_same_as_one_after_another(model, unchanged):
+    subjects = [subject(model, "cat"), subject(model, "ship", masked=False), subject(model, "Ada Finch")]
+    seen = []
+    together = lora.train(model, subjects, FAST, progress=seen.append)
+    for i, alone in enumerate(subjects):
+        steps = []
+        (delta,) = lora.train(model, [alone], FAST, progress=steps.append)
+        assert [s.loss for s in steps] == pytest.approx([s.loss for s in seen[i::3]], rel=1e-5)
+        for key, (up_PR, down_RD) in delta.pairs.items():
+            torch.testing.assert_close(together[i].pairs[key][0], up_PR, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(together[i].pairs[key][1], down_RD, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_lora_starts_with_a_normal_down_of_one_over_the_rank_and_no_up(model, unchanged, rank):
+    settings = LoraSettings(rank=rank)
+    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as (adapter,):
+        downs = torch.cat([down_RD.detach().flatten() for _, down_RD in adapter.values()])
+        assert not any(up_PR.any() for up_PR, _ in adapter.values())
+    count = len(downs)
+    assert count >= 14 * rank * model.width
+    # Standard errors of a mean and of a standard deviation of n normal numbers: 1 / sqrt(n) and 1 / sqrt(2 n) of it.
+    assert downs.mean().item() == pytest.approx(0, abs=4 / rank / count**0.5)
+    assert downs.std().item() == pytest.approx(1 / rank, abs=4 / rank / (2 * count) ** 0.5)
+
+
+def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged):
+    seen = []
+    deltas = lora.train(model, [subject(model, "cat"), subject(model, "dog")], FAST, seen.append)
+    assert [(p.stage, p.concept) for p in seen] == [("lora", "cat"), ("lora", "dog")] * 3
+    assert [(p.step, p.total) for p in seen] == [(i, 6) for i in range(1, 7)]
+    assert [d.losses for d in deltas] == [tuple(p.loss for p in seen[i::2]) for i in (0, 1)]
+
+
+def test_training_lowers_the_attention_that_it_is_trained_on(model, unchanged):
+    one = subject(model, "cat")
+    seen = []
+    _ = lora.train(model, [one], replace(FAST, steps=40, learning_rate=1e-3), progress=seen.append)
+    losses = [s.loss for s in seen]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_the_value_projection_of_the_last_layer_gets_no_gradient_and_every_other_one_does(model, unchanged):
+    (delta,) = lora.train(model, [subject(model, "cat")], FAST)
+    still = [key for key, (up_PR, _) in delta.pairs.items() if not up_PR.any()]
+    last = [n for n in projections.names(model.unet, "value") if n.startswith("up_blocks")][-1]
+    assert still == [last + projections.WEIGHT]
+
+
+@pytest.mark.parametrize("tune", ["key", "value", "both"])
+def test_only_what_is_tuned_has_a_lora(model, unchanged, tune):
+    (delta,) = lora.train(model, [subject(model, "cat")], replace(FAST, steps=1, tune=tune))
+    assert list(delta.pairs) == [name + projections.WEIGHT for name in projections.names(model.unet, tune)]
+    assert all(up.shape[1] == down.shape[0] == 2 for up, down in delta.pairs.values())
+
+
+def test_alpha_over_rank_scales_the_lora(model, unchanged):
+    """At the first step only `up` moves, by the learning rate whatever the scale (AdamW): the delta is linear in it."""
+    one = [subject(model, "cat")]
+    (small,) = lora.train(model, one, replace(FAST, steps=1, alpha=2.0))
+    (large,) = lora.train(model, one, replace(FAST, steps=1, alpha=6.0))
+    key = next(iter(small.pairs))
+    torch.testing.assert_close(large.pairs[key][0], 3 * small.pairs[key][0], rtol=1e-3, atol=1e-7)
+
+
+def test_the_start_and_the_draws_do_not_touch_the_global_generator(model, unchanged):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    lora.train(model, [subject(model, "cat")], FAST)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_cancelling_unwraps_the_model(model, unchanged, at):
+    with cancelled(lambda p: p.step == at) as progress:
+        lora.train(model, [subject(model, "cat"), subject(model, "dog")], FAST, progress)
+
+
+def test_an_error_unwraps_the_model(model, unchanged):
+    broken = replace(subject(model, "cat"), positions=[[10_000], [10_000]])
+    with pytest.raises(IndexError):
+        lora.train(model, [broken], FAST)
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory):
+    """A random model with the widths of SD's first block, on latents of 16 x 16, stored in float16."""
+    torch.manual_seed(0)
+    tokens = families.tokenizer()
+    denoiser = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768, attention_head_dim=8,
+    )  # fmt: skip
+    encoder = families.text_encoder(tokens, 768)
+    pipeline = families.plain(StableDiffusionPipeline, tokens, encoder, denoiser, DDIMScheduler(**families.BETAS))
+    folder = tmp_path_factory.mktemp("wide")
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def gradients(folder, dtype, monkeypatch):
+    """What is clipped in the first step, as one vector."""
+    seen, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def watched(group, norm):
+        seen.append(torch.cat([p.grad.flatten() for p in group if p.grad is not None]))
+        return clip(group, norm)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+        loaded = models.load(str(folder), "cpu", dtype)
+        lora.train(loaded, [subject(loaded, "cat")], replace(FAST, steps=1))
+    return seen[0]
+
+
+def test_gradients_in_float16_are_those_of_float32(wide_folder, monkeypatch):
+    exact = gradients(wide_folder, "float32", monkeypatch)
+    scaled = gradients(wide_folder, "float16", monkeypatch)
+    assert scaled.dtype == torch.float32
+    assert (scaled - exact).norm() < 0.02 * exact.norm()
+    # What underflow does: gradients 256 times smaller, as larger maps and more tokens make them, are noise.
+    monkeypatch.setattr(lora, "LOSS_SCALE", 2.0**-8)
+    assert (gradients(wide_folder, "float16", monkeypatch) - exact).norm() > 0.5 * exact.norm()
+
+
+def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([6.0, 8.0])
+    assert lora._clip([parameter], 2.0) == 2.0
+    assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], abs=1e-5)  # (3, 4) has a norm of 5
+    parameter.grad = torch.tensor([1.0, float("inf")])
+    assert lora._clip([parameter], 2.0) == 1.0
+    assert parameter.grad is None

@@ -1,0 +1,202 @@
+"""Masks that a person made: read, checked, used, recorded and drawn over their images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mace_studio import erasure, masks
+from mace_studio.errors import FileError, RecipeError
+from mace_studio.methods.mace import MaceSettings, erase, training_images
+from mace_studio.methods.mace import compose as composition
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
+        lora=LoraSettings(steps=2, learning_rate=1e-3),
+        images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
+    ),
+)
+
+
+def half(side, white="left", size=8):
+    """A mask that is white on one side."""
+    pixels = np.zeros((size, size), np.uint8)
+    pixels[:, : size // 2] = 255
+    return Image.fromarray(pixels if white == side else 255 - pixels)
+
+
+def make(model, recipe, user_masks=None):
+    warnings = []
+    return training_images.make(model, recipe, None, warnings, user_masks), warnings
+
+
+def run(model, recipe, user_masks):
+    return erase.erase(model, recipe, user_masks=user_masks)
+
+
+def same(one, other):
+    return all(torch.equal(w, other.weights[key]) for key, w in one.weights.items())
+
+
+def test_a_given_mask_takes_the_place_of_one_images_mask(model, unchanged):
+    usual, _ = make(model, QUICK)
+    given = {("cat", 2): half("left"), ("Ada Finch", 1): masks.whole((3, 3))}
+    drawn, warnings = make(model, QUICK, user_masks=given)
+    rows, columns = drawn[0].masks[1].shape
+    assert rows == columns == 64
+    assert drawn[0].masks[1][:, :32].all() and not drawn[0].masks[1][:, 32:].any()
+    assert drawn[1].masks[0].all()
+    assert torch.equal(drawn[0].masks[0], usual[0].masks[0]) and torch.equal(drawn[1].masks[1], usual[1].masks[1])
+    assert warnings[-1] == f"Masks given by hand ({masks.digest(given)}): “Ada Finch” 1; “cat” 2."
+
+
+def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, tmp_path):
+    usual, given = run(model, QUICK, None), {("cat", 1): half("left")}
+    ours = run(model, QUICK, given)
+    assert not same(ours, usual) and same(ours, run(model, QUICK, given))
+    assert not same(ours, run(model, QUICK, {("cat", 1): half("right")}))
+    assert usual.warnings == ()
+    ours.save(tmp_path / "cat.safetensors")
+    read = erasure.load(tmp_path / "cat.safetensors")
+    assert read.warnings == (f"Masks given by hand ({masks.digest(given)}): “cat” 1.",) and read.recipe == QUICK
+
+
+def test_masks_by_hand_are_part_of_what_a_composition_is(model):
+    usual, ours = run(model, QUICK, None), run(model, QUICK, {("cat", 1): half("left")})
+    again = composition.compose(model, [ours])
+    assert same(again, ours) and again.warnings == ours.warnings
+    assert erasure.digest(again) == erasure.digest(ours) != erasure.digest(usual)
+
+
+def test_the_sources_own_masks_given_back_change_nothing(model, tmp_path):
+    sheet = training_images.show(model, QUICK)
+    masks.write(sheet, tmp_path)
+    given = masks.read(tmp_path / "masks", QUICK)
+    assert len(given) == 4 and all(one.searched for one in sheet.shown)
+    assert same(run(model, QUICK, given), run(model, QUICK, None))
+
+
+def test_a_white_mask_is_the_whole_image(model):
+    white = {(c.phrase, i): masks.whole((5, 5)) for c in QUICK.concepts for i in (1, 2)}
+    assert same(run(model, QUICK, white), run(model, QUICK.with_settings(masks="none"), None))
+
+
+def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(model):
+    for recipe in (QUICK, QUICK.with_settings(masks="none")):
+        drawn, warnings = make(model, recipe, user_masks={("cat", 1): Image.new("L", (4, 4))})
+        assert drawn[0].masks[0] is None
+        assert warnings[0].startswith("In 1 of 2 training images of “cat” no part stood out")
+
+
+@pytest.mark.parametrize("key, says", [(("dog", 1), "“dog” is given, which is no concept"), (("cat", 3), "are 1 to 2")])
+def test_a_mask_of_no_training_image_is_refused(model, key, says):
+    with pytest.raises(RecipeError, match=says):
+        make(model, QUICK, user_masks={key: masks.whole((2, 2))})
+
+
+def test_what_is_shown_is_what_is_trained_on(model, tmp_path):
+    seen = []
+    sheet = training_images.show(model, QUICK, seen.append, tmp_path)
+    assert [(one.key, one.seed) for one in sheet.shown] == [
+        (("cat", 1), 0), (("cat", 2), 1), (("Ada Finch", 1), 0), (("Ada Finch", 2), 1),
+    ]  # fmt: skip
+    assert seen[-1].fraction == 1.0 and {p.stage for p in seen} == {"images", "masks"}
+    files = set(tmp_path.iterdir())
+    drawn = training_images.make(model, QUICK, tmp_path, [])
+    assert set(tmp_path.iterdir()) == files  # nothing was drawn a second time
+    for one, mask_IJ in zip(sheet.shown, [m for p in drawn for m in p.masks], strict=True):
+        assert one.image.size == one.mask.size == (64, 64)
+        assert masks.share(one.mask) == pytest.approx(mask_IJ.float().mean().item())
+
+
+def test_styles_are_shown_whole_and_not_as_if_nothing_had_been_found(model):
+    style = replace(QUICK, concepts=(Concept("Lena Strich", "art", "style"),))
+    sheet = training_images.show(model, style)
+    assert [(one.mask, one.searched) for one in sheet.shown] == [(None, False)] * 2
+
+
+def test_any_picture_becomes_black_and_white():
+    picture = Image.new("RGBA", (4, 1))
+    for x, color in enumerate([(255, 255, 255, 255), (255, 255, 255, 60), (90, 90, 90, 255), (200, 200, 200, 255)]):
+        picture.putpixel((x, 0), color)
+    assert np.asarray(masks.black_and_white(picture)).tolist() == [[255, 0, 0, 255]]
+    assert masks.share(half("left")) == 0.5 and masks.share(None) == 1.0
+
+
+def test_different_masks_have_different_digests():
+    given = [
+        {("cat", 1): half("left")},
+        {("cat", 1): half("right")},
+        {("cat", 2): half("left")},
+        {("cat", 1): half("left"), ("cat", 2): half("left")},
+    ]
+    assert len({masks.digest(g) for g in given}) == 4 and masks.digest({}) == ""
+    turned = dict(reversed(given[3].items()))
+    assert masks.digest(turned) == masks.digest(given[3]) and len(masks.digest(turned)) == 8
+
+
+@pytest.mark.parametrize(
+    "change, left",
+    [
+        ({}, {("cat", 1), ("cat", 2), ("Ada Finch", 1)}),
+        ({"lora": LoraSettings(steps=9), "preserve": ("dog",)}, {("cat", 1), ("cat", 2), ("Ada Finch", 1)}),
+        ({"seed": 1}, set()),
+        ({"images": ImageSettings(2, 3, 4.0)}, set()),
+        ({"images": ImageSettings(1, 2, 4.0)}, {("cat", 1), ("Ada Finch", 1)}),
+        ({"concepts": (Concept("cat", "sky"), Concept("Ada Finch", "art", "style"))}, {("cat", 1), ("cat", 2)}),
+    ],
+)
+def test_masks_fit_as_long_as_their_images_are_the_same(change, left):
+    given = {("cat", 1): half("left"), ("cat", 2): half("left"), ("Ada Finch", 1): half("left")}
+    assert set(masks.MaskSheet(QUICK, [], given).fitting(replace(QUICK, **change))) == left
+
+
+@pytest.mark.parametrize(
+    "files, says",
+    [
+        ([], r"There are no masks in .*like cat-1\.png"),
+        (["dog-1.png"], r"dog-1\.png fits no concept of the recipe; masks are named like cat-1\.png"),
+        (["cat-3.png"], r"“cat” has training images 1 to 2, and no 3"),
+        (["cat-0.png"], "no 0"),
+        (["ada-finch.png"], "fits no concept"),
+    ],
+)
+def test_a_file_that_is_no_mask_of_the_recipe_is_a_sentence(tmp_path, files, says):
+    for name in files:
+        half("left").save(tmp_path / name)
+    with pytest.raises(FileError, match=says):
+        masks.read(tmp_path, QUICK)
+
+
+def test_a_file_that_is_no_picture_is_a_sentence(tmp_path):
+    (tmp_path / "cat-1.png").write_bytes(b"no picture")
+    with pytest.raises(FileError, match=r"cat-1\.png cannot be read as a picture"):
+        masks.read(tmp_path, QUICK)
+
+
+def test_concepts_whose_files_would_have_one_name_are_a_sentence(tmp_path):
+    recipe = replace(QUICK, concepts=(Concept("Van Gogh", "art"), Concept("van-gogh", "art")))
+    with pytest.raises(FileError, match="“Van Gogh” and of “van-gogh” would have the same file names"):
+        masks.read(tmp_path, recipe)
+
+
+def test_an_overlay_dims_what_is_outside_of_the_mask():
+    image = Image.new("RGB", (8, 8), (10, 20, 30))
+    plain, over = masks.overlay(image, None), np.asarray(masks.overlay(image, half("left")))
+    assert plain.size == (256, 256) and (np.asarray(plain) == (10, 20, 30)).all()
+    assert (over[:, :126] == (10, 20, 30)).all() and (over[:, 128:] == 6).all()
+    assert (over[128, 127] == masks.EDGE).all()
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    one = masks.MaskedImage("cat", 1, 0, Image.new("RGB", (8, 8)), None, True)
+    with pytest.raises(FileError, match=r"could not be written.*Choose another folder"):
+        masks.write(masks.MaskSheet(QUICK, [one]), tmp_path / "file")

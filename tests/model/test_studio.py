@@ -1,0 +1,269 @@
+import json
+import weakref
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from mace_studio.analysis.compare import Pair
+from mace_studio.errors import FileError, ModelError, RecipeError
+from mace_studio.export.formats import ExportRequest
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
+from mace_studio.runtime import outputs, tasks
+from mace_studio.runtime.jobs import CANCELLED
+from mace_studio.runtime.library import PRESETS, presets, sources
+from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
+    preserve=("dog",),
+    settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
+        lora=LoraSettings(steps=2),
+        images=ImageSettings(per_concept=1, steps=2),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    return Studio(output=tmp_path_factory.mktemp("output"))
+
+
+@pytest.fixture(scope="module")
+def entry(studio):
+    job = studio.erase(QUICK)
+    assert job.wait() is job.result
+    return job.result
+
+
+def test_the_model_is_loaded_by_the_first_job_that_needs_it(tmp_path):
+    fresh = Studio(output=tmp_path)
+    assert fresh.status().state == "waiting" and fresh.estimate(QUICK).memory is None
+    fresh.load().wait()
+    assert fresh.status().state == "ready" and fresh.status().detail == "cpu · float32"
+    assert fresh.estimate(QUICK).memory > 20e6
+
+
+def test_a_model_that_does_not_load_says_why(tmp_path):
+    broken = Studio(str(tmp_path), output=tmp_path)
+    with pytest.raises(ModelError):
+        broken.load().wait()
+    assert broken.status().state == "failed" and "diffusers layout" in broken.status().detail
+
+
+def test_an_erasure_becomes_an_entry(studio, entry):
+    assert entry.path.parent == studio.output and entry.name == entry.path.stem == f"cat-{QUICK.digest()}"
+    assert entry.recipe == QUICK and entry.size == entry.path.stat().st_size
+    assert studio.entries() == [entry] and studio.entry(entry.name) == entry
+
+
+def test_files_that_are_no_erasures_are_passed_over(studio, entry):
+    stray = studio.output / "stray.safetensors"
+    stray.write_text("hello")
+    try:
+        assert studio.entries() == [entry]
+        with pytest.raises(FileError, match="not an erasure"):
+            studio.entry("stray")
+    finally:
+        stray.unlink()
+
+
+@pytest.mark.parametrize("name", ["", "../cat", "cat/dog", "nothing"])
+def test_names_stay_inside_the_output_folder(studio, name):
+    with pytest.raises(FileError):
+        studio.entry(name)
+
+
+def test_comparing_an_entry(studio, entry):
+    pairs = studio.compare(entry.name, ImageRequest(("a cat",), (0, 1), 2, 4.0)).wait()
+    assert [(p.prompt, p.seed) for p in pairs] == [("a cat", 0), ("a cat", 1)]
+    path = outputs.pair(pairs[1], studio.output)
+    with Image.open(path) as picture:
+        assert json.loads(picture.text["mace_studio"])["seed"] == 1
+
+
+def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
+    picture = Image.new("RGB", (2, 2))
+    pair = Pair("a cat, “red” / blue", 4, picture, picture, 0.0, {})
+    assert outputs.pair(pair, tmp_path).name == "a-cat-red-blue-4.png"
+
+
+def test_exporting_an_entry(studio, entry, tmp_path):
+    packing = ExportRequest("unet", tmp_path / "cat.safetensors")
+    result = studio.export(entry.name, packing).wait()
+    assert result.path == packing.path and result.size == sum(path.stat().st_size for path in result.files)
+    with pytest.raises(FileError, match="exists already"):
+        studio.export(entry.name, packing)
+    assert studio.entries() == [entry]
+
+
+def test_an_export_never_takes_the_erasures_own_place(studio, entry):
+    before = entry.path.read_bytes()
+    with pytest.raises(FileError, match="is the erasure itself"):
+        studio.export(entry.name, ExportRequest("lora", studio.output / "." / entry.path.name, overwrite=True))
+    with pytest.raises(RecipeError):
+        studio.export(entry.name, ExportRequest("onnx", studio.output / "cat.onnx"))
+    assert entry.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "settings, field",
+    [
+        ({"prompts": (" ",)}, "prompt"),
+        ({"seeds": ()}, "seed"),
+        ({"seeds": (-1,)}, "seed"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 1000}, "steps"),
+        ({"size": (64, 60)}, "size"),
+        ({"guidance": float("nan")}, "guidance"),
+    ],
+)
+def test_bad_settings_of_a_comparison_are_refused_at_once(studio, entry, settings, field):
+    with pytest.raises(RecipeError) as error:
+        studio.compare(entry.name, replace(ImageRequest(("a cat",)), **settings))
+    assert error.value.field == field
+
+
+def test_a_bad_recipe_is_refused_at_once(studio):
+    with pytest.raises(RecipeError):
+        studio.erase(replace(QUICK, concepts=()))
+
+
+def test_a_cancelled_erasure_leaves_no_file(studio):
+    job = studio.erase(replace(QUICK.with_settings(lora=LoraSettings(steps=5_000)), name="never"))
+    for event in job.watch():
+        if event is not None and event.stage == "lora":
+            job.cancel()
+    assert job.state == CANCELLED
+    assert not list(studio.output.glob("never*")) and not list(studio.output.glob(".*"))
+
+
+def test_the_estimate_counts_forwards_and_sentences(studio):
+    """One concept, 30 templates twice, one phrase kept; one image of 2 steps with guidance, 2 LoRA steps."""
+    estimate = studio.estimate(QUICK)
+    assert (estimate.concepts, estimate.prompts, estimate.unet_forwards) == (1, 30 * 3, 1 * 2 * 2 + 2)
+    refined_only = studio.estimate(QUICK.with_settings(lora=LoraSettings(steps=0)))
+    assert refined_only.unet_forwards == 0
+
+
+def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypatch):
+    samples = []
+    unet = tasks.held(studio.place).model.unet
+    forward = unet.forward
+
+    def counted(sample, *rest, **named):
+        samples.append(len(sample))
+        return forward(sample, *rest, **named)
+
+    monkeypatch.setattr(unet, "forward", counted)
+    fresh = replace(QUICK, seed=77, concepts=(*QUICK.concepts, Concept("ship", "ground")))
+    studio.erase(fresh).wait()
+    assert sum(samples) == studio.estimate(fresh).unet_forwards
+
+
+def test_a_recipe_file_reads_back(studio):
+    path = outputs.recipe(QUICK, studio.output)
+    assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
+
+
+def test_every_preset_is_a_whole_recipe_that_says_what_it_is():
+    found = presets()
+    assert len(found) == len(list(PRESETS.rglob("*.json"))) >= 5
+    for preset in found:
+        assert preset.recipe.check() and preset.recipe.about.endswith(".") and preset.recipe.name
+
+
+def test_presets_hold_only_what_differs_from_the_defaults():
+    defaults = json.loads(Recipe().to_json())
+    for path in PRESETS.rglob("*.json"):
+        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+            assert value != defaults[key], f"{path.name}: {key} is the default"
+
+
+def test_the_built_in_model_is_small():
+    assert sum(path.stat().st_size for path in BUILT_IN.rglob("*")) < 40e6
+
+
+@pytest.mark.parametrize("title, name", [("Van Gogh, cat", "van-gogh-cat"), ("猫", "猫"), ("../ !", "untitled")])
+def test_file_names_read_like_the_title(studio, title, name):
+    assert outputs.recipe(replace(QUICK, name=title), studio.output).name.rpartition("-")[0] == name
+
+
+# Composing, and another base model
+
+
+SHIP = replace(QUICK, concepts=(Concept("ship", "ground"),), preserve=())
+
+
+def test_composing_entries(studio, entry):
+    ship = studio.erase(SHIP).wait()
+    both = studio.compose([entry, ship]).wait()
+    recipe = joined([QUICK, SHIP])
+    assert both.recipe == recipe and both.composable and both.name.startswith("cat-ship-") and both.warnings
+    at_once = studio.erase(recipe).wait()
+    assert at_once.name != both.name and at_once.path.read_bytes() != both.path.read_bytes()
+    assert studio.compose([both], remove=["ship"], name="Only cats").wait().recipe.concepts == QUICK.concepts
+    for made in studio.entries():
+        if made != entry:
+            made.path.unlink()
+
+
+def test_what_cannot_be_composed_is_refused_at_once(studio, entry):
+    with pytest.raises(RecipeError, match="erased in two"):
+        studio.compose([entry, entry])
+
+
+def test_composing_nothing_new_writes_the_very_file(studio, entry):
+    before = entry.path.read_bytes()
+    assert studio.compose([entry]).wait().name == entry.name
+    assert entry.path.read_bytes() == before and studio.entries()[0].name == entry.name
+
+
+def test_an_export_holds_no_loras(studio, entry, tmp_path):
+    path = studio.export(entry.name, ExportRequest("unet", tmp_path / "unet.safetensors")).wait().path
+    with safe_open(path, "numpy") as exported, safe_open(entry.path, "numpy") as own:
+        loras = {key for key in own.keys() if key.startswith("lora.")}  # noqa: SIM118 - not a mapping
+        assert set(exported.keys()) == set(own.keys()) - loras and len(loras) == 2 * len(exported.keys())
+
+
+def test_another_base_model_takes_the_place_of_the_first(tmp_path, other_folder):
+    changing = Studio(output=tmp_path)
+    cat = changing.erase(QUICK).wait()
+    first = weakref.ref(tasks.held(changing.place).model)
+    before, after = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1)), changing.change(f" {other_folder} ")
+    later = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1))
+    assert len(before.wait()) == 1  # queued before, it ran with the model of then
+    after.wait()
+    assert first() is None
+    assert changing.status().name == "other" and changing.status().state == "ready"
+    assert changing.status().fingerprint != cat.fingerprint and changing.status().memory < 20e6
+    with pytest.raises(FileError, match="another model"):
+        later.wait()
+    assert sources(tmp_path) == [str(other_folder)]
+    changing.change(BUILT_IN_NAME).wait()
+    assert changing.status().fingerprint == cat.fingerprint
+    assert changing.source == str(BUILT_IN) and sources(tmp_path) == [str(other_folder)]
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "said"), [("/nowhere", (), "no folder “/nowhere”"), (str(BUILT_IN), ("cpu", "int8"), "“int8”")]
+)
+def test_a_base_model_that_does_not_load_leaves_the_one_before(tmp_path, source, how, said):
+    changing = Studio(output=tmp_path)
+    changing.load().wait()
+    before = changing.status()
+    with pytest.raises(RecipeError) as error:
+        changing.change(source, *how).wait()
+    assert error.value.field == "source" and said in str(error.value)
+    assert changing.status() == before and changing.source == str(BUILT_IN)
+    assert sources(tmp_path) == []
+
+
+def test_a_fixed_studio_keeps_its_model(tmp_path):
+    with pytest.raises(RecipeError, match="many visitors"):
+        Studio(output=tmp_path, fixed=True).change("other")

@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+
+from mace_studio.errors import RecipeError
+from mace_studio.evaluation import study
+from mace_studio.evaluation.report import KEPT
+from mace_studio.evaluation.study import Case
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import outputs
+from mace_studio.runtime.jobs import CANCELLED
+from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "forest"),),
+    preserve=("dog",),
+    settings=MaceSettings(
+        refine=KeepWeights(preserve=1.0, identity=1.0),
+        fuse=KeepWeights(preserve=1.0, identity=1.0),
+        lora=LoraSettings(steps=0),
+        images=ImageSettings(guidance=4.0),
+    ),
+)
+
+
+def stopped(job):
+    job.cancel()
+    job.wait()
+    return False
+
+
+def finished(job):
+    job.wait()
+    return job.state != CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("objects", 10),
+        ("people", 3),
+        ("others", 3),
+        ("ablation", 8),
+        ("keys-values", 10),
+        ("scaling", 5),
+        ("search", 18),
+    ],
+)
+def test_every_study_has_its_rows_and_all_can_be_run(name, count):
+    rows = study.cases(name)
+    assert len(rows) == len({case.label for case in rows}) == len({case.recipe for case in rows}) == count
+    assert all(case.recipe.check() for case in rows)
+
+
+@pytest.mark.parametrize("held_back", [False, True])
+def test_the_ablation_adds_one_part_after_the_other(held_back):
+    recipes = [case.recipe for case in study.cases("ablation")]
+    refined, summed, closed, whole = recipes[4:] if held_back else recipes[:4]
+    weights = {recipe.settings.refine.preserve for recipe in (refined, summed, closed, whole)}
+    assert weights == {study.HELD_BACK if held_back else 0.1}
+    assert refined.lora.steps == 0
+    assert summed.settings.fusion == "weighted-sum" and summed.settings.lora.uniform and summed.settings.lora.steps > 0
+    assert closed == summed.with_settings(fusion="closed-form")
+    assert whole == closed.with_settings(lora=replace(closed.settings.lora, uniform=False))
+
+
+@pytest.mark.parametrize("asked", [("nothing", "cat"), ("search", "Van Gogh")])
+def test_an_unknown_study_or_preset_is_named(asked):
+    with pytest.raises(RecipeError, match="use one of"):
+        study.cases(*asked)
+
+
+def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
+    studio = Studio(output=tmp_path)
+    rows = [Case("gone", QUICK), Case("impossible", replace(QUICK, preserve=("Van Gogh",)))]
+    first = list(study.run(studio, rows, "quick", None, finished))
+    assert [outcome.problem != "" for outcome in first] == [False, True]
+    assert first[0].seconds > 0 and first[0].report.pooled(KEPT).after.count == 8
+    monkeypatch.setattr(Studio, "erase", None)
+    again = list(study.run(studio, rows[:1], "quick", None, finished))
+    assert again[0].seconds is None and again[0].report == first[0].report
+    grown = [replace(again[0].report, recipe=replace(QUICK, concepts=QUICK.concepts * n)) for n in (1, 5, 12)]
+    files = outputs.study("A table", grown, [1.0, None, 3.0], tmp_path / "people.md")
+    assert [path.name for path in files] == ["people.md", "people.png"] and all(path.is_file() for path in files)
+    assert len(outputs.study("A table", grown[:1] * 3, [None] * 3, tmp_path / "objects.md")) == 1
+    text = study.markdown("A study", [*again, first[1]])
+    assert "| gone | 1 |" in text and "| impossible | 1 |" in text and "does not know “Van Gogh”" in text
+    assert "average" not in text
+    assert "| average | | | | | |" in study.markdown("A study", again, averaged=True)
+
+
+def test_no_row_of_the_scaling_study_finds_training_images_of_another():
+    recipes = [case.recipe for case in study.cases("scaling")]
+    assert len({recipe.seed for recipe in recipes}) == len(recipes)
+
+
+def test_a_cancelled_study_stops(tmp_path):
+    rows = [Case("gone", QUICK), Case("never", replace(QUICK, seed=1))]
+    assert list(study.run(Studio(output=tmp_path), rows, "quick", None, stopped)) == []

@@ -1,0 +1,150 @@
+"""Erasures on disk: added, renamed, deleted, and never anything beside their folder touched."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mace_studio.errors import FileError, RecipeError
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import library
+from mace_studio.settings import LoraSettings
+
+CAT = Recipe(concepts=(Concept("cat", "forest"),), preserve=("dog",))
+HOSTILE = (
+    "", " ", ".", "..", "../cat", "..\\cat", "a/b", "/etc/passwd", ".hidden", "-rf", "a\x00b", "a\nb", "C:cat", "~",
+    "cat ", "<img src=x>", "x" * 300, "…", "cat\u202e", "$(id)", "猫" * 90,
+)  # fmt: skip
+
+
+def erasure_file(path, recipe=CAT, **about):
+    header = {"recipe": asdict(recipe), "conditions": {}, "warnings": [], "fingerprint": "f", "losses": {}} | about
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"attn2.to_k.weight": torch.ones(2, 2)}, path, {"mace_studio": json.dumps(header)})
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    erasure_file(tmp_path / "models" / "cat.safetensors", origins={"cat": "00000000"})
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """Fails if a test changes what lies beside the folder."""
+    (tmp_path / "cat.safetensors").write_text("not yours")
+    yield
+    assert (tmp_path / "cat.safetensors").read_text() == "not yours"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "upload") == ["cat.safetensors", "models"]
+
+
+def test_a_file_from_elsewhere_becomes_an_entry(folder, tmp_path):
+    upload = erasure_file(tmp_path / "upload" / "x.safetensors", replace(CAT, name="Mine"), fingerprint="other")
+    entry = library.add(folder, upload, "My cat (v1.2).safetensors")
+    assert entry.name == "My cat (v1.2)" and entry.recipe.name == "Mine" and entry.fingerprint == "other"
+    assert entry.path.read_bytes() == upload.read_bytes() and not list(folder.glob(".*"))
+    assert {e.name for e in library.entries(folder)} == {"cat", "My cat (v1.2)"}
+
+
+@pytest.mark.parametrize("name", [n for n in HOSTILE if n != "cat "])
+def test_hostile_names_are_refused_and_nothing_is_written(folder, tmp_path, outside, name):
+    upload = erasure_file(tmp_path / "upload" / "x.safetensors")
+    for attempt in (lambda: library.add(folder, upload, name), lambda: library.rename(folder, "cat", name)):
+        with pytest.raises(RecipeError, match="cannot be a name"):
+            attempt()
+    assert [path.name for path in folder.rglob("*")] == ["cat.safetensors"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_name_no_erasure(folder, outside, name):
+    for attempt in (lambda: library.delete(folder, name), lambda: library.rename(folder, name, "new")):
+        with pytest.raises(FileError):
+            attempt()
+    assert [path.name for path in folder.rglob("*")] == ["cat.safetensors"]
+
+
+def test_no_file_takes_the_place_of_another(folder, tmp_path):
+    other = erasure_file(tmp_path / "upload" / "x.safetensors", replace(CAT, seed=9))
+    (folder / "link.safetensors").symlink_to(tmp_path / "nowhere")
+    before = (folder / "cat.safetensors").read_bytes()
+    for name in ("cat", "cat.safetensors", " cat ", "link"):
+        with pytest.raises(RecipeError, match="already; choose another name") as error:
+            library.add(folder, other, name)
+        assert error.value.field == "upload"
+    library.add(folder, other, "dog")
+    with pytest.raises(RecipeError, match="“cat” already") as error:
+        library.rename(folder, "dog", "cat")
+    assert error.value.field == "rename"
+    assert (folder / "cat.safetensors").read_bytes() == before and (folder / "dog.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b"PK\x03\x04"),
+        lambda path: path.write_bytes(path.read_bytes()[:-8]),
+        lambda path: save_file({"a": torch.ones(1)}, path),
+        lambda path: save_file({"a": torch.ones(1)}, path, {"mace_studio": "[]"}),
+        lambda path: erasure_file(path, warnings=3),
+        lambda path: erasure_file(path, conditions={"refine": "<b>"}),
+        lambda path: erasure_file(path, replace(CAT, concepts=(Concept("cat", "forest", "../../recipe"),))),
+        lambda path: erasure_file(path, Recipe()),
+    ],
+)
+def test_what_is_no_erasure_stays_out(folder, tmp_path, spoil):
+    upload = erasure_file(tmp_path / "upload" / "x.safetensors")
+    spoil(upload)
+    with pytest.raises(FileError, match="new is not an erasure"):
+        library.add(folder, upload, "new")
+    assert [path.name for path in folder.iterdir()] == ["cat.safetensors"]
+
+
+def test_renaming_and_deleting_take_the_scores_along(folder):
+    entry = library.named(folder, "cat")
+    library.note_scores(entry, {"H_o, top-1": 0.93})
+    assert library.rename(folder, "cat", " Cats, all of them ").scores == {"H_o, top-1": 0.93}
+    assert [e.name for e in library.entries(folder)] == ["Cats, all of them"]
+    assert library.rename(folder, "Cats, all of them", "Cats, all of them").name == "Cats, all of them"
+    library.delete(folder, "Cats, all of them")
+    assert [path.name for path in folder.rglob("*")] == ["reports"]
+    erasure_file(folder / "Cats, all of them.safetensors", replace(CAT, seed=1))
+    assert library.named(folder, "Cats, all of them").scores == {}
+
+
+def test_scores_are_those_of_this_very_recipe(folder):
+    library.note_scores(library.named(folder, "cat"), {"H_o": 0.5})
+    erasure_file(folder / "cat.safetensors", replace(CAT, seed=1))
+    assert library.named(folder, "cat").scores == {}
+    (folder / "reports" / "cat.json").write_text("[")
+    assert library.named(folder, "cat").scores == {}
+
+
+def test_only_what_has_all_its_loras_can_be_composed(folder):
+    assert library.named(folder, "cat").composable
+    erasure_file(folder / "old.safetensors")
+    erasure_file(folder / "refined.safetensors", CAT.with_settings(lora=LoraSettings(steps=0)))
+    assert not library.named(folder, "old").composable and library.named(folder, "refined").composable
+
+
+def test_base_models_are_remembered_newest_first_and_each_once(folder):
+    assert library.sources(folder) == []
+    for i in (*range(12), 9):
+        library.remember(folder, f"model-{i}")
+    assert library.sources(folder) == [f"model-{i}" for i in (9, 11, 10, 8, 7, 6, 5, 4)]
+    (folder / "models.json").write_text('{"a": 1')
+    assert library.sources(folder) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said(folder, tmp_path, monkeypatch):
+    upload = erasure_file(tmp_path / "upload" / "x.safetensors")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(library.shutil, "copyfile", full)
+    with pytest.raises(FileError, match="No space left on device"):
+        library.add(folder, upload, "new")
+    assert [path.name for path in folder.iterdir()] == ["cat.safetensors"]
