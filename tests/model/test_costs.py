@@ -137,7 +137,11 @@ def test_the_studio_estimates_once_the_model_is_loaded(tmp_path):
     assert fresh.estimate(RECIPE).seconds is None
     fresh.measure().wait()
     estimate = fresh.estimate(RECIPE)
-    assert estimate.seconds > 0 and estimate.flops > 0 and estimate.memory > tasks.process_model(fresh.place).model.memory()
+    assert (
+        estimate.seconds > 0
+        and estimate.flops > 0
+        and estimate.memory > tasks.process_model(fresh.place).model.memory()
+    )
     more = fresh.estimate(RECIPE.with_settings(lora=LoraSettings(steps=70)))
     assert more.seconds > estimate.seconds and more.memory == estimate.memory
 
