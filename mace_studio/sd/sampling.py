@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
@@ -26,7 +26,20 @@ from mace_studio.settings import ImageSettings
 FEW_STEPS = 4
 HEAT = 2  # raised whenever what is stored as heat_HW changes, so that no older file is read
 
-Settings = TypeVar("Settings")  # anything with steps and a guidance
+
+class Stepped(Protocol):
+    """A dataclass with denoising steps and a guidance scale."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def guidance(self) -> float: ...
+
+
+Settings = TypeVar("Settings", bound=Stepped)
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,8 @@ def training_images(
         In the order of `wanted`.
     """
     paths = {image: _file(cache, model, image, settings) for image in wanted}
-    missing = [image for image, path in paths.items() if path is None or not path.exists()]
+    stored = {image: path for image, path in paths.items() if path is not None and path.exists()}
+    missing = [image for image in paths if image not in stored]
     cached = len(wanted) - len(missing)
     progress(Progress("generate", step=cached, total=len(wanted)))
 
@@ -138,12 +152,12 @@ def training_images(
         report = within(progress, "generate", "", cached + done, len(wanted))
         results = _training_batch(model, batch, settings, report)
         for image, result in zip(batch, results, strict=True):
-            if paths[image] is not None:
-                files.write(paths[image], {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+            if (path := paths[image]) is not None:
+                files.write(path, {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
         return results
 
     fresh = dict(zip(missing, model.batches.map(missing, run_batch), strict=True))
-    return [fresh[image] if image in fresh else GeneratedImage(**load_file(paths[image])) for image in wanted]
+    return [fresh[image] if image in fresh else GeneratedImage(**load_file(stored[image])) for image in wanted]
 
 
 def with_defaults(model: Model, settings: Settings) -> Settings:
@@ -190,7 +204,7 @@ def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence
     """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
     size = latent_size(model)
     maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
-    maps_TIJ = sum(attention.upsample(layer_TIJ, *size) for layer_TIJ in maps)
+    maps_TIJ = sum((attention.upsample(layer_TIJ, *size) for layer_TIJ in maps), torch.zeros(()))
     own_IJ = maps_TIJ[text.positions(model, sentence_ids, phrase)].mean(dim=0)
     after_NIJ = maps_TIJ[text.closing(sentence_ids, len(maps_TIJ))]
     best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None

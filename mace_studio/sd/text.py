@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from mace_studio import prompts
 from mace_studio.core import tokens
@@ -130,7 +131,7 @@ def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word
     """
     row = ids(model, [sentence])[0]
     pieces = model.pipeline.tokenizer.convert_ids_to_tokens(row)
-    found = {}
+    found: dict[range, Word] = {}
     for phrase in phrases:
         for run in tokens.occurrences(row, _spellings(model.pipeline.tokenizer, phrase)):
             if not any(position in other for other in found for position in run):
@@ -175,7 +176,7 @@ def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
 
 
 @lru_cache(maxsize=256)
-def _spellings(tokenizer: object, phrase: str) -> tuple[tuple[int, ...], ...]:
+def _spellings(tokenizer: PreTrainedTokenizerBase, phrase: str) -> tuple[tuple[int, ...], ...]:
     """The phrase alone and between other words, where a tokeniser may split it differently."""
 
     def plain(text: str) -> tuple[int, ...]:
