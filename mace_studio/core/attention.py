@@ -73,17 +73,20 @@ def map_size(pixels: int, rows: int, columns: int) -> tuple[int, int]:
 
 
 def resize_mask(mask_IJ: Tensor, pixels: int) -> Tensor:
-    """The mask at a layer's size by nearest neighbour.
+    """The mask at a layer's size: cell i of n takes row floor(i * rows / n), and columns alike.
+
+    That is torch's `nearest`, with which the paper's runs trained; `nearest-exact`, whose cells take the row at their
+    middle, gives other losses and gradients.
 
     Args:
         mask_IJ: boolean or 0..1, of the image's proportions and any size.
         pixels: Q, of the layer.
 
     Returns:
-        A boolean mask of the layer's rows and columns: True where the nearest value is at least 0.5.
+        A boolean mask of the layer's rows and columns: True where the value taken is at least 0.5.
     """
     size = map_size(pixels, *mask_IJ.shape)
-    return functional.interpolate(mask_IJ[None, None].float(), size, mode="nearest-exact")[0, 0] >= 0.5
+    return functional.interpolate(mask_IJ[None, None].float(), size, mode="nearest")[0, 0] >= 0.5
 
 
 def upsample(maps_BIJ: Tensor, rows: int, columns: int) -> Tensor:
