@@ -64,9 +64,9 @@ def token_grid(inspection: Inspection) -> Figure:
                     frame(axis, words[i] if r == 0 else None)
                 for axis in axes[1 + len(block) :]:
                     axis.set_axis_off()
-        _colour_bar(figure, grid[0], COLOURS, Normalize(0, top), "attention")
+        _colour_bar(figure, grid, COLOURS, Normalize(0, top), "attention")
         if len(rows) == 3:
-            _colour_bar(figure, grid[2], DIFFERENCES, Normalize(-top, top), "difference")
+            _colour_bar(figure, grid, DIFFERENCES, Normalize(-top, top), "difference")
     return figure
 
 
@@ -84,7 +84,7 @@ def residual_rows(inspection: Inspection) -> Figure:
             for axis, i in zip(axes[1:], shown, strict=True):
                 axis.imshow(maps[name][i], cmap=COLOURS, norm=scale, interpolation="nearest")
                 frame(axis, words[i] if row == 0 else None)
-        _colour_bar(figure, grid[0], COLOURS, scale, "attention")
+        _colour_bar(figure, grid, COLOURS, scale, "attention")
     return figure
 
 
@@ -171,8 +171,9 @@ def frame(axis: Axes, word: Word | None) -> None:
         axis.set_title(title, fontweight="bold" if marked else "normal", color="#b42318" if marked else "black")
 
 
-def _colour_bar(figure: Figure, axes: np.ndarray, palette: str, scale: Normalize, label: str) -> None:
-    figure.colorbar(ScalarMappable(scale, palette), ax=list(axes), label=label, pad=0.01, aspect=12)
+def _colour_bar(figure: Figure, grid: np.ndarray, palette: str, scale: Normalize, label: str) -> None:
+    # Beside all rows: beside one alone it would make that row's images narrower than the others.
+    figure.colorbar(ScalarMappable(scale, palette), ax=list(grid.ravel()), label=label, pad=0.01, aspect=30)
 
 
 def _bars(axis: Axes, rows: dict[str, list[Mass]], key: str, label: str) -> None:

@@ -28,8 +28,8 @@ from mace_studio.recipe import Recipe
 from mace_studio.settings import KeepWeights
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
-GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (1e-3, 3e-3)
-HELD_BACK, FASTER = 10.0, 3e-3  # λ3 and learning rate
+GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
+HELD_BACK, FASTER = 10.0, 1.5e-4  # λ3 and learning rate
 HEAD = (
     "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"

@@ -44,9 +44,8 @@ class EvaluateTab:
     def _plan_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="plan-card"):
             heading("plan-title", "", "What to measure", "The same prompts and seeds with both models.")
-            self.name = gr.Dropdown(
+            self.name = gr.CheckboxGroup(
                 [],
-                multiselect=True,
                 label="Erased models",
                 info="One, or several to see side by side",
                 **enabled("evaluate-model"),
@@ -108,7 +107,7 @@ class EvaluateTab:
         names = [name for _, name in listed]
         kept = [name for name in chosen if name in names]
         first = [name for name in (newest, *kept, *names) if name in names][:1]
-        return gr.Dropdown(listed, value=kept if len(kept) > 1 else first)
+        return gr.CheckboxGroup(listed, value=kept if len(kept) > 1 else first)
 
     @readable
     def on_plan(self, names: list[str], plan: str) -> str:

@@ -123,7 +123,7 @@ class ModelsTab:
             self.buttons: gr.Row(visible=len(entries) == 1),
             self.renaming: gr.Column(visible=False),
             self.deleting: gr.Column(visible=False),
-            self.compose.leave_out: gr.Dropdown(
+            self.compose.leave_out: gr.CheckboxGroup(
                 list(dict.fromkeys(phrases)), value=[phrase for phrase in leave_out or [] if phrase in phrases]
             ),
         }
