@@ -20,6 +20,7 @@ ASKED = {
     "progress",
     "paths",
     "masks",
+    "sources",
 }  # what the user asks: no model, no torch
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 MODELS = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub", "nudenet", "torchvision"}
@@ -31,7 +32,7 @@ TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
 # a single module of a folder is written with a dot, what stands in the folder itself as `__init__`. A part may always
 # import itself.
 RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
-    ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "captions"): ({*ASKED, *TABLE}, set()),
+    ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "captions", "sources"): ({*ASKED, *TABLE}, set()),
     ("masks",): (ASKED, {"numpy", "PIL"}),
     ("core",): ({"errors"}, {"torch"}),
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
