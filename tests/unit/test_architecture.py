@@ -32,7 +32,8 @@ TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
 # a single module of a folder is written with a dot, what stands in the folder itself as `__init__`. A part may always
 # import itself.
 RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
-    ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "captions", "sources"): ({*ASKED, *TABLE}, set()),
+    ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "captions"): ({*ASKED, *TABLE}, set()),
+    ("sources",): ({"errors"}, set()),
     ("masks",): (ASKED, {"numpy", "PIL"}),
     ("core",): ({"errors"}, {"torch"}),
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
