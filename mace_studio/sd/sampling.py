@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -136,6 +136,13 @@ def training_images(
     return [fresh[p] if p in fresh else GeneratedImage(**load_file(paths[p])) for p in wanted]
 
 
+def training_scheduler(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ with a model's noise schedule; how the model's own scheduler solves (DEIS, SA, SDE) stays out."""
+    return DPMSolverMultistepScheduler.from_config(
+        usual.config, algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero"
+    )
+
+
 def with_defaults(model: Model, settings: Settings) -> Settings:
     """The settings, or what a distilled model can make of them: few steps, and guidance only where it is embedded."""
     if not model.distilled:
@@ -171,7 +178,7 @@ def _portrait_batch(
     }
     usual = model.pipeline.scheduler
     if not model.distilled:
-        model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
+        model.pipeline.scheduler = training_scheduler(usual)
     try:
         with attention_hooks.attention(model.unet, receive):
             result = yield from _steps(model, prompts, [p.seed for p in batch], options, before)
