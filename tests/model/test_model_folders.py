@@ -373,7 +373,7 @@ def test_the_encoder_says_how_long_a_prompt_may_be_where_the_tokenizer_does_not(
         lambda: DEISMultistepScheduler(**LEADING),
         lambda: SASolverScheduler(**LEADING),
         lambda: DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", **LEADING),
-        lambda: DPMSolverMultistepScheduler(algorithm_type="dpmsolver", solver_type="heun", **LEADING),
+        lambda: DPMSolverMultistepScheduler(algorithm_type="dpmsolver", solver_type="heun", final_sigmas_type="sigma_min", **LEADING),
         lambda: DPMSolverMultistepScheduler(final_sigmas_type="sigma_min", **LEADING),
     ],
     ids=["deis", "sa", "sde", "heun", "sigma_min"],
