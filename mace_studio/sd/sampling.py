@@ -184,22 +184,19 @@ def _training_batch(
     finally:
         model.pipeline.scheduler = usual
     latents_NCHW = output.images.float().cpu()
-    ids = text.ids(model, [image.prompt for image in batch])
     return [
-        GeneratedImage(
-            latent_CHW.clone(), _heat(model, ids[i], image.phrase, [sum_BQT[i] for sum_BQT in sums.values()]) / layers
-        )
+        GeneratedImage(latent_CHW.clone(), _heat(model, image, [sum_BQT[i] for sum_BQT in sums.values()]) / layers)
         for i, (latent_CHW, image) in enumerate(zip(latents_NCHW, batch, strict=True))
     ]
 
 
-def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence[Tensor]) -> Tensor:
+def _heat(model: Model, image: TrainingImage, sums: Sequence[Tensor]) -> Tensor:
     """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
     size = latent_size(model)
     maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
     maps_TIJ = sum(attention.upsample(layer_TIJ, *size) for layer_TIJ in maps)
-    own_IJ = maps_TIJ[text.positions(model, sentence_ids, phrase)].mean(dim=0)
-    after_NIJ = maps_TIJ[text.closing(sentence_ids, len(maps_TIJ))]
+    own_IJ = maps_TIJ[text.positions(model, image.prompt, image.phrase)].mean(dim=0)
+    after_NIJ = maps_TIJ[text.closing(text.ids(model, [image.prompt])[0], len(maps_TIJ))]
     best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None
     return own_IJ if best is None else after_NIJ[best]
 

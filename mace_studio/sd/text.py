@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from mace_studio import phrases, prompts, sources
 from mace_studio.core import tokens
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent
+from mace_studio.recipe import Recipe
 from mace_studio.sd.model import Model
 
 BATCH = 32
@@ -38,8 +40,21 @@ class Word:
 def ids(model: Model, sentences: Sequence[str]) -> list[list[int]]:
     """Token ids of each sentence from the start to the end token, without padding, cut at T."""
     tokenizer = model.pipeline.tokenizer
-    found = tokenizer(list(sentences), truncation=True, max_length=model.length).input_ids
+    found = tokenizer([_written(model, s) for s in sentences], truncation=True, max_length=model.length).input_ids
     return [tokens.without_padding(row, tokenizer.eos_token_id) for row in found]
+
+
+def count(model: Model, sentence: str) -> int:
+    """How many tokens a sentence has, with the start and the end token; more than T are cut."""
+    return len(model.pipeline.tokenizer(_written(model, sentence), verbose=False).input_ids)
+
+
+def unread(model: Model, sentence: str) -> str:
+    """The end of a sentence that the model does not read, since only T tokens fit; "" where all of it does."""
+    written = _written(model, sentence)
+    kept = len(ids(model, [sentence])[0]) - 1
+    offsets = _offsets(model, written)
+    return written[offsets[kept][0] :].strip() if kept < len(offsets) - 1 else ""
 
 
 def embed(model: Model, sentences: Sequence[str], progress: Report = silent) -> Tensor:
@@ -71,17 +86,95 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
     return torch.cat(contexts), torch.cat(pooled) if pooled else None
 
 
-def positions(model: Model, sentence_ids: Sequence[int], phrase: str) -> list[int]:
-    """Every position in a prompt where a token of the phrase stands.
+def positions(model: Model, sentence: str, phrase: str) -> list[int]:
+    """Every position in a prompt where a token of the phrase stands, from left to right.
+
+    A token counts that has any character of the phrase: punctuation right after a phrase may be one token with its end.
+
+    Args:
+        model: its tokenizer splits.
+        sentence: the prompt.
+        phrase: in any case and spacing; it stands only where a word begins.
 
     Raises:
-        RecipeError: the phrase is not in the prompt, because the prompt is longer than the model reads.
+        RecipeError: the phrase is not in the prompt as far as the model reads it.
     """
-    runs = tokens.occurrences(sentence_ids, _spellings(model.pipeline.tokenizer, phrase))
-    found = [position for run in runs for position in run]
+    found = [position for run in occurrences(model, sentence, phrase) for position in run]
     if not found:
-        raise RecipeError("concepts", f"“{phrase}” is too long for this model, which reads {model.length} tokens.")
+        raise RecipeError("concepts", too_long(model, phrase))
     return found
+
+
+def occurrences(model: Model, sentence: str, phrase: str) -> list[tuple[int, ...]]:
+    """The positions of each place where a phrase stands in a prompt; those that are cut off are left out."""
+    written = _written(model, sentence)
+    offsets = _offsets(model, written)
+    last = len(ids(model, [sentence])[0]) - 1
+    found = []
+    for start, end in phrases.spans(written, _written(model, phrase)):
+        run = tuple(i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start)
+        # A phrase that starts within a token with a letter is a part of a word, as the s of ’s is.
+        if run and run[-1] < last and (offsets[run[0]][0] >= start or not written[start].isalnum()):
+            found.append(run)
+    return found
+
+
+def too_long(model: Model, phrase: str) -> str:
+    """The sentence against a phrase that does not fit."""
+    return f"“{sources.shown(phrase)}” is too long for this model, which reads {model.length} tokens."
+
+
+def check(model: Model, recipe: Recipe) -> None:
+    """Raise a RecipeError, before anything is generated, unless the model can tell all phrases of a recipe apart.
+
+    Every concept, mapping and phrase to keep must fit the longest template of its kind, and no two of them may be the
+    same tokens where they must differ.
+    """
+    templates = {kind: _longest_template(model, kind) for kind in {concept.kind for concept in recipe.concepts}}
+    erased: dict[tuple[int, ...], int] = {}
+    for i, concept in enumerate(recipe.concepts):
+        for field, phrase in (("phrase", concept.phrase), ("mapping", concept.mapping)):
+            _check_fits(model, f"concepts[{i}].{field}", phrase, [templates[concept.kind]])
+        own, mapping = (tuple(row) for row in ids(model, [concept.phrase, concept.mapping]))
+        if own == mapping:
+            raise RecipeError(f"concepts[{i}].mapping", f"“{concept.phrase}” maps to itself; choose another mapping.")
+        if own in erased:
+            other = erased[own]
+            raise RecipeError(
+                f"concepts[{i}].phrase",
+                f"Rows {other + 1} and {i + 1}, “{recipe.concepts[other].phrase}” and “{concept.phrase}”, are the "
+                "same to this model; remove one.",
+            )
+        erased[own] = i
+    _check_preserve(model, recipe, erased, list(templates.values()))
+
+
+def _check_preserve(
+    model: Model, recipe: Recipe, erased: Mapping[tuple[int, ...], int], templates: Sequence[str]
+) -> None:
+    before = max((count(model, template.partition("{}")[0]) - 2 for template in templates), default=0)
+    for start in range(0, len(recipe.preserve), BATCH):
+        batch = recipe.preserve[start : start + BATCH]
+        for i, (phrase, row) in enumerate(zip(batch, ids(model, batch), strict=True), start):
+            if (other := erased.get(tuple(row))) is not None:
+                raise RecipeError(
+                    f"preserve[{i}]",
+                    f"“{phrase}” is to be kept, and is the same to this model as “{recipe.concepts[other].phrase}”, "
+                    f"which row {other + 1} erases; remove it from one list.",
+                )
+            if before + len(row) > model.length:  # the others fit however they are put into a template
+                _check_fits(model, f"preserve[{i}]", phrase, templates)
+
+
+def _check_fits(model: Model, field: str, phrase: str, templates: Iterable[str]) -> None:
+    for template in templates:
+        if not occurrences(model, template.format(phrase.strip()), phrase):
+            raise RecipeError(field, f"{too_long(model, phrase)} Shorten it.")
+
+
+def _longest_template(model: Model, kind: str) -> str:
+    """The template of a kind with the most tokens before its phrase."""
+    return max(prompts.templates(kind), key=lambda template: count(model, template.partition("{}")[0]))
 
 
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
@@ -89,21 +182,21 @@ def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
     return list(range(len(sentence_ids) - 1, length))
 
 
-def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word]:
+def words(model: Model, sentence: str, wanted: Iterable[str] = ()) -> list[Word]:
     """A prompt in words from the start token to the padding; together they hold each of the T positions once.
 
     Args:
         model: its tokenizer splits.
         sentence: the prompt, cut where it is longer than the model reads.
-        phrases: what counts as one word, such as "Ada Finch".
+        wanted: phrases that count as one word, such as "Ada Finch".
     """
     row = ids(model, [sentence])[0]
     pieces = model.pipeline.tokenizer.convert_ids_to_tokens(row)
     found = {}
-    for phrase in phrases:
-        for run in tokens.occurrences(row, _spellings(model.pipeline.tokenizer, phrase)):
-            if not any(position in held for held in found for position in run):
-                found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), tuple(run), "concept")
+    for phrase in wanted:
+        for run in occurrences(model, sentence, phrase):
+            if not any(position in other for other in found for position in run):
+                found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), run, "concept")
     taken = {position for run in found for position in run}
     plain = [_word(pieces, run) for run in _runs(pieces, range(1, len(row) - 1), taken)]
     inner = sorted([*found.values(), *plain], key=lambda word: word.positions)
@@ -143,12 +236,12 @@ def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
     return Word("".join(part.removesuffix(WORD_END) for part in parts), parts, tuple(run))
 
 
-@lru_cache(maxsize=256)
-def _spellings(tokenizer: object, phrase: str) -> tuple[tuple[int, ...], ...]:
-    """The phrase alone and between other words, where a tokeniser may split it differently."""
+def _written(model: Model, sentence: str) -> str:
+    """A sentence as it is tokenized: NFC, and a textual inversion of several vectors with a token for each."""
+    composed = unicodedata.normalize("NFC", sentence)
+    return model.pipeline.maybe_convert_prompt(composed, model.pipeline.tokenizer)
 
-    def plain(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
-    edge = len(plain("x"))
-    return plain(phrase.strip()), plain(f"x {phrase.strip()} x")[edge:-edge]
+def _offsets(model: Model, written: str) -> list[tuple[int, int]]:
+    """For every token of a sentence, also those that are cut, its first character and the one after its last."""
+    return model.pipeline.tokenizer(written, return_offsets_mapping=True, verbose=False)["offset_mapping"]

@@ -21,6 +21,7 @@ ASKED = {
     "paths",
     "masks",
     "sources",
+    "phrases",
 }  # what the user asks: no model, no torch
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 MODELS = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub", "nudenet", "torchvision"}
@@ -33,7 +34,7 @@ TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
 # import itself.
 RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "captions"): ({*ASKED, *TABLE}, set()),
-    ("sources",): ({"errors"}, set()),
+    ("sources", "phrases"): ({"errors"}, set()),
     ("masks",): (ASKED, {"numpy", "PIL"}),
     ("core",): ({"errors"}, {"torch"}),
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
