@@ -199,11 +199,12 @@ def _from_data(data: object) -> Recipe:
     own = dict(data)
     method = _method(build(str, own.get("method", "mace"), "method"))
     settings = own.pop("settings", {})
-    if "method" not in own:  # version 0.1
+    if "method" not in own and isinstance(settings, dict):  # version 0.1 has the settings beside the other fields
         names = [part.name for part in dataclasses.fields(method.settings)]
-        settings = {name: own.pop(name) for name in names if name in own} | (settings or {})
-    settings = build(method.settings, settings)
-    return replace(build(Recipe, own), settings=settings)
+        settings = {name: own.pop(name) for name in names if name in own} | settings
+    if not isinstance(settings, dict):
+        raise RecipeError("settings", "An object with named fields is needed here; leave it out for the defaults.")
+    return replace(build(Recipe, own), settings=build(method.settings, settings))
 
 
 def _check_concepts(concepts: tuple[Concept, ...]) -> None:

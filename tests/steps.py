@@ -27,6 +27,16 @@ def cancelled(reached):
         yield progress
 
 
+def cancel_when(wanted):
+    """A progress callback that cancels the job at the first event for which `wanted` is true."""
+
+    def report(progress):
+        if wanted(progress):
+            raise Cancelled
+
+    return report
+
+
 @contextmanager
 def untouched(model):
     """Fails if the block leaves any tensor, hook or attribute of a model other than it was."""

@@ -115,11 +115,21 @@ class Fusion:
         gram_DD = gram_DD.double()
         self._gram_DD += gram_DD
         for name, (up_PR, down_RD) in deltas.items():
-            pull_PD = up_PR.double().cpu() @ (down_RD.double().cpu() @ gram_DD)
-            if name in self._pull_PD:
-                self._pull_PD[name] += pull_PD
-            else:
-                self._pull_PD[name] = pull_PD
+            self._add_pull(name, up_PR.double().cpu() @ (down_RD.double().cpu() @ gram_DD))
+
+    def add_pairs(self, moments: Moments, refined: Mapping[str, Tensor]) -> None:
+        """Take in one concept without a LoRA: at each context e the target is W' g instead of (W' + B A) e.
+
+        Args:
+            moments: over the pairs of a guide g and a context e.
+            refined: projection name -> W', weight_PD.
+        """
+        self._gram_DD += moments.gram_DD
+        for name, weight_PD in refined.items():
+            self._add_pull(name, weight_PD.double().cpu() @ (moments.cross_DD - moments.gram_DD))
+
+    def _add_pull(self, name: str, pull_PD: Tensor) -> None:
+        self._pull_PD[name] = self._pull_PD[name] + pull_PD if name in self._pull_PD else pull_PD
 
     def solve(
         self,

@@ -17,7 +17,7 @@ from torch import nn
 
 from mace_studio import sources
 from mace_studio.errors import FileError, ModelError
-from mace_studio.paths import ASSETS
+from mace_studio.paths import ASSETS, BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import checkpoints, devices, open_pipeline, parts, projections
@@ -172,7 +172,7 @@ class Model:
 
 
 def load(
-    source: str,
+    source: str = str(BUILT_IN),
     device: str = "auto",
     dtype: str = "auto",
     low_memory: bool = False,
@@ -184,8 +184,8 @@ def load(
 
     Args:
         source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint, as `sources.cleaned`
-            reads it. The settings of a checkpoint come from the folder beside it that has its name without
-            ".safetensors", or else from the hub.
+            reads it; the built-in model when left out. The settings of a checkpoint come from the folder beside it that
+            has its name without ".safetensors", or else from the hub.
         device: "auto" (the best there is), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float16 on CUDA, float32 elsewhere), "float32", "float16", "bfloat16".
         low_memory: keep on the device only the part that works, and decode images one by one and in tiles.

@@ -18,7 +18,7 @@ expect.set_options(timeout=30_000)
 
 pytestmark = pytest.mark.browser
 
-PROGRESS = "#progress"
+PROGRESS = "#erase-progress"
 
 
 def cell(page, row, column):
@@ -42,7 +42,7 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
 
     page.get_by_role("button", name="Erase 1 concept", exact=True).click()
     expect(page.locator(PROGRESS)).to_contain_text("Finished")
-    expect(page.locator("#progress .is-done")).to_have_count(5)
+    expect(page.locator("#erase-progress .is-done")).to_have_count(5)
     expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("frog: .* after 2 steps"))
     expect(page.locator("#summary")).to_contain_text("Saved as frog-")
     with page.expect_download() as download:
@@ -57,8 +57,8 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
     expect(field(page, "prompts")).to_have_value("a photo of the frog\na photo of the ship")
     page.get_by_role("button", name="a photo of the car").wait_for(state="detached")
     field(page, "seeds").fill("0-1")
-    field(page, "draw-steps").fill("2")
-    page.get_by_role("button", name="Draw before and after").click()
+    field(page, "compare-steps").fill("2")
+    page.get_by_role("button", name="Generate before and after").click()
     expect(page.locator("#pairs img")).to_have_count(4)
     expect(page.get_by_role("img", name="Before erasing: a photo of the frog")).to_be_visible()
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Mean pixel change\s*\d+\.\d of 255"))
@@ -74,8 +74,8 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
 def test_the_divider_moves_by_keyboard_and_by_mouse(page, erased):
     open_compare(page, erased)
     field(page, "seeds").fill("0")
-    field(page, "draw-steps").fill("1")
-    page.locator("#draw").click()
+    field(page, "compare-steps").fill("1")
+    page.locator("#generate").click()
     after = page.get_by_role("img", name="After erasing: a photo of the car")
     expect(after).to_be_visible()
     divider = page.get_by_role("slider", name="Divider between before and after")
@@ -99,11 +99,11 @@ def test_cancel_stops_the_run(page, studio, slow, open_recipe):
     expect(page.locator(PROGRESS)).to_contain_text(re.compile(r"LoRA [1-9]\d* of 5000"))
     expect(page.locator("#erase")).to_be_disabled()
     expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("car: "))
-    page.locator("#cancel").click()
+    page.locator("#erase-cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
     expect(page.locator("#erase")).to_be_enabled()
-    expect(page.locator("#cancel")).to_be_disabled()
-    expect(page.locator("#cancel")).to_have_text("Cancel")
+    expect(page.locator("#erase-cancel")).to_be_disabled()
+    expect(page.locator("#erase-cancel")).to_have_text("Cancel")
     assert not [e for e in studio.entries() if e.recipe.settings.lora.steps == 5000]
 
 
@@ -116,7 +116,7 @@ def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
     expect(page.locator(PROGRESS)).to_contain_text("of 5000")
     expect(field(page, "lora-steps")).to_have_value("5000")
     expect(page.locator("#erase")).to_be_disabled()
-    page.locator("#cancel").click()
+    page.locator("#erase-cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
 
 
@@ -125,8 +125,8 @@ def test_a_reload_comes_back_to_the_pictures(page, erased, guard):
     open_compare(page, erased)
     expect(field(page, "prompts")).to_have_value("a photo of the car\na photo of the ship")  # suggested
     field(page, "prompts").fill("a boat")
-    field(page, "draw-steps").fill("1")
-    page.locator("#draw").click()
+    field(page, "compare-steps").fill("1")
+    page.locator("#generate").click()
     expect(page.locator("#pairs img")).to_have_count(4)
     page.reload()
     page.get_by_role("tab", name="Compare").click()
@@ -146,7 +146,7 @@ def test_a_second_visitor_waits_in_the_queue(page, browser, base_url, fast, slow
         open_recipe(other, fast)
         other.locator("#erase").click()
         expect(other.locator(PROGRESS)).to_contain_text("Queued: 1 job ahead")
-        page.locator("#cancel").click()
+        page.locator("#erase-cancel").click()
         expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
         expect(other.locator(PROGRESS)).to_contain_text("Finished")
     finally:
@@ -186,8 +186,8 @@ def test_a_failed_run_says_why(page, fast, open_recipe):
     open_recipe(page, replace(fast, concepts=(Concept("word " * 100, "street"),)))
     page.locator("#erase").click()
     expect(page.locator(PROGRESS)).to_contain_text("Failed")
-    toast = page.get_by_test_id("toast-body")
-    expect(toast).to_contain_text("is too long for this model")
+    notice = page.locator("#erase-notice")
+    expect(notice).to_contain_text("is too long for this model")
     expect(page.locator("#erase")).to_be_enabled()
 
 
@@ -202,8 +202,8 @@ def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
     page.locator("#to-compare").click()
     expect(page.locator("#suggestions")).to_contain_text(attack)
     field(page, "seeds").fill("0")
-    field(page, "draw-steps").fill("1")
-    page.locator("#draw").click()
+    field(page, "compare-steps").fill("1")
+    page.locator("#generate").click()
     expect(page.locator("#figures")).to_contain_text(attack)
     assert page.locator("img[src=x]").count() == 0
 
@@ -224,7 +224,7 @@ def test_phone_in_the_dark(page):
         assert box["y"] + box["height"] <= 844
         page.mouse.wheel(0, 1500)
     page.get_by_role("tab", name="Compare").click()
-    expect(page.locator("#draw")).to_be_in_viewport()
+    expect(page.locator("#generate")).to_be_in_viewport()
     assert page.evaluate(width) <= 390
 
 
@@ -309,6 +309,6 @@ def test_a_slider_and_its_number_go_together(page):
     expect(number).to_have_value("1.3e-4")
     page.keyboard.press("Home")
     expect(number).to_have_value("0")
-    curve = page.locator("#curve [role=img]")
+    curve = page.locator("#window-chart [role=img]")
     page.get_by_label("t₂", exact=True).fill("700")
-    expect(curve).to_have_attribute("aria-label", "Timesteps between 200 and 700 are drawn most often.")
+    expect(curve).to_have_attribute("aria-label", "Timesteps between 200 and 700 are sampled most often.")

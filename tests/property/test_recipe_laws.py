@@ -7,17 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mace_studio.errors import RecipeError
+from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Recipe
 
 # The fields are read off the dataclasses, so that one added later is tested too; text has any characters.
 st.register_type_strategy(float, st.floats(allow_nan=False))
-recipes = st.from_type(Recipe)
+recipes = st.builds(Recipe, method=st.just("mace"), settings=st.from_type(MaceSettings))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-names = st.sampled_from([field.name for field in fields(Recipe)])
+names = st.sampled_from([field.name for kind in (Recipe, MaceSettings) for field in fields(kind)])
 
 
 def types_of(value: object) -> object:

@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mace_studio.errors import RecipeError
+from mace_studio.methods import METHODS
 from mace_studio.methods.mace import FUSIONS, MASKS, MaceSettings
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept, Recipe
 from mace_studio.settings import TUNE, ImageSettings, KeepWeights, LoraSettings
-from mace_studio.ui import charts, concept_text, form, run_view
+from mace_studio.ui import concept_text, form
+from mace_studio.ui.cards.recipe_form import preset_change
+from mace_studio.ui.components import charts, text
+from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, method_fields
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -27,23 +31,27 @@ recipes = st.builds(
     preserve=st.lists(texts, max_size=4).map(tuple),
     name=texts,
     about=texts,
-    refine=weights,
-    fuse=weights,
-    lora=st.builds(
-        LoraSettings, wholes, numbers, wholes, numbers, numbers, numbers, numbers, st.booleans(),
-        st.sampled_from(TUNE), st.booleans(), st.booleans(),
+    settings=st.builds(
+        MaceSettings,
+        refine=weights,
+        fuse=weights,
+        lora=st.builds(
+            LoraSettings,
+            steps=wholes, learning_rate=numbers, rank=wholes, alpha=numbers, t1=numbers, t2=numbers, gamma=numbers,
+            uniform=st.booleans(), tune=st.sampled_from(TUNE), pad_tokens=st.booleans(), squared=st.booleans(),
+        ),
+        fusion=st.sampled_from(FUSIONS),
+        images=st.builds(ImageSettings, wholes, wholes, numbers),
+        masks=st.sampled_from(MASKS),
+        concepts_at_once=wholes,
     ),
-    fusion=st.sampled_from(FUSIONS),
-    images=st.builds(ImageSettings, wholes, wholes, numbers),
-    masks=st.sampled_from(MASKS),
-    concepts_at_once=wholes,
     seed=wholes,
 )  # fmt: skip
 
 
 def values(**changes):
     """The default form with one row, and some values changed."""
-    start = dict(zip(form.BY_KEY, form.values_from(Recipe(concepts=(Concept("cat", "forest"),))), strict=True))
+    start = dict(zip(BY_KEY, form.values_from(Recipe(concepts=(Concept("cat", "forest"),))), strict=True))
     return list((start | changes).values())
 
 
@@ -58,7 +66,15 @@ def test_the_form_shows_every_field_of_a_recipe_once():
         for key, value in data.items():
             yield from paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
 
-    assert sorted(f.path for f in form.FIELDS) == sorted(paths(json.loads(Recipe().to_json())))
+    data = json.loads(Recipe().to_json())
+    settings = data.pop("settings")
+    assert sorted(f.path for f in COMMON) == sorted(paths(data))
+    assert sorted(f.path for f in method_fields("mace")) == sorted(paths(settings))
+
+
+def test_every_method_that_the_form_shows_is_in_the_table_and_every_key_is_unique():
+    assert set(METHOD_GROUPS) <= set(METHODS)
+    assert len(BY_KEY) == len(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -96,16 +112,20 @@ def test_the_main_weights_set_both_stages():
     assert recipe.settings.refine == KeepWeights(1.0, 3.0, 4.0)
     assert recipe.settings.fuse == KeepWeights(2.0, 3.0, 4.0)
     apart = form.recipe_from(values(lambda3="3", lambda3_fuse="5", identity_fuse="0"))
-    assert (apart.refine.preserve, apart.fuse.preserve, apart.fuse.identity) == (3.0, 5.0, 0.0)
+    assert (apart.settings.refine.preserve, apart.settings.fuse.preserve, apart.settings.fuse.identity) == (
+        3.0,
+        5.0,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(
-    ("number", "text"),
+    ("number", "short"),
     [(0.0, "0"), (1e-4, "1e-4"), (1e-7, "1e-7"), (0.8, "0.8"), (1000.0, "1000"), (0.001, "0.001"), (1e22, "1e22")],
 )
-def test_numbers_are_short(number, text):
-    assert form.number_text(number) == text
-    assert float(text) == number
+def test_numbers_are_short(number, short):
+    assert text.number_text(number) == short
+    assert float(short) == number
 
 
 def test_differences_name_what_a_preset_changes():
@@ -117,8 +137,8 @@ def test_differences_name_what_a_preset_changes():
     )
     assert form.differences(now, then) == [
         ("Concepts", "cat", "c0, c1, c2, c3 and 2 more"),
-        ("Uniform timesteps", "off", "on"),
         ("Seed", "0", "3"),
+        ("Uniform timesteps", "off", "on"),
     ]
 
 
@@ -223,9 +243,9 @@ def test_a_recipe_file_must_be_one_that_can_run():
 def test_every_part_of_the_page_escapes_what_people_type():
     attack = "<img src=x onerror=alert(1)>"
     recipe = Recipe(concepts=(Concept(attack, attack),), preserve=(attack,), about=attack)
-    shown = run_view.preset_change(Recipe(concepts=(Concept("cat", "forest"),)), recipe)
+    shown = preset_change(Recipe(concepts=(Concept("cat", "forest"),)), recipe)
     shown += charts.loss_curves({attack: [1.0, 2.0]}, 2, [attack], False)
-    shown += run_view.pairs([(attack, attack)]) + run_view.estimate_missing(attack)
+    shown += text.pairs([(attack, attack)]) + text.estimate_missing(attack)
     assert "<img" not in shown
     assert "&lt;img src=x" in shown
 

@@ -21,7 +21,7 @@ def test_concepts_and_keep_lists_join_and_the_settings_are_the_firsts():
     both = joined([CAT, SHIP])
     assert both.concepts == (*CAT.concepts, *SHIP.concepts)
     assert both.preserve == ("dog", "deer")  # neither what is erased nor what differs in case only
-    assert both.fuse == CAT.settings.fuse and joined([SHIP, CAT]).fuse == SHIP.settings.fuse
+    assert both.settings.fuse == CAT.settings.fuse and joined([SHIP, CAT]).settings.fuse == SHIP.settings.fuse
     assert both.name == "" and both.title() == "cat, ship"
     assert joined([CAT, SHIP], name=" Both ").title() == "Both"
 

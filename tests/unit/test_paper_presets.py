@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mace_studio.methods.mace import MaceSettings
+from mace_studio.paths import PRESETS
+from mace_studio.presets import presets
 from mace_studio.recipe import Recipe
-from mace_studio.runtime.library import PRESETS, presets
 
 ROOT = Path(__file__).parents[2]
 TABLES = json.loads((ROOT / "tests" / "golden" / "paper_tables.json").read_text(encoding="utf-8"))
@@ -70,6 +72,13 @@ def recipe(folder: str, segment: str) -> Recipe:
     return Recipe.from_json(json.dumps(data(folder, segment)))
 
 
+def fields(folder: str, segment: str) -> dict:
+    """Every field of a preset as it is read, the settings of MACE beside the others."""
+    whole = asdict(recipe(folder, segment))
+    assert whole.pop("method") == "mace"
+    return whole | whole.pop("settings")
+
+
 def concepts(segment: str) -> tuple[dict, ...]:
     row = TABLE9[segment]
     return tuple(
@@ -92,7 +101,7 @@ def keep(kind: str, prior: float, preserve: float) -> dict[str, float]:
 def test_every_field_is_that_of_the_paper(segment):
     row = TABLE9[segment]
     preserve = row["lambda3"] or 0
-    got = asdict(recipe(PAPER[0], segment))
+    got = fields(PAPER[0], segment)
     got.pop("about")  # the only one that is prose
     assert got == {
         "name": PAPER[1] + ROWS[segment][1],
@@ -118,7 +127,7 @@ def test_every_field_is_that_of_the_paper(segment):
 @rows
 def test_a_twin_differs_in_its_refine_weights_only(segment):
     _, title, prior, preserve = ROWS[segment]
-    paper, twin = asdict(recipe(PAPER[0], segment)), asdict(recipe(TWINS[0], segment))
+    paper, twin = fields(PAPER[0], segment), fields(TWINS[0], segment)
     assert twin["name"] == TWINS[1] + title
     assert twin["refine"] == keep(TABLE9[segment]["kind"], prior, preserve)
     # One row, with λ1 = 1, is its own square.
@@ -142,7 +151,7 @@ def test_a_preset_can_be_run_and_says_in_one_sentence_what_it_is(folder, segment
 @rows
 @pytest.mark.parametrize("folder", [PAPER[0], TWINS[0]])
 def test_a_preset_holds_only_what_differs_from_the_defaults(folder, segment):
-    written, defaults = data(folder, segment), asdict(Recipe())
+    written, defaults = data(folder, segment), asdict(Recipe()) | asdict(MaceSettings())
     weights = {"general": 0, "preserve": 0, "identity": 0}  # of a KeepWeights that is given in part
     for key, value in written.items():
         assert value != defaults[key]

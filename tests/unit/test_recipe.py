@@ -62,7 +62,7 @@ NAN, INFINITY = float("nan"), float("inf")
 @pytest.mark.parametrize("part", ["general", "preserve", "identity"])
 @pytest.mark.parametrize("value", [-1e-9, NAN, INFINITY, -INFINITY])
 def test_keep_weights_are_checked(stage, part, value):
-    refused(replace(GOOD, **{stage: KeepWeights(**{part: value})}), f"{stage}.{part}")
+    refused(GOOD.with_settings(**{stage: KeepWeights(**{part: value})}), f"{stage}.{part}")
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,45 @@ def test_lora_settings_are_checked(settings, field, word):
         ({"fusion": "sum"}, "fusion", "closed-form, weighted-sum"),
         ({"masks": "drawn"}, "masks", "attention, clipseg, grounded-sam, none"),
         ({"concepts_at_once": 0}, "concepts_at_once", "at least 1"),
-        ({"seed": -1}, "seed", "at least 0"),
-        ({"seed": 2**63}, "seed", "too large"),
-        ({"seed": 10**400}, "seed", "too large"),
     ],
 )
 def test_other_settings_are_checked(settings, field, word):
-    refused(replace(GOOD, **settings), field, word)
+    refused(GOOD.with_settings(**settings), field, word)
+
+
+@pytest.mark.parametrize(("seed", "word"), [(-1, "at least 0"), (2**63, "too large"), (10**400, "too large")])
+def test_the_seed_is_checked(seed, word):
+    refused(replace(GOOD, seed=seed), "seed", word)
+
+
+def test_an_unknown_method_is_refused_by_name():
+    with pytest.raises(RecipeError, match="“mase” is not known; use one of mace") as caught:
+        Recipe.from_json('{"concepts": [], "method": "mase"}')
+    assert caught.value.field == "method"
+
+
+def test_settings_of_another_method_are_refused():
+    refused(replace(GOOD, settings=KeepWeights()), "settings", "MACE")
+
+
+def test_a_recipe_of_the_first_version_has_its_settings_beside_the_other_fields():
+    first = Recipe.from_json('{"concepts": [], "lora": {"rank": 2}, "fusion": "weighted-sum", "seed": 3}')
+    assert first == Recipe(settings=MaceSettings(lora=LoraSettings(rank=2), fusion="weighted-sum"), seed=3)
+    assert json.loads(first.to_json())["settings"]["lora"]["rank"] == 2
+
+
+def test_a_recipe_keeps_the_digits_that_version_0_1_gave_it():
+    # Printed by version 0.1 for the same two recipes: names of files and origins of LoRAs are made of them.
+    assert GOOD.digest() == "d124b326"
+    assert (
+        Recipe(concepts=(CAT,), preserve=("dog",), settings=MaceSettings(masks="none"), seed=7).digest() == "46899b5a"
+    )
+
+
+def test_lists_become_tuples():
+    assert Recipe(concepts=[Concept("cat", "sky", synonyms=["kitty"])], preserve=["dog"]) == Recipe(
+        concepts=(Concept("cat", "sky", synonyms=("kitty",)),), preserve=("dog",)
+    )
 
 
 @pytest.mark.parametrize(

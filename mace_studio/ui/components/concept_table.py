@@ -8,8 +8,8 @@ from __future__ import annotations
 import gradio as gr
 
 from mace_studio.recipe import KINDS
+from mace_studio.ui.components.files import script
 from mace_studio.ui.concept_text import Row
-from mace_studio.ui.files import page_file
 
 TEMPLATE = """<div class="concept-head" aria-hidden="true"><span>Concept</span><span>Maps to</span><span>Kind</span>
 <span>Synonyms</span><span></span></div><div class="concept-rows"></div>"""
@@ -21,7 +21,7 @@ def concept_table(rows: list[Row]) -> gr.HTML:
         rows,
         label="Concepts to erase",
         html_template=TEMPLATE,
-        js_on_load=page_file("concept_table.js"),
+        js_on_load=script(__file__),
         apply_default_css=False,
         elem_id="concepts",
         kinds=list(KINDS),

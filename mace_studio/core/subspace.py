@@ -1,0 +1,59 @@
+"""Subspaces spanned by vectors: orthonormal bases, projectors and complements, with a tolerance on the rank.
+
+Everything is computed in float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-7  # of the largest singular value; embeddings come from float32 networks
+
+
+def basis(vectors_ND: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """Orthonormal rows that span the same space as `vectors_ND`, (rank, D), strongest direction first.
+
+    Args:
+        vectors_ND: N vectors; N may be 0.
+        tolerance: singular values up to this share of the largest one count as 0.
+    """
+    if not len(vectors_ND):
+        return vectors_ND.detach().cpu().double()
+    _, values, directions = torch.linalg.svd(vectors_ND.detach().cpu().double(), full_matrices=False)
+    return directions[values > tolerance * values[0]]
+
+
+def projector(vectors_ND: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """The orthogonal projector (D, D) onto the span of `vectors_ND`; 0 for no vectors."""
+    basis_RD = basis(vectors_ND, tolerance)
+    return basis_RD.T @ basis_RD
+
+
+def complement(vectors_ND: Tensor, directions: int | None = None, tolerance: float = TOLERANCE) -> Tensor:
+    """Orthonormal rows (D - rank, D), orthogonal to all of `vectors_ND`.
+
+    Args:
+        vectors_ND: N vectors.
+        directions: orthogonal to so many of their strongest directions only; None for all of them.
+        tolerance: as in `basis`.
+    """
+    basis_RD = basis(vectors_ND, tolerance)[:directions]
+    return torch.linalg.qr(basis_RD.T, mode="complete").Q.T[len(basis_RD) :]
+
+
+def gram_schmidt(vectors_KP: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """Row k is vector k without its parts along the vectors before it, at length 1; 0 where nothing is left of it.
+
+    Args:
+        vectors_KP: K vectors, in the order that counts.
+        tolerance: a rest up to this share of the vector's own length counts as nothing.
+    """
+    rows: list[Tensor] = []
+    for vector_P in vectors_KP.detach().cpu().double():
+        rest_P = vector_P
+        for _ in range(2):  # a second pass removes what rounding left of the first
+            rest_P = rest_P - sum((rest_P @ row_P) * row_P for row_P in rows)
+        length = rest_P.norm()
+        rows.append(rest_P / length if length > tolerance * vector_P.norm() else torch.zeros_like(rest_P))
+    return torch.stack(rows) if rows else vectors_KP.detach().cpu().double()

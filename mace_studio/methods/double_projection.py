@@ -1,0 +1,59 @@
+"""DP, double projections: towards safe concepts, and only where preserved ones have no part (arXiv 2604.10032)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mace_studio.core.subspace import complement, projector
+from mace_studio.methods.closed_form import Weights, each_weight
+
+OUTSIDE = 1e-6  # share of a concept's length that must lie outside of what is preserved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """No number is published that a user must set.
+
+    Attributes:
+        directions: preserve only so many of the strongest directions of the preserve list; None for all of them.
+    """
+
+    directions: int | None = None
+
+
+def edit(
+    weights: Weights,
+    concepts_ND: Tensor,
+    safe_MD: Tensor,
+    preserve_KD: Tensor | None = None,
+    *,
+    directions: int | None = None,
+) -> Weights:
+    """W' = W + Z U^T, Z = W (A - C) X^+, X = U^T C; preserved vectors move by exactly 0.
+
+    A is the projection of the concepts C on the span of the safe ones, U an orthonormal basis of what is orthogonal
+    to the preserved ones. For one concept x this is W (a - c) x^T / ||x||^2.
+
+    Args:
+        weights: W, one weight_PD or name -> weight_PD.
+        concepts_ND: c. safe_MD: vectors that may take their place. preserve_KD: vectors to keep; None for none.
+        directions: as in `Settings`.
+
+    Returns:
+        W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts. A concept that lies
+        within the span of the preserved ones stays as it is.
+
+    Source: arXiv 2604.10032.
+    """
+    if not len(concepts_ND):
+        return weights
+    concepts_ND = concepts_ND.detach().cpu().double()
+    preserve_KD = concepts_ND[:0] if preserve_KD is None else preserve_KD
+    outside_RD = complement(preserve_KD, directions)
+    shift_ND = concepts_ND @ projector(safe_MD) - concepts_ND
+    inverse_RN = torch.linalg.pinv(concepts_ND @ outside_RD.T, atol=OUTSIDE * concepts_ND.norm(dim=1).max().item())
+    change_DD = shift_ND.T @ inverse_RN.T @ outside_RD
+    return each_weight(weights, lambda weight_PD: weight_PD + weight_PD @ change_DD)

@@ -1,0 +1,131 @@
+"""ESD, erasing stable diffusion: train the model away from its own guidance (arXiv 2303.07345)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+GRID, TIMESTEPS = 50, 1000
+FORMS = ("old", "new")
+SKIPPED = ("time_embedding.", "conv_norm_out.", "conv_out.")
+SELECTIONS = ("x", "x-strict", "u", "u-new")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Defaults are those of the paper and the authors' first code; the prompt is the bare name.
+
+    Attributes:
+        select: which parameters train, see `parameters`: "x" for styles and names, "u" for objects and nudity.
+        form: of the target, see `target`.
+        eta: of the target; 1 with the old form, 2 with the new one, which are the same target.
+        steps: 1000, batch 1 (new code: 200).
+        learning_rate: of Adam with its default betas: 1e-5 (new code: 5e-5).
+        guidance: with which the student makes x_t, in the DDIM steps of `visited`.
+    """
+
+    select: str = "x"
+    form: str = "old"
+    eta: float = 1.0
+    steps: int = 1000
+    learning_rate: float = 1e-5
+    guidance: float = 3.0
+
+
+def target(
+    null_BCHW: Tensor,
+    concept_BCHW: Tensor,
+    eta: float = 1.0,
+    form: str = "old",
+    base_BCHW: Tensor | None = None,
+) -> Tensor:
+    """What U(x_t, c) is trained to predict, from the frozen model's predictions at the same x_t.
+
+    old: y = e(n) - eta [e(c) - e(n)]    (the paper and the first code, eta = 1)
+    new: y = e(c) - eta [e(c) - e(n)]    (the code since 2025, eta = 2)
+    new with eta + 1 is old with eta: both published settings are 2 e(n) - e(c).
+
+    Args:
+        null_BCHW: e(n), for the empty prompt.
+        concept_BCHW: e(c), for the concept.
+        eta: strength of the negative guidance.
+        form: "old" or "new", which prediction the guidance starts from.
+        base_BCHW: starts from this prediction instead, to erase c from another prompt p: y = e(p) - eta [...].
+
+    Returns:
+        y, without a gradient.
+
+    Raises:
+        ValueError: another form.
+
+    Source: arXiv 2303.07345. Noise or velocity, whichever the model predicts.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; it must be one of {', '.join(FORMS)}")
+    if base_BCHW is None:
+        base_BCHW = null_BCHW if form == "old" else concept_BCHW
+    return (base_BCHW - eta * (concept_BCHW - null_BCHW)).detach()
+
+
+def loss(student_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+    """mean || U(x_t, c) - y ||^2 over all elements, in float32 at least."""
+    wide = torch.promote_types(student_BCHW.dtype, torch.float32)
+    return nn.functional.mse_loss(student_BCHW.to(wide), target_BCHW.to(wide))
+
+
+def parameters(unet: nn.Module, select: str = "x") -> dict[str, nn.Parameter]:
+    """Name -> parameter of what ESD trains, in the UNet's order, by the names of diffusers.
+
+    x: all of cross-attention (`attn2`: query, key, value, output). x-strict: its keys and values.
+    u: all but `attn2`, the time embedding and the output norm and convolution (first code: "noxattn").
+    u-new: weights and biases of every Linear and Conv2d outside of `attn2`; time embedding, first and last
+    convolution with them, no norm (the code since 2025).
+
+    Raises:
+        ValueError: another selection.
+    """
+    if select not in SELECTIONS:
+        raise ValueError(f"select is {select!r}; it must be one of {', '.join(SELECTIONS)}")
+    dense = {
+        f"{name}.{part}"
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        for part, _ in module.named_parameters(recurse=False)
+    }
+    rules = {
+        "x": lambda name: "attn2" in name,
+        "x-strict": lambda name: "attn2.to_k" in name or "attn2.to_v" in name,
+        "u": lambda name: (
+            "attn2" not in name and not name.startswith(("time_embedding.", "conv_norm_out.", "conv_out."))
+        ),
+        "u-new": lambda name: "attn2" not in name and name in dense,
+    }
+    return {name: parameter for name, parameter in unet.named_parameters() if rules[select](name)}
+
+
+def visited(j: int) -> list[int]:
+    """The levels that x passes through in the first code before it is trained on, noisiest first.
+
+    Noise enters at timestep 961 of the DDIM grid 20 k + 1, one step late, and min(49, 50 - j) steps are taken: to
+    level 20 (j - 2) + 1, or 0 for j = 0 and 1. `core.diffusion.ddim` runs them.
+
+    Args:
+        j: 0 to 49, counted from the clean end.
+
+    Raises:
+        ValueError: another j.
+    """
+    if not 0 <= j < GRID:
+        raise ValueError(f"j is {j}; it must be 0 to {GRID - 1}")
+    last = max(j, 1) - 1
+    stride = TIMESTEPS // GRID
+    taken = [stride * k + 1 for k in range(GRID - 2, last - 1, -1)]
+    return [*taken, stride * (last - 1) + 1 if last else 0]
+
+
+def timesteps(j: int) -> range:
+    """The timesteps of which one is drawn for x after `visited(j)`: 20 j to 20 j + 19, above x's own level."""
+    stride = TIMESTEPS // GRID
+    return range(stride * j, stride * (j + 1))

@@ -1,0 +1,67 @@
+"""FMN, Forget-Me-Not: press down the attention that a concept's tokens get (arXiv 2303.17591)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mace_studio.core.tokens import occurrences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Defaults are those of the authors' code; the number of steps is tuned for each concept.
+
+    Attributes:
+        steps: 35, batch 1.
+        learning_rate: of AdamW (0.9, 0.999; weight decay 0.01): 2e-6.
+        images: of the concept, 8.
+        closing: press the end token too, at every position where its id stands (`use_pooler`).
+        attention_only: train cross-attention alone, with gradients clipped at norm 1; else the whole UNet, unclipped.
+        real_images: noised images of the concept; without, noise alone at the same level (`no_real_image`).
+        inversion_steps: of the textual inversion before, 0 for none; the authors take 500.
+        inversion_tokens: placeholders that it trains, 4.
+        inversion_rate: of its AdamW (weight decay 0.1): 1e-3.
+    """
+
+    steps: int = 35
+    learning_rate: float = 2e-6
+    images: int = 8
+    closing: bool = True
+    attention_only: bool = False
+    real_images: bool = True
+    inversion_steps: int = 500
+    inversion_tokens: int = 4
+    inversion_rate: float = 1e-3
+
+
+def loss(probabilities: Sequence[Tensor], positions: Sequence[int]) -> Tensor:
+    """|| concatenation over layers, heads and queries of A[:, S] ||_F: one norm over everything, not squared.
+
+    MACE's loss (`core.attention.masked_loss`) is the sum of one such norm for each layer.
+
+    Args:
+        probabilities: one tensor (..., Q, T) for each cross-attention layer, for instance (H, Q, T) of one sample.
+        positions: S, token positions whose attention is pressed down, see `pressed`.
+
+    Returns:
+        A scalar that can be differentiated.
+
+    Source: arXiv 2303.17591, attention re-steering; no denoising term.
+    """
+    return torch.linalg.vector_norm(torch.cat([layer[..., list(positions)].flatten() for layer in probabilities]))
+
+
+def pressed(ids: Sequence[int], phrases: Iterable[Sequence[int]], end: int | None) -> list[int]:
+    """S: positions of the concept's tokens and, with `end`, of every end token.
+
+    Args:
+        ids: padded token ids of "a photo of ..."; SD 1.x pads with end tokens, which then count as well.
+        phrases: spellings of the concept, as in `core.tokens.occurrences`.
+        end: id of the end token; None presses the concept's own tokens alone.
+    """
+    own = [position for run in occurrences(ids, phrases) for position in run]
+    return [*own, *(position for position, token in enumerate(ids) if token == end)]

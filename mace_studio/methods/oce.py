@@ -1,0 +1,103 @@
+"""OCE: an orthogonal instead of an additive edit of the values, by one SVD per weight (arXiv 2605.28902)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mace_studio.core.subspace import projector
+from mace_studio.methods.closed_form import Weights, each_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Defaults are those published for one object; `PUBLISHED` has the others.
+
+    Attributes:
+        erase_scale: s_e. general_scale: s_0, of general captions. keep_scale: s_k, of the preserve list.
+        ridge: lambda, of leaving W as it is.
+        anchor: "published" ("sky" for objects, "person" or "tree" for people, "real" for styles) or "mapping".
+    """
+
+    erase_scale: float = 2000.0
+    general_scale: float = 10.0
+    keep_scale: float = 0.0
+    ridge: float = 10.0
+    anchor: str = "published"
+
+
+PUBLISHED = {
+    "object": Settings(),
+    "celebrity, 10": Settings(erase_scale=3500, general_scale=50, keep_scale=5),
+    "celebrity, 100": Settings(erase_scale=800, general_scale=70, keep_scale=2),
+    "explicit": Settings(erase_scale=3000, general_scale=20),
+    "style": Settings(erase_scale=500, general_scale=10, keep_scale=1),
+}
+
+
+def edit(
+    weights: Weights,
+    concepts_ND: Tensor,
+    anchors_ND: Tensor,
+    preserve_MD: Tensor | None = None,
+    general_DD: Tensor | None = None,
+    *,
+    erase_scale: float = 2000.0,
+    keep_scale: float = 0.0,
+    general_scale: float = 10.0,
+    ridge: float = 10.0,
+) -> Weights:
+    """W' = Q W with the rotation Q of `rotation`, so the singular values of W stay.
+
+    Args:
+        weights: W, one weight_PD or name -> weight_PD; published: values only.
+        concepts_ND, anchors_ND: c and a, one vector each; only what they span counts, so their numbers may differ.
+        preserve_MD: p; None for none.
+        general_DD: K0, mean of the outer products of the tokens of general captions, padding left out; None for none.
+        erase_scale, keep_scale, general_scale, ridge: s_e, s_k, s_0, lambda, 0 or more.
+
+    Returns:
+        W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts or with s_e = 0.
+    """
+    if not len(concepts_ND) or not erase_scale:
+        return weights
+
+    def one(weight_PD: Tensor) -> Tensor:
+        kept_PP = ridge * weight_PD @ weight_PD.T
+        if preserve_MD is not None and len(preserve_MD):
+            values_MP = preserve_MD.detach().cpu().double() @ weight_PD.T
+            kept_PP += keep_scale * values_MP.T @ values_MP
+        if general_DD is not None:
+            kept_PP += general_scale * weight_PD @ general_DD.detach().cpu().double() @ weight_PD.T
+        concept_PP, anchor_PP = _span(weight_PD, concepts_ND), _span(weight_PD, anchors_ND)
+        return rotation(concept_PP, anchor_PP, kept_PP, erase_scale) @ weight_PD
+
+    return each_weight(weights, one)
+
+
+def rotation(concept_PP: Tensor, anchor_PP: Tensor, kept_PP: Tensor, erase_scale: float) -> Tensor:
+    """The rotation Q that minimises -s_e ||Q G - (I - G*)||^2 + tr((Q - I) K (Q - I)^T).
+
+    Q = U V^T with U S V^T = -s_e (I - G*) G + K; the last column of U changes its sign where det Q would be -1.
+    The paper prints G (I - G*), the transpose, which solves this problem only where G and G* commute: for others its
+    objective is larger (tests/unit/test_methods_oce.py compares both), so this is the form in use.
+
+    Args:
+        concept_PP: G, projector on the concepts' values. anchor_PP: G*, projector on the anchors' values.
+        kept_PP: K, weighted sum of outer products of the values to keep.
+        erase_scale: s_e.
+
+    Source: arXiv 2605.28902, the orthogonal Procrustes problem.
+    """
+    eye_PP = torch.eye(len(kept_PP)).double()
+    left_PP, _, right_PP = torch.linalg.svd(kept_PP - erase_scale * (eye_PP - anchor_PP) @ concept_PP)
+    if torch.linalg.det(left_PP @ right_PP) < 0:
+        left_PP[:, -1] *= -1
+    return left_PP @ right_PP
+
+
+def _span(weight_PD: Tensor, vectors_ND: Tensor) -> Tensor:
+    """The projector (P, P) on the values W v, each at length 1 so that long ones do not set the tolerance."""
+    return projector(torch.nn.functional.normalize(vectors_ND.detach().cpu().double() @ weight_PD.T, dim=1))

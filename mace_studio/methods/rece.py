@@ -1,0 +1,136 @@
+"""RECE: find the embedding that brings an erased concept back, erase that too, repeat (arXiv 2407.12383)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mace_studio.methods import uce
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Defaults are those of explicit content; `PUBLISHED` has the others. The start is UCE in its "tail" form.
+
+    Attributes:
+        rounds: how often an embedding is derived and erased.
+        rho: weight that holds the derived embedding near 0.
+        erase_scale, preserve_scale, ridge: s_e, s_p and lambda of each round's edit.
+        start_ridge: lambda of the UCE edit before the first round.
+    """
+
+    rounds: int = 3
+    rho: float = 0.1
+    erase_scale: float = 1.0
+    preserve_scale: float = 0.1
+    ridge: float = 0.1
+    start_ridge: float = 0.5
+
+
+PUBLISHED = {
+    "explicit": Settings(),
+    "unsafe": Settings(rounds=2),
+    "style": Settings(rounds=1, rho=1e-3),
+    "object": Settings(rounds=1),
+    "hard object": Settings(rounds=1, rho=1e-3),  # objects that UCE leaves visible
+}
+
+
+def edit(
+    original: Mapping[str, Tensor],
+    edited: Mapping[str, Tensor],
+    concepts_NTD: Tensor,
+    anchors_NTD: Tensor,
+    *,
+    rounds: int = 3,
+    rho: float = 0.1,
+    erase_scale: float = 1.0,
+    preserve_scale: float = 0.1,
+    ridge: float = 0.1,
+) -> Mapping[str, Tensor]:
+    """The weights after the last round of `each_round`; `edited` itself for 0 rounds or no concepts.
+
+    Args and errors are those of `each_round`, with the fields of `Settings` by name.
+    """
+    settings = Settings(
+        rounds=rounds, rho=rho, erase_scale=erase_scale, preserve_scale=preserve_scale, ridge=ridge
+    )  # fmt: skip
+    return deque([edited, *each_round(original, edited, concepts_NTD, anchors_NTD, settings)], maxlen=1).pop()
+
+
+def each_round(
+    original: Mapping[str, Tensor],
+    edited: Mapping[str, Tensor],
+    concepts_NTD: Tensor,
+    anchors_NTD: Tensor,
+    settings: Settings,
+) -> Iterator[dict[str, Tensor]]:
+    """Round by round: derive C_adv, then a UCE edit of the current weights that sends C_adv to the anchor.
+
+    The anchor's context is preserved in every edit, once for each concept. The authors keep the round that a
+    detector likes best; that choice is the caller's.
+
+    Args:
+        original: name -> W, the base model's keys and values, all layers.
+        edited: name -> W', where the rounds start: after UCE.
+        concepts_NTD: C, all T positions of each concept's context.
+        anchors_NTD: context of the anchor " ": (T, D) for all concepts, or (N, T, D).
+        settings: rounds, rho and the weights of each edit.
+
+    Yields:
+        name -> weight_PD after each round, in the dtypes of `edited`; nothing without concepts or with s_e = 0.
+
+    Raises:
+        ValueError: rho is not above 0, or shapes that do not go together.
+
+    Source: arXiv 2407.12383.
+    """
+    if not len(concepts_NTD) or not settings.erase_scale:
+        return
+    anchors_NTD = anchors_NTD.expand(len(concepts_NTD), *anchors_NTD.shape[-2:])
+    current: Mapping[str, Tensor] = {name: weight_PD.double() for name, weight_PD in edited.items()}
+    for _ in range(settings.rounds):
+        current = uce.edit(
+            current,
+            revive(original, current, concepts_NTD, settings.rho),
+            anchors_NTD,
+            anchors_NTD.flatten(0, 1),
+            erase_scale=settings.erase_scale,
+            preserve_scale=settings.preserve_scale,
+            ridge=settings.ridge,
+        )
+        yield {name: weight_PD.to(edited[name]) for name, weight_PD in current.items()}
+
+
+def revive(
+    original: Mapping[str, Tensor], edited: Mapping[str, Tensor], context_NTD: Tensor, rho: float = 0.1
+) -> Tensor:
+    """C_adv, which minimises sum_l || W'_l c' - W_l c ||^2 + rho || c' ||^2 at every position.
+
+    Args:
+        original, edited: name -> W and W', all layers, keys and values; one linear map serves them all.
+        context_NTD: C, any shape that ends in D.
+        rho: above 0.
+
+    Returns:
+        C G^T with G = (rho I + sum W'^T W')^-1 sum W'^T W, float64, in the shape of `context_NTD`.
+
+    Raises:
+        ValueError: rho is not above 0.
+
+    Source: arXiv 2407.12383.
+    """
+    if not rho > 0:
+        raise ValueError(f"rho is {rho}; it must be above 0")
+    width = context_NTD.shape[-1]
+    gram_DD, cross_DD = rho * torch.eye(width).double(), torch.zeros(width, width).double()
+    for name, weight_PD in edited.items():
+        edited_PD = weight_PD.detach().cpu().double()
+        gram_DD += edited_PD.T @ edited_PD
+        cross_DD += edited_PD.T @ original[name].detach().cpu().double()
+    map_DD = torch.cholesky_solve(cross_DD, torch.linalg.cholesky(gram_DD))
+    return context_NTD.detach().cpu().double() @ map_DD.T

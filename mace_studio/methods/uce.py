@@ -1,0 +1,127 @@
+"""UCE, unified concept editing: one closed-form solve for keys and values (arXiv 2308.14761)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mace_studio.core.moments import Moments
+from mace_studio.core.ridge import refine, refinement
+from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Defaults are those of the authors' current code.
+
+    Attributes:
+        form: "subject", one vector per phrase, at its last token (current code); "tail", all positions from there on
+            (first code, the one that MACE and RECE compared with).
+        technique: "replace" gives the concept the anchor's output; "tensor" takes away what the anchor's output has
+            of the concept's direction (first code only).
+        anchor: "published": the empty prompt for objects and explicit content, "art" for styles, "person" for
+            people; "mapping": the recipe's own.
+        erase_scale: s_e.
+        preserve_scale: s_p; None takes the first code's rule, `preserve_scale`.
+        ridge: lambda, the weight of leaving W as it is: 0.5, and 0.1 where RECE calls it.
+        expand: add the concept within five short phrases ("art by ...", "photo of ...").
+    """
+
+    form: str = "subject"
+    technique: str = "replace"
+    anchor: str = "published"
+    erase_scale: float = 1.0
+    preserve_scale: float | None = 1.0
+    ridge: float = 0.5
+    expand: bool = False
+
+
+def edit(
+    weights: Weights,
+    concepts: Vectors,
+    anchors: Vectors,
+    preserve_MD: Tensor | None = None,
+    *,
+    erase_scale: float = 1.0,
+    preserve_scale: float = 1.0,
+    ridge: float = 0.5,
+    technique: str = "replace",
+) -> Weights:
+    """W' = (s_e sum v_i c_i^T + s_p sum W p_j p_j^T + lambda W)(s_e sum c_i c_i^T + s_p sum p_j p_j^T + lambda I)^-1.
+
+    The target v_i is W a_i ("replace"), or W a_i - <u, W a_i> u with u = W c_i / ||W c_i|| ("tensor"). There one norm
+    and one product run over all positions of an entry at once, as in the authors' first code. With "replace" this is
+    W M with one M for all weights, `ridge.refinement` with R = s_p P + lambda I.
+
+    Args:
+        weights: W, one weight_PD or name -> weight_PD.
+        concepts: c, N entries (D,) or (n, D): a tensor (N, D), (N, T, D) or a list.
+        anchors: a, of the same shapes as the concepts.
+        preserve_MD: p, M vectors whose outputs stay; None for none.
+        erase_scale, preserve_scale, ridge: s_e, s_p, lambda; all 0 or more.
+        technique: "replace" or "tensor".
+
+    Returns:
+        W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts or with s_e = 0.
+
+    Raises:
+        ValueError: shapes that do not go together, or an unknown technique.
+        SingularGram: ridge and preserved vectors are too few to determine W'.
+
+    Source: arXiv 2308.14761; solved by Cholesky in float64 where the authors invert in float32.
+    """
+    if technique not in ("replace", "tensor"):
+        raise ValueError(f"technique is {technique!r}; it must be 'replace' or 'tensor'")
+    if not len(concepts) or not erase_scale:
+        return weights
+    paired = pairs(concepts, anchors)
+    contexts_ND, targets_ND = (torch.cat(side) for side in zip(*paired, strict=True))
+    keep_DD = ridge * torch.eye(contexts_ND.shape[1]).double()
+    if preserve_MD is not None and len(preserve_MD):
+        keep_DD += preserve_scale * Moments.of(preserve_MD).gram_DD
+    solved = refinement(erase_scale * Moments.of(contexts_ND, targets_ND), keep_DD)
+    if technique == "replace":
+        return each_weight(weights, lambda weight_PD: refine(weight_PD, solved))
+    total_DD = erase_scale * Moments.of(contexts_ND).gram_DD + keep_DD
+
+    def suppressed(weight_PD: Tensor) -> Tensor:
+        pull_PD = torch.zeros_like(weight_PD)
+        for context_nD, target_nD in paired:
+            own_nP, output_nP = context_nD @ weight_PD.T, target_nD @ weight_PD.T
+            unit_nP = own_nP / own_nP.norm()
+            wanted_nP = output_nP - (unit_nP * output_nP).sum() * unit_nP
+            pull_PD += (wanted_nP - own_nP).T @ context_nD
+        return weight_PD + erase_scale * torch.linalg.solve(total_DD, pull_PD.T).T
+
+    return each_weight(weights, suppressed)
+
+
+def subjects(context_NTD: Tensor, last_N: list[int]) -> Tensor:
+    """The vectors of the current form: position `last_N[i]` of each context, (N, D).
+
+    Args:
+        context_NTD: context of every phrase alone.
+        last_N: pos*, the last subject token of each phrase: number of ids without padding, less 2.
+    """
+    return context_NTD[range(len(context_NTD)), list(last_N)]
+
+
+def tails(concept_TD: Tensor, anchor_TD: Tensor, concept_last: int, anchor_last: int) -> tuple[Tensor, Tensor]:
+    """The vectors of the first code's form: both contexts from their own pos* on, cut to T - max(pos*) positions.
+
+    Args:
+        concept_TD, anchor_TD: contexts of the two phrases alone, padded.
+        concept_last, anchor_last: pos* of each; 0, the start token, for "" and " ".
+
+    Returns:
+        Two tensors (n, D), n = T - max(concept_last, anchor_last).
+    """
+    length = len(concept_TD) - max(concept_last, anchor_last)
+    return concept_TD[concept_last : concept_last + length], anchor_TD[anchor_last : anchor_last + length]
+
+
+def preserve_scale(phrases: int) -> float:
+    """s_p of the first code for so many preserved phrases, the empty prompt counted: max(0.1, 1 / phrases)."""
+    return round(max(0.1, 1 / phrases), 3)
