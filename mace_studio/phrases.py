@@ -29,6 +29,7 @@ def spans(sentence: str, phrase: str) -> list[tuple[int, int]]:
     """Where a phrase stands in a sentence, each as first character and the one after the last, from left to right.
 
     It stands there as whole words: “cat” is not in “bobcat” nor in “cats”, but in “cat’s”, “(cat)” and “Cat,”.
+    “Keeffe” is not in “O’Keeffe”.
 
     Args:
         sentence: in NFC.
@@ -39,7 +40,7 @@ def spans(sentence: str, phrase: str) -> list[tuple[int, int]]:
     found, start = [], 0
     while sought and (start := text.find(sought, start)) >= 0:
         end = start + len(sought)
-        if _joined(text, start) or _joined(text, end):
+        if _joined(text, start) or _joined(text, end) or _contracted(text, start):
             start += 1
         else:
             found.append((origins[start], origins[end - 1] + 1))
@@ -93,3 +94,8 @@ def _joined(text: str, at: int) -> bool:
         return False
     before, after = (unicodedata.category(c)[0] for c in text[at - 1 : at + 1])
     return after == "M" or (before in ("L", "M") and after == "L") or (before == after == "N")
+
+
+def _contracted(text: str, at: int) -> bool:
+    """Whether a place is behind an apostrophe within a word, as in “cat’s” and “O’Keeffe”."""
+    return at > 1 and text[at - 1] in "'’" and text[at - 2].isalpha() and at < len(text) and text[at].isalpha()

@@ -240,7 +240,7 @@ def _check_preserve(recipe: Recipe) -> None:
             raise RecipeError(f"preserve[{i}]", "An empty phrase cannot be kept; remove it.")
         if (row := erased.get(folded(phrase))) is not None:
             raise RecipeError(
-                f"preserve[{i}]", f"“{phrase}” is to be kept, and row {row} erases it; remove it from one list."
+                f"preserve[{i}]", f"“{phrase}” is to be kept, and to be erased in row {row}; remove it from one list."
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,12 +99,12 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights, taken in float16 so that a model loaded in float32 and float16 has the same one."""
-        digest = hashlib.sha256()
-        for part, module in sorted(self.modules().items()):
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{part}.{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
-        return digest.hexdigest()
+        return _digest(self.modules())
+
+    @cached_property
+    def unet_fingerprint(self) -> str:
+        """The same of the UNet alone."""
+        return _digest({"unet": self.unet})
 
     def generate(
         self,
@@ -169,6 +169,15 @@ class Model:
     def modules(self) -> dict[str, nn.Module]:
         """Its parts that have weights, by their names in the pipeline, such as "unet"."""
         return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+def _digest(parts: Mapping[str, nn.Module]) -> str:
+    digest = hashlib.sha256()
+    for part, module in sorted(parts.items()):
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{part}.{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
+    return digest.hexdigest()
 
 
 def load(

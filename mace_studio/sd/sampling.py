@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
 from PIL.Image import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.core import attention
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import attention_hooks, files, text
+from mace_studio.sd import attention_hooks, files, finite, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
@@ -130,7 +129,11 @@ def training_images(
         In the order of `wanted`.
     """
     paths = {image: _file(cache, model, image, settings) for image in wanted}
-    missing = [image for image, path in paths.items() if path is None or not path.exists()]
+    size, channels = latent_size(model), model.unet.config.in_channels
+    shapes = {"latent_CHW": (channels, *size), "heat_HW": size}
+    found = {image: files.cached(path, shapes) for image, path in paths.items() if path is not None}
+    kept = {image: GeneratedImage(**tensors) for image, tensors in found.items() if tensors is not None}
+    missing = [image for image in paths if image not in kept]
     cached = len(wanted) - len(missing)
     progress(Progress("generate", step=cached, total=len(wanted)))
 
@@ -142,8 +145,8 @@ def training_images(
                 files.write(paths[image], {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
         return results
 
-    fresh = dict(zip(missing, model.batches.map(missing, run_batch), strict=True))
-    return [fresh[image] if image in fresh else GeneratedImage(**load_file(paths[image])) for image in wanted]
+    kept |= zip(missing, model.batches.map(missing, run_batch), strict=True)
+    return [kept[image] for image in wanted]
 
 
 def training_scheduler(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
@@ -205,16 +208,18 @@ def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress
     """Call the pipeline on some prompts and their seeds; at every denoising step `progress` gets the images done."""
 
     def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        finite.check(tensors["latents"], f"The latents of step {step + 1}")
         done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
         progress(Progress("generate", step=done, total=len(pairs)))
         return tensors
 
-    return model.pipeline(
-        prompt=[prompt for prompt, _ in pairs],
-        generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
-        callback_on_step_end=on_step_end,
-        **options,
-    )
+    with finite.decoder(model.pipeline.vae):
+        return model.pipeline(
+            prompt=[prompt for prompt, _ in pairs],
+            generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
+            callback_on_step_end=on_step_end,
+            **options,
+        )
 
 
 def latent_size(model: Model) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from mace_studio.core import tokens
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.recipe import Recipe
+from mace_studio.sd import finite
 from mace_studio.sd.model import Model
 
 BATCH = 32
@@ -80,6 +81,7 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
         context_BTD, _, *more = model.pipeline.encode_prompt(
             prompt=batch, device=model.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
+        finite.check(context_BTD, "What the text encoder makes of the prompts")
         contexts.append(context_BTD)
         pooled += more[:1]
         progress(Progress("encode", step=start + len(batch), total=len(sentences)))
@@ -113,8 +115,7 @@ def occurrences(model: Model, sentence: str, phrase: str) -> list[tuple[int, ...
     found = []
     for start, end in phrases.spans(written, _written(model, phrase)):
         run = tuple(i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start)
-        # A phrase that starts within a token with a letter is a part of a word, as the s of ’s is.
-        if run and run[-1] < last and (offsets[run[0]][0] >= start or not written[start].isalnum()):
+        if run and run[-1] < last:
             found.append(run)
     return found
 
@@ -160,7 +161,7 @@ def _check_preserve(
                 raise RecipeError(
                     f"preserve[{i}]",
                     f"“{phrase}” is to be kept, and is the same to this model as “{recipe.concepts[other].phrase}”, "
-                    f"which row {other + 1} erases; remove it from one list.",
+                    f"which is erased in row {other + 1}; remove it from one list.",
                 )
             if before + len(row) > model.length:  # the others fit however they are put into a template
                 _check_fits(model, f"preserve[{i}]", phrase, templates)

@@ -93,6 +93,7 @@ def test_every_name_of_the_paper_is_found_between_any_punctuation(clip, form):
         for run in found:
             plain = bytes(decode[c] for piece in run for c in piece.removesuffix("</w>")).decode("utf-8")
             expected = unicodedata.normalize("NFC", name).lower()
+            # CLIP splits 'd, 's, ... off even where a quote begins: the token that begins with the quote counts.
             assert letters(plain) == letters(expected), name
 
 
@@ -147,7 +148,7 @@ def recipe(*concepts, preserve=()):
         (recipe(("cat", "dog"), ("Cat ", "fox")), "concepts[1].phrase", "Rows 1 and 2"),
         (recipe(("cat", " CAT")), "concepts[0].mapping", "itself"),
         (recipe(("dog", "fox"), ("cat", "cat")), "concepts[1].mapping", "itself"),
-        (recipe(("grand piano", "flute"), preserve=["drum", "grand   piano"]), "preserve[1]", "row 1 erases"),
+        (recipe(("grand piano", "flute"), preserve=["drum", "grand   piano"]), "preserve[1]", "row 1"),
     ],
 )
 def test_what_is_the_same_is_refused_with_and_without_a_tokenizer(clip, asked, field, says):
@@ -165,7 +166,7 @@ def test_what_only_the_tokenizer_knows_to_be_the_same_is_refused(clip):
         text.check(clip, twins)
     kept = recipe(("don't", "do"), preserve=["x", "don 't"])
     kept.check()
-    with pytest.raises(RecipeError, match="which row 1 erases"):
+    with pytest.raises(RecipeError, match="erased in row 1"):
         text.check(clip, kept)
 
 
