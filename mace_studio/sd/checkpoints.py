@@ -129,8 +129,11 @@ def _missing(
         else {"text_encoder": ldm_keys.SD_TEXT}
     )
     found: dict[str, nn.Module] = {}
-    for name, prefix in {"vae": VAE, **text}.items():
-        if name in others or any(key.startswith(prefix) for key in shapes):
+    lacking = [n for n, start in {"vae": VAE, **text}.items() if not any(key.startswith(start) for key in shapes)]
+    if "text_encoder_2" in lacking and "text_encoder" not in lacking:
+        lacking.append("text_encoder")  # diffusers reads the first from a file only beside the second
+    for name in lacking:
+        if name in others:
             continue
         settings = settings_of(path)
         if not list((settings / name).glob(f"*{sources.CHECKPOINT}")):

@@ -77,7 +77,7 @@ def _downloaded(source: str) -> Path:
     if info.id != source:
         log.warning("%s has moved on the hub; it is %s now", source, info.id)
         source = info.id
-    index = Path(hf_hub_download(source, sources.INDEX, revision=info.sha))
+    index = Path(hf_hub_download(source, sources.INDEX))
     parts = json.loads(index.read_text(encoding="utf-8"))
     names = [file.rfilename for file in info.siblings or ()]
     wanted = [sources.INDEX, *(name for name in BESIDE if name in names)]
@@ -85,7 +85,7 @@ def _downloaded(source: str) -> Path:
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         if part not in ("safety_checker", "feature_extractor", "image_encoder"):
             wanted += [f"{part}/{name}" for name in weight_files.needed(inside)]
-    return Path(snapshot_download(source, revision=info.sha, allow_patterns=wanted))
+    return Path(snapshot_download(source, allow_patterns=wanted))
 
 
 def _refusal(said: str, error: HfHubHTTPError) -> str:
@@ -102,7 +102,9 @@ def _refusal(said: str, error: HfHubHTTPError) -> str:
             f"{said} has no {sources.INDEX} on the hub, so it is not in the diffusers layout. If it holds a "
             ".safetensors checkpoint, download that and give its path."
         )
-    if isinstance(error, RepositoryNotFoundError) or status == 404:
+    refused = error.response is not None and "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+    # The hub answers 401 also for what does not exist, unless a token was sent that is no token.
+    if isinstance(error, RepositoryNotFoundError) or status == 404 or (status == 401 and not refused):
         return (
             f"There is no folder “{said}” and no such model on the hub, or it is private. Check the spelling; for a "
             "private model put a token that may read it into the environment variable HF_TOKEN."
