@@ -61,6 +61,11 @@ def within(report: Report, stage: str, concept: str = "", before: int = 0, total
     return tell
 
 
+def always(report: Report, at: Progress) -> Report:
+    """A callback for a part that is one step of the whole: each of its events reports `at`, and can cancel there."""
+    return lambda _: report(at)
+
+
 def timed(report: Report, costs: Mapping[str, float]) -> Report:
     """A callback that adds the seconds since now and the fraction of the whole job that is done.
 

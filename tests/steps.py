@@ -1,5 +1,6 @@
 """What several tests do: cancel at some event, watch over a model, and find what is on the page."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -27,16 +28,6 @@ def cancelled(reached):
         yield progress
 
 
-def cancel_when(wanted):
-    """A progress callback that cancels the job at the first event for which `wanted` is true."""
-
-    def report(progress):
-        if wanted(progress):
-            raise Cancelled
-
-    return report
-
-
 @contextmanager
 def untouched(model):
     """Fails if the block leaves any tensor, hook or attribute of a model other than it was."""
@@ -59,6 +50,17 @@ def choose(page, dropdown, option):
     """Choose an option of a dropdown on the page."""
     page.locator(f"{dropdown} input").click()
     page.get_by_role("option", name=option, exact=True).click()
+
+
+def choose_preset(page, title):
+    """Choose a preset by its title."""
+    page.locator("#preset select").select_option(label=title)
+
+
+def choose_model(page, dropdown, title):
+    """Choose an erased model by its title, which the list shows with time and method."""
+    page.locator(f"{dropdown} input").click()
+    page.get_by_role("option", name=re.compile(f"^{re.escape(title)} · ")).click()
 
 
 def field(page, elem_id):

@@ -11,10 +11,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError
-from mace_studio.progress import Report, silent, timed, within
+from mace_studio.progress import Progress, Report, silent, timed, within
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import image_cache, sampling
 from mace_studio.sd.model import Model
+
+PAIRS_AT_ONCE = 4  # so many are generated before the first of them are told of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Rep
         model: is bit for bit the same afterwards.
         erasure: of this model.
         request: prompts, seeds and settings.
-        progress: told of stage "generate", steps in images, at every denoising step.
+        progress: told of stage "generate", steps in images, at every denoising step; and of every pair, as `result`,
+            as soon as it is there.
 
     Returns:
         Pairs in the order of `request.pairs()`.
@@ -56,11 +59,7 @@ def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Rep
     """
     request.check()
     check_fits(erasure, model)
-    count = len(request.pairs())
-    report = timed(progress, {"generate": 1.0})
-    before = sampling.generate(model, request, within(report, "generate", total=2 * count))
-    with erasure.applied(model):
-        after = sampling.generate(model, request, within(report, "generate", before=count, total=2 * count))
+    asked, report = request.pairs(), timed(progress, {"generate": 1.0})
     about = {
         "steps": request.steps,
         "guidance": request.guidance,
@@ -69,17 +68,26 @@ def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Rep
         "model_fingerprint": model.fingerprint,
         "recipe": json.loads(erasure.recipe.to_json()),
     }
-    return [
-        Pair(
-            prompt=prompt,
-            seed=seed,
-            before=old,
-            after=new,
-            change=image_cache.difference(old, new),
-            settings={"prompt": prompt, "seed": seed} | about,
-        )
-        for (prompt, seed), old, new in zip(request.pairs(), before, after, strict=True)
-    ]
+    pairs: list[Pair] = []
+    for start in range(0, len(asked), PAIRS_AT_ONCE):
+        part = asked[start : start + PAIRS_AT_ONCE]
+        before, total = 2 * start, 2 * len(asked)
+        old = sampling.generate_pairs(model, part, request, within(report, "generate", before=before, total=total))
+        before += len(part)
+        with erasure.applied(model):
+            new = sampling.generate_pairs(model, part, request, within(report, "generate", before=before, total=total))
+        for (prompt, seed), one, other in zip(part, old, new, strict=True):
+            pair = Pair(
+                prompt=prompt,
+                seed=seed,
+                before=one,
+                after=other,
+                change=image_cache.difference(one, other),
+                settings={"prompt": prompt, "seed": seed} | about,
+            )
+            pairs.append(pair)
+            report(Progress("generate", step=before + len(part), total=total, result=pair))
+    return pairs
 
 
 def save_pair(pair: Pair, path: Path) -> None:

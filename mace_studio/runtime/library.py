@@ -151,8 +151,9 @@ def rename(folder: Path, name: str, new: str) -> Entry:
         return read(path)
     with _new_file(target, "rename"):
         os.rename(path, target)
-        if _scores_path(path).is_file():
-            os.replace(_scores_path(path), _scores_path(target))
+        for beside in (_scores_path, _recipe):
+            if beside(path).is_file():
+                os.replace(beside(path), beside(target))
     return read(target)
 
 
@@ -166,6 +167,7 @@ def delete(folder: Path, name: str) -> None:
     with _writing(path):
         path.unlink()
         _scores_path(path).unlink(missing_ok=True)
+        _recipe(path).unlink(missing_ok=True)
 
 
 def write_scores(entry: Entry, scores: Sequence[Harmonic]) -> None:
@@ -193,6 +195,19 @@ def remember(folder: Path, source: str) -> None:
     with _writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(listed[:KEPT_SOURCES], ensure_ascii=False), encoding="utf-8")
+
+
+def write_recipe(entry: Entry) -> Path:
+    """Write the recipe of an erasure as JSON, under the erasure's name, which it keeps to when that is renamed."""
+    path = _recipe(entry.path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(entry.recipe.to_json(), encoding="utf-8")
+    return path
+
+
+def _recipe(path: Path) -> Path:
+    return path.parent / "recipes" / f"{path.stem}.json"
 
 
 def _scores_path(path: Path) -> Path:

@@ -20,12 +20,13 @@ from mace_studio.methods import METHODS
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
-from mace_studio.runtime import estimate, library, quota
+from mace_studio.runtime import estimate, library, quota, vocabulary
 from mace_studio.runtime.estimate import Estimate, Status
 from mace_studio.runtime.jobs import DONE, Job, Worker
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.loaded_model import BUILT_IN_NAME, LoadedModel
 from mace_studio.runtime.perform import Perform, Place, outcome, perform
+from mace_studio.runtime.vocabulary import Vocabulary
 from mace_studio.settings import ImageSettings
 
 PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
@@ -132,6 +133,10 @@ class Studio:
 
         return self._worker.submit(f"Load {source}", work, source, PATIENCE)
 
+    def vocabulary(self) -> Vocabulary | None:
+        """What the model has learned, if that is known: of the built-in one."""
+        return vocabulary.built_in() if self.source == str(BUILT_IN) else None
+
     def measure(self) -> Job:
         """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""
         return self._worker.submit("Time the model", self._model.measure)
@@ -153,6 +158,19 @@ class Studio:
         """Count what a run of this recipe takes; nothing is computed."""
         return estimate.estimate(recipe, self.status().memory, self._model.costs, self.place.cache)
 
+    def check(self, recipe: Recipe) -> Recipe:
+        """Return a recipe that this model can run: like `Recipe.check`, and no phrase is too long for the model.
+
+        Raises:
+            RecipeError: it cannot be run; the message names the field.
+        """
+        recipe.check()
+        if self.status().state == "ready":
+            from mace_studio.runtime import tasks  # noqa: PLC0415 - torch, which is here once the model is
+
+            tasks.check_lengths(recipe)
+        return recipe
+
     # Jobs
 
     def job(self, job_id: str | None) -> Job | None:
@@ -171,7 +189,7 @@ class Studio:
             user_masks: masks that a user made, in place of those of the recipe's source; the file's name tells them
                 apart.
         """
-        recipe.check()
+        self.check(recipe)
         if user_masks and "images" not in METHODS[recipe.method].reads:
             title = METHODS[recipe.method].title
             raise RecipeError("masks", f"{title} trains on no images, so it takes no masks; leave them out.")

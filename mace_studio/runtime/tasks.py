@@ -6,11 +6,12 @@ what it changes in memory is not seen there. So an erasure is given, and returne
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mace_studio import erasure as erasure_file
 from mace_studio.analysis import attention
@@ -38,14 +39,13 @@ from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.perform import Place
-from mace_studio.sd import batching, costs, judges, sampling
+from mace_studio.sd import batching, costs, judges, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
+from mace_studio.sd.sampling import Settings
 
 log = logging.getLogger(__name__)
-
-Settings = TypeVar("Settings")  # with steps and a guidance
 
 
 # The model of this process
@@ -59,12 +59,14 @@ class ProcessModel:
         asked: what `sd.model.load` was called with.
         model: it.
         checksum: of its weights and hooks when it was loaded, see `Model.checksum`.
+        tokenizer: a copy of the model's, which other threads may use while a task runs.
         previews: what the last preview computed.
     """
 
     asked: tuple[Any, ...]
     model: Model
     checksum: str
+    tokenizer: Any
     previews: PreviewCache
 
 
@@ -87,7 +89,13 @@ def process_model(place: Place) -> ProcessModel:
         _process_model = None  # before the other is loaded: two models may not fit
         batching.free()
         model = sd_model.load(*asked)
-        kept = ProcessModel(asked=asked, model=model, checksum=model.checksum(), previews=PreviewCache())
+        kept = ProcessModel(
+            asked=asked,
+            model=model,
+            checksum=model.checksum(),
+            tokenizer=copy.deepcopy(model.pipeline.tokenizer),
+            previews=PreviewCache(),
+        )
         _process_model = kept
     return kept
 
@@ -95,6 +103,27 @@ def process_model(place: Place) -> ProcessModel:
 def with_defaults(asked: Settings) -> Settings:
     """Steps and guidance as asked, or what suits this process's model where that is a distilled one."""
     return asked if _process_model is None else sampling.with_defaults(_process_model.model, asked)
+
+
+def check_lengths(recipe: Recipe) -> None:
+    """Raise a RecipeError at the first phrase that this process's model cannot read or tell from another one."""
+    if (reader := _reader()) is not None:
+        text.check(reader, recipe)
+
+
+def token_counts(prompts: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Of each prompt how many tokens it has, how many this process's model reads, and the end that it does not read.
+
+    Empty while no model is loaded.
+    """
+    reader = _reader()
+    return [] if reader is None else [(text.count(reader, p), reader.length, text.unread(reader, p)) for p in prompts]
+
+
+def _reader() -> text.Reader | None:
+    if _process_model is None:
+        return None
+    return replace(text.Reader.of(_process_model.model), tokenizer=_process_model.tokenizer)
 
 
 # The tasks

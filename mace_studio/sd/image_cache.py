@@ -55,8 +55,8 @@ def generate(
         report = within(progress, "generate", "", cached + done, len(paths))
         fresh = sampling.generate_pairs(model, batch, request, report)
         for item, image in zip(batch, fresh, strict=True):
-            if paths[item] is not None:
-                _write(image, paths[item])
+            if (path := paths[item]) is not None:
+                _write(image, path)
         return fresh
 
     # In batches, so that what is done when the job is cancelled is in the cache.

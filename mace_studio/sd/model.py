@@ -196,7 +196,8 @@ def load(
             reads it; the built-in model when left out. The settings of a checkpoint come from the folder beside it that
             has its name without ".safetensors", or else from the hub.
         device: "auto" (the best there is), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" (float16 on CUDA, float32 elsewhere), "float32", "float16", "bfloat16".
+        dtype: "auto", "float32", "float16" or "bfloat16". "auto" is bfloat16 on a CUDA device that computes in it,
+            float16 on another, and float32 elsewhere.
         low_memory: keep on the device only the part that works, and decode images one by one and in tiles.
         captions: file of general captions; None takes those that go with the model.
         vae: folder, hub id or file of another VAE; the model's own when empty.
@@ -248,7 +249,8 @@ def read_captions(path: Path) -> list[str]:
 
 def _dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
+        half = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported(False) else torch.float16
+        return half if device.startswith("cuda") else torch.float32
     if dtype not in DTYPES:
         raise ModelError(f"The dtype “{dtype}” is not known; use auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]

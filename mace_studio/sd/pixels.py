@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from PIL.Image import Image
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def decoded(model: Model, latents_NCHW: Tensor, progress: Report = silent) -> li
             vae.to(usual)
 
 
-def _unscaled(config: dict, latents_NCHW: Tensor) -> Tensor:
+def _unscaled(config: FrozenDict, latents_NCHW: Tensor) -> Tensor:
     """The latents as the decoder reads them."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:

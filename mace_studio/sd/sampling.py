@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
@@ -25,7 +25,20 @@ from mace_studio.settings import ImageSettings
 FEW_STEPS = 4
 HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read
 
-Settings = TypeVar("Settings")  # anything with steps and a guidance
+
+class Stepped(Protocol):
+    """A dataclass with denoising steps and a guidance scale."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def guidance(self) -> float: ...
+
+
+Settings = TypeVar("Settings", bound=Stepped)
 
 
 @dataclass(frozen=True)
@@ -141,8 +154,8 @@ def training_images(
         report = within(progress, "generate", "", cached + done, len(wanted))
         results = _training_batch(model, batch, settings, report)
         for image, result in zip(batch, results, strict=True):
-            if paths[image] is not None:
-                files.write(paths[image], {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+            if (path := paths[image]) is not None:
+                files.write(path, {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
         return results
 
     kept |= zip(missing, model.batches.map(missing, run_batch), strict=True)
@@ -197,7 +210,7 @@ def _heat(model: Model, image: TrainingImage, sums: Sequence[Tensor]) -> Tensor:
     """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
     size = latent_size(model)
     maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
-    maps_TIJ = sum(attention.upsample(layer_TIJ, *size) for layer_TIJ in maps)
+    maps_TIJ = sum((attention.upsample(layer_TIJ, *size) for layer_TIJ in maps), torch.zeros(()))
     own_IJ = maps_TIJ[text.positions(model, image.prompt, image.phrase)].mean(dim=0)
     after_NIJ = maps_TIJ[text.closing(text.ids(model, [image.prompt])[0], len(maps_TIJ))]
     best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None

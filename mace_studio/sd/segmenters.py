@@ -139,8 +139,8 @@ class GroundedSam:
             progress(Progress("masks", step=len(boxes) / 2, total=len(images)))
         hits = [(image, boxes_K4) for image, boxes_K4 in zip(images, boxes, strict=True) if len(boxes_K4)]
         masks: list[Tensor | None] = []
-        for batch in _batches(hits):
-            masks += self._inside(batch)
+        for part in _batches(hits):
+            masks += self._inside(part)
             progress(Progress("masks", step=(len(images) + len(masks)) / 2, total=len(images)))
         inside = iter(masks)
         return [next(inside) if len(boxes_K4) else None for boxes_K4 in boxes]

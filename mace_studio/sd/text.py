@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from mace_studio import phrases, prompts, sources
 from mace_studio.core import tokens
@@ -38,23 +39,53 @@ class Word:
     role: str = "word"
 
 
-def ids(model: Model, sentences: Sequence[str]) -> list[list[int]]:
+@dataclass(frozen=True)
+class Reader:
+    """How a model splits sentences, apart from the model: another thread may read while a task runs.
+
+    Attributes:
+        tokenizer: the model's, or a copy.
+        length: T, how many tokens it reads, with the start and the end token.
+        convert: puts every vector of a textual inversion into a sentence, as the model's pipeline does.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    convert: Callable[[str, PreTrainedTokenizerBase], str]
+
+    @staticmethod
+    def of(model: Model) -> Reader:
+        return Reader(model.pipeline.tokenizer, model.length, model.pipeline.maybe_convert_prompt)
+
+    def written(self, sentence: str) -> str:
+        """A sentence as it is tokenized: NFC, and a textual inversion of several vectors with a token for each."""
+        return self.convert(unicodedata.normalize("NFC", sentence), self.tokenizer)
+
+    def offsets(self, written: str) -> list[tuple[int, int]]:
+        """For every token of a sentence, also those that are cut, its first character and the one after its last."""
+        return self.tokenizer(written, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+
+
+def ids(model: Model | Reader, sentences: Sequence[str]) -> list[list[int]]:
     """Token ids of each sentence from the start to the end token, without padding, cut at T."""
-    tokenizer = model.pipeline.tokenizer
-    found = tokenizer([_written(model, s) for s in sentences], truncation=True, max_length=model.length).input_ids
+    reader = _reader(model)
+    tokenizer = reader.tokenizer
+    found = tokenizer([reader.written(s) for s in sentences], truncation=True, max_length=reader.length).input_ids
     return [tokens.without_padding(row, tokenizer.eos_token_id) for row in found]
 
 
-def count(model: Model, sentence: str) -> int:
+def count(model: Model | Reader, sentence: str) -> int:
     """How many tokens a sentence has, with the start and the end token; more than T are cut."""
-    return len(model.pipeline.tokenizer(_written(model, sentence), verbose=False).input_ids)
+    reader = _reader(model)
+    return len(reader.tokenizer(reader.written(sentence), verbose=False).input_ids)
 
 
-def unread(model: Model, sentence: str) -> str:
+def unread(model: Model | Reader, sentence: str) -> str:
     """The end of a sentence that the model does not read, since only T tokens fit; "" where all of it does."""
-    written = _written(model, sentence)
-    kept = len(ids(model, [sentence])[0]) - 1
-    offsets = _offsets(model, written)
+    reader = _reader(model)
+    written = reader.written(sentence)
+    kept = len(ids(reader, [sentence])[0]) - 1
+    offsets = reader.offsets(written)
     return written[offsets[kept][0] :].strip() if kept < len(offsets) - 1 else ""
 
 
@@ -88,7 +119,7 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
     return torch.cat(contexts), torch.cat(pooled) if pooled else None
 
 
-def positions(model: Model, sentence: str, phrase: str) -> list[int]:
+def positions(model: Model | Reader, sentence: str, phrase: str) -> list[int]:
     """Every position in a prompt where a token of the phrase stands, from left to right.
 
     A token counts that has any character of the phrase: punctuation right after a phrase may be one token with its end.
@@ -103,40 +134,42 @@ def positions(model: Model, sentence: str, phrase: str) -> list[int]:
     """
     found = [position for run in occurrences(model, sentence, phrase) for position in run]
     if not found:
-        raise RecipeError("concepts", too_long(model, phrase))
+        raise RecipeError("concepts", too_long(_reader(model), phrase))
     return found
 
 
-def occurrences(model: Model, sentence: str, phrase: str) -> list[tuple[int, ...]]:
+def occurrences(model: Model | Reader, sentence: str, phrase: str) -> list[tuple[int, ...]]:
     """The positions of each place where a phrase stands in a prompt; those that are cut off are left out."""
-    written = _written(model, sentence)
-    offsets = _offsets(model, written)
-    last = len(ids(model, [sentence])[0]) - 1
+    reader = _reader(model)
+    written = reader.written(sentence)
+    offsets = reader.offsets(written)
+    last = len(ids(reader, [sentence])[0]) - 1
     found = []
-    for start, end in phrases.spans(written, _written(model, phrase)):
+    for start, end in phrases.spans(written, reader.written(phrase)):
         run = tuple(i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start)
         if run and run[-1] < last:
             found.append(run)
     return found
 
 
-def too_long(model: Model, phrase: str) -> str:
+def too_long(reader: Reader, phrase: str) -> str:
     """The sentence against a phrase that does not fit."""
-    return f"“{sources.shown(phrase)}” is too long for this model, which reads {model.length} tokens."
+    return f"“{sources.shown(phrase)}” is too long for this model, which reads {reader.length} tokens."
 
 
-def check(model: Model, recipe: Recipe) -> None:
+def check(model: Model | Reader, recipe: Recipe) -> None:
     """Raise a RecipeError, before anything is generated, unless the model can tell all phrases of a recipe apart.
 
     Every concept, mapping and phrase to keep must fit the longest template of its kind, and no two of them may be the
     same tokens where they must differ.
     """
-    templates = {kind: _longest_template(model, kind) for kind in {concept.kind for concept in recipe.concepts}}
+    reader = _reader(model)
+    templates = {kind: _longest_template(reader, kind) for kind in {concept.kind for concept in recipe.concepts}}
     erased: dict[tuple[int, ...], int] = {}
     for i, concept in enumerate(recipe.concepts):
         for field, phrase in (("phrase", concept.phrase), ("mapping", concept.mapping)):
-            _check_fits(model, f"concepts[{i}].{field}", phrase, [templates[concept.kind]])
-        own, mapping = (tuple(row) for row in ids(model, [concept.phrase, concept.mapping]))
+            _check_fits(reader, f"concepts[{i}].{field}", phrase, [templates[concept.kind]])
+        own, mapping = (tuple(row) for row in ids(reader, [concept.phrase, concept.mapping]))
         if own == mapping:
             raise RecipeError(f"concepts[{i}].mapping", f"“{concept.phrase}” maps to itself; choose another mapping.")
         if own in erased:
@@ -147,35 +180,35 @@ def check(model: Model, recipe: Recipe) -> None:
                 "same to this model; remove one.",
             )
         erased[own] = i
-    _check_preserve(model, recipe, erased, list(templates.values()))
+    _check_preserve(reader, recipe, erased, list(templates.values()))
 
 
 def _check_preserve(
-    model: Model, recipe: Recipe, erased: Mapping[tuple[int, ...], int], templates: Sequence[str]
+    reader: Reader, recipe: Recipe, erased: Mapping[tuple[int, ...], int], templates: Sequence[str]
 ) -> None:
-    before = max((count(model, template.partition("{}")[0]) - 2 for template in templates), default=0)
+    before = max((count(reader, template.partition("{}")[0]) - 2 for template in templates), default=0)
     for start in range(0, len(recipe.preserve), BATCH):
         batch = recipe.preserve[start : start + BATCH]
-        for i, (phrase, row) in enumerate(zip(batch, ids(model, batch), strict=True), start):
+        for i, (phrase, row) in enumerate(zip(batch, ids(reader, batch), strict=True), start):
             if (other := erased.get(tuple(row))) is not None:
                 raise RecipeError(
                     f"preserve[{i}]",
                     f"“{phrase}” is to be kept, and is the same to this model as “{recipe.concepts[other].phrase}”, "
                     f"which is erased in row {other + 1}; remove it from one list.",
                 )
-            if before + len(row) > model.length:  # the others fit however they are put into a template
-                _check_fits(model, f"preserve[{i}]", phrase, templates)
+            if before + len(row) > reader.length:  # the others fit however they are put into a template
+                _check_fits(reader, f"preserve[{i}]", phrase, templates)
 
 
-def _check_fits(model: Model, field: str, phrase: str, templates: Iterable[str]) -> None:
+def _check_fits(reader: Reader, field: str, phrase: str, templates: Iterable[str]) -> None:
     for template in templates:
-        if not occurrences(model, template.format(phrase.strip()), phrase):
-            raise RecipeError(field, f"{too_long(model, phrase)} Shorten it.")
+        if not occurrences(reader, template.format(phrase.strip()), phrase):
+            raise RecipeError(field, f"{too_long(reader, phrase)} Shorten it.")
 
 
-def _longest_template(model: Model, kind: str) -> str:
+def _longest_template(reader: Reader, kind: str) -> str:
     """The template of a kind with the most tokens before its phrase."""
-    return max(prompts.templates(kind), key=lambda template: count(model, template.partition("{}")[0]))
+    return max(prompts.templates(kind), key=lambda template: count(reader, template.partition("{}")[0]))
 
 
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
@@ -193,7 +226,7 @@ def words(model: Model, sentence: str, wanted: Iterable[str] = ()) -> list[Word]
     """
     row = ids(model, [sentence])[0]
     pieces = model.pipeline.tokenizer.convert_ids_to_tokens(row)
-    found = {}
+    found: dict[tuple[int, ...], Word] = {}
     for phrase in wanted:
         for run in occurrences(model, sentence, phrase):
             if not any(position in other for other in found for position in run):
@@ -237,12 +270,5 @@ def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
     return Word("".join(part.removesuffix(WORD_END) for part in parts), parts, tuple(run))
 
 
-def _written(model: Model, sentence: str) -> str:
-    """A sentence as it is tokenized: NFC, and a textual inversion of several vectors with a token for each."""
-    composed = unicodedata.normalize("NFC", sentence)
-    return model.pipeline.maybe_convert_prompt(composed, model.pipeline.tokenizer)
-
-
-def _offsets(model: Model, written: str) -> list[tuple[int, int]]:
-    """For every token of a sentence, also those that are cut, its first character and the one after its last."""
-    return model.pipeline.tokenizer(written, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+def _reader(model: Model | Reader) -> Reader:
+    return model if isinstance(model, Reader) else Reader.of(model)

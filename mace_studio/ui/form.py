@@ -32,6 +32,9 @@ def recipe_from(values: Sequence[Any]) -> Recipe:
         RecipeError: a value that is no number, no text, ...; the message names the recipe's field.
     """
     typed = dict(zip((f.key for f in FIELDS), values, strict=True))
+    origin = _origin(typed)
+    typed["name"] = name_from(values)
+    typed["about"] = origin["about"] if _phrases(typed["concepts"]) == origin["phrases"] else ""
     typed["concepts"] = [asdict(c) for c in concept_text.concepts_from(typed["concepts"])]
     typed["preserve"] = typed["preserve"] or []
     data: dict[str, Any] = {f.path: _value(f, typed) for f in COMMON} | {"settings": {}}
@@ -50,7 +53,8 @@ def values_from(recipe: Recipe) -> list[Any]:
         settings = recipe.settings if name == recipe.method else methods.find(name).settings()
         owners |= {f.key: settings for f in method_fields(name)}
     shown = {f.key: value_at(owners[f.key], f) for f in FIELDS}
-    shown["concepts"] = concept_text.rows_from(recipe.concepts)
+    shown["concepts"] = rows = concept_text.rows_from(recipe.concepts)
+    shown["about"] = {"about": recipe.about, "name": recipe.name, "phrases": _phrases(rows)}
     shown["preserve"] = list(recipe.preserve)
     for field in FIELDS:
         if field.kind in NUMBERS:
@@ -59,6 +63,17 @@ def values_from(recipe: Recipe) -> list[Any]:
         if field.same_as and shown[field.key] == shown[field.same_as]:
             shown[field.key] = ""
     return list(shown.values())
+
+
+def name_from(values: Sequence[Any]) -> str:
+    """The name in the form; one that came with a preset or a file goes when other concepts take the place of its own.
+
+    Args:
+        values: as of `recipe_from`.
+    """
+    typed = dict(zip((f.key for f in FIELDS), values, strict=True))
+    origin, name = _origin(typed), typed["name"]
+    return "" if name == origin["name"] and _phrases(typed["concepts"]) != origin["phrases"] else name
 
 
 def differences(now: Recipe, then: Recipe) -> list[tuple[str, str, str]]:
@@ -133,6 +148,15 @@ def rank_from(value: Any) -> int | None:
 def energy_from(value: Any) -> float | None:
     """The share of a change that an exported LoRA keeps, as typed; None when blank."""
     return _number("energy", value, float) if str(value or "").strip() else None
+
+
+def _origin(typed: dict[str, Any]) -> dict[str, Any]:
+    """Name, about and phrases of the recipe that filled the form."""
+    return {"about": "", "name": "", "phrases": []} | (typed["about"] if isinstance(typed["about"], dict) else {})
+
+
+def _phrases(rows: Any) -> list[Any]:
+    return [row[0] if isinstance(row, list) and row else None for row in rows] if isinstance(rows, list) else []
 
 
 def _value(field: Field, typed: dict[str, Any]) -> Any:

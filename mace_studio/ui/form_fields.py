@@ -92,6 +92,7 @@ COMMON = (
     Field(key="method", label="Method", path="method", kind="choice"),
     Field(key="seed", label="Seed", path="seed", hint="Of images, noise, timesteps", kind="whole"),
     Field(key="name", label="Name", path="name", hint="What to call the result; made of the concepts when blank"),
+    # Not a text: with it the form keeps name and phrases of the recipe that filled it, see `form.name_from`.
     Field(key="about", label="About", path="about"),
 )
 

@@ -8,10 +8,9 @@ from PIL import Image
 from mace_studio.analysis import compare as comparison
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import image_cache, projections
-from tests.steps import cancel_when
+from tests.steps import cancelled
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
 REQUEST = ImageRequest(prompts=("a photo of the cat", "a ship"), seeds=(0, 7), steps=2, guidance=4.0)
@@ -28,6 +27,8 @@ def test_the_same_weights_give_the_same_images_and_others_do_not(model, unchange
     assert [(p.prompt, p.seed) for p in pairs] == [(p, s) for p in REQUEST.prompts for s in REQUEST.seeds]
     assert all(p.change == 0 for p in pairs)
     assert (seen[-1].step, seen[-1].total, seen[-1].fraction) == (8, 8, 1.0)
+    reported = [event.result for event in seen if event.result is not None]
+    assert len(reported) == 4 and all(one is other for one, other in zip(reported, pairs, strict=True))
     steps = [event.step for event in seen]
     assert steps == sorted(steps) and {event.stage for event in seen} == {"generate"}
     others = comparison.compare(model, erasure_of(model, 0.0), REQUEST)
@@ -35,11 +36,21 @@ def test_the_same_weights_give_the_same_images_and_others_do_not(model, unchange
     assert all(np.array_equal(a.before, b.before) for a, b in zip(pairs, others, strict=True))
 
 
+def test_pairs_are_reported_before_all_are_there(model, unchanged, monkeypatch):
+    monkeypatch.setattr(comparison, "PAIRS_AT_ONCE", 1)
+    seen = []
+    pairs = comparison.compare(model, erasure_of(model, 0.0), REQUEST, seen.append)
+    assert [event.step for event in seen if event.result is not None] == [2, 4, 6, 8]
+    together = comparison.compare(model, erasure_of(model, 0.0), replace(REQUEST, seeds=(7,)))
+    apart = [pair for pair in pairs if pair.seed == 7]
+    assert all(np.array_equal(a.after, b.after) for a, b in zip(apart, together, strict=True))
+
+
 @pytest.mark.parametrize("images", [0.5, 1.5])
 def test_cancelling_restores_the_model(model, unchanged, images):
     request = replace(REQUEST, prompts=("a cat",), seeds=(0,))
-    with pytest.raises(Cancelled):
-        comparison.compare(model, erasure_of(model, 0.0), request, cancel_when(lambda event: event.step >= images))
+    with cancelled(lambda event: event.step >= images) as progress:
+        comparison.compare(model, erasure_of(model, 0.0), request, progress)
 
 
 def test_an_erasure_of_another_model_is_refused(other, model):

@@ -13,11 +13,10 @@ from mace_studio.evaluation import metrics, report, report_figures, report_files
 from mace_studio.evaluation.evaluate import Case, evaluate
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
 from mace_studio.evaluation.report import ALL
-from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
 from mace_studio.sd import image_cache, judges, projections, sampling
-from tests.steps import cancel_when
+from tests.steps import cancelled
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty", "feline")),), preserve=("dog", "ship"), name="Cat|s"
@@ -150,8 +149,8 @@ def test_a_cancelled_evaluation_goes_on_where_it_was(model, erasure, tmp_path, m
     recipe = replace(RECIPE, concepts=(Concept("cat", "forest"),), preserve=("dog",))
     plan = replace(make_plan(recipe, "quick", steps=2), seeds=(1, 2))
     case, judge = Case("cat-1", replace(erasure, recipe=recipe), plan), judges.of(model)
-    with pytest.raises(Cancelled):
-        evaluate(model, [case], judge, tmp_path, cancel_when(lambda event: event.result))  # of the cat
+    with cancelled(lambda event: event.result) as progress:  # of the cat
+        evaluate(model, [case], judge, tmp_path, progress)
     generated, real = [], sampling.generate_pairs
 
     def spy(model, batch, *rest, **more):

@@ -19,13 +19,12 @@ from mace_studio.exports import export as exporting
 from mace_studio.exports import writers
 from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.methods.mace import MaceSettings, erase
-from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import files, projections, sampling
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import cancel_when
+from tests.steps import cancelled
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada [Finch]|", "a person", "celebrity")),
@@ -338,8 +337,8 @@ def test_cancelling_leaves_nothing(model, unchanged, erased, tmp_path, kind):
         assert list(tmp_path.iterdir()), "it is written beside the path"
         return event.fraction > 0.5
 
-    with pytest.raises(Cancelled):
-        exporting.export(model, erased, ExportRequest(kind, path), cancel_when(halfway))
+    with cancelled(halfway) as progress:
+        exporting.export(model, erased, ExportRequest(kind, path), progress)
     assert not list(tmp_path.iterdir())
 
 

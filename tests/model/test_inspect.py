@@ -9,13 +9,12 @@ from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.mace import refine as refinement
-from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import attention_hooks, attention_maps, judges, projections, sampling, text
 from mace_studio.sd.attention_maps import TokenMaps
 from mace_studio.sd.text import Word
 from mace_studio.settings import KeepWeights
-from tests.steps import cancel_when
+from tests.steps import cancelled
 
 REQUEST = ImageRequest(prompts=("a photo of the cat in the forest",), seeds=(0,), steps=3, guidance=4.0)
 RECIPE = Recipe(
@@ -172,8 +171,8 @@ def test_what_is_no_inspection_is_refused(inspected, tmp_path):
 
 @pytest.mark.parametrize("use_case", [inspection.inspect, inspection.residual])
 def test_cancelling_or_failing_leaves_no_hook(model, erasure, unchanged, monkeypatch, use_case):
-    with pytest.raises(Cancelled):
-        use_case(model, REQUEST, erasure, progress=cancel_when(lambda event: event.stage == "generate" and event.step))
+    with cancelled(lambda event: event.stage == "generate" and event.step) as progress:
+        use_case(model, REQUEST, erasure, progress=progress)
 
     def broken(*_):
         raise FloatingPointError("broken")

@@ -19,6 +19,15 @@ def test_a_folder_loads_frozen_on_the_device_and_dtype(other_folder):
     assert not any(p.requires_grad for p in model.unet.parameters()) and not model.unet.training
 
 
+@pytest.mark.parametrize(
+    ("device", "brain", "expected"),
+    [("cuda", True, torch.bfloat16), ("cuda:1", False, torch.float16), ("cpu", True, torch.float32)],
+)
+def test_auto_takes_bfloat16_where_the_device_computes_in_it(monkeypatch, device, brain, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: brain)
+    assert sd_model._dtype("auto", device) == expected
+
+
 def test_the_fingerprint_is_the_models_and_not_the_dtypes(model, other_folder, tmp_path):
     same = sd_model.load(str(BUILT_IN), "cpu", "float16")
     assert same.fingerprint == model.fingerprint

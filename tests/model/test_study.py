@@ -7,11 +7,10 @@ from mace_studio.evaluation import report_figures, study
 from mace_studio.evaluation.report import KEPT
 from mace_studio.evaluation.study import Case
 from mace_studio.methods.mace import MaceSettings, erase
-from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import sampling
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import cancel_when
+from tests.steps import cancelled
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"),),
@@ -92,7 +91,7 @@ def test_no_row_of_the_scaling_study_finds_training_images_of_another():
 
 def test_a_cancelled_study_goes_on_where_it_was(tmp_path):
     rows = [Case("first", QUICK), Case("second", replace(QUICK, seed=1))]
-    with pytest.raises(Cancelled):
-        study.run(rows, "quick", tmp_path, progress=cancel_when(lambda event: event.stage == "second"))
+    with cancelled(lambda event: event.stage == "second") as progress:
+        study.run(rows, "quick", tmp_path, progress=progress)
     assert [path.name for path in tmp_path.glob("*.safetensors")] == [f"cat-{QUICK.digest()}.safetensors"]
     assert [outcome.seconds is None for outcome in study.run(rows, "quick", tmp_path)] == [True, False]

@@ -100,6 +100,18 @@ def test_a_bad_value_is_named(changes, path, says):
     assert caught.value.field == path
 
 
+def test_name_and_about_of_a_preset_go_with_its_concepts():
+    preset = Recipe(concepts=(Concept("cat", "forest"),), name="Cat", about="The cat of the miniature.")
+    shown = dict(zip(BY_KEY, form.values_from(preset), strict=True))
+    other = [["guitar", "sky", "object", ""]]
+    changed = form.recipe_from(list((shown | {"concepts": other}).values()))
+    assert (changed.name, changed.about, changed.title()) == ("", "", "guitar")
+    named = form.recipe_from(list((shown | {"concepts": other, "name": "Mine"}).values()))
+    assert (named.name, named.about) == ("Mine", "")
+    stronger = form.recipe_from(list((shown | {"lambda1": "3"}).values()))
+    assert (stronger.name, stronger.about) == ("Cat", "The cat of the miniature.")
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_a_number_that_is_none_is_left_to_the_check(value):
     with pytest.raises(RecipeError, match=r"not allowed|too large") as caught:
@@ -185,6 +197,35 @@ def test_pasted_lines():
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
 
 
+@pytest.mark.parametrize(
+    ("comma", "found"),
+    [
+        ("mapping", [("whale", "sea"), ("cat", "dog, or so")]),
+        ("concepts", [("whale", ""), ("sea", ""), ("cat", "dog, or so")]),
+        ("phrase", [("whale, sea", ""), ("cat", "dog, or so")]),
+    ],
+)
+def test_a_line_with_a_comma_is_read_as_the_user_says(comma, found):
+    text = "whale, sea\ncat -> dog, or so"
+    assert concept_text.first_unclear(text) == "whale, sea"
+    assert [(c.phrase, c.mapping) for c in concept_text.pasted(text, "object", comma)] == found
+    with pytest.raises(RecipeError, match="how “whale, sea” is to be read"):
+        concept_text.pasted(text, "object")
+    assert concept_text.first_unclear("whale\nsea,\na, b -> c") == ""
+
+
+def test_the_preview_of_a_list_says_what_is_there_already():
+    shown = concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "<b>"), Concept("dog", "")], False)
+    assert "2 concepts" in shown and "In the table already: cat." in shown
+    assert "&lt;b&gt;" in shown and "no mapping yet" in shown
+    assert "already" not in concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "")], True)
+
+
+def test_phrases_of_a_file():
+    assert concept_text.phrases_of_file(b"phrase,note\ndog,1\n\nlion\ndog\n") == ["dog", "lion"]
+    assert concept_text.phrases_of_file(b"Frida Kahlo\nMonet; x\n") == ["Frida Kahlo", "Monet"]
+
+
 def test_empty_rows_make_way_for_added_ones():
     rows = [["", " ", "object", ""], ["cat", "", "object", ""]]
     assert concept_text.appended(rows, [Concept("dog", "sky")]) == [rows[1], ["dog", "sky", "object", ""]]
@@ -220,8 +261,9 @@ def test_quotes_and_commas_in_csv():
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"cat,forest,animal\n", "Line 1 .*animal"),
-        (b"cat,forest\ndog,sky,object,a,b\n", "Line 2 .*5 cells"),
+        (b"phrase,mapping,kind\ncat,forest,animal\n", "Line 2 .*animal"),
+        (b"cat,forest,object\ndog,sky,object,a,b\n", "Line 2 .*5 cells"),
+        (b"foo,bar\n1,2\n", "Line 1 .*does not name its columns"),
         (b'cat,"forest\n', "cannot be read"),
         (b"caf\xe9,forest\n", "UTF-8"),
     ],
@@ -268,6 +310,15 @@ def test_the_axis_of_the_loss_holds_every_value(losses, low, high):
     ticks = [float(part.split("<")[0]) for part in chart.split('class="y"')[1:] for part in [part.split(">", 1)[1]]]
     assert ticks[0] == pytest.approx(low)
     assert high is None or ticks[-1] == pytest.approx(high)
+
+
+def test_the_losses_are_smoothed_and_keep_their_colours_when_all_is_done():
+    values = [float(10 - i) for i in range(10)]  # windows of two: 10, 9.5, 8.5, ...
+    assert charts.smoothed(values) == [10.0, *(9.5 - i for i in range(9))]
+    assert charts.smoothed([3.0, 1.0]) == [3.0, 1.0]
+    chart = charts.loss_curves({"cat": values}, 10, [], False)
+    assert "10 → 1.5" in chart and "var(--line-1)" in chart and "var(--line-done)" not in chart
+    assert "lower is more" in chart
 
 
 def test_a_loss_that_is_no_number_leaves_the_chart_standing():

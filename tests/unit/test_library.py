@@ -116,6 +116,15 @@ def test_renaming_and_deleting_take_the_scores_along(folder):
     assert library.find(folder, "Cats, all of them").scores == ()
 
 
+def test_the_recipe_file_has_the_name_of_its_erasure(folder):
+    first = library.write_recipe(library.find(folder, "cat"))
+    assert first.name == "cat.json" and Recipe.from_json(first.read_text(encoding="utf-8")) == CAT
+    library.rename(folder, "cat", "Mine")
+    assert [path.name for path in first.parent.iterdir()] == ["Mine.json"]
+    library.delete(folder, "Mine")
+    assert list(first.parent.iterdir()) == []
+
+
 def test_scores_are_those_of_this_very_recipe(folder):
     library.write_scores(library.find(folder, "cat"), HARMONIC)
     erasure_file(folder / "cat.safetensors", replace(CAT, seed=1))

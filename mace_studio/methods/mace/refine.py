@@ -57,7 +57,8 @@ def gather(model: Model, recipe: Recipe, cache: Path | None, progress: Report = 
     if preserved:
         preserve = grams.gram(model, preserved, within(progress, "refine", "preserve list", done, total))
         done += len(preserved)
-    moments, mapped, guide_NTD = Moments.zero(model.width), None, None
+    moments, guide_NTD = Moments.zero(model.width), torch.empty(0)
+    mapped: list[str] = []
     for concept in recipe.concepts:
         if prompts.mapped(concept) != mapped:  # concepts often share their mapping: its prompts are encoded once
             mapped = prompts.mapped(concept)

@@ -162,12 +162,9 @@ class JobCard:
             fresh = event is not None or not job.events
             yield self._buttons(job) | (self._how_far(job) if fresh else {})
         last = self._buttons(job) | self._how_far(job)
-        if job.state == DONE:
-            yield last | self._shows.done(job)
-        elif job.state == FAILED:  # the id is kept, so that the reason is there after a reload, too
-            yield last | {self.notice: self._reason(job, returned)}
-        else:
-            yield last | {self.job_id: ""}
+        yield last | ({self.notice: self._reason(job, returned)} if job.state == FAILED else {})
+        if job.state == DONE and (update := self._shows.done(job)):
+            yield update
 
     def _how_far(self, job: Job) -> Update:
         return {self.progress: self._view(job, self.studio)} | self._shows.live(job)

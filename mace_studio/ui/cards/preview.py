@@ -102,11 +102,11 @@ def _images(recipe: Recipe, prompt: str) -> ImageRequest:
 def _pair(preview: Preview, seconds: float) -> str:
     sides = (("Before", preview.before), ("After the refinement", preview.after))
     images = "".join(
-        f'<figure><img src="{png_url(image)}" alt="{side}: {html.escape(preview.drawing.prompts[0])}">'
+        f'<figure><img src="{png_url(image)}" alt="{side}: {html.escape(preview.request.prompts[0])}">'
         f"<figcaption>{side}</figcaption></figure>"
         for side, image in sides
     )
-    facts = f"{preview.drawing.prompts[0]} · seed {preview.drawing.seeds[0]} · {STEPS} steps · {seconds:.1f} s"
+    facts = f"{preview.request.prompts[0]} · seed {preview.request.seeds[0]} · {STEPS} steps · {seconds:.1f} s"
     return (
         f'<div class="preview-pair">{images}</div><p class="hint">{html.escape(facts)} · '
         f"condition number {preview.condition:.1e}</p>"

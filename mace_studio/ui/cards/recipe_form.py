@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
+from mace_studio.errors import RecipeError
 from mace_studio.methods import METHODS
-from mace_studio.presets import presets
-from mace_studio.recipe import KINDS, Recipe
+from mace_studio.paths import BUILT_IN
+from mace_studio.presets import known_kinds, presets
+from mace_studio.recipe import KINDS, Concept, Recipe
+from mace_studio.runtime.studio import Studio
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.components.concept_table import concept_table
+from mace_studio.ui.components.notice import CLEAR
+from mace_studio.ui.components.phrase_list import phrase_list
+from mace_studio.ui.components.preset_select import groups_of, missing_model, preset_select
 from mace_studio.ui.components.slider_field import slider_field
-from mace_studio.ui.components.text import heading, hint
+from mace_studio.ui.components.text import estimate_missing, heading, hint
 from mace_studio.ui.components.text_download import text_download
+from mace_studio.ui.concept_text import Row
 from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, Field, Group
 from mace_studio.ui.gradio_compat import QUIET, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
 PASTE_HINT = "Van Gogh -> an artist\nairplane -> sky"
+COMMA_CHOICES = {
+    "One concept that maps to the other": "mapping",
+    "Several concepts": "concepts",
+    "One phrase with a comma in it": "phrase",
+}
 PRESET_HINT = '<p class="about">A preset fills the whole form. Choose one to read what it changes.</p>'
 
 
@@ -29,14 +42,16 @@ class RecipeForm:
 
     Args:
         start: the recipe to begin with.
-        own: offer the built-in model's presets only.
+        studio: knows the model; where it is fixed, only presets of the built-in model are offered.
 
     Attributes:
         controls: one component for each of `form_fields.FIELDS`, in that order, once all cards are built.
     """
 
-    def __init__(self, start: Recipe, own: bool) -> None:
-        self.presets = {p.name: p.recipe for p in presets() if not own or p.name.startswith("miniature/")}
+    def __init__(self, start: Recipe, studio: Studio) -> None:
+        self.studio = studio
+        self.presets = {p.name: p.recipe for p in presets() if not studio.fixed or p.name.startswith("miniature/")}
+        self._begun_with = start
         self._start = dict(zip(BY_KEY, form.values_from(start), strict=True))
         self._built: dict[str, Any] = {}
         self._charts: dict[str, gr.HTML] = {}
@@ -48,14 +63,12 @@ class RecipeForm:
     def bar(self) -> None:
         """Presets, and recipes as files."""
         with gr.Row(elem_classes="card recipe-bar", elem_id="recipe-bar"):
-            names = [(r.title(), name) for name, r in self.presets.items()]
-            self.preset = gr.Dropdown(
-                names, value=None, label="Preset", interactive=True, elem_id="preset", min_width=200
-            )
+            self.preset = preset_select(groups_of(self.presets, self._is_built_in()))
             self.use_preset = gr.Button("Use this preset", size="sm", elem_id="use-preset", interactive=False)
             self.preset_about = gr.HTML(
                 PRESET_HINT, label="About the preset", elem_id="preset-about", scale=7, min_width=260
             )
+            self.new = gr.Button("New", size="sm", elem_id="new-recipe")
             self.open_recipe = gr.UploadButton(
                 "Open recipe", size="sm", file_types=[".json"], type="binary", elem_id="open-recipe"
             )
@@ -67,7 +80,7 @@ class RecipeForm:
         """The table of concepts with its ways in."""
         with gr.Column(elem_classes="card", elem_id="concepts-card"):
             heading("concepts-title", "1", "Concepts to erase", "Each is replaced by what it maps to.")
-            table = self._built["concepts"] = concept_table(self._start["concepts"])
+            table = self._built["concepts"] = concept_table(self._start["concepts"], *self._vocabulary())
             hint("synonyms-hint", "Synonyms: tested, not trained on; add a row to erase one.")
             with gr.Row(elem_classes="button-row", elem_id="concept-buttons"):
                 add = gr.Button("Add concept", size="sm", elem_id="add-concept")
@@ -75,45 +88,54 @@ class RecipeForm:
                 self.csv = gr.UploadButton(
                     "Import CSV", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-csv"
                 )
-            self._paste_panel()
-        add.click(None, js="() => document.querySelector('#concepts').dispatchEvent(new Event('add-row'))")
-        self.csv.upload(self.on_csv, [self.csv, table], table, **QUIET)
+                clear = gr.Button("Clear", size="sm", elem_id="clear-concepts")
+            self._paste_panel(table)
+        for button, event in ((add, "add-row"), (clear, "clear-rows")):
+            button.click(None, js=f"() => document.querySelector('#concepts').dispatchEvent(new Event('{event}'))")
 
-    def _paste_panel(self) -> None:
-        self.pasting = gr.State(False)
+    def _paste_panel(self, table: gr.HTML) -> None:
+        self.from_file: gr.State = gr.State([])  # concepts of a CSV file, until they are added
         with gr.Column(visible=False, elem_classes="panel", elem_id="paste-panel") as self.panel:
             self.pasted = gr.Textbox(
-                label="Concepts, one a line",
-                info="phrase -> mapping",
-                placeholder=PASTE_HINT,
-                lines=4,
-                interactive=True,
-                elem_id="pasted",
+                label="Concepts, one a line", info="phrase -> mapping", placeholder=PASTE_HINT, lines=4,
+                **enabled("pasted"),
+            )  # fmt: skip
+            self.kind = gr.Dropdown(
+                list(KINDS), value=KINDS[0], label="Kind of these concepts", **enabled("paste-kind")
             )
+            self.comma = gr.Radio(
+                list(COMMA_CHOICES.items()), value=None, label="A comma", visible=False, **enabled("paste-comma")
+            )
+            self.replace = gr.Checkbox(
+                False, label="Replace what is in the table", container=False, **enabled("paste-replace")
+            )
+            self.paste_preview = gr.HTML("", label="What would be added", elem_id="paste-preview")
             with gr.Row(elem_classes="button-row", elem_id="paste-row"):
-                kind = gr.Dropdown(list(KINDS), value=KINDS[0], label="Kind of these concepts", **enabled("paste-kind"))
-                take = gr.Button("Add these", size="sm", elem_id="add-pasted")
-        table = self._built["concepts"]
-        self.paste.click(self.on_paste, self.pasting, [self.panel, self.pasting], **QUIET)
-        outputs = [table, self.panel, self.pasting, self.pasted]
-        take.click(self.on_add_pasted, [self.pasted, kind, table], outputs, **QUIET)
+                take = gr.Button("Add these", variant="primary", size="sm", elem_id="add-pasted")
+                close = gr.Button("Close", size="sm", elem_id="close-paste")
+        asked = [self.pasted, self.kind, self.comma, self.replace, self.from_file, table]
+        edits = [c.change for c in (self.pasted, self.kind, self.comma, self.replace, self.from_file)]
+        shown = [self.paste_preview, self.comma]
+        gr.on(edits, self.on_pasted, asked, shown, trigger_mode="always_last", **QUIET)
+        closed = [self.panel, self.pasted, self.comma, self.from_file, self.paste_preview]
+        self.paste.click(lambda: gr.Column(visible=True), None, self.panel, **QUIET)
+        close.click(self.on_close_paste, None, closed, **QUIET)
+        self.added = take.click(self.on_add_pasted, asked, [table, *closed], **QUIET)
+        self.csv.upload(self.on_csv, self.csv, [self.panel, self.pasted, self.from_file], **QUIET)
 
     def keep_card(self) -> None:
         """The preserve list."""
         with gr.Column(elem_classes="card", elem_id="keep-card"):
-            heading(
-                "keep-title", "2", "Keep unchanged", "Neighbours of what you erase help most. Type one and press Enter."
-            )
-            self._built["preserve"] = gr.Dropdown(
-                [],
-                value=self._start["preserve"],
-                label="Keep unchanged",
-                multiselect=True,
-                allow_custom_value=True,
-                show_label=False,
-                container=False,
-                **enabled("preserve"),
-            )
+            heading("keep-title", "2", "Keep unchanged", "Neighbours of what you erase help most.")
+            _, words = self._vocabulary()
+            kept = self._built["preserve"] = phrase_list(self._start["preserve"], "Phrases to keep", "preserve", words)
+            with gr.Row(elem_classes="button-row", elem_id="keep-buttons"):
+                file = gr.UploadButton(
+                    "Import list", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-keep"
+                )
+                clear = gr.Button("Clear", size="sm", elem_id="clear-keep")
+        file.upload(self.on_keep_file, [file, kept], kept, **QUIET)
+        clear.click(None, js="() => document.querySelector('#preserve').dispatchEvent(new Event('clear-list'))")
 
     def settings_card(self) -> None:
         """The method and its settings: those of the chosen method are shown."""
@@ -160,7 +182,8 @@ class RecipeForm:
         gr.on([f.change for f in fields], on_chart_field, fields, chart, trigger_mode="always_last", **QUIET)
 
     def _control(self, field: Field) -> None:
-        value, common = self._start[field.key], {"label": field.label, "min_width": 120} | enabled(field.elem_id)
+        value = self._start[field.key]
+        common: dict[str, Any] = {"label": field.label, "min_width": 120} | enabled(field.elem_id)
         if field.span is not None:
             control: Any = slider_field(field, field.span, value)
         elif field.kind == "flag":
@@ -171,8 +194,19 @@ class RecipeForm:
             control = gr.Textbox(value, info=field.hint, max_lines=1, **common)
         self._built[field.key] = control
 
-    def wire(self, edited: Listener, *others: Any) -> None:
-        """Connect presets and files, and `edited` to changes here and of `others`; for when all cards are built."""
+    def model_listener(self) -> Listener:
+        """For the event of a model that was loaded."""
+        shown = [self._built["concepts"], self._built["preserve"], self.preset]
+        return Listener(self.on_model_loaded, None, shown)
+
+    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> None:
+        """Connect what fills the form, for when all cards are built.
+
+        Args:
+            edited: called at changes here and of `others`.
+            problem: the notice about the form, which is cleared when a recipe fills it.
+            others: more components.
+        """
         # One listener for all: of two that write the same, the older answer could come last.
         changes = [c.change for c in [self.preset, *self.controls, *others]]
         edited.on(
@@ -180,25 +214,83 @@ class RecipeForm:
                 changes, fn, inputs, outputs, trigger_mode="always_last", **options
             )
         )
-        self.use_preset.click(self.on_use_preset, self.preset, self.controls, **QUIET)
-        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, self.controls, **QUIET)
+        for edit in (self._built["concepts"].edited, self.added.then):
+            edit(self.on_concepts_edited, self.controls, self._built["name"], trigger_mode="always_last", **QUIET)
+        filled = [*self.controls, problem]
+        self.new.click(self.on_new, None, filled, **QUIET)
+        self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
+        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
 
     @readable
-    def on_csv(self, data: bytes, rows: list[concept_text.Row]) -> list[concept_text.Row]:
-        """Add the concepts of a CSV file."""
-        return concept_text.appended(rows, concept_text.from_csv(data))
+    def on_model_loaded(self) -> tuple[Any, Any, Any]:
+        """Say which words and presets are for the loaded model."""
+        known, words = self._vocabulary()
+        groups = groups_of(self.presets, self._is_built_in())
+        return gr.HTML(known=known, words=words), gr.HTML(words=words), gr.HTML(groups=groups)
+
+    def preset_text(self, recipe: Recipe, preset: str) -> str:
+        """What a preset is, whether it is for the loaded model, and what choosing it changes."""
+        needed = missing_model(preset, self._is_built_in())
+        text = preset_change(recipe, self.presets[preset])
+        return f'<p class="estimate is-missing">This preset needs {needed}.</p>{text}' if needed else text
+
+    def _is_built_in(self) -> bool:
+        return self.studio.source == str(BUILT_IN)
+
+    def _vocabulary(self) -> tuple[dict[str, str], list[str] | None]:
+        """Phrases with their kinds, and all words that the model knows, where that is known."""
+        known = self.studio.vocabulary()
+        return ({**known_kinds(), **known.kinds}, sorted(known.words)) if known else (known_kinds(), None)
 
     @readable
-    def on_paste(self, pasting: bool) -> tuple[Any, bool]:
-        """Open or close the panel."""
-        return gr.Column(visible=not pasting), not pasting
+    def on_csv(self, data: bytes) -> tuple[Any, str, list[Concept]]:
+        """Show the concepts of a CSV file, to be added."""
+        return gr.Column(visible=True), "", concept_text.from_csv(data)
 
     @readable
-    def on_add_pasted(self, text: str, kind: str, rows: list[concept_text.Row]) -> tuple[Any, ...]:
-        """Add the pasted concepts."""
-        rows = concept_text.appended(rows, concept_text.pasted(text, kind))
-        return rows, gr.Column(visible=False), False, ""
+    def on_pasted(
+        self, text: str, kind: str, comma: str | None, replaces: bool, from_file: list[Concept], rows: list[Row]
+    ) -> tuple[str, Any]:
+        """Show what would be added, and ask how a line with a comma is meant."""
+        unclear = concept_text.first_unclear(text)
+        question = gr.Radio(visible=bool(unclear), label=f"How is “{unclear[:60]}” meant?")
+        if not text.strip() and not from_file:
+            return "", question
+        try:
+            concepts = [*from_file, *concept_text.pasted(text, kind, comma)]
+        except RecipeError as error:
+            return estimate_missing(str(error)), question
+        return concept_text.preview(rows, concepts, replaces), question
+
+    @readable
+    def on_add_pasted(
+        self, text: str, kind: str, comma: str | None, replaces: bool, from_file: list[Concept], rows: list[Row]
+    ) -> tuple[Any, ...]:
+        """Put the concepts into the table."""
+        concepts = [*from_file, *concept_text.pasted(text, kind, comma)]
+        return concept_text.appended([] if replaces else rows, concepts), *self.on_close_paste()
+
+    @readable
+    def on_close_paste(self) -> tuple[Any, ...]:
+        """Close the panel and forget what is in it."""
+        return gr.Column(visible=False), "", None, [], ""
+
+    @readable
+    def on_keep_file(self, data: bytes, kept: list[str]) -> list[str]:
+        """Add the phrases of a file to those that are kept."""
+        return list(dict.fromkeys([*(kept or []), *concept_text.phrases_of_file(data)]))
+
+    @readable
+    def on_new(self) -> list[Any]:
+        """Empty the form, but for the settings that it began with."""
+        fresh = replace(self._begun_with, concepts=(Concept("", ""),), preserve=(), name="", about="")
+        return [*form.values_from(fresh), CLEAR]
+
+    @readable
+    def on_concepts_edited(self, *values: Any) -> str:
+        """Take the name of a preset away when its concepts are gone."""
+        return form.name_from(values)
 
     @readable
     def on_method(self, method: str) -> list[Any]:
@@ -208,12 +300,12 @@ class RecipeForm:
     @readable
     def on_use_preset(self, name: str) -> list[Any]:
         """Fill the form from a preset."""
-        return form.values_from(self.presets[name])
+        return [*form.values_from(self.presets[name]), CLEAR]
 
     @readable
     def on_open_recipe(self, data: bytes) -> list[Any]:
         """Fill the form from a file."""
-        return form.values_from(form.recipe_of_file(data))
+        return [*form.values_from(form.recipe_of_file(data)), CLEAR]
 
     @readable
     def on_save_recipe(self, saves: int, *values: Any) -> tuple[dict[str, Any], int]:

@@ -1,5 +1,5 @@
-// Before and after in one picture, parted by a line that moves by mouse, touch and arrow keys: a native range input
-// lies over the picture. value: {before, after, prompt} with PNG data URLs, or nothing yet.
+// Before and after in one image, parted by a line that moves by mouse, touch and arrow keys: a native range input
+// lies over the image. value: {before, after, prompt} with PNG data URLs, or nothing yet.
 const figure = element.querySelector("figure");
 const [before, after] = element.querySelectorAll("img");
 const range = element.querySelector("input");
@@ -20,7 +20,7 @@ function show() {
   after.alt = `After erasing: ${pair.prompt}`;
 }
 
-// Small pictures are shown with their pixels; a large one that is shrunk would only look rough.
+// Small images are shown with their pixels; a large one that is shrunk would only look rough.
 before.addEventListener("load", () => figure.classList.toggle("is-small", before.naturalWidth < 256));
 range.addEventListener("input", move);
 watch("value", show);

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from mace_studio.methods import METHODS
+from mace_studio.paths import slug
 from mace_studio.recipe import Recipe
 from mace_studio.runtime.estimate import Estimate, Status, counted_as
 from mace_studio.runtime.estimate import size as size_text
@@ -44,9 +47,28 @@ def model_list() -> gr.HTML:
 
 def erased_models(studio: Studio, newest: str, chosen: str | None, *other: str) -> gr.Dropdown:
     """The choice of erased models: the newest, or what was chosen, or the first; `other` choices come first."""
-    names = [entry.name for entry in studio.entries()]
+    listed = choices(studio.entries())
+    names = [name for _, name in listed]
     choice = next((name for name in (newest, chosen, *names) if name in names), other[0] if other else None)
-    return gr.Dropdown([*other, *names], value=choice)
+    return gr.Dropdown([*((one, one) for one in other), *listed], value=choice)
+
+
+def choices(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """(label, name) of each erased model; the label is such as "guitar, pizza · 17:53 · MACE".
+
+    It begins with the file's name where the user gave it one.
+    """
+    now = datetime.now().date()
+    labels = []
+    for entry in entries:
+        when = f"{entry.made:%H:%M}" if entry.made.date() == now else f"{entry.made:%d %b %H:%M}"
+        title = entry.recipe.title()
+        title = title if entry.name.startswith(slug(title)) else entry.name
+        labels.append(f"{title} · {when} · {METHODS[entry.recipe.method].title}")
+    return [
+        (f"{label} · {entry.name}" if labels.count(label) > 1 else label, entry.name)
+        for label, entry in zip(labels, entries, strict=True)
+    ]
 
 
 def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from mace_studio.ui.components.charts import loss_curves
 from mace_studio.ui.components.text import pairs, warnings
 
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
-WORK = {**STAGES, "draw": "Generating", "generate": "Generating", "export": "Writing"}
+WORK = {**STAGES, "generate": "Generating", "export": "Writing"}
 STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
 ENDED = {DONE: "Finished", FAILED: "Failed", CANCELLED: "Cancelled"}
 
@@ -61,7 +61,7 @@ def _progress(job: Job, studio: Studio, stage: str) -> str:
     gone, fraction = last.seconds, 1.0 if job.state == DONE else last.fraction
     if job.over:
         return _bar(ENDED[job.state], "", fraction, f"{duration(gone)} in all", "")
-    where = " · ".join(filter(None, [f"{stage} {last.step} of {last.total}", last.concept]))
+    where = " · ".join(filter(None, [f"{stage} {round(last.step, 1):g} of {last.total}", last.concept]))
     return _bar(stage, where, fraction, f"{duration(gone)} gone", _left(job.events))
 
 
@@ -81,7 +81,7 @@ def _counts(events: Sequence[Any]) -> dict[str, str]:
         spent[event.stage] = spent.get(event.stage, 0.0) + event.seconds - before
         before = event.seconds
     last = {event.stage: event for event in events}
-    return {stage: f"{e.step} of {e.total}<br>{duration(spent[stage])}" for stage, e in last.items()}
+    return {stage: f"{round(e.step, 1):g} of {e.total}<br>{duration(spent[stage])}" for stage, e in last.items()}
 
 
 def _stages(counts: dict[str, str], now: str, done: bool = False) -> str:
@@ -122,13 +122,13 @@ def losses(job: Job | None, recipe: Recipe | None) -> str:
     return loss_curves(curves, steps, live or list(curves)[-1:], squared)
 
 
-def summary(entry: Entry) -> str:
-    """What came of an erasure, and where it is."""
+def summary(entry: Entry, more: Sequence[str] = ()) -> str:
+    """What came of an erasure, and where it is; `more` are further warnings."""
     conditions = entry.conditions
     numbers = ", ".join(f"{STAGES[stage]} {conditions[stage]:.1e}" for stage in STAGES if stage in conditions)
     return (
         f'<p class="saved">Saved as <b>{html.escape(entry.name)}</b>, {size(entry.size)}. '
         "It is in the list of erased models on the Compare tab.</p>"
-        + warnings(entry.warnings)
+        + warnings([*more, *entry.warnings])
         + (pairs([("Condition number", numbers)]) if numbers else "")
     )

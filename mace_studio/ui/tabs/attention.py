@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
@@ -21,7 +22,7 @@ from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
 
 AS_IT_IS = "None: the model as it is"
-FILES = (("-maps.png", "Figure, PNG"), ("-maps.pdf", "Figure, PDF"), (".npz", "Data, NPZ"))
+FILES = (("-maps.pdf", "Figure of all layers, PDF"), (".npz", "Data, NPZ"))
 PLACES = {
     "prompt": ("Prompt", "#attention-prompt textarea"),
     "seed": ("Seed", "#attention-seed input"),
@@ -144,7 +145,7 @@ class AttentionTab:
         """Put a prompt about the first concept into the box, unless the user typed another."""
         if not _erased(name) or prompt.strip() != suggested:
             return gr.skip(), suggested
-        offered = suggestions(self.studio.entry(_erased(name)).recipe)
+        offered = suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())
         return offered[0][1], offered[0][1]
 
     def on_read(self, name: str | None, prompt: str, *settings: str) -> Job:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import html
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import gradio as gr
-from PIL import Image
 
+from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
@@ -14,6 +16,7 @@ from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components.divider import divided, divider
 from mace_studio.ui.components.model_list import erased_models
+from mace_studio.ui.components.pair_grid import cells, pair_grid
 from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
 from mace_studio.ui.form import GENERATED_STEPS
@@ -21,13 +24,17 @@ from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
 
-GRID_HEIGHT = 256
+TITLE = "Compare "  # how the title of such a job begins, before the name of the erased model
+NO_PAIR = '<p class="hint">Nothing is generated yet.</p>'
 PLACES = {
     "prompt": ("Prompts", "#prompts textarea"),
     "seed": ("Seeds", "#seeds input"),
     "steps": ("Steps", "#compare-steps input"),
     "guidance": ("Guidance", "#compare-guidance input"),
 }
+
+if TYPE_CHECKING:
+    from mace_studio.analysis.compare import Pair
 
 Update = dict[Any, Any]
 
@@ -39,6 +46,7 @@ class CompareTab:
         self.studio, self.job_id = shared.studio, shared.jobs["compare"]
         self.usual = number_text(shared.start.settings.images.guidance)
         self.suggested = gr.State("")
+        self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._prompt_card()
@@ -96,9 +104,8 @@ class CompareTab:
     def _figures_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="figures-card"):
             heading("figures-title", "", "This pair")
-            self.figures = gr.HTML(
-                '<p class="hint">Nothing is generated yet.</p>', label="This pair", elem_id="figures"
-            )
+            self.shown_model = gr.HTML("", label="Erased model of the images", elem_id="shown-model")
+            self.figures = gr.HTML(NO_PAIR, label="This pair", elem_id="figures")
             self.pair_file = gr.DownloadButton("Download pair", size="sm", interactive=False, elem_id="pair-file")
 
     def _suggestion_card(self) -> None:
@@ -109,26 +116,17 @@ class CompareTab:
     def _grid_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="grid-card", visible=False) as self.grid_card:
             heading("grid-title", "", "All pairs", "Left before, right after. Press one to see it above.")
-            self.grid = gr.Gallery(
-                label="All pairs",
-                show_label=False,
-                format="png",
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="pairs",
-            )
+            self.grid = pair_grid()
 
     def _wire(self) -> None:
         asked = [self.name, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
         pair = [self.divider, self.figures, self.pair_file]
-        self.job.wire([self.on_generate], asked, [self.grid_card, self.grid, *pair], Shows(done=self._pairs))
-        self.grid.select(self.on_pair, self.job_id, pair, **QUIET)
-        suggested = [self.suggestions, self.prompts, self.suggested]
-        self.name.change(self.on_model, [self.name, self.prompts, self.suggested], suggested, **QUIET)
+        shows = Shows(begun=self._begun, live=self._pairs, resumed=self._begun)
+        self.job.wire([self.on_generate], asked, [self.grid_card, self.grid, self.shown_model, *pair], shows)
+        self.grid.pick(self.on_pair, self.job_id, pair, **QUIET)
+        suggested = [self.suggestions, self.prompts, self.suggested, self.shown_model]
+        chosen = [self.job_id, self.name, self.prompts, self.suggested]
+        self.name.change(self.on_model, chosen, suggested, **QUIET)
         self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
 
     @readable
@@ -142,15 +140,16 @@ class CompareTab:
         return form.usual_settings(self.studio, steps, guidance, self.usual)
 
     @readable
-    def on_model(self, name: str | None, prompts: str, suggested: str) -> tuple[Any, Any, str]:
+    def on_model(self, job_id: str, name: str | None, prompts: str, suggested: str) -> tuple[Any, ...]:
         """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
         if not name:
-            return [], gr.skip(), suggested
-        offered = suggestions(self.studio.entry(name).recipe)
+            return [], gr.skip(), suggested, gr.skip()
+        offered = suggestions(self.studio.entry(name).recipe, known_kinds())
         first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
         start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)
-        return [list(pair) for pair in offered], gr.skip() if typed else start, start
+        shown = _shown_model(self.studio.job(job_id), name)
+        return [list(pair) for pair in offered], gr.skip() if typed else start, start, shown
 
     @readable
     def on_suggestion(self, prompts: str, event: gr.EventData) -> str:
@@ -163,16 +162,32 @@ class CompareTab:
         return self.studio.compare(name or "", form.images_from(form.prompts_from(prompts), *settings))
 
     @readable
-    def on_pair(self, job_id: str, event: gr.SelectData) -> Update:
+    def on_pair(self, job_id: str, event: gr.EventData) -> Update:
         """Show the pressed pair under the divider."""
-        found = self.job.result(job_id)
-        return self._pair(found[event.index]) if found else {self.figures: gr.skip()}
+        job = self.studio.job(job_id)
+        return {self.figures: gr.skip()} if job is None else self._pair(_generated(job)[event.index])
+
+    def _begun(self, job: Job) -> Update:
+        self._showing.discard(job)
+        return {
+            self.grid_card: gr.Column(visible=True),
+            self.grid: cells(job.id, job.request, ()),
+            self.divider: {},
+            self.figures: NO_PAIR,
+            self.pair_file: gr.DownloadButton(interactive=False),
+            self.shown_model: _shown_model(job, None),
+        }
 
     def _pairs(self, job: Job) -> Update:
-        tiles = [(side_by_side(p.before, p.after), f"{p.prompt} · seed {p.seed}") for p in job.result]
-        return self._pair(job.result[0]) | {self.grid: tiles, self.grid_card: gr.Column(visible=True)}
+        """What is generated so far; of a job that was cancelled, too."""
+        found = _generated(job)
+        update: Update = {self.grid: cells(job.id, job.request, found)}
+        if found and job not in self._showing:
+            self._showing.add(job)
+            update |= self._pair(found[0])
+        return update
 
-    def _pair(self, pair: Any) -> Update:
+    def _pair(self, pair: Pair) -> Update:
         rows = [
             ("Prompt", pair.prompt),
             ("Seed", str(pair.seed)),
@@ -186,10 +201,17 @@ class CompareTab:
         }
 
 
-def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
-    """One image of both, for the grid; small ones are enlarged by whole pixels."""
-    both = Image.new("RGB", (before.width + after.width, before.height))
-    both.paste(before, (0, 0))
-    both.paste(after, (before.width, 0))
-    times = max(1, GRID_HEIGHT // before.height)
-    return both.resize((both.width * times, both.height * times), Image.Resampling.NEAREST)
+def _generated(job: Job) -> list[Pair]:
+    return [event.result for event in list(job.events) if event.result is not None]
+
+
+def _shown_model(job: Job | None, chosen: str | None) -> str:
+    """Which erased model the images are of, and a warning where another one is chosen."""
+    if job is None:
+        return ""
+    name = job.title.removeprefix(TITLE)
+    shown = f'<p class="hint">Erased model: <b>{html.escape(name)}</b></p>'
+    if chosen in (None, name):
+        return shown
+    other = f"These images are of {name}; generate again to see {chosen}."
+    return f'<p class="estimate is-missing" role="status">{html.escape(other)}</p>'
