@@ -19,6 +19,7 @@ from mace_studio.sd import finite
 from mace_studio.sd.model import Model
 
 BATCH = 32
+NEAR = 4  # tokens by which a phrase may be longer in a sentence than alone
 WORD_END = "</w>"  # how CLIP's tokenizers mark the last token of a word
 
 
@@ -186,7 +187,7 @@ def check(model: Model | Reader, recipe: Recipe) -> None:
 def _check_preserve(
     reader: Reader, recipe: Recipe, erased: Mapping[tuple[int, ...], int], templates: Sequence[str]
 ) -> None:
-    before = max((count(reader, template.partition("{}")[0]) - 2 for template in templates), default=0)
+    around = max((count(reader, template.format("x")) for template in templates), default=0)
     for start in range(0, len(recipe.preserve), BATCH):
         batch = recipe.preserve[start : start + BATCH]
         for i, (phrase, row) in enumerate(zip(batch, ids(reader, batch), strict=True), start):
@@ -196,19 +197,23 @@ def _check_preserve(
                     f"“{phrase}” is to be kept, and is the same to this model as “{recipe.concepts[other].phrase}”, "
                     f"which is erased in row {other + 1}; remove it from one list.",
                 )
-            if before + len(row) > reader.length:  # the others fit however they are put into a template
+            if around + len(row) > reader.length - NEAR:  # the others fit whatever they are put into
                 _check_fits(reader, f"preserve[{i}]", phrase, templates)
 
 
 def _check_fits(reader: Reader, field: str, phrase: str, templates: Iterable[str]) -> None:
-    for template in templates:
-        if not occurrences(reader, template.format(phrase.strip()), phrase):
-            raise RecipeError(field, f"{too_long(reader, phrase)} Shorten it.")
+    found = max(count(reader, template.format(phrase.strip())) for template in templates)
+    if found > reader.length:
+        raise RecipeError(
+            field,
+            f"“{sources.shown(phrase.strip())}” is too long: a prompt about it has {found} tokens, and this model "
+            f"reads {reader.length}.",
+        )
 
 
 def _longest_template(reader: Reader, kind: str) -> str:
-    """The template of a kind with the most tokens before its phrase."""
-    return max(prompts.templates(kind), key=lambda template: count(reader, template.partition("{}")[0]))
+    """The template of a kind with the most tokens."""
+    return max(prompts.templates(kind), key=lambda template: count(reader, template.format("x")))
 
 
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
