@@ -188,8 +188,14 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
 
 def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
     """The attention loss of each sample, from one conditional forward that ends at the last attention map."""
+    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
+    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
+    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
+    conditions = _conditions(model, samples)
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
-        layers = attention_hooks.of_forward(model.unet, lambda: _forward(model, samples))
+        layers = attention_hooks.of_forward(
+            model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **conditions)
+        )
     return [
         attention.masked_loss(
             [layer_BHQT[i] for layer_BHQT in layers],
@@ -201,23 +207,16 @@ def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) ->
     ]
 
 
-def _forward(model: Model, samples: Sequence[_Sample]) -> None:
-    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
-    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
-    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
-    model.unet(noisy_BCHW, timestep_B, context_BTD, **_conditions(model, samples))
-
-
 def _conditions(model: Model, samples: Sequence[_Sample]) -> dict[str, Any]:
     """The UNet's arguments beside latents, timestep and context, as its pipeline gives them."""
     arguments: dict[str, Any] = {}
     pooled = [s.pooled_P for s in samples if s.pooled_P is not None]
     if pooled:
-        pooled_BC = torch.stack(pooled).to(model.device, model.dtype)
+        pooled_BP = torch.stack(pooled).to(model.device, model.dtype)
         size = [side * model.pipeline.vae_scale_factor for side in samples[0].noisy_CHW.shape[1:]]
         # SDXL: the size of the original, the corner of the crop, and the size to generate, in pixels.
-        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BC)
-        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BC, "time_ids": sizes_B6}
+        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BP)
+        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BP, "time_ids": sizes_B6}
     if model.embeds_guidance:
         scale_B = torch.tensor([s.guidance - 1 for s in samples])
         width = model.unet.config.time_cond_proj_dim
