@@ -14,7 +14,7 @@ from mace_studio.core.ridge import FusedWeights, Fusion, Keep, keep_gram
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.mace import refine
-from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.progress import Progress, Report, always, silent, timed
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import projections, text
 from mace_studio.sd.model import Model
@@ -94,13 +94,13 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
 
         def moments() -> Iterator[Moments]:
             for i, concept in enumerate(recipe.concepts):
-                at = Progress("fuse", concept.phrase, i, count)
-                yield _targeted(model, concept, lambda _, at=at: progress(at))
+                on_batch = always(progress, Progress("fuse", concept.phrase, i, count))
+                yield _targeted(model, concept, on_batch)
 
         fused = edit(projections.read(model.unet), weights, moments(), keep)
         weights, conditions = fused.weights, conditions | {"fuse": fused.condition}
         progress(Progress("fuse", step=count, total=count))
-    return inputs.result(model, recipe, weights, **conditions)
+    return inputs.result(model, recipe, weights, (), **conditions)
 
 
 def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:

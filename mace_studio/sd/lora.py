@@ -115,7 +115,7 @@ def train(
             ]
             values = _losses(model, samples, settings)
             optimizer.zero_grad()
-            sum(value * scale for value, scale in zip(values, scales, strict=True)).backward()
+            torch.stack([value * scale for value, scale in zip(values, scales, strict=True)]).sum().backward()
             scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
             optimizer.step()
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
