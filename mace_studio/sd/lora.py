@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from mace_studio.core import attention, timesteps
+from mace_studio.errors import NotFinite
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd import attention_hooks, projections
 from mace_studio.sd.model import Model
@@ -33,7 +34,7 @@ class Subject:
         latents_NCHW: clean latents of its N training images, scaled as the UNet reads them, float32 on the CPU.
         masks: for each image where the concept is, mask_IJ of the image's proportions, or None for everywhere.
         context_MTD: text context of its M prompts.
-        positions: for each prompt the token positions whose attention is pressed down.
+        positions: for each prompt the token positions whose attention is lowered.
         seed: of the LoRA's start, of the choice of images, prompts and timesteps, and of the noise.
         pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context; None for other models.
         guidance: with which its images were generated; an LCM reads it.
@@ -94,16 +95,18 @@ def train(
         model: with the refined weights in place.
         subjects: the concepts; memory grows with their number.
         settings: of the recipe.
-        progress: told of stage "lora" with a subject's phrase and loss, for every subject at every optimiser step:
+        progress: called with stage "lora" with a subject's phrase and loss, for every subject at every optimiser step:
             how many there were of `steps` x subjects.
 
     Returns:
         In the order of the subjects.
     """
+    # A rate beyond the range of the parameters' dtype; the optimizer itself would fail on it.
+    _check("The learning rate", [torch.tensor(settings.learning_rate, dtype=torch.float32)], model, settings)
     total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-    draws = [_timesteps(model, settings, g) for g in generators]
+    schedules = [_timesteps(model, settings, g) for g in generators]
     losses: list[list[float]] = [[] for _ in subjects]
     with _wrapped(model.unet, settings, generators) as adapters:
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
@@ -111,9 +114,11 @@ def train(
         scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
         for step in range(settings.steps):
             samples = [
-                _sample(schedule, s, draw[step], g) for s, draw, g in zip(subjects, draws, generators, strict=True)
+                _sample(schedule, s, own[step], g) for s, own, g in zip(subjects, schedules, generators, strict=True)
             ]
             values = _losses(model, samples, settings)
+            for subject, value in zip(subjects, values, strict=True):
+                _check(f"The loss of “{subject.phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
             torch.stack([value * scale for value, scale in zip(values, scales, strict=True)]).sum().backward()
             scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
@@ -121,7 +126,22 @@ def train(
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
                 losses[i].append(value.item())
                 progress(Progress("lora", subject.phrase, step * len(subjects) + i + 1, total, value.item()))
-        return [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+        deltas = [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+    for subject, delta in zip(subjects, deltas, strict=True):
+        tensors = [tensor for pair in delta.pairs.values() for tensor in pair]
+        _check(f"The LoRA of “{subject.phrase}”", tensors, model, settings)
+    return deltas
+
+
+def _check(what: str, tensors: Iterable[Tensor], model: Model, settings: LoraSettings) -> None:
+    """Raise a NotFinite unless all numbers are finite; the sentence names the rate and the dtype."""
+    if all(bool(tensor.isfinite().all()) for tensor in tensors):
+        return
+    dtype = str(model.dtype).removeprefix("torch.")
+    raise NotFinite(
+        f"{what} is no finite number any more, with a learning rate of {settings.learning_rate:g} and an alpha of "
+        f"{settings.alpha:g} in {dtype}. Use a smaller rate or alpha{'' if dtype == 'float32' else ', or float32'}."
+    )
 
 
 def _clip(group: Sequence[nn.Parameter], scale: float) -> float:
@@ -145,7 +165,7 @@ def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator)
         if settings.uniform
         else timesteps.density(count, settings.t1, settings.t2, settings.gamma)
     )
-    return timesteps.draw(weights, settings.steps, generator).tolist()
+    return timesteps.sample(weights, settings.steps, generator).tolist()
 
 
 def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator: torch.Generator) -> _Sample:
@@ -217,7 +237,7 @@ def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch
     alpha: Any = settings.alpha
     config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=targets)
     names = [f"concept{j}" for j in range(len(generators))]
-    with torch.random.fork_rng(devices=[]):  # peft draws a start from the global generator, replaced below
+    with torch.random.fork_rng(devices=[]):  # peft samples a start from the global generator; it is replaced below
         wrapped = get_peft_model(unet, config, names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, config)

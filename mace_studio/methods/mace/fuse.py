@@ -31,7 +31,7 @@ def fuse(
         refined: state-dict key -> W'_PD of every projection.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
-        progress: told of stage "fuse" at every batch of prompts and every projection that is solved.
+        progress: called with stage "fuse" at every batch of prompts and every projection that is solved.
 
     Returns:
         State-dict key -> W*_PD of every projection, and "fuse" -> condition number of the solve, if there was one.
