@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +206,14 @@ def fit(tokens: CLIPTokenizer, encoder: nn.Module, name: str, source: str) -> No
     Raises:
         ModelError: they do not belong together.
     """
-    words, rows = len(tokens), encoder.config.vocab_size
+    config: Any = encoder.config
+    words, rows = len(tokens), config.vocab_size
     if words > rows or 2 * words < rows:
         raise ModelError(
             f"The {name} of {source} knows {words} tokens and its text encoder {rows}; they do not belong together. "
             "Download the model again."
         )
-    tokens.model_max_length = min(tokens.model_max_length, encoder.config.max_position_embeddings)
+    tokens.model_max_length = min(tokens.model_max_length, config.max_position_embeddings)
 
 
 def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
@@ -227,9 +229,9 @@ def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
             f"The scheduler of {source} has a num_train_timesteps of {sources.shown(str(steps))}; Stable Diffusion has "
             "1000. Download the model again."
         )
-    loader = getattr(diffusers, kind, None)
+    loader: Any = getattr(diffusers, kind, None)
     try:
-        if isinstance(loader, type) and issubclass(loader, SchedulerMixin):
+        if isclass(loader) and issubclass(loader, SchedulerMixin):
             return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
             loader()
