@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +229,9 @@ def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
             "1000. Download the model again."
         )
     loader: Any = getattr(diffusers, kind, None)
+    is_scheduler = isinstance(loader, type) and issubclass(loader, SchedulerMixin)
     try:
-        if isclass(loader) and issubclass(loader, SchedulerMixin):
+        if is_scheduler:
             return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
             loader()
