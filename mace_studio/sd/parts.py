@@ -199,7 +199,7 @@ def tokenizer(folder: Path, name: str, source: str) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
 
 
-def fit(tokens: CLIPTokenizer, encoder: nn.Module, name: str, source: str) -> None:
+def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
     """Let a tokenizer cut prompts where its text encoder ends; a tokenizer's own limit may be missing.
 
     Raises:
@@ -230,7 +230,8 @@ def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
     loader = getattr(diffusers, kind, None)
     try:
         if isinstance(loader, type) and issubclass(loader, SchedulerMixin):
-            return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+            known: Any = loader
+            return known.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
             loader()
     except ImportError as error:
