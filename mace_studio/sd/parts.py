@@ -227,11 +227,11 @@ def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
             f"The scheduler of {source} has a num_train_timesteps of {sources.shown(str(steps))}; Stable Diffusion has "
             "1000. Download the model again."
         )
-    loader = getattr(diffusers, kind, None)
+    loader: Any = getattr(diffusers, kind, None)
+    known = isinstance(loader, type) and issubclass(loader, SchedulerMixin)
     try:
-        if isinstance(loader, type) and issubclass(loader, SchedulerMixin):
-            known: Any = loader
-            return known.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+        if known:
+            return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
             loader()
     except ImportError as error:
