@@ -11,7 +11,6 @@ from mace_studio import __version__, phrases, prompts
 from mace_studio.erasure import Erasure, origin
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import fuse, refine, train_loras, training_images
-from mace_studio.methods.mace.training_images import TrainingImages
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import batching, finite, text
@@ -55,9 +54,7 @@ def erase(
     trains = recipe.settings.lora.steps > 0
     rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
     report = timed(progress, _costs(recipe, rest))
-    images: list[TrainingImages] = []
-    if rest.concepts:
-        images = training_images.make(model, rest, cache, warnings, user_masks, report)
+    images = training_images.make(model, rest, cache, warnings, user_masks, report) if rest.concepts else []
     sums = refine.gather(model, recipe, cache, report)
     if sums.general is not None and model.captions != captions_of(model.source):
         warnings.append(f"General knowledge was taken from {model.captions.name}.")
