@@ -146,11 +146,8 @@ class RecipeForm:
         with gr.Column(elem_classes="card simple", elem_id="strength-card"):
             heading("strength-title", "3", "Strength", "How much is erased, against how much stays as it was.")
             self.strength = strength_dial()
-            self.strength_text = gr.HTML(
-                _dial_text(form.with_strength(list(self._start.values()), 0)),
-                label="What the dial sets",
-                elem_id="strength-text",
-            )
+            dialled = _dial_text(form.with_strength(list(self._start.values()), 0))
+            self.strength_text = gr.HTML(dialled, label="What the dial sets", elem_id="strength-text")
         with gr.Column(elem_classes="card expert", elem_id="settings-card"):
             heading("settings-title", "3", "Strength and schedule", "The λ weigh what must stay; 0 switches one off.")
             titles = [(METHODS[name].title, name) for name in METHOD_GROUPS]
