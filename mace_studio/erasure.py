@@ -76,7 +76,7 @@ class Erasure:
         digest = hashlib.sha256()
         for key, weight_PD in sorted(self.weights.items()):
             digest.update(key.encode())
-            digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy())
+            digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy().data)
         return digest.hexdigest()
 
     def apply(self, pipeline: DiffusionPipeline) -> None:

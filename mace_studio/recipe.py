@@ -206,7 +206,7 @@ def _from_data(data: object) -> Recipe:
     return replace(build(Recipe, own), settings=build(method.settings, settings))
 
 
-def _check_concepts(concepts: tuple[Concept, ...]) -> None:
+def _check_concepts(concepts: Sequence[Concept]) -> None:
     if not concepts:
         raise RecipeError("concepts", "Add at least one concept to erase.")
     if len(concepts) > MAX_CONCEPTS:

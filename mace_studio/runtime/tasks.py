@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mace_studio import erasure as erasure_file
 from mace_studio.analysis import attention
@@ -43,10 +43,9 @@ from mace_studio.sd import batching, costs, judges, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
+from mace_studio.sd.sampling import Settings
 
 log = logging.getLogger(__name__)
-
-Settings = TypeVar("Settings")  # with steps and a guidance
 
 
 # The model of this process

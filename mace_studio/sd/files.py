@@ -89,7 +89,7 @@ def stream(
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
             progress(Progress("write", step=header[name]["data_offsets"][1] / max(end, 1), total=1))
         file.flush()
         os.fsync(file.fileno())

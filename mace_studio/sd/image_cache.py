@@ -33,7 +33,7 @@ def generate(
         items: prompts and seeds; the same one may come several times.
         request: steps, guidance and negative prompt; its own prompts and seeds do not count.
         cache: folder of images that were generated before, or None.
-        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all.
         changes: of an erased model, digits that are others for any other; "" for the model as it is.
 
     Returns:
@@ -53,8 +53,8 @@ def generate(
         report = within(progress, "generate", "", cached + done, len(paths))
         fresh = sampling.generate_pairs(model, batch, request, report)
         for item, image in zip(batch, fresh, strict=True):
-            if paths[item] is not None:
-                _write(image, paths[item])
+            if (path := paths[item]) is not None:
+                _write(image, path)
         return fresh
 
     # In batches, so that what is done when the job is cancelled is in the cache.

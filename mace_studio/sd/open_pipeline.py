@@ -48,7 +48,7 @@ def _check_index(source: str, index: Mapping) -> None:
     name = index.get("_class_name")
     if "transformer" in parts:
         raise ModelError(
-            f"{source} is a {name}, whose transformer reads text and picture in one attention; there are no "
+            f"{source} is a {name}, whose transformer reads text and image in one attention; there are no "
             f"projections of the text alone (attn2) to edit. {USE_INSTEAD}"
         )
     texts = "tokenizer" in parts and "text_encoder" in parts

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
@@ -24,14 +24,27 @@ from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
 FEW_STEPS = 4
-HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read
+HEAT = 2  # raised whenever what is stored as heat_HW changes, so that no older file is read
 
-Settings = TypeVar("Settings")  # anything with steps and a guidance
+
+class Stepped(Protocol):
+    """A dataclass with denoising steps and a guidance scale."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def guidance(self) -> float: ...
+
+
+Settings = TypeVar("Settings", bound=Stepped)
 
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A training image to draw: what it shows, and with which seed.
+    """A training image to generate.
 
     Attributes:
         prompt: the sentence.
@@ -46,13 +59,13 @@ class TrainingImage:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A training image as the training needs it.
+    """A generated training image, with where its phrase is.
 
     Attributes:
         latent_CHW: the clean latent, scaled as the UNet reads it, float32 on the CPU.
         heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU. Where that does not
-            stand out, to the end or padding token that does so most: with nothing after it to carry a phrase, a model
-            may draw it from there.
+            stand out, to the end or padding token that does so most: a model may read a phrase at the end of a prompt
+            from there.
     """
 
     latent_CHW: Tensor
@@ -65,7 +78,7 @@ def generate(model: Model, request: ImageRequest, progress: Report = silent) -> 
     Args:
         model: with whatever weights are in place.
         request: prompts, seeds, steps, guidance, negative prompt and size.
-        progress: told of stage "generate" at every denoising step: images done, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images done, parts of images added up, of all.
 
     Returns:
         RGB images in the order of prompts, and of seeds within a prompt.
@@ -124,13 +137,14 @@ def training_images(
         wanted: the images; generated in batches over all concepts.
         settings: steps and guidance.
         cache: folder of images that were generated before, or None to generate all of them.
-        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all.
 
     Returns:
         In the order of `wanted`.
     """
     paths = {image: _file(cache, model, image, settings) for image in wanted}
-    missing = [image for image, path in paths.items() if path is None or not path.exists()]
+    stored = {image: path for image, path in paths.items() if path is not None and path.exists()}
+    missing = [image for image in paths if image not in stored]
     cached = len(wanted) - len(missing)
     progress(Progress("generate", step=cached, total=len(wanted)))
 
@@ -138,12 +152,12 @@ def training_images(
         report = within(progress, "generate", "", cached + done, len(wanted))
         results = _training_batch(model, batch, settings, report)
         for image, result in zip(batch, results, strict=True):
-            if paths[image] is not None:
-                files.write(paths[image], {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+            if (path := paths[image]) is not None:
+                files.write(path, {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
         return results
 
     fresh = dict(zip(missing, model.batches.map(missing, run_batch), strict=True))
-    return [fresh[image] if image in fresh else GeneratedImage(**load_file(paths[image])) for image in wanted]
+    return [fresh[image] if image in fresh else GeneratedImage(**load_file(stored[image])) for image in wanted]
 
 
 def with_defaults(model: Model, settings: Settings) -> Settings:
@@ -190,7 +204,7 @@ def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence
     """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
     size = latent_size(model)
     maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
-    maps_TIJ = sum(attention.upsample(layer_TIJ, *size) for layer_TIJ in maps)
+    maps_TIJ = sum((attention.upsample(layer_TIJ, *size) for layer_TIJ in maps), torch.zeros(()))
     own_IJ = maps_TIJ[text.positions(model, sentence_ids, phrase)].mean(dim=0)
     after_NIJ = maps_TIJ[text.closing(sentence_ids, len(maps_TIJ))]
     best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None
@@ -214,13 +228,13 @@ def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress
 
 
 def latent_size(model: Model) -> tuple[int, int]:
-    """Rows and columns of the latents of a picture of the model's own size."""
+    """Rows and columns of the latents of an image of the model's own size."""
     size = model.unet.config.sample_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _file(cache: Path | None, model: Model, portrait: TrainingImage, settings: ImageSettings) -> Path | None:
+def _file(cache: Path | None, model: Model, image: TrainingImage, settings: ImageSettings) -> Path | None:
     if cache is None:
         return None
-    key = [HEAT, model.fingerprint, *astuple(portrait), settings.steps, settings.guidance]
+    key = [HEAT, model.fingerprint, *astuple(image), settings.steps, settings.guidance]
     return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from mace_studio import prompts
 from mace_studio.core import tokens
@@ -57,7 +58,7 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
     Args:
         model: its pipeline encodes.
         sentences: at least one; cut where one is longer than the model reads.
-        progress: told of stage "encode" after every batch of `BATCH` sentences: sentences done of all.
+        progress: called with stage "encode" after every batch of `BATCH` sentences: sentences done of all.
 
     Returns:
         context_NTD and pooled_NP, on the model's device; None in place of the latter for other models than SDXL.
@@ -130,10 +131,10 @@ def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word
     """
     row = ids(model, [sentence])[0]
     pieces = model.pipeline.tokenizer.convert_ids_to_tokens(row)
-    found = {}
+    found: dict[range, Word] = {}
     for phrase in phrases:
         for run in tokens.occurrences(row, _spellings(model.pipeline.tokenizer, phrase)):
-            if not any(position in held for held in found for position in run):
+            if not any(position in other for other in found for position in run):
                 found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), tuple(run), "concept")
     taken = {position for run in found for position in run}
     plain = [_word(pieces, run) for run in _runs(pieces, range(1, len(row) - 1), taken)]
@@ -175,7 +176,7 @@ def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
 
 
 @lru_cache(maxsize=256)
-def _spellings(tokenizer: object, phrase: str) -> tuple[tuple[int, ...], ...]:
+def _spellings(tokenizer: PreTrainedTokenizerBase, phrase: str) -> tuple[tuple[int, ...], ...]:
     """The phrase alone and between other words, where a tokeniser may split it differently."""
 
     def plain(text: str) -> tuple[int, ...]:

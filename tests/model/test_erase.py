@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
 from mace_studio import erasure, prompts
@@ -10,8 +11,9 @@ from mace_studio.core import ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import files, lora, projections, sampling, segment
+from mace_studio.sd import files, lora, projections, sampling, segment, text
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled
@@ -223,6 +225,60 @@ def test_a_file_of_an_older_version_has_weights_and_losses_but_no_loras(model, u
     assert all(torch.equal(old.weights[key], w) for key, w in result.weights.items())
     assert [delta.losses for delta in old.loras.values()] == [delta.losses for delta in result.loras.values()]
     assert not any(delta.pairs for delta in old.loras.values())
+
+
+def test_an_erasure_is_in_place_inside_the_block_only(model, other, unchanged):
+    result, _ = run(model, QUICK)
+    original = {key: weight_PD.clone() for key, weight_PD in projections.read(model.unet).items()}
+    with result.applied(model):
+        inside = projections.read(model.unet)
+        assert all(torch.equal(inside[key], weight_PD) for key, weight_PD in result.weights.items())
+    assert all(torch.equal(weight_PD, original[key]) for key, weight_PD in projections.read(model.unet).items())
+    with pytest.raises(FileError, match="another model"), result.applied(other):
+        pass
+
+
+def test_an_erasure_goes_into_any_pipeline_whose_projections_it_fits(model, other_folder):
+    result, _ = run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
+    pipeline = StableDiffusionPipeline.from_pretrained(model.source, torch_dtype=torch.bfloat16)
+    before = {key: tensor.clone() for key, tensor in pipeline.unet.state_dict().items()}
+    result.apply(pipeline)
+    for key, tensor in pipeline.unet.state_dict().items():
+        assert torch.equal(tensor, result.weights[key].bfloat16() if key in result.weights else before[key])
+    another = StableDiffusionPipeline.from_pretrained(other_folder)
+    before = {key: tensor.clone() for key, tensor in another.unet.state_dict().items()}
+    with pytest.raises(FileError, match=r"does not fit this pipeline: .*attn2\.to_k\.weight of \("):
+        result.apply(another)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in another.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "stage, name", [("refine", "preserve list"), ("refine", "cat"), ("lora", "cat"), ("fuse", "cat")]
+)
+def test_cancel_is_seen_within_a_batch_of_sentences(model, unchanged, monkeypatch, stage, name):
+    """600 kept phrases and 100 templates: the job ends with the first batch that is encoded, not with the list."""
+    monkeypatch.setattr(prompts, "templates", lambda kind: tuple(f"{{}} {i}" for i in range(100)))
+    recipe = replace(QUICK, preserve=[f"dog {i}" for i in range(600 if name == "preserve list" else 1)])
+    encoded, begun = [], []  # sizes of the batches of sentences; how many of them when the stage began
+
+    def progress(event):
+        if event.stage != stage and event.stage != "masks":
+            begun[:] = [len(encoded)]
+        if event.stage == stage and event.concept == name:
+            raise Cancelled
+
+    def count(_, args, options):
+        encoded.append(len(args[0] if args else options["input_ids"]))
+
+    handle = model.pipeline.text_encoder.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        with pytest.raises(Cancelled):
+            erase.erase(model, recipe.with_settings(concepts_at_once=1), progress)
+    finally:
+        handle.remove()
+    assert encoded[begun[0] :][-1:] == [text.BATCH] == [32]
+    # Before the cat of the refinement one phrase is read in the templates of both kinds: 128 sentences, then 72.
+    assert len(encoded[begun[0] :]) == (4 + 3 + 1 if (stage, name) == ("refine", "cat") else 1)
 
 
 def test_known_loras_are_not_trained_again_and_fuse_to_the_same_weights(model, unchanged, monkeypatch):

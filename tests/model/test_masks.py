@@ -47,7 +47,7 @@ def same(one, other):
 
 def test_a_given_mask_takes_the_place_of_one_images_mask(model, unchanged):
     usual, _ = make(model, QUICK)
-    given = {("cat", 2): half("left"), ("Ada Finch", 1): masks.whole((3, 3))}
+    given = {("cat", 2): half("left"), ("Ada Finch", 1): masks.full((3, 3))}
     drawn, warnings = make(model, QUICK, user_masks=given)
     rows, columns = drawn[0].masks[1].shape
     assert rows == columns == 64
@@ -79,12 +79,12 @@ def test_the_sources_own_masks_given_back_change_nothing(model, tmp_path):
     sheet = training_images.show(model, QUICK)
     masks.write(sheet, tmp_path)
     given = masks.read(tmp_path / "masks", QUICK)
-    assert len(given) == 4 and all(one.searched for one in sheet.shown)
+    assert len(given) == 4 and all(one.searched for one in sheet.images)
     assert same(run(model, QUICK, given), run(model, QUICK, None))
 
 
 def test_a_white_mask_is_the_whole_image(model):
-    white = {(c.phrase, i): masks.whole((5, 5)) for c in QUICK.concepts for i in (1, 2)}
+    white = {(c.phrase, i): masks.full((5, 5)) for c in QUICK.concepts for i in (1, 2)}
     assert same(run(model, QUICK, white), run(model, QUICK.with_settings(masks="none"), None))
 
 
@@ -98,36 +98,36 @@ def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(model):
 @pytest.mark.parametrize("key, says", [(("dog", 1), "“dog” is given, which is no concept"), (("cat", 3), "are 1 to 2")])
 def test_a_mask_of_no_training_image_is_refused(model, key, says):
     with pytest.raises(RecipeError, match=says):
-        make(model, QUICK, user_masks={key: masks.whole((2, 2))})
+        make(model, QUICK, user_masks={key: masks.full((2, 2))})
 
 
 def test_what_is_shown_is_what_is_trained_on(model, tmp_path):
     seen = []
     sheet = training_images.show(model, QUICK, seen.append, tmp_path)
-    assert [(one.key, one.seed) for one in sheet.shown] == [
+    assert [(one.key, one.seed) for one in sheet.images] == [
         (("cat", 1), 0), (("cat", 2), 1), (("Ada Finch", 1), 0), (("Ada Finch", 2), 1),
     ]  # fmt: skip
     assert seen[-1].fraction == 1.0 and {p.stage for p in seen} == {"images", "masks"}
     files = set(tmp_path.iterdir())
     drawn = training_images.make(model, QUICK, tmp_path, [])
     assert set(tmp_path.iterdir()) == files  # nothing was drawn a second time
-    for one, mask_IJ in zip(sheet.shown, [m for p in drawn for m in p.masks], strict=True):
+    for one, mask_IJ in zip(sheet.images, [m for p in drawn for m in p.masks], strict=True):
         assert one.image.size == one.mask.size == (64, 64)
-        assert masks.share(one.mask) == pytest.approx(mask_IJ.float().mean().item())
+        assert masks.coverage(one.mask) == pytest.approx(mask_IJ.float().mean().item())
 
 
 def test_styles_are_shown_whole_and_not_as_if_nothing_had_been_found(model):
     style = replace(QUICK, concepts=(Concept("Lena Strich", "art", "style"),))
     sheet = training_images.show(model, style)
-    assert [(one.mask, one.searched) for one in sheet.shown] == [(None, False)] * 2
+    assert [(one.mask, one.searched) for one in sheet.images] == [(None, False)] * 2
 
 
-def test_any_picture_becomes_black_and_white():
+def test_any_image_becomes_black_and_white():
     picture = Image.new("RGBA", (4, 1))
     for x, color in enumerate([(255, 255, 255, 255), (255, 255, 255, 60), (90, 90, 90, 255), (200, 200, 200, 255)]):
         picture.putpixel((x, 0), color)
     assert np.asarray(masks.black_and_white(picture)).tolist() == [[255, 0, 0, 255]]
-    assert masks.share(half("left")) == 0.5 and masks.share(None) == 1.0
+    assert masks.coverage(half("left")) == 0.5 and masks.coverage(None) == 1.0
 
 
 def test_different_masks_have_different_digests():
@@ -143,19 +143,25 @@ def test_different_masks_have_different_digests():
 
 
 @pytest.mark.parametrize(
-    "change, left",
+    "recipe, left",
     [
-        ({}, {("cat", 1), ("cat", 2), ("Ada Finch", 1)}),
-        ({"lora": LoraSettings(steps=9), "preserve": ("dog",)}, {("cat", 1), ("cat", 2), ("Ada Finch", 1)}),
-        ({"seed": 1}, set()),
-        ({"images": ImageSettings(2, 3, 4.0)}, set()),
-        ({"images": ImageSettings(1, 2, 4.0)}, {("cat", 1), ("Ada Finch", 1)}),
-        ({"concepts": (Concept("cat", "sky"), Concept("Ada Finch", "art", "style"))}, {("cat", 1), ("cat", 2)}),
+        (QUICK, {("cat", 1), ("cat", 2), ("Ada Finch", 1)}),
+        (
+            replace(QUICK, preserve=("dog",)).with_settings(lora=LoraSettings(steps=9)),
+            {("cat", 1), ("cat", 2), ("Ada Finch", 1)},
+        ),
+        (replace(QUICK, seed=1), set()),
+        (QUICK.with_settings(images=ImageSettings(2, 3, 4.0)), set()),
+        (QUICK.with_settings(images=ImageSettings(1, 2, 4.0)), {("cat", 1), ("Ada Finch", 1)}),
+        (
+            replace(QUICK, concepts=(Concept("cat", "sky"), Concept("Ada Finch", "art", "style"))),
+            {("cat", 1), ("cat", 2)},
+        ),
     ],
 )
-def test_masks_fit_as_long_as_their_images_are_the_same(change, left):
+def test_masks_fit_as_long_as_their_images_are_the_same(recipe, left):
     given = {("cat", 1): half("left"), ("cat", 2): half("left"), ("Ada Finch", 1): half("left")}
-    assert set(masks.MaskSheet(QUICK, [], given).fitting(replace(QUICK, **change))) == left
+    assert set(masks.MaskSheet(QUICK, [], given).fitting(recipe)) == left
 
 
 @pytest.mark.parametrize(
@@ -175,9 +181,9 @@ def test_a_file_that_is_no_mask_of_the_recipe_is_a_sentence(tmp_path, files, say
         masks.read(tmp_path, QUICK)
 
 
-def test_a_file_that_is_no_picture_is_a_sentence(tmp_path):
+def test_a_file_that_is_no_image_is_a_sentence(tmp_path):
     (tmp_path / "cat-1.png").write_bytes(b"no picture")
-    with pytest.raises(FileError, match=r"cat-1\.png cannot be read as a picture"):
+    with pytest.raises(FileError, match=r"cat-1\.png cannot be read as an image"):
         masks.read(tmp_path, QUICK)
 
 
@@ -197,6 +203,6 @@ def test_an_overlay_dims_what_is_outside_of_the_mask():
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    one = masks.MaskedImage("cat", 1, 0, Image.new("RGB", (8, 8)), None, True)
+    one = masks.MaskedImage(phrase="cat", number=1, seed=0, image=Image.new("RGB", (8, 8)), mask=None, searched=True)
     with pytest.raises(FileError, match=r"could not be written.*Choose another folder"):
         masks.write(masks.MaskSheet(QUICK, [one]), tmp_path / "file")

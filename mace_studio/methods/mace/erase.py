@@ -40,7 +40,7 @@ def erase(
     Args:
         model: from `sd.model.load`.
         recipe: checked here.
-        progress: told of the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
+        progress: called with the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
         cache: folder for training images and for the Gram of the general captions; None keeps nothing.
         known: phrase -> a LoRA of this model that is used as it is; images are generated and LoRAs trained for the
             other concepts alone.
