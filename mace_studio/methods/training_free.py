@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from mace_studio.core.ridge import FusedWeights, Fusion, Keep, keep_gram
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.mace import refine
-from mace_studio.progress import Progress, Report, always, silent, timed
+from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import projections, text
 from mace_studio.sd.model import Model
@@ -94,13 +95,18 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
 
         def moments() -> Iterator[Moments]:
             for i, concept in enumerate(recipe.concepts):
-                on_batch = always(progress, Progress("fuse", concept.phrase, i, count))
-                yield _targeted(model, concept, on_batch)
+                at = Progress("fuse", concept.phrase, i, count)
+                yield _targeted(model, concept, partial(_tell, progress, at))
 
         fused = edit(projections.read(model.unet), weights, moments(), keep)
         weights, conditions = fused.weights, conditions | {"fuse": fused.condition}
         progress(Progress("fuse", step=count, total=count))
-    return inputs.result(model, recipe, weights, (), **conditions)
+    return inputs.result(model, recipe, weights, conditions=conditions)
+
+
+def _tell(progress: Report, at: Progress, batch: Progress) -> None:
+    """Report the same place again: a concept's prompts are one step, in several batches."""
+    progress(at)
 
 
 def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:

@@ -199,20 +199,19 @@ def tokenizer(folder: Path, name: str, source: str) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
 
 
-def fit(tokens: CLIPTokenizer, encoder: nn.Module, name: str, source: str) -> None:
+def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
     """Let a tokenizer cut prompts where its text encoder ends; a tokenizer's own limit may be missing.
 
     Raises:
         ModelError: they do not belong together.
     """
-    config: Any = encoder.config
-    words, rows = len(tokens), config.vocab_size
+    words, rows = len(tokens), encoder.config.vocab_size
     if words > rows or 2 * words < rows:
         raise ModelError(
             f"The {name} of {source} knows {words} tokens and its text encoder {rows}; they do not belong together. "
             "Download the model again."
         )
-    tokens.model_max_length = min(tokens.model_max_length, config.max_position_embeddings)
+    tokens.model_max_length = min(tokens.model_max_length, encoder.config.max_position_embeddings)
 
 
 def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
@@ -229,9 +228,9 @@ def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
             "1000. Download the model again."
         )
     loader: Any = getattr(diffusers, kind, None)
-    is_scheduler = isinstance(loader, type) and issubclass(loader, SchedulerMixin)
+    known = isinstance(loader, type) and issubclass(loader, SchedulerMixin)
     try:
-        if is_scheduler:
+        if known:
             return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
             loader()
