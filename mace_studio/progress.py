@@ -44,7 +44,7 @@ def silent(progress: Progress) -> None:
 
 
 def within(report: Report, stage: str, concept: str = "", before: int = 0, total: int | None = None) -> Report:
-    """A callback for a part of a job, whose events are told as events of the whole.
+    """A callback for a part of a job, whose events are passed on as events of the whole.
 
     Args:
         report: the callback of the whole.

@@ -121,7 +121,7 @@ def inspect(
         erasure: None looks at the model as it is.
         phrases: what counts as one word, beside the erasure's concepts and their synonyms.
         steps: which denoising steps are kept; all when None.
-        progress: told of stage "generate", steps in images, at every denoising step; the concept is the run's name.
+        progress: called with stage "generate", steps in images, at every denoising step; the concept is the run's name.
 
     Raises:
         FileError: the erasure was made from another model.
@@ -149,7 +149,7 @@ def residual(
         request: one prompt that names an erased concept, and one seed.
         erasure: its recipe is refined anew, since its file holds the final weights only.
         cache: folder that keeps the Gram of the general captions, or None.
-        progress: told of stage "refine", then of "generate" as by `inspect`.
+        progress: called with stage "refine", then of "generate" as by `inspect`.
 
     Raises:
         FileError: the erasure was made from another model.

@@ -20,7 +20,7 @@ from mace_studio.sd.text import Word
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """Where each word was looked at while one image was drawn.
+    """The attention to each word while one image was generated.
 
     Attributes:
         words: from the start token to the padding.

@@ -21,7 +21,7 @@ def gram(model: Model, sentences: Sequence[str], progress: Report = silent) -> M
     Args:
         model: its text encoder is read.
         sentences: any number.
-        progress: told of stage "encode" after every batch of `text.BATCH` sentences: sentences done of all.
+        progress: called with stage "encode" after every batch of `text.BATCH` sentences: sentences done of all.
     """
     sums = Moments.zero(model.width)
     for start in range(0, len(sentences), AT_ONCE):

@@ -37,7 +37,7 @@ def generate(
         items: prompts and seeds; the same one may come several times.
         request: steps, guidance and negative prompt; its own prompts and seeds do not count.
         cache: folder of images that were generated before, or None.
-        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all.
         changes: of an erased model, digits that are others for any other; "" for the model as it is.
 
     Returns:

@@ -34,7 +34,7 @@ class Subject:
         latents_NCHW: clean latents of its N training images, scaled as the UNet reads them, float32 on the CPU.
         masks: for each image where the concept is, mask_IJ of the image's proportions, or None for everywhere.
         context_MTD: text context of its M prompts.
-        positions: for each prompt the token positions whose attention is pressed down.
+        positions: for each prompt the token positions whose attention is lowered.
         seed: of the LoRA's start, of the choice of images, prompts and timesteps, and of the noise.
         pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context; None for other models.
         guidance: with which its images were generated; an LCM reads it.
@@ -95,7 +95,7 @@ def train(
         model: with the refined weights in place.
         subjects: the concepts; memory grows with their number.
         settings: of the recipe.
-        progress: told of stage "lora" with a subject's phrase and loss, for every subject at every optimiser step:
+        progress: called with stage "lora" with a subject's phrase and loss, for every subject at every optimiser step:
             how many there were of `steps` x subjects.
 
     Returns:
@@ -106,7 +106,7 @@ def train(
     total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-    draws = [_timesteps(model, settings, g) for g in generators]
+    schedules = [_timesteps(model, settings, g) for g in generators]
     losses: list[list[float]] = [[] for _ in subjects]
     with _wrapped(model.unet, settings, generators) as adapters:
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
@@ -114,7 +114,7 @@ def train(
         scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
         for step in range(settings.steps):
             samples = [
-                _sample(schedule, s, draw[step], g) for s, draw, g in zip(subjects, draws, generators, strict=True)
+                _sample(schedule, s, own[step], g) for s, own, g in zip(subjects, schedules, generators, strict=True)
             ]
             values = _losses(model, samples, settings)
             for subject, value in zip(subjects, values, strict=True):
@@ -165,7 +165,7 @@ def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator)
         if settings.uniform
         else timesteps.density(count, settings.t1, settings.t2, settings.gamma)
     )
-    return timesteps.draw(weights, settings.steps, generator).tolist()
+    return timesteps.sample(weights, settings.steps, generator).tolist()
 
 
 def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator: torch.Generator) -> _Sample:
@@ -237,7 +237,7 @@ def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch
     alpha: Any = settings.alpha
     config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=targets)
     names = [f"concept{j}" for j in range(len(generators))]
-    with torch.random.fork_rng(devices=[]):  # peft draws a start from the global generator, replaced below
+    with torch.random.fork_rng(devices=[]):  # peft samples a start from the global generator; it is replaced below
         wrapped = get_peft_model(unet, config, names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, config)

@@ -38,7 +38,7 @@ class Model:
     Attributes:
         pipeline: a diffusers pipeline on its device, frozen and in evaluation mode.
         source: the folder, hub id or file it came from.
-        low_memory: one picture at a time, and each part on the device only while it works.
+        low_memory: one image at a time, and each part on the device only while it works.
         captions: file of the captions of general knowledge, for `read_captions`.
     """
 
@@ -49,7 +49,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What to call it where the whole path is nobody's business: a hub id, or the last two parts of a path."""
+        """A short name without the folders of this machine: a hub id, or the last two parts of a path."""
         return "/".join(Path(self.source).parts[-2:])
 
     @property
@@ -83,7 +83,7 @@ class Model:
 
     @property
     def distilled(self) -> bool:
-        """Whether it draws in a few steps, and without an unconditional half: LCM, Turbo, Lightning.
+        """Whether it generates in a few steps, and without an unconditional half: LCM, Turbo, Lightning.
 
         Only its scheduler tells: one of their own, or, of a model that predicts noise, Euler's with trailing steps.
         """
@@ -122,7 +122,7 @@ class Model:
             seeds: one image of every prompt for each; the same seed gives the same image.
             steps: denoising steps; fewer for a model that is distilled to few.
             guidance: classifier-free guidance scale, 1 is none; fixed for a distilled model.
-            progress: told of stage "generate" at every denoising step: images done of all.
+            progress: called with stage "generate" at every denoising step: images done of all.
 
         Returns:
             RGB images of the model's own size, in the order of prompts, and of seeds within a prompt.
@@ -140,7 +140,7 @@ class Model:
         return sampling.generate(self, sampling.with_defaults(self, request).check(), progress)
 
     def checksum(self) -> str:
-        """SHA-256 of what a run changes in the UNet and restores: projections, the modules there are, their hooks.
+        """SHA-256 of what a run changes in the UNet and restores: projections, modules and their hooks.
 
         It reads far less than `fingerprint`, so that it can be looked at before every run.
         """

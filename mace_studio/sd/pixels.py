@@ -18,7 +18,7 @@ def decoded(model: Model, latents_NCHW: Tensor, progress: Report = silent) -> li
     Args:
         model: its VAE decodes, on its device.
         latents_NCHW: scaled as the UNet reads them.
-        progress: told of stage "decode" after every batch: images done of all.
+        progress: called with stage "decode" after every batch: images done of all.
 
     Returns:
         One RGB image for each latent, of the model's own size.

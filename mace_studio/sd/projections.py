@@ -1,4 +1,4 @@
-"""The key and value projections of cross-attention: their names, their weights, and a model with others in place."""
+"""The key and value projections of cross-attention: names and weights, and how other weights are put in place."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def swapped(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """
     if unet in _swapped:
         raise RuntimeError("the projections of this UNet are swapped already; leave that block first")
-    known = read(unet)
+    own = read(unet)
     for key, weight_PD in weights.items():
-        if key not in known or known[key].shape != weight_PD.shape:
-            had = tuple(known[key].shape) if key in known else "no such projection"
+        if key not in own or own[key].shape != weight_PD.shape:
+            had = tuple(own[key].shape) if key in own else "no such projection"
             raise ValueError(f"{key}: the UNet has {had}, the new weight is {tuple(weight_PD.shape)}")
     modules = {key: _layer(unet, key.removesuffix(WEIGHT)) for key in weights}
     originals = {key: module.weight for key, module in modules.items()}

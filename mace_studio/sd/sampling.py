@@ -23,7 +23,7 @@ from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
 FEW_STEPS = 4
-HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read
+HEAT = 2  # raised whenever what is stored as heat_HW changes, so that no older file is read
 
 
 class Stepped(Protocol):
@@ -43,7 +43,7 @@ Settings = TypeVar("Settings", bound=Stepped)
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A training image to draw: what it shows, and with which seed.
+    """A training image to generate.
 
     Attributes:
         prompt: the sentence.
@@ -58,13 +58,13 @@ class TrainingImage:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A training image as the training needs it.
+    """A generated training image, with where its phrase is.
 
     Attributes:
         latent_CHW: the clean latent, scaled as the UNet reads it, float32 on the CPU.
         heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU. Where that does not
-            stand out, to the end or padding token that does so most: with nothing after it to carry a phrase, a model
-            may draw it from there.
+            stand out, to the end or padding token that does so most: a model may read a phrase at the end of a prompt
+            from there.
     """
 
     latent_CHW: Tensor
@@ -77,7 +77,7 @@ def generate(model: Model, request: ImageRequest, progress: Report = silent) -> 
     Args:
         model: with whatever weights are in place.
         request: prompts, seeds, steps, guidance, negative prompt and size.
-        progress: told of stage "generate" at every denoising step: images done, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images done, parts of images added up, of all.
 
     Returns:
         RGB images in the order of prompts, and of seeds within a prompt.
@@ -136,7 +136,7 @@ def training_images(
         wanted: the images; generated in batches over all concepts.
         settings: steps and guidance.
         cache: folder of images that were generated before, or None to generate all of them.
-        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all.
 
     Returns:
         In the order of `wanted`.
@@ -236,13 +236,13 @@ def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress
 
 
 def latent_size(model: Model) -> tuple[int, int]:
-    """Rows and columns of the latents of a picture of the model's own size."""
+    """Rows and columns of the latents of an image of the model's own size."""
     size = model.unet.config.sample_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _file(cache: Path | None, model: Model, portrait: TrainingImage, settings: ImageSettings) -> Path | None:
+def _file(cache: Path | None, model: Model, image: TrainingImage, settings: ImageSettings) -> Path | None:
     if cache is None:
         return None
-    key = [HEAT, model.fingerprint, *astuple(portrait), settings.steps, settings.guidance]
+    key = [HEAT, model.fingerprint, *astuple(image), settings.steps, settings.guidance]
     return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"

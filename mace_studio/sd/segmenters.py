@@ -76,7 +76,7 @@ class ClipSeg:
         Args:
             images: RGB, all of one size.
             phrase: the name of the thing.
-            progress: told of stage "masks" after every batch: images done of all.
+            progress: called with stage "masks" after every batch: images done of all.
 
         Returns:
             For each image a boolean mask_HW of its size; None where nothing is found.
@@ -128,7 +128,7 @@ class GroundedSam:
         Args:
             images: RGB, all of one size.
             phrase: the name of the thing.
-            progress: told of stage "masks" after every batch: images done of all.
+            progress: called with stage "masks" after every batch: images done of all.
 
         Returns:
             For each image a boolean mask_HW of its size; None where nothing is found.

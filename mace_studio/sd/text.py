@@ -102,7 +102,7 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
     Args:
         model: its pipeline encodes.
         sentences: at least one; cut where one is longer than the model reads.
-        progress: told of stage "encode" after every batch of `BATCH` sentences: sentences done of all.
+        progress: called with stage "encode" after every batch of `BATCH` sentences: sentences done of all.
 
     Returns:
         context_NTD and pooled_NP, on the model's device; None in place of the latter for other models than SDXL.

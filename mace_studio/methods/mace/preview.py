@@ -69,7 +69,7 @@ def preview(
         recipe: only its concepts, preserve list and keep weights of the refinement count.
         request: one prompt and one seed.
         kept: from the preview before, with the same model; what is new is put into it.
-        progress: told of the stages "refine" and "generate", with seconds and fraction.
+        progress: called with the stages "refine" and "generate", with seconds and fraction.
         cache: folder that keeps the Gram of the general captions, or None.
 
     Raises:

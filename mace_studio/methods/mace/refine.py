@@ -40,7 +40,7 @@ def gather(model: Model, recipe: Recipe, cache: Path | None, progress: Report = 
         model: its text encoder is read.
         recipe: concepts, preserve list, and whether a weight asks for the general captions.
         cache: folder that keeps the Gram of the general captions, or None.
-        progress: told of stage "refine" at every batch of sentences: sentences done of all.
+        progress: called with stage "refine" at every batch of sentences: sentences done of all.
     """
     preserved, captions = list(prompts.preserved(recipe)), 0
     rest = prompts.count(recipe)  # sentences beside the captions
@@ -92,7 +92,7 @@ def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -
     Args:
         model: with its own weights in place.
         solved: from `solve`.
-        progress: told after every projection, as of the end of stage "refine".
+        progress: called after every projection, as of the end of stage "refine".
     """
     refined = {}
     for key, weight_PD in projections.read(model.unet).items():

@@ -31,7 +31,7 @@ def train(
         images: the training images of each concept, in the order of the recipe.
         refined: state-dict key -> W'_PD of every projection.
         warnings: what the user should know is added to it, in sentences.
-        progress: told of stage "lora": optimiser steps of all concepts, with the loss of each.
+        progress: called with stage "lora": optimiser steps of all concepts, with the loss of each.
 
     Returns:
         phrase -> its LoRA.
