@@ -186,6 +186,8 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
         output=folder,
         low_memory=options.low_memory,
         captions=options.captions,
+        vae=options.vae,
+        text_encoder=options.text_encoder,
     )
 
 

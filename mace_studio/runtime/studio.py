@@ -48,6 +48,8 @@ class Studio:
         output: where erasures, images and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.model.load`.
         captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
+        vae: folder, hub id or file of another VAE for the first model; its own when empty.
+        text_encoder: folder or hub id of another text encoder for the first model; its own when empty.
         perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
         fixed: many users share it: nobody may change the model, and each request is limited (`quota`).
         user: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
@@ -62,6 +64,8 @@ class Studio:
         output: Path = Path("output"),
         low_memory: bool = False,
         captions: Path | None = None,
+        vae: str = "",
+        text_encoder: str = "",
         perform: Perform = perform,
         fixed: bool = False,
         user: Callable[[], str | None] = lambda: None,
@@ -74,6 +78,8 @@ class Studio:
             output=output,
             cache=output / "cache",
             captions=captions,
+            vae=vae,
+            text_encoder=text_encoder,
         )
         self.fixed = fixed
         self._user = user
@@ -128,7 +134,8 @@ class Studio:
 
         def work(progress: Report) -> None:
             before, self._compared = self._model.place, None
-            place = replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory)
+            how = {"device": device, "dtype": dtype, "low_memory": low_memory}
+            place = replace(before, source=wanted, vae="", text_encoder="", **how)
             self._model.exchange(place, progress)
             for used in (before.source, wanted):
                 if used != str(BUILT_IN):

@@ -81,7 +81,7 @@ def process_model(place: Place) -> ProcessModel:
     middle cannot lend its weights to another user's.
     """
     global _process_model
-    asked = (place.source, place.device, place.dtype, place.low_memory, place.captions)
+    asked = (place.source, place.device, place.dtype, place.low_memory, place.captions, place.vae, place.text_encoder)
     kept = _process_model if _process_model is not None and _process_model.asked == asked else None
     if kept is not None and kept.model.checksum() != kept.checksum:
         log.warning("the last task left the model changed; it is loaded again")

@@ -13,7 +13,7 @@ from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import fuse, refine, train_loras, training_images
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
-from mace_studio.sd import batching, finite, text
+from mace_studio.sd import batching, text
 from mace_studio.sd.lora import LoraDelta
 from mace_studio.sd.model import Model, captions_of
 
@@ -48,8 +48,7 @@ def erase(
     Raises:
         StudioError: with a sentence for the user.
     """
-    recipe.check()
-    text.check(model, recipe)
+    text.check(model, recipe.check())
     known, warnings = known or {}, phrases.doubts(recipe.concepts)
     trains = recipe.settings.lora.steps > 0
     rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
@@ -70,7 +69,6 @@ def erase(
         loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}
         weights, condition = fuse.fuse(model, recipe, weights, loras, sums, report)
         conditions |= condition
-    finite.check_weights(weights, "The weights of the erasure")
     report(Progress("fuse", step=1, total=1))
     return Erasure(
         recipe=recipe,
