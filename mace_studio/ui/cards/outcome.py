@@ -60,8 +60,9 @@ class OutcomeCard:
 
 
 def _prompts(recipe: Recipe) -> dict[str, str]:
-    """The first suggested prompt of each role."""
-    return {role: prompt for role, prompt in reversed(suggestions(recipe, known_kinds()))}
+    """The first suggested prompt of each role, in the order of `ROLES`."""
+    first = {role: prompt for role, prompt in reversed(suggestions(recipe, known_kinds()))}
+    return {role: first[role] for role in ROLES if role in first}
 
 
 def _figures(pairs: list[Pair]) -> str:
