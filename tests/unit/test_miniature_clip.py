@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 import torch
-from mace_studio.sd.classify import ZeroShotClip
+from mace_studio.sd.judges import ZeroShotClip
 from PIL import Image
 
 from mace_studio.miniature import clip, latents, tokenizer, world
