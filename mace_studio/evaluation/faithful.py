@@ -187,8 +187,8 @@ def _phrase_tokens(model: Model, sentences: Sequence[str], phrase: str) -> list[
     """The embeddings of a phrase's tokens in each of some sentences, (N, D)."""
     context_NTD = text.embed(model, sentences)
     return [
-        context_TD[text.positions(model, ids, phrase)]
-        for ids, context_TD in zip(text.ids(model, sentences), context_NTD, strict=True)
+        context_TD[text.positions(model, sentence, phrase)]
+        for sentence, context_TD in zip(sentences, context_NTD, strict=True)
     ]
 
 

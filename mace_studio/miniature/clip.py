@@ -160,7 +160,7 @@ def geometry(before_NTD: Tensor, after_NTD: Tensor, own_NT: Tensor, end_N: Tenso
     mean = {name: [_mean(x_NT, where) for where in (words_NT, padding_NT)] for name, x_NT in
             (("off", off_NT), ("cosine", cosine_NT), ("ratio", ratio_NT))}  # fmt: skip
     cosines, ratios = ([value.item() for value in mean[name]] for name in ("cosine", "ratio"))
-    return Geometry(sum(mean["off"]) / 2, cosines[0], ratios[0], cosines[1], ratios[1])
+    return Geometry((mean["off"][0] + mean["off"][1]) / 2, cosines[0], ratios[0], cosines[1], ratios[1])
 
 
 @torch.no_grad()

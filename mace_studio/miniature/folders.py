@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -91,7 +92,7 @@ def write(whole: StableDiffusionPipeline, folder: Path) -> None:
             os.replace(Path(temporary) / index.name, index)
 
 
-def write_parts(parts: Mapping[str, object], folder: Path) -> None:
+def write_parts(parts: Mapping[str, Any], folder: Path) -> None:
     """Write parts into the folders of their names: modules in float16 in place of the old, others only if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
@@ -100,7 +101,8 @@ def write_parts(parts: Mapping[str, object], folder: Path) -> None:
             continue
         with TemporaryDirectory(dir=folder) as temporary:
             fresh = Path(temporary) / name
-            (copy.deepcopy(part).half() if isinstance(part, nn.Module) else part).save_pretrained(fresh)
+            light: Any = copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
+            light.save_pretrained(fresh)
             tidy(fresh)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(fresh, target)

@@ -39,7 +39,8 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> N
         work: folder of checkpoints and curve.
         resume: go on from the checkpoint in `work`.
     """
-    judge.to(memory_format=torch.channels_last).train()
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, but not declared
+    judge.train()
     training = Training({"judge": judge}, plan, work)
     if resume:
         training.resume()
@@ -52,7 +53,7 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> N
 
 def targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """What the judge should say: head -> (N, answers), rows summing to 1; two things get a half each."""
-    shown = {
+    shown: dict[str, list[Sequence[str | None]]] = {
         "thing": [sample.concepts for sample in samples],
         "artist": [(sample.artist,) for sample in samples],
         "scene": [(sample.scene,) for sample in samples],
@@ -96,7 +97,8 @@ def _step_loss(judge: Judge, step: int, batch: int) -> Tensor:
     pixels_NCHW = worn(_pixels(samples), torch.Generator().manual_seed(step))
     device = next(judge.parameters()).device
     logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last).to(device))
-    return sum(functional.cross_entropy(logits[head], t_NA.to(device)) for head, t_NA in targets(samples).items())
+    losses = (functional.cross_entropy(logits[head], t_NA.to(device)) for head, t_NA in targets(samples).items())
+    return sum(losses, torch.zeros((), device=device))
 
 
 def _pixels(samples: Sequence[Sample]) -> Tensor:

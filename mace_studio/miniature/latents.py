@@ -134,7 +134,8 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer, number: int) -> dict[str, Tensor]:
-    spans, captions = Spans(tokenizer), {}
+    spans = Spans(tokenizer)
+    captions: dict[str, int] = {}
     parts: dict[str, list[Tensor]] = {"latent_NCHW": [], "mask_NHW": [], "own_NT": [], "caption_N": []}
     for chunk, first in enumerate(range(0, number, CHUNK)):
         samples = world.samples(min(CHUNK, number - first), chunk)

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mace_studio import presets
-from mace_studio.errors import FileError, RecipeError
+from mace_studio import presets, sources
+from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import UserMasks
@@ -67,7 +67,7 @@ class Studio:
         user: Callable[[], str | None] = lambda: None,
     ) -> None:
         place = Place(
-            source=source or str(BUILT_IN),
+            source=sources.cleaned(source) if source else str(BUILT_IN),
             device=device,
             dtype=dtype,
             low_memory=low_memory,
@@ -121,7 +121,10 @@ class Studio:
         """
         if self.fixed:
             raise RecipeError("source", "The base model stays as it is, since many users share this studio.")
-        wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else source.strip()
+        try:
+            wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else sources.cleaned(source)
+        except ModelError as error:
+            raise RecipeError("source", str(error)) from error
 
         def work(progress: Report) -> None:
             before, self._compared = self._model.place, None
@@ -131,7 +134,7 @@ class Studio:
                 if used != str(BUILT_IN):
                     library.remember(self.output, used)
 
-        return self._worker.submit(f"Load {source}", work, source, PATIENCE)
+        return self._worker.submit(f"Load {sources.shown(source)}", work, source, PATIENCE)
 
     def vocabulary(self) -> Vocabulary | None:
         """What the model has learned, if that is known: of the built-in one."""
@@ -157,6 +160,25 @@ class Studio:
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
         return estimate.estimate(recipe, self.status().memory, self._model.costs, self.place.cache)
+
+    def token_counts(self, prompts: Sequence[str]) -> list[tuple[int, int, str]]:
+        """Of each prompt its tokens, how many the model reads, and the end that it does not; empty until it is loaded.
+
+        For a counter beside a prompt's field; it may be called while a job runs.
+        """
+        if self.status().state != "ready":
+            return []
+        from mace_studio.runtime import tasks  # noqa: PLC0415 - torch, which is here once the model is
+
+        return tasks.token_counts(prompts)
+
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        """A sentence for every prompt that is longer than the model reads; none until it is loaded."""
+        return [
+            f"The prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”."
+            for count, most, rest in self.token_counts(prompts)
+            if rest
+        ]
 
     def check(self, recipe: Recipe) -> Recipe:
         """Return a recipe that this model can run: like `Recipe.check`, and no phrase is too long for the model.

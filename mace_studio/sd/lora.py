@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from mace_studio.core import attention, timesteps
+from mace_studio.errors import NotFinite
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd import attention_hooks, projections
 from mace_studio.sd.model import Model
@@ -100,6 +101,8 @@ def train(
     Returns:
         In the order of the subjects.
     """
+    # A rate beyond the range of the parameters' dtype; the optimizer itself would fail on it.
+    _check("The learning rate", [torch.tensor(settings.learning_rate, dtype=torch.float32)], model, settings)
     total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
@@ -114,14 +117,31 @@ def train(
                 _sample(schedule, s, own[step], g) for s, own, g in zip(subjects, schedules, generators, strict=True)
             ]
             values = _losses(model, samples, settings)
+            for subject, value in zip(subjects, values, strict=True):
+                _check(f"The loss of “{subject.phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
-            sum(value * scale for value, scale in zip(values, scales, strict=True)).backward()
+            torch.stack([value * scale for value, scale in zip(values, scales, strict=True)]).sum().backward()
             scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
             optimizer.step()
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
                 losses[i].append(value.item())
                 progress(Progress("lora", subject.phrase, step * len(subjects) + i + 1, total, value.item()))
-        return [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+        deltas = [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+    for subject, delta in zip(subjects, deltas, strict=True):
+        tensors = [tensor for pair in delta.pairs.values() for tensor in pair]
+        _check(f"The LoRA of “{subject.phrase}”", tensors, model, settings)
+    return deltas
+
+
+def _check(what: str, tensors: Iterable[Tensor], model: Model, settings: LoraSettings) -> None:
+    """Raise a NotFinite unless all numbers are finite; the sentence names the rate and the dtype."""
+    if all(bool(tensor.isfinite().all()) for tensor in tensors):
+        return
+    dtype = str(model.dtype).removeprefix("torch.")
+    raise NotFinite(
+        f"{what} is no finite number any more, with a learning rate of {settings.learning_rate:g} and an alpha of "
+        f"{settings.alpha:g} in {dtype}. Use a smaller rate or alpha{'' if dtype == 'float32' else ', or float32'}."
+    )
 
 
 def _clip(group: Sequence[nn.Parameter], scale: float) -> float:

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
 from PIL.Image import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.core import attention
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import attention_hooks, files, text
+from mace_studio.sd import attention_hooks, files, finite, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
@@ -143,8 +142,11 @@ def training_images(
         In the order of `wanted`.
     """
     paths = {image: _file(cache, model, image, settings) for image in wanted}
-    stored = {image: path for image, path in paths.items() if path is not None and path.exists()}
-    missing = [image for image in paths if image not in stored]
+    size, channels = latent_size(model), model.unet.config.in_channels
+    shapes = {"latent_CHW": (channels, *size), "heat_HW": size}
+    found = {image: files.cached(path, shapes) for image, path in paths.items() if path is not None}
+    kept = {image: GeneratedImage(**tensors) for image, tensors in found.items() if tensors is not None}
+    missing = [image for image in paths if image not in kept]
     cached = len(wanted) - len(missing)
     progress(Progress("generate", step=cached, total=len(wanted)))
 
@@ -156,8 +158,15 @@ def training_images(
                 files.write(path, {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
         return results
 
-    fresh = dict(zip(missing, model.batches.map(missing, run_batch), strict=True))
-    return [fresh[image] if image in fresh else GeneratedImage(**load_file(stored[image])) for image in wanted]
+    kept |= zip(missing, model.batches.map(missing, run_batch), strict=True)
+    return [kept[image] for image in wanted]
+
+
+def training_scheduler(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ with a model's noise schedule; how the model's own scheduler solves (DEIS, SA, SDE) stays out."""
+    return DPMSolverMultistepScheduler.from_config(
+        usual.config, algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero"
+    )
 
 
 def with_defaults(model: Model, settings: Settings) -> Settings:
@@ -184,29 +193,26 @@ def _training_batch(
     options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "latent"}
     usual = model.pipeline.scheduler
     if not model.distilled:
-        model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
+        model.pipeline.scheduler = training_scheduler(usual)
     try:
         with attention_hooks.attention(model.unet, receive):
             output = _run(model, [(image.prompt, image.seed) for image in batch], options, progress)
     finally:
         model.pipeline.scheduler = usual
     latents_NCHW = output.images.float().cpu()
-    ids = text.ids(model, [image.prompt for image in batch])
     return [
-        GeneratedImage(
-            latent_CHW.clone(), _heat(model, ids[i], image.phrase, [sum_BQT[i] for sum_BQT in sums.values()]) / layers
-        )
+        GeneratedImage(latent_CHW.clone(), _heat(model, image, [sum_BQT[i] for sum_BQT in sums.values()]) / layers)
         for i, (latent_CHW, image) in enumerate(zip(latents_NCHW, batch, strict=True))
     ]
 
 
-def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence[Tensor]) -> Tensor:
+def _heat(model: Model, image: TrainingImage, sums: Sequence[Tensor]) -> Tensor:
     """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
     size = latent_size(model)
     maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
     maps_TIJ = sum((attention.upsample(layer_TIJ, *size) for layer_TIJ in maps), torch.zeros(()))
-    own_IJ = maps_TIJ[text.positions(model, sentence_ids, phrase)].mean(dim=0)
-    after_NIJ = maps_TIJ[text.closing(sentence_ids, len(maps_TIJ))]
+    own_IJ = maps_TIJ[text.positions(model, image.prompt, image.phrase)].mean(dim=0)
+    after_NIJ = maps_TIJ[text.closing(text.ids(model, [image.prompt])[0], len(maps_TIJ))]
     best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None
     return own_IJ if best is None else after_NIJ[best]
 
@@ -215,16 +221,18 @@ def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress
     """Call the pipeline on some prompts and their seeds; at every denoising step `progress` gets the images done."""
 
     def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        finite.check(tensors["latents"], f"The latents of step {step + 1}")
         done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
         progress(Progress("generate", step=done, total=len(pairs)))
         return tensors
 
-    return model.pipeline(
-        prompt=[prompt for prompt, _ in pairs],
-        generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
-        callback_on_step_end=on_step_end,
-        **options,
-    )
+    with finite.decoder(model.pipeline.vae):
+        return model.pipeline(
+            prompt=[prompt for prompt, _ in pairs],
+            generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
+            callback_on_step_end=on_step_end,
+            **options,
+        )
 
 
 def latent_size(model: Model) -> tuple[int, int]:

@@ -163,6 +163,7 @@ def context(browser, guard, request):
     made = browser.new_context(**options)
     made.set_default_timeout(30_000)
     made.on("page", guard.watch)
+    made.add_init_script("localStorage.getItem('mace-mode') || localStorage.setItem('mace-mode', 'expert')")
     yield made
     made.close()
 

@@ -106,7 +106,7 @@ def folder(request, tmp_path_factory):
 
 def erasure_of(model):
     weights = {key: 2 * weight_PD for key, weight_PD in projections.read(model.unet).items()}
-    return Erasure(RECIPE, weights, model.fingerprint)
+    return Erasure(recipe=RECIPE, weights=weights, fingerprint=model.fingerprint)
 
 
 def test_every_family_is_read_back_tensor_for_tensor(folder, tmp_path):

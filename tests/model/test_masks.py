@@ -41,6 +41,18 @@ def run(model, recipe, user_masks):
     return erase.erase(model, recipe, user_masks=user_masks)
 
 
+@pytest.fixture(scope="module")
+def usual(model):
+    """QUICK's erasure with the masks of its source, made once."""
+    return run(model, QUICK, None)
+
+
+@pytest.fixture(scope="module")
+def left(model):
+    """QUICK's erasure with one mask by hand, made once."""
+    return run(model, QUICK, {("cat", 1): half("left")})
+
+
 def same(one, other):
     return all(torch.equal(w, other.weights[key]) for key, w in one.weights.items())
 
@@ -57,9 +69,8 @@ def test_a_given_mask_takes_the_place_of_one_images_mask(model, unchanged):
     assert warnings[-1] == f"Masks given by hand ({masks.digest(given)}): “Ada Finch” 1; “cat” 2."
 
 
-def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, tmp_path):
-    usual, given = run(model, QUICK, None), {("cat", 1): half("left")}
-    ours = run(model, QUICK, given)
+def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, usual, left, tmp_path):
+    ours, given = left, {("cat", 1): half("left")}
     assert not same(ours, usual) and same(ours, run(model, QUICK, given))
     assert not same(ours, run(model, QUICK, {("cat", 1): half("right")}))
     assert usual.warnings == ()
@@ -68,19 +79,18 @@ def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, t
     assert read.warnings == (f"Masks given by hand ({masks.digest(given)}): “cat” 1.",) and read.recipe == QUICK
 
 
-def test_masks_by_hand_are_part_of_what_a_composition_is(model):
-    usual, ours = run(model, QUICK, None), run(model, QUICK, {("cat", 1): half("left")})
-    again = composition.compose(model, [ours])
-    assert same(again, ours) and again.warnings == ours.warnings
-    assert erasure.digest(again) == erasure.digest(ours) != erasure.digest(usual)
+def test_masks_by_hand_are_part_of_what_a_composition_is(model, usual, left):
+    again = composition.compose(model, [left])
+    assert same(again, left) and again.warnings == left.warnings
+    assert erasure.digest(again) == erasure.digest(left) != erasure.digest(usual)
 
 
-def test_the_sources_own_masks_given_back_change_nothing(model, tmp_path):
+def test_the_sources_own_masks_given_back_change_nothing(model, usual, tmp_path):
     sheet = training_images.show(model, QUICK)
     masks.write(sheet, tmp_path)
     given = masks.read(tmp_path / "masks", QUICK)
     assert len(given) == 4 and all(one.searched for one in sheet.images)
-    assert same(run(model, QUICK, given), run(model, QUICK, None))
+    assert same(run(model, QUICK, given), usual)
 
 
 def test_a_white_mask_is_the_whole_image(model):

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from mace_studio.errors import FileError, ModelError
@@ -98,7 +99,7 @@ def test_too_little_memory_is_said(other_folder, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(sd_model.DiffusionPipeline, "from_pretrained", full)
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", full)
     with pytest.raises(ModelError, match="not enough memory"):
         sd_model.load(str(other_folder))
 

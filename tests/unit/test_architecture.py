@@ -14,7 +14,8 @@ PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
 # What the user asks: no model, no torch.
-ASKED = {"erasure_header", "recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "presets", "masks"}
+ASKED = {"recipe", "settings", "prompts", "phrases", "schema", "errors", "progress", "paths", "presets", "masks"}
+ASKED |= {"erasure_header", "sources", "surroundings", "text_files"}
 # The table of methods and their settings, without torch: what a recipe, the page and the terminal know of a method.
 TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
@@ -28,6 +29,7 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
         {*ASKED, *TABLE},
         set(),
     ),
+    ("sources", "phrases", "text_files", "surroundings"): ({"errors"}, set()),
     ("masks", "erasure_header"): (ASKED, {"numpy", "PIL", "safetensors"}),
     ("core",): ({"errors"}, {"torch"}),
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),

@@ -16,7 +16,7 @@ from mace_studio.methods.mace import refine
 from mace_studio.methods.mace.refine import Sums
 from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import ImageRequest, Recipe
-from mace_studio.sd import attention_hooks, sampling
+from mace_studio.sd import attention_hooks, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
 
@@ -77,6 +77,7 @@ def preview(
         SingularGram: too little is kept.
     """
     recipe.check()
+    text.check(model, recipe)
     request.check_alone()
     report = timed(progress, {"refine": 1.0, "generate": 4.0})
     sums_of = (recipe.concepts, recipe.preserve, bool(recipe.settings.refine.general))

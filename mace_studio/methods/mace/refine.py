@@ -13,7 +13,7 @@ from mace_studio.core import ridge, tokens
 from mace_studio.core.moments import Moments
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import grams, projections, text
+from mace_studio.sd import finite, grams, projections, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
 
@@ -97,6 +97,7 @@ def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -
     refined = {}
     for key, weight_PD in projections.read(model.unet).items():
         refined[key] = ridge.refine(weight_PD, solved)
+        finite.check(refined[key], f"The refined weights of {key}")
         progress(Progress("refine", step=1, total=1))
     return refined
 

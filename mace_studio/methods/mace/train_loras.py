@@ -60,9 +60,9 @@ def train(
 def _subject(model: Model, recipe: Recipe, concept: Concept, images: TrainingImages, on_batch: Report) -> lora.Subject:
     """The concept as the training needs it; `on_batch` is called for every batch of prompts that is encoded."""
     sentences = prompts.about(concept)
-    ids = text.ids(model, sentences)
-    positions = [text.positions(model, row, concept.phrase) for row in ids]
+    positions = [text.positions(model, sentence, concept.phrase) for sentence in sentences]
     if recipe.settings.lora.pad_tokens:
+        ids = text.ids(model, sentences)
         positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
     context_MTD, pooled_MP = text.encode(model, sentences, on_batch)
     return lora.Subject(

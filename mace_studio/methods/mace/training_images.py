@@ -15,7 +15,7 @@ from mace_studio.methods.mace import masks
 from mace_studio.methods.mace.masks import Masks
 from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import Recipe
-from mace_studio.sd import pixels, sampling
+from mace_studio.sd import pixels, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import GeneratedImage
 
@@ -83,6 +83,7 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
         ModelError: a model that makes masks cannot be loaded.
     """
     recipe.check()
+    text.check(model, recipe)
     report = timed(progress, costs(recipe, decodes=True))
     images = generate(model, recipe, cache, [], report)
     each, sheet = recipe.settings.images.per_concept, MaskSheet(recipe, [])
