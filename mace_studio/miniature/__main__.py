@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--start", type=Path, metavar="FOLDER", help="a model whose autoencoder and UNet to go on with")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
     train.add_argument("--decoder-only", action="store_true", help="leave the autoencoder's encoder as it is")
+    train.add_argument(
+        "--image-side-only", action="store_true", help="of the CLIP in DIR: a UNet that reads its captions still fits"
+    )
+    train.add_argument("--device", default="cpu", help="where torch computes, such as cuda")
     train.add_argument("--samples", type=int, default=30000, help="composed images that the model is trained on")
     train.set_defaults(run=_train)
 
@@ -88,13 +92,15 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _train_clip(options: argparse.Namespace, plan: Plan, work: Path) -> None:
-    words = tokenizer.build()
-    clip.train(clip.build(words), words, plan, options.out / "clip", work, options.resume)
+    folder, words, only = options.out / "clip", tokenizer.build(), options.image_side_only
+    model = folders.load_clip(folder) if only else clip.build(words)
+    work = work.with_name("clip-image") if only else work
+    clip.train(model.to(options.device), words, plan, folder, work, options.resume, only)
 
 
 def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     vae = autoencoder.build() if options.start is None else folders.load_vae(options.start)
-    autoencoder.train(vae, plan, options.out / "model", work, options.resume, options.decoder_only)
+    autoencoder.train(vae.to(options.device), plan, options.out / "model", work, options.resume, options.decoder_only)
 
 
 def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
@@ -106,12 +112,12 @@ def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
         unet = diffusion.build_unet(width)
     else:
         unet = diffusion.fitted(folders.load(options.start).unet, width)
-    whole = folders.pipeline(vae, text, unet, words)
+    whole = folders.pipeline(vae, text, unet, words).to(options.device)
     diffusion.train(whole, plan, model, work, options.resume, options.samples)
 
 
 def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
-    judge_training.train(judge_training.build(), plan, options.out / "judge", work, options.resume)
+    judge_training.train(judge_training.build().to(options.device), plan, options.out / "judge", work, options.resume)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -46,6 +46,7 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> N
         training.resume()
     training.run(lambda step: _step_loss(judge, step, plan.batch))
     with training.averaged():
+        judge.cpu()
         calibrate(judge, world.samples(CALIBRATION_NUMBER, HELD_OUT))
         judge.save(folder)
 
@@ -94,9 +95,10 @@ def _step_loss(judge: Judge, step: int, batch: int) -> Tensor:
     """Cross-entropy of all heads."""
     samples = world.samples(batch, step)
     pixels_NCHW = worn(_pixels(samples), torch.Generator().manual_seed(step))
-    logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last))
-    losses = (functional.cross_entropy(logits[head], target_NA) for head, target_NA in targets(samples).items())
-    return sum(losses, torch.zeros(()))
+    device = next(judge.parameters()).device
+    logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last).to(device))
+    losses = (functional.cross_entropy(logits[head], t_NA.to(device)) for head, t_NA in targets(samples).items())
+    return sum(losses, torch.zeros((), device=device))
 
 
 def _pixels(samples: Sequence[Sample]) -> Tensor:
