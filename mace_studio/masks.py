@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
+from mace_studio import text_files
 from mace_studio.errors import FileError
-from mace_studio.paths import slug
+from mace_studio.paths import unique_slug
 from mace_studio.recipe import Recipe
 
 OVERLAY_WIDTH = 256  # pixels, at least
@@ -77,6 +78,8 @@ class MaskSheet:
 
 def black_and_white(image: Image.Image) -> Image.Image:
     """An image as a mask: white where it is white or nearly, black elsewhere and where it is transparent."""
+    if image.mode in ("L", "I", "I;16", "RGB") and image.convert("L").getextrema()[1] == 1:
+        return image.convert("L").point(lambda value: 255 * value)  # as arrays of 0 and 1 are saved
     flat = Image.new("RGBA", image.size, "black")
     flat.alpha_composite(image.convert("RGBA"))
     return flat.convert("L").point(lambda value: 255 if value >= WHITE else 0)
@@ -119,7 +122,8 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
         FileError: there are none, or one is no image or fits no training image of the recipe.
     """
     keys = _file_names(recipe)
-    paths = sorted(folder.glob("*.png"))
+    # macOS puts a file ._x.png beside x.png on other systems' disks, which is no picture.
+    paths = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
     if not paths:
         raise FileError(f"There are no masks in {folder}; they are PNG files named like {next(iter(keys))}.")
     return {_key(path, keys, recipe): _read(path) for path in paths}
@@ -152,17 +156,20 @@ def write(sheet: MaskSheet, folder: Path) -> list[Path]:
         for path in (images, masks):
             path.mkdir(parents=True, exist_ok=True)
         for one in sheet.images:
-            one.image.save(images / file_name(*one.key))
-            (sheet.mask(one) or full(one.image.size)).save(masks / file_name(*one.key))
-        _contact(sheet).save(overlays)
+            mask = sheet.mask(one) or full(one.image.size)
+            for path, image in ((images, one.image), (masks, mask)):
+                with text_files.whole(path / file_name(*one.key)) as part:
+                    image.save(part)
+        with text_files.whole(overlays) as part:
+            _contact(sheet).save(part)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
     return [overlays, images, masks]
 
 
 def file_name(phrase: str, number: int) -> str:
-    """What the file of a mask is called, such as cat-1.png."""
-    return f"{slug(phrase)}-{number}.png"
+    """What the file of a mask is called, such as cat-1.png; no other phrase's has the same name."""
+    return f"{unique_slug(phrase)}-{number}.png"
 
 
 def overlay(image: Image.Image, mask: Image.Image | None) -> Image.Image:
@@ -231,7 +238,7 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
     name, _, number = path.stem.rpartition("-")
     images = recipe.settings.images.per_concept
     for concept in recipe.concepts:
-        if slug(concept.phrase) == name and number.isdecimal():
+        if unique_slug(concept.phrase) == name and number.isdecimal():
             raise FileError(f"{path.name}: “{concept.phrase}” has training images 1 to {images}, and no {number}.")
     raise FileError(f"{path.name} fits no concept of the recipe; masks are named like {next(iter(keys))}.")
 

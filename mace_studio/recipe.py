@@ -17,12 +17,14 @@ from mace_studio.errors import RecipeError
 from mace_studio.phrases import folded
 from mace_studio.schema import build
 from mace_studio.settings import TIMESTEPS, at_least, one_of
+from mace_studio.text_files import broken
 
 if TYPE_CHECKING:
     from mace_studio.methods import Method
 
 KINDS = ("object", "celebrity", "style", "explicit")
 MAX_CONCEPTS = 200
+BROKEN = "This text has a broken character in it; type it again."
 SIZE_STEP = 8  # what the pipelines of diffusers ask of height and width
 
 
@@ -80,6 +82,7 @@ class Recipe:
 
     def check(self) -> Recipe:
         """Return this recipe, or raise a RecipeError that names the first field at fault and the remedy."""
+        _check_text(self)
         _check_concepts(self.concepts)
         _check_preserve(self)
         method = _method(self.method)
@@ -164,6 +167,9 @@ class ImageRequest:
         """Return this drawing, or raise a RecipeError that names the setting at fault and the remedy."""
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise RecipeError("prompt", "Type a prompt, or choose a suggested one.")
+        for field, text in (*(("prompt", prompt) for prompt in self.prompts), ("negative", self.negative)):
+            if broken(text):
+                raise RecipeError(field, BROKEN)
         if not self.seeds:
             raise RecipeError("seed", "Give at least one seed.")
         for seed in self.seeds:
@@ -205,6 +211,18 @@ def _from_data(data: object) -> Recipe:
     if not isinstance(settings, dict):
         raise RecipeError("settings", "An object with named fields is needed here; leave it out for the defaults.")
     return replace(build(Recipe, own), settings=build(method.settings, settings))
+
+
+def _check_text(recipe: Recipe) -> None:
+    """Raise a RecipeError where a text holds half of a character, which a program may send; no file could take it."""
+    texts = [("name", recipe.name), ("about", recipe.about)]
+    for i, concept in enumerate(recipe.concepts):
+        texts += [(f"concepts[{i}].phrase", concept.phrase), (f"concepts[{i}].mapping", concept.mapping)]
+        texts += [(f"concepts[{i}].synonyms[{j}]", synonym) for j, synonym in enumerate(concept.synonyms)]
+    texts += [(f"preserve[{i}]", phrase) for i, phrase in enumerate(recipe.preserve)]
+    for field, text in texts:
+        if broken(text):
+            raise RecipeError(field, BROKEN)
 
 
 def _check_concepts(concepts: Sequence[Concept]) -> None:

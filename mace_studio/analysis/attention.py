@@ -15,6 +15,7 @@ import torch
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
+from mace_studio import text_files
 from mace_studio.core import attention
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError, RecipeError
@@ -260,9 +261,10 @@ def save(inspection: Inspection, path: Path) -> Path:
                 words = [asdict(word) for word in token_maps.words]
                 about["runs"][name][side] = {"words": words, "layers": token_maps.layers}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **arrays)
-        path.with_suffix(".json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with text_files.whole(path) as part:
+            np.savez_compressed(part, **arrays)
+        with text_files.whole(path.with_suffix(".json")) as part:
+            part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise FileError(f"{path} could not be written: {error.strerror or error}. Choose another folder.") from error
     return path

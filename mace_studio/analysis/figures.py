@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
+from mace_studio import text_files
 from mace_studio.errors import FileError
 
 if TYPE_CHECKING:
@@ -119,12 +120,12 @@ def write(inspection: Inspection, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}-{part}.{kind}" for part in figures for kind in ("png", "pdf")]
     images = {folder / f"{name}-{run}.png": inspection.runs[run].image for run in inspection.runs}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for path, figure in zip(paths, (f for f in figures.values() for _ in range(2)), strict=True):
-            with matplotlib.rc_context(STYLE):
-                figure.savefig(path, dpi=200)
+            with matplotlib.rc_context(STYLE), text_files.whole(path) as part:
+                figure.savefig(part, dpi=200)
         for path, image in images.items():
-            image.save(path)
+            with text_files.whole(path) as part:
+                image.save(part)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
     return [*paths, *images]

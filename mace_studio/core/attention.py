@@ -57,14 +57,22 @@ def masked_loss(
 def map_size(pixels: int, rows: int, columns: int) -> tuple[int, int]:
     """Rows and columns of a layer, of which only the number of pixels is known.
 
+    A UNet halves both sides from level to level and rounds up, so that layers of very narrow images have other
+    proportions than these; only where no halving fits do the proportions decide.
+
     Args:
         pixels: Q, of the layer.
         rows: of the image or its latent.
-        columns: of the same; the layer has their proportions.
+        columns: of the same.
 
     Raises:
         ValueError: no whole numbers fit.
     """
+    level = rows, columns
+    while level[0] * level[1] > pixels and level != (1, 1):
+        level = -(-level[0] // 2), -(-level[1] // 2)
+    if level[0] * level[1] == pixels:
+        return level
     height = round(math.sqrt(pixels * rows / columns))
     for candidate in (height, height - 1, height + 1):
         if candidate > 0 and pixels % candidate == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -95,12 +96,17 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         def moments() -> Iterator[Moments]:
             for i, concept in enumerate(recipe.concepts):
                 at = Progress("fuse", concept.phrase, i, count)
-                yield _targeted(model, concept, lambda _, at=at: progress(at))
+                yield _targeted(model, concept, partial(_tell, progress, at))
 
         fused = edit(projections.read(model.unet), weights, moments(), keep)
         weights, conditions = fused.weights, conditions | {"fuse": fused.condition}
         progress(Progress("fuse", step=count, total=count))
-    return inputs.result(model, recipe, weights, **conditions)
+    return inputs.result(model, recipe, weights, conditions=conditions)
+
+
+def _tell(progress: Report, at: Progress, batch: Progress) -> None:
+    """Report the same place again: a concept's prompts are one step, in several batches."""
+    progress(at)
 
 
 def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:
@@ -112,8 +118,8 @@ def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:
         targets(
             concept_NTD[n],
             mapping_NTD[n],
-            text.positions(model, concept_ids[n], concept.phrase),
-            text.positions(model, mapping_ids[n], concept.mapping),
+            text.positions(model, about[n], concept.phrase),
+            text.positions(model, mapped[n], concept.mapping),
             len(concept_ids[n]) - 1,
             len(mapping_ids[n]) - 1,
         )

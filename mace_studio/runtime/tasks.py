@@ -19,6 +19,7 @@ from mace_studio.analysis import compare as comparison
 from mace_studio.analysis.attention import Inspection
 from mace_studio.analysis.compare import Pair
 from mace_studio.erasure import Erasure
+from mace_studio.errors import FileError
 from mace_studio.evaluation import evaluate as evaluation
 from mace_studio.evaluation import report
 from mace_studio.evaluation.evaluate import Case
@@ -39,7 +40,7 @@ from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.perform import Place
-from mace_studio.sd import batching, costs, judges, sampling, text
+from mace_studio.sd import batching, costs, files, judges, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
@@ -80,7 +81,7 @@ def process_model(place: Place) -> ProcessModel:
     middle cannot lend its weights to another user's.
     """
     global _process_model
-    asked = (place.source, place.device, place.dtype, place.low_memory, place.captions)
+    asked = (place.source, place.device, place.dtype, place.low_memory, place.captions, place.vae, place.text_encoder)
     kept = _process_model if _process_model is not None and _process_model.asked == asked else None
     if kept is not None and kept.model.checksum() != kept.checksum:
         log.warning("the last task left the model changed; it is loaded again")
@@ -88,6 +89,8 @@ def process_model(place: Place) -> ProcessModel:
     if kept is None:
         _process_model = None  # before the other is loaded: two models may not fit
         batching.free()
+        for folder in (place.output, place.cache):
+            files.remove_abandoned(folder)
         model = sd_model.load(*asked)
         kept = ProcessModel(
             asked=asked,
@@ -234,7 +237,10 @@ def evaluate(
     cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
     reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
     for (path, _), measured in zip(plans, reports, strict=True):
-        library.write_scores(library.read(path), measured.harmonic)
+        try:
+            library.write_scores(library.read(path), measured.harmonic)
+        except FileError as error:  # the report is worth more than the note
+            log.warning("the scores of %s could not be noted: %s", path.stem, error)
     return reports
 
 

@@ -120,7 +120,7 @@ def train(
             for subject, value in zip(subjects, values, strict=True):
                 _check(f"The loss of “{subject.phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
-            sum(value * scale for value, scale in zip(values, scales, strict=True)).backward()
+            torch.stack([value * scale for value, scale in zip(values, scales, strict=True)]).sum().backward()
             scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
             optimizer.step()
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):

@@ -197,10 +197,31 @@ def test_a_file_that_is_no_image_is_a_sentence(tmp_path):
         masks.read(tmp_path, QUICK)
 
 
-def test_concepts_whose_files_would_have_one_name_are_a_sentence(tmp_path):
-    recipe = replace(QUICK, concepts=(Concept("Van Gogh", "art"), Concept("van-gogh", "art")))
-    with pytest.raises(FileError, match="“Van Gogh” and of “van-gogh” would have the same file names"):
-        masks.read(tmp_path, recipe)
+def test_concepts_with_one_slug_have_files_of_their_own(tmp_path):
+    phrases = ("Van Gogh", "van-gogh", "C++", "C#", "🐈", "🐕", "a" * 48, "a" * 49)
+    recipe = replace(QUICK, concepts=[Concept(phrase, "art") for phrase in phrases])
+    names = [masks.file_name(phrase, 1) for phrase in phrases]
+    assert len(set(names)) == len(phrases) and names[0] == "van-gogh-1.png"
+    for i, name in enumerate(names):
+        Image.new("L", (8, 8), 255 if i % 2 else 0).save(tmp_path / name)
+        (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7 of macOS")
+    found = masks.read(tmp_path, recipe)
+    assert [found[phrase, 1].getextrema()[0] for phrase in phrases] == [0, 255] * 4
+
+
+@pytest.mark.parametrize("mode", ["L", "I", "I;16", "RGB", "1", "P"])
+def test_a_mask_of_zeros_and_ones_counts(mode):
+    image = Image.new("L", (8, 8))
+    image.paste(1, (0, 0, 4, 8))
+    if mode == "P":
+        image = image.convert("P")
+        image.putpalette([0, 0, 0, 255, 255, 255])
+    else:
+        image = image.point(lambda value: 255 * value).convert("1") if mode == "1" else image.convert(mode)
+    mask = np.asarray(masks.black_and_white(image))
+    assert (mask[:, :4] == 255).all() and (mask[:, 4:] == 0).all()
+    assert masks.black_and_white(Image.new("L", (8, 8), 0)).getextrema() == (0, 0)
+    assert masks.black_and_white(Image.new("L", (8, 8), 127)).getextrema() == (0, 0)
 
 
 def test_an_overlay_dims_what_is_outside_of_the_mask():

@@ -89,6 +89,14 @@ def test_the_gradient_reaches_only_masked_pixels_of_chosen_tokens():
         (24, 32, 48, (4, 6)),
         (70, 75, 50, (10, 7)),  # 75 x 50, halved three times and rounded up each time
         (1, 9, 9, (1, 1)),
+        (68 * 17, 136, 33, (68, 17)),  # 1088 x 264 pixels: proportions alone give 72 x ... or nothing
+        (34 * 9, 136, 33, (34, 9)),
+        (17 * 5, 136, 33, (17, 5)),
+        (17 * 5, 1088, 264, (17, 5)),  # the same of a mask of the image's own size
+        (40 * 11, 160, 41, (40, 11)),
+        (20 * 6, 160, 41, (20, 6)),
+        (6 * 20, 41, 160, (6, 20)),
+        (3, 1, 24, (1, 3)),
     ],
 )
 def test_map_size_keeps_the_image_s_proportions(pixels, rows, columns, expected):

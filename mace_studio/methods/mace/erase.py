@@ -11,10 +11,9 @@ from mace_studio import __version__, phrases, prompts
 from mace_studio.erasure import Erasure, origin
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import fuse, refine, train_loras, training_images
-from mace_studio.methods.mace.training_images import TrainingImages
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
-from mace_studio.sd import batching, finite, text
+from mace_studio.sd import batching, text
 from mace_studio.sd.lora import LoraDelta
 from mace_studio.sd.model import Model, captions_of
 
@@ -49,15 +48,12 @@ def erase(
     Raises:
         StudioError: with a sentence for the user.
     """
-    recipe.check()
-    text.check(model, recipe)
+    text.check(model, recipe.check())
     known, warnings = known or {}, phrases.doubts(recipe.concepts)
     trains = recipe.settings.lora.steps > 0
     rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
     report = timed(progress, _costs(recipe, rest))
-    images: list[TrainingImages] = []
-    if rest.concepts:
-        images = training_images.make(model, rest, cache, warnings, user_masks, report)
+    images = training_images.make(model, rest, cache, warnings, user_masks, report) if rest.concepts else []
     sums = refine.gather(model, recipe, cache, report)
     if sums.general is not None and model.captions != captions_of(model.source):
         warnings.append(f"General knowledge was taken from {model.captions.name}.")
@@ -73,7 +69,6 @@ def erase(
         loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}
         weights, condition = fuse.fuse(model, recipe, weights, loras, sums, report)
         conditions |= condition
-    finite.check_weights(weights, "The weights of the erasure")
     report(Progress("fuse", step=1, total=1))
     return Erasure(
         recipe=recipe,

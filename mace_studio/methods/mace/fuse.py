@@ -11,7 +11,7 @@ from mace_studio.core import ridge
 from mace_studio.methods.mace.refine import Sums
 from mace_studio.progress import Progress, Report, always, silent
 from mace_studio.recipe import Recipe
-from mace_studio.sd import grams, lora, projections
+from mace_studio.sd import finite, grams, lora, projections
 from mace_studio.sd.model import Model
 
 
@@ -40,7 +40,9 @@ def fuse(
         SingularGram: too little is kept.
     """
     if recipe.settings.fusion == "weighted-sum":
-        return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()]), {}
+        summed = ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()])
+        finite.check_weights(summed, "The fused weights")
+        return summed, {}
     fusion, originals = ridge.Fusion(model.width), projections.read(model.unet)
     concepts = len(recipe.concepts)
     total = concepts + len(originals)
@@ -52,4 +54,5 @@ def fuse(
     fused = fusion.solve(
         originals, refined, keep, lambda done: progress(Progress("fuse", step=concepts + done, total=total))
     )
+    finite.check_weights(fused.weights, "The fused weights")
     return fused.weights, {"fuse": fused.condition}

@@ -39,7 +39,7 @@ class PreviewCard:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        with gr.Column(elem_classes="card", elem_id="preview-card"):
+        with gr.Column(elem_classes="card expert", elem_id="preview-card"):
             heading(
                 "preview-title",
                 "",

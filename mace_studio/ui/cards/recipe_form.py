@@ -16,19 +16,22 @@ from mace_studio.recipe import KINDS, Concept, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.components.concept_table import concept_table
+from mace_studio.ui.components.mode_switch import mode_switch
 from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.phrase_list import phrase_list
 from mace_studio.ui.components.preset_select import groups_of, missing_model, preset_select
 from mace_studio.ui.components.slider_field import slider_field
+from mace_studio.ui.components.strength_dial import strength_dial
 from mace_studio.ui.components.text import estimate_missing, heading, hint
 from mace_studio.ui.components.text_download import text_download
 from mace_studio.ui.concept_text import Row
-from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, Field, Group
+from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, STRENGTH, Field, Group
 from mace_studio.ui.gradio_compat import QUIET, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
 PASTE_HINT = "Van Gogh -> an artist\nairplane -> sky"
+STRENGTH_KEYS = list(dict.fromkeys(key for keys in STRENGTH.values() for key in keys))
 COMMA_CHOICES = {
     "One concept that maps to the other": "mapping",
     "Several concepts": "concepts",
@@ -63,6 +66,7 @@ class RecipeForm:
     def bar(self) -> None:
         """Presets, and recipes as files."""
         with gr.Row(elem_classes="card recipe-bar", elem_id="recipe-bar"):
+            mode_switch()
             self.preset = preset_select(groups_of(self.presets, self._is_built_in()))
             self.use_preset = gr.Button("Use this preset", size="sm", elem_id="use-preset", interactive=False)
             self.preset_about = gr.HTML(
@@ -138,8 +142,13 @@ class RecipeForm:
         clear.click(None, js="() => document.querySelector('#preserve').dispatchEvent(new Event('clear-list'))")
 
     def settings_card(self) -> None:
-        """The method and its settings: those of the chosen method are shown."""
-        with gr.Column(elem_classes="card", elem_id="settings-card"):
+        """The strength dial of the Simple view, and the settings of the chosen method."""
+        with gr.Column(elem_classes="card simple", elem_id="strength-card"):
+            heading("strength-title", "3", "Strength", "How much is erased, against how much stays as it was.")
+            self.strength = strength_dial()
+            dialled = _dial_text(form.with_strength(list(self._start.values()), 0))
+            self.strength_text = gr.HTML(dialled, label="What the dial sets", elem_id="strength-text")
+        with gr.Column(elem_classes="card expert", elem_id="settings-card"):
             heading("settings-title", "3", "Strength and schedule", "The λ weigh what must stay; 0 switches one off.")
             titles = [(METHODS[name].title, name) for name in METHOD_GROUPS]
             method = self._built["method"] = gr.Dropdown(
@@ -216,6 +225,11 @@ class RecipeForm:
         )
         for edit in (self._built["concepts"].edited, self.added.then):
             edit(self.on_concepts_edited, self.controls, self._built["name"], trigger_mode="always_last", **QUIET)
+        dialled = [self._built[key] for key in STRENGTH_KEYS]
+        turned = {"trigger_mode": "always_last", **QUIET}
+        inputs, outputs = [self.strength, *self.controls], [self.strength_text, *dialled]
+        self.strength.turned(self.on_strength, inputs, outputs, **turned)
+        self._built["about"].change(self.on_filled, self.controls, [self.strength, self.strength_text], **turned)
         filled = [*self.controls, problem]
         self.new.click(self.on_new, None, filled, **QUIET)
         self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
@@ -293,6 +307,17 @@ class RecipeForm:
         return form.name_from(values)
 
     @readable
+    def on_strength(self, turned: int, *values: Any) -> list[Any]:
+        """Set what the dial stands for."""
+        numbers = form.with_strength(values, turned)
+        return [_dial_text(numbers), *(numbers.get(key, gr.skip()) for key in STRENGTH_KEYS)]
+
+    @readable
+    def on_filled(self, *values: Any) -> tuple[int, str]:
+        """Turn the dial back to the middle when a recipe fills the form."""
+        return 0, _dial_text(form.with_strength(values, 0))
+
+    @readable
     def on_method(self, method: str) -> list[Any]:
         """Show the settings of the chosen method, plain and advanced."""
         return 2 * [gr.Column(visible=name == method) for name in METHOD_GROUPS]
@@ -312,6 +337,11 @@ class RecipeForm:
         """Hand the form's recipe to the browser as a file."""
         recipe = form.recipe_from(values).check()
         return {"name": f"recipe-{recipe.digest()}.json", "text": recipe.to_json(), "count": saves}, saves + 1
+
+
+def _dial_text(numbers: dict[str, str]) -> str:
+    listed = " · ".join(f"{BY_KEY[key].label} {html.escape(number)}" for key, number in numbers.items())
+    return f'<p class="hint">{listed}</p>'
 
 
 def preset_change(now: Recipe, preset: Recipe) -> str:

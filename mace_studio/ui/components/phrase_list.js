@@ -14,7 +14,7 @@ function chip(phrase, i) {
   remove.setAttribute("aria-label", `Remove ${phrase}`);
   remove.tabIndex = i === 0 ? 0 : -1;
   remove.addEventListener("click", () => {
-    props.value = phrases().filter((_, j) => j !== i);
+    set(phrases().filter((_, j) => j !== i));
     go(Math.min(i, list.children.length - 1));
   });
   item.append(text, remove);
@@ -39,11 +39,17 @@ list.addEventListener("keydown", (event) => {
   event.preventDefault();
   go(to);
 });
-element.closest("#preserve")?.addEventListener("clear-list", () => { props.value = []; });
+element.closest("#preserve")?.addEventListener("clear-list", () => set([]));
+
+// What is set here is not told to `watch`.
+function set(value) {
+  props.value = value;
+  show();
+}
 
 function add(more) {
   const fresh = more.map((phrase) => phrase.trim()).filter((phrase) => phrase && !phrases().includes(phrase));
-  if (fresh.length) props.value = [...phrases(), ...new Set(fresh)];
+  if (fresh.length) set([...phrases(), ...new Set(fresh)]);
 }
 
 function take() {
@@ -54,7 +60,7 @@ function take() {
 input.addEventListener("keydown", (event) => {
   if (event.isComposing) return;
   if (event.key === "Enter") { event.preventDefault(); take(); }
-  if (event.key === "Backspace" && !input.value) props.value = phrases().slice(0, -1);
+  if (event.key === "Backspace" && !input.value) set(phrases().slice(0, -1));
 });
 input.addEventListener("change", take);
 input.addEventListener("paste", (event) => {
