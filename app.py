@@ -2,14 +2,17 @@
 
 import sys
 
+from mace_studio import surroundings
 from mace_studio.parser import page_parser
 
+surroundings.make_console_forgiving()
 options = page_parser().parse_args(sys.argv[1:] if __name__ == "__main__" else [])
+with surroundings.told_in_sentences():
+    surroundings.prepare_network()
 
-# Gradio takes seconds to import; --help and a mistyped flag are answered before.
-from mace_studio.ui import start  # noqa: E402
+    # Gradio takes seconds to import; --help and a mistyped flag are answered before.
+    from mace_studio.ui import start
 
-studio, demo = start.build(options)
-
-if __name__ == "__main__":
-    start.serve(studio, demo, options)
+    studio, demo = start.build(options)
+    if __name__ == "__main__":
+        start.serve(studio, demo, options)

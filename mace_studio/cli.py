@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mace_studio import masks
+from mace_studio import masks, surroundings
 from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, cases, markdown, run
@@ -30,6 +30,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 after an error that is told in a sentence, or 130 after Ctrl-C."""
+    surroundings.make_console_forgiving()
     options = command_parser().parse_args(arguments)
     try:
         COMMANDS[options.command](options)
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    surroundings.prepare_network()
     from mace_studio.ui import start  # noqa: PLC0415 - gradio takes seconds to import
 
     studio, demo = start.build(options)
@@ -184,6 +186,8 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
         output=folder,
         low_memory=options.low_memory,
         captions=options.captions,
+        vae=options.vae,
+        text_encoder=options.text_encoder,
     )
 
 
@@ -232,6 +236,8 @@ def _image_request(
     chosen = {name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None}
     if len(chosen) < 2:  # the rest depends on the kind of model
         _result(studio.load())
+    for sentence in studio.unread(prompts):
+        _say(sentence)
     return replace(studio.with_defaults(request), **chosen)
 
 

@@ -49,6 +49,10 @@ def _model_flags() -> argparse.ArgumentParser:
     flags.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     flags.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
     flags.add_argument("--low-memory", action="store_true", help="for small graphics cards; slower")
+    flags.add_argument(
+        "--vae", default="", help="folder, hub id or file of another VAE, such as for a file without one"
+    )
+    flags.add_argument("--text-encoder", default="", help="folder or hub id of another text encoder")
     flags.add_argument("--captions", type=Path, help="general captions: text, or MS-COCO's captions_*.json")
     return flags
 

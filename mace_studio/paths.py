@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -16,3 +18,15 @@ BUILT_IN = ASSETS / "miniature" / "model"
 def slug(title: str) -> str:
     """A file name that still reads like the title, in any script."""
     return re.sub(r"\W+", "-", title.lower()).strip("-_")[:48] or "untitled"
+
+
+def unique_slug(text: str) -> str:
+    """A file name that reads like the text and is no other text's: digits follow where the slug alone would not tell.
+
+    So it is for “C++” and “C#”, for emoji, for texts that begin alike for long.
+    """
+    short = slug(text)
+    plain = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    if short.replace("-", " ") == plain:
+        return short
+    return f"{short}-{hashlib.sha256(plain.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mace_studio import text_files
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError
 from mace_studio.progress import Progress, Report, silent, timed, within
@@ -47,8 +48,8 @@ def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Rep
         model: is bit for bit the same afterwards.
         erasure: of this model.
         request: prompts, seeds and settings.
-        progress: told of stage "generate", steps in images, at every denoising step; and of every pair, as `result`,
-            as soon as it is there.
+        progress: called with stage "generate", steps in images, at every denoising step; and with every pair, as
+            `result`, as soon as it is there.
 
     Returns:
         Pairs in the order of `request.pairs()`.
@@ -103,7 +104,7 @@ def save_pair(pair: Pair, path: Path) -> None:
     info = PngInfo()
     info.add_itxt("mace_studio", json.dumps(pair.settings, ensure_ascii=False))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        both.save(path, pnginfo=info)
+        with text_files.whole(path) as part:
+            both.save(part, pnginfo=info)
     except OSError as error:
         raise FileError(f"{path} could not be written: {error.strerror or error}. Choose another folder.") from error

@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL.Image import Image
 
+from mace_studio import text_files
 from mace_studio.errors import FileError
 
 if TYPE_CHECKING:
@@ -91,14 +93,15 @@ def mass_bars(inspection: Inspection) -> Figure:
     """The share of attention that each word gets, in the whole image and inside the concept's mask."""
     rows = {name: inspection.masses(name) for name in inspection.runs}
     with matplotlib.rc_context(STYLE):
-        both = inspection.mask is not None
+        mask = inspection.mask
+        both = mask is not None
         size = (3.6 * (1 + both), 0.8 + 0.32 * len(inspection.words))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(_title(inspection), fontsize=7)
         panels = figure.subplots(1, 1 + both, squeeze=False, sharey=True)[0]
         _bars(panels[0], rows, "total", "share of all attention, %")
-        if both:
-            _bars(panels[1], rows, "inside", f"share inside the mask of “{inspection.mask.word}”, %")
+        if mask is not None:
+            _bars(panels[1], rows, "inside", f"share inside the mask of “{mask.word}”, %")
         panels[0].invert_yaxis()
         panels[0].legend(frameon=False)
     return figure
@@ -117,12 +120,12 @@ def write(inspection: Inspection, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}-{part}.{kind}" for part in figures for kind in ("png", "pdf")]
     images = {folder / f"{name}-{run}.png": inspection.runs[run].image for run in inspection.runs}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for path, figure in zip(paths, (f for f in figures.values() for _ in range(2)), strict=True):
-            with matplotlib.rc_context(STYLE):
-                figure.savefig(path, dpi=200)
+            with matplotlib.rc_context(STYLE), text_files.whole(path) as part:
+                figure.savefig(part, dpi=200)
         for path, image in images.items():
-            image.save(path)
+            with text_files.whole(path) as part:
+                image.save(part)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
     return [*paths, *images]
@@ -148,7 +151,7 @@ def _title(inspection: Inspection, more: str = "") -> str:
     return f"“{about['prompts'][0]}”\n" + " · ".join([*parts, *([more] if more else [])])
 
 
-def _image(axis: Axes, image: object, name: str) -> None:
+def _image(axis: Axes, image: Image | None, name: str) -> None:
     if image is None:
         axis.set_facecolor("none")
     else:

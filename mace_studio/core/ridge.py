@@ -27,11 +27,11 @@ class SingularGram(StudioError, ValueError):
 
 @dataclass(frozen=True)
 class Keep:
-    """What holds the weights in place, told apart by what it holds them to.
+    """What a solve must not change, in two parts, which pull to different weights in the fusion.
 
     Attributes:
-        gram_DD: lambda * general Gram + lambda3 * preserve Gram; anchors to the original weights.
-        identity: weight of the plain prior ||W' - W||^2; in the fusion it anchors to the refined weights.
+        gram_DD: lambda * general Gram + lambda3 * preserve Gram, float64; pulls to the original weights.
+        identity: weight of the plain prior ||W' - W||^2; in the fusion it pulls to the refined weights.
     """
 
     gram_DD: Tensor
@@ -88,7 +88,15 @@ def refinement(moments: Moments, keep_gram_DD: Tensor) -> Refinement:
 
 
 def refine(weight_PD: Tensor, refinement: Refinement) -> Tensor:
-    """W' = W M, in the dtype and on the device of `weight_PD`."""
+    """W' = W M.
+
+    Args:
+        weight_PD: W, any dtype and device.
+        refinement: from `refinement`.
+
+    Returns:
+        W'_PD in the dtype and on the device of `weight_PD`; computed in float64 on the CPU.
+    """
     return (weight_PD.double().cpu() @ refinement.matrix_DD).to(weight_PD)
 
 
@@ -113,8 +121,9 @@ class Fusion:
             deltas: projection name -> (up_PR, down_RD), the LoRA that was trained on that projection.
         """
         gram_DD = gram_DD.double()
-        self._gram_DD += gram_DD
+        self._gram_DD += gram_DD  # S of Eq. 7
         for name, (up_PR, down_RD) in deltas.items():
+            # In this order it costs R x D^2 multiplications, not P x D^2.
             self._add_pull(name, up_PR.double().cpu() @ (down_RD.double().cpu() @ gram_DD))
 
     def add_pairs(self, moments: Moments, refined: Mapping[str, Tensor]) -> None:

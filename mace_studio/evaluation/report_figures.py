@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mace_studio import text_files
 from mace_studio.analysis.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
 from mace_studio.errors import FileError
 from mace_studio.evaluation.report import ERASED, KEPT, ROLES, TOP1, Report, Row, called
@@ -122,10 +123,9 @@ def _sheets(report: Report) -> Iterator[tuple[str, Figure]]:
 def _write(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     paths = [folder / f"{name}.png" for name in figures]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for path, figure in zip(paths, figures.values(), strict=True):
-            with matplotlib.rc_context(STYLE):
-                figure.savefig(path, dpi=120)
+            with matplotlib.rc_context(STYLE), text_files.whole(path) as part:
+                figure.savefig(part, dpi=120)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
     return paths

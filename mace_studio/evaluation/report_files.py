@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mace_studio import __version__
+from mace_studio import __version__, text_files
 from mace_studio.errors import FileError
 from mace_studio.evaluation.report import (
     ALL,
@@ -136,9 +136,9 @@ def write_side_by_side(reports: Sequence[Report], folder: Path) -> list[Path]:
 
 def _write(texts: Mapping[str, str], folder: Path) -> list[Path]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            with text_files.whole(folder / name) as part:
+                part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
     return [folder / name for name in texts]

@@ -1,4 +1,4 @@
-"""`python -m mace_studio.miniature train|evaluate`: trains the built-in model, and says how good it is.
+"""`python -m mace_studio.miniature train|evaluate|faithful`: trains the built-in model, and says how good it is.
 
 A training survives being killed: it writes a checkpoint every minute, and `--resume` goes on from there. On Linux
 `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296` makes a step about 1.4 times as fast.
@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mace_studio.miniature import autoencoder, diffusion, evaluate, folders, judge_training, tokenizer
+from mace_studio.miniature import autoencoder, clip, diffusion, evaluate, faithful, folders, judge_training, tokenizer
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.training import Plan
 
+BEHAVIOURS = ["own-word", "residual", "stages", "mass"]
 # The share of the minutes that a part gets when all are trained.
-SHARES = {"vae": 0.3, "model": 0.6, "judge": 0.1}
+SHARES = {"clip": 0.05, "vae": 0.2, "model": 0.65, "judge": 0.1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,40 +38,58 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mace_studio.miniature", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="train|evaluate")
+    commands = parser.add_subparsers(required=True, metavar="train|evaluate|faithful")
 
-    train = commands.add_parser("train", help="train the autoencoder, the model, the judge, or all in turn")
+    train = commands.add_parser("train", help="train the CLIP, the autoencoder, the model, the judge, or all in turn")
     train.add_argument("part", nargs="?", default="all", choices=(*SHARES, "all"))
     train.add_argument("--minutes", type=float, default=60, help="in all, with what was spent before a --resume")
     train.add_argument("--steps", type=int, help="a budget in steps of each part instead, for runs that come out alike")
     train.add_argument("--batch", type=int, help="samples a step; usually 16 for the autoencoder, else 32")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets model/, judge/ and training/")
-    train.add_argument("--start", type=Path, metavar="FOLDER", help="a model in the diffusers layout to go on with")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets clip/, model/, judge/ and training/"
+    )
+    train.add_argument("--start", type=Path, metavar="FOLDER", help="a model whose autoencoder and UNet to go on with")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
     train.add_argument("--decoder-only", action="store_true", help="leave the autoencoder's encoder as it is")
-    train.add_argument("--samples", type=int, default=30000, help="composed pictures that the model is trained on")
+    train.add_argument("--samples", type=int, default=30000, help="composed images that the model is trained on")
     train.set_defaults(run=_train)
 
     judged = commands.add_parser("evaluate", help="how often the judge sees what the model was asked for")
     judged.add_argument("--model", type=Path, required=True, metavar="FOLDER")
     judged.add_argument("--judge", type=Path, required=True, metavar="FOLDER")
     judged.add_argument("--images", type=int, default=4, help="for each word")
-    judged.add_argument("--composed", type=int, default=1000, help="composed pictures that the judge is tried on")
+    judged.add_argument("--composed", type=int, default=1000, help="composed images that the judge is tried on")
     judged.add_argument("--seed", type=int, default=0)
     judged.set_defaults(run=_evaluate)
+
+    alike = commands.add_parser("faithful", help="whether the model behaves as Stable Diffusion does")
+    alike.add_argument("--model", type=Path, required=True, metavar="FOLDER")
+    alike.add_argument("--judge", type=Path, required=True, metavar="FOLDER")
+    alike.add_argument("--only", nargs="*", default=BEHAVIOURS, choices=BEHAVIOURS)
+    alike.add_argument("--concepts", type=int, default=10, help="things, and people, of the first two")
+    alike.add_argument("--seeds", type=int, default=8, help="images of each of them")
+    alike.add_argument("--stages", type=int, nargs="*", default=[20, 100], help="numbers of people of the third")
+    alike.add_argument("--mass", type=int, nargs="*", default=[1, 5, 10, 50, 100], help="and of the fourth")
+    alike.add_argument("--cache", type=Path, metavar="DIR", help="keeps training images and Grams")
+    alike.set_defaults(run=_faithful)
     return parser
 
 
 def _train(options: argparse.Namespace) -> None:
     if options.start is not None:
         folders.adopt(options.start, options.out / "model")
-    trains = {"vae": _train_vae, "model": _train_model, "judge": _train_judge}
-    plans = {"vae": autoencoder.PLAN, "model": diffusion.PLAN, "judge": judge_training.PLAN}
+    trains = {"clip": _train_clip, "vae": _train_vae, "model": _train_model, "judge": _train_judge}
+    plans = {"clip": clip.PLAN, "vae": autoencoder.PLAN, "model": diffusion.PLAN, "judge": judge_training.PLAN}
     for part in SHARES if options.part == "all" else (options.part,):
         minutes = options.minutes * (SHARES[part] if options.part == "all" else 1)
         batch = options.batch or plans[part].batch
         plan = replace(plans[part], minutes=minutes, steps=options.steps, batch=batch)
         trains[part](options, plan, options.out / "training" / part)
+
+
+def _train_clip(options: argparse.Namespace, plan: Plan, work: Path) -> None:
+    words = tokenizer.build()
+    clip.train(clip.build(words), words, plan, options.out / "clip", work, options.resume)
 
 
 def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
@@ -81,11 +100,13 @@ def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     model = options.out / "model"
     vae = folders.load_vae(model)
+    text, words = folders.load_text(options.out / "clip")
+    width = text.config.hidden_size
     if options.start is None:
-        whole = diffusion.fresh(vae, folders.load_tokenizer(model) or tokenizer.build())
+        unet = diffusion.build_unet(width)
     else:
-        start = folders.load(options.start)
-        whole = folders.pipeline(vae, start.text_encoder, start.unet, start.tokenizer)
+        unet = diffusion.fitted(folders.load(options.start).unet, width)
+    whole = folders.pipeline(vae, text, unet, words)
     diffusion.train(whole, plan, model, work, options.resume, options.samples)
 
 
@@ -95,9 +116,33 @@ def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     whole, judge = folders.load(options.model), Judge.load(options.judge)
-    rows = [*evaluate.drawn(whole, judge, options.images, options.seed), *evaluate.composed(judge, options.composed)]
+    rows = [
+        *evaluate.generated(whole, judge, options.images, options.seed),
+        *evaluate.composed(judge, options.composed),
+    ]
     print(evaluate.table(rows))
-    print(f"\nAutoencoder: {autoencoder.psnr(whole.vae):.2f} dB on held-out composed pictures.")
+    print(f"\nAutoencoder: {autoencoder.psnr(whole.vae):.2f} dB on held-out composed images.")
+
+
+def _faithful(options: argparse.Namespace) -> None:
+    whole, judge = folders.load(options.model), Judge.load(options.judge)
+    things, people = faithful.concepts(options.concepts)
+    findings: list[faithful.Finding] = []
+    if "own-word" in options.only:
+        for kind, names in (("things", things), ("people", people)):
+            findings += faithful.own_word(whole, names, options.seeds, kind)
+    if "residual" in options.only:
+        findings += faithful.residual(whole, judge, (*things, *people), options.seeds)
+    if {"stages", "mass"} & {*options.only}:
+        # What erases stands outside of the miniature, which imports nothing of the studio but here.
+        from mace_studio.miniature import erasing  # noqa: PLC0415
+
+        stages, mass = (
+            numbers if name in options.only else []
+            for name, numbers in (("stages", options.stages), ("mass", options.mass))
+        )
+        findings += erasing.findings(options.model, judge, stages, mass, options.cache)
+    print(faithful.table(findings))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the judge is trained and calibrated, on composed pictures only."""
+"""How the judge is trained and calibrated, on composed images only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> N
         work: folder of checkpoints and curve.
         resume: go on from the checkpoint in `work`.
     """
-    judge.to(memory_format=torch.channels_last).train()
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, but not declared
+    judge.train()
     training = Training({"judge": judge}, plan, work)
     if resume:
         training.resume()
@@ -51,7 +52,7 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> N
 
 def targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """What the judge should say: head -> (N, answers), rows summing to 1; two things get a half each."""
-    shown = {
+    shown: dict[str, list[Sequence[str | None]]] = {
         "thing": [sample.concepts for sample in samples],
         "artist": [(sample.artist,) for sample in samples],
         "scene": [(sample.scene,) for sample in samples],
@@ -79,7 +80,7 @@ def best_temperature(logits_NA: Tensor, target_NA: Tensor) -> float:
 
 
 def worn(pixels_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures as a model may draw them: some blurred, some brighter or darker, all with a little noise."""
+    """Images as a model may generate them: some blurred, some brighter or darker, all with a little noise."""
     number, _, height, width = pixels_NCHW.shape
     half_NCHW = functional.avg_pool2d(pixels_NCHW, 2)
     blurred_NCHW = functional.interpolate(half_NCHW, (height, width), mode="bilinear", align_corners=False)
@@ -94,7 +95,8 @@ def _step_loss(judge: Judge, step: int, batch: int) -> Tensor:
     samples = world.samples(batch, step)
     pixels_NCHW = worn(_pixels(samples), torch.Generator().manual_seed(step))
     logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last))
-    return sum(functional.cross_entropy(logits[head], target_NA) for head, target_NA in targets(samples).items())
+    losses = (functional.cross_entropy(logits[head], target_NA) for head, target_NA in targets(samples).items())
+    return sum(losses, torch.zeros(()))
 
 
 def _pixels(samples: Sequence[Sample]) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from mace_studio import presets
+from mace_studio import presets, text_files
 from mace_studio.errors import FileError
 from mace_studio.recipe import Recipe
 from mace_studio.runtime import library
@@ -23,10 +23,7 @@ def read_recipe(path: Path) -> Recipe:
         FileError: the file cannot be read.
         RecipeError: it is no recipe; the message names the field.
     """
-    try:
-        return Recipe.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path} cannot be read as text: {error}") from error
+    return Recipe.from_json(text_files.read(path))
 
 
 def find_preset(name: str) -> presets.Preset:

@@ -36,6 +36,7 @@ class Place:
         output: the folder of erasures.
         cache: the folder of training images and of what else can be made again.
         captions: file of general captions; None takes those that go with the model.
+        vae, text_encoder: as `sd.model.load` takes them.
     """
 
     source: str = str(BUILT_IN)
@@ -45,6 +46,8 @@ class Place:
     output: Path = Path("output")
     cache: Path = Path("output/cache")
     captions: Path | None = None
+    vae: str = ""
+    text_encoder: str = ""
 
 
 @dataclass(frozen=True)

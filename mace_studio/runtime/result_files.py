@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mace_studio import text_files
 from mace_studio.analysis import figures
 from mace_studio.evaluation import report_figures, report_files
 from mace_studio.paths import slug
-from mace_studio.recipe import Recipe
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mace_studio.analysis.attention import Inspection
     from mace_studio.analysis.compare import Pair
     from mace_studio.evaluation.report import Report
     from mace_studio.exports.export import Exported
 
 
-def write_recipe(recipe: Recipe, folder: Path) -> Path:
-    """A recipe as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(recipe.title())}-{recipe.digest()}.json"
-    path.write_text(recipe.to_json(), encoding="utf-8")
-    return path
+def _digits(settings: dict[str, Any], images: Sequence[Image.Image]) -> str:
+    """Digits that differ between results of other settings or another erasure, so that no file replaces another's."""
+    said = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
+    for image in images:
+        said.update(repr(image.size).encode() + image.tobytes())
+    return said.hexdigest()[:8]
 
 
 def write_pair(pair: Pair, folder: Path) -> Path:
     """Before and after side by side as a PNG with the settings in it."""
     from mace_studio.analysis.compare import save_pair  # noqa: PLC0415 - needs torch, as whatever made the pair did
 
-    path = folder / f"{slug(pair.prompt)}-{pair.seed}.png"
+    path = folder / f"{slug(pair.prompt)}-{pair.seed}-{_digits(pair.settings, [pair.before, pair.after])}.png"
     save_pair(pair, path)
     return path
 
@@ -42,7 +46,8 @@ def write_inspection(inspection: Inspection, folder: Path) -> list[Path]:
     from mace_studio.analysis.attention import save  # noqa: PLC0415 - needs torch, as whatever made the inspection did
 
     settings: dict[str, Any] = inspection.settings
-    name = f"{slug(settings['prompts'][0])}-{settings['seeds'][0]}-{settings['kind']}"
+    digits = _digits(settings, [run.image for run in inspection.runs.values()])
+    name = f"{slug(settings['prompts'][0])}-{settings['seeds'][0]}-{settings['kind']}-{digits}"
     return [save(inspection, folder / f"{name}.npz"), *figures.write(inspection, folder, name)]
 
 
@@ -61,7 +66,8 @@ def write_archive(folder: Path) -> Path:
 
 def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
     """A study's table as Markdown, and a curve where its rows erase more and more."""
-    path.write_text(text, encoding="utf-8")
+    with text_files.whole(path) as part:
+        part.write_text(text, encoding="utf-8")
     return [path, *report_figures.write_growth(reports, seconds, path.with_suffix(".png"))]
 
 
@@ -71,11 +77,31 @@ def pack_export(exported: Exported) -> tuple[Path, Path]:
     if not path.is_dir():
         return path, path.with_suffix(".md")
     archive = path.with_name(f"{path.name}.zip")
-    if not archive.is_file() or archive.stat().st_mtime < path.stat().st_mtime:
-        part = archive.with_suffix(".part")
-        # Stored as they are: weights hardly shrink, and gigabytes take minutes to try.
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as made:
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    contents = _contents(path, files)
+    if not _holds(archive, contents):
+        with text_files.whole(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as made:
+            # Stored as they are: weights hardly shrink, and gigabytes take minutes to try.
+            made.comment = contents
+            for file in files:
                 made.write(file, Path(path.name) / file.relative_to(path))
-        part.replace(archive)
     return archive, path / "README.md"
+
+
+def _contents(folder: Path, files: Sequence[Path]) -> bytes:
+    """A digest of the names and contents of files, by which an archive of them is known again."""
+    said = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            said.update(
+                f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()
+            )
+    return said.hexdigest().encode()
+
+
+def _holds(archive: Path, contents: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(archive) as made:
+            return made.comment == contents
+    except (OSError, zipfile.BadZipFile):
+        return False

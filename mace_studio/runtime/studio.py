@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mace_studio import presets
-from mace_studio.errors import FileError, RecipeError
+from mace_studio import presets, sources
+from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import UserMasks
@@ -48,6 +48,8 @@ class Studio:
         output: where erasures, images and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.model.load`.
         captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
+        vae: folder, hub id or file of another VAE for the first model; its own when empty.
+        text_encoder: folder or hub id of another text encoder for the first model; its own when empty.
         perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
         fixed: many users share it: nobody may change the model, and each request is limited (`quota`).
         user: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
@@ -62,18 +64,22 @@ class Studio:
         output: Path = Path("output"),
         low_memory: bool = False,
         captions: Path | None = None,
+        vae: str = "",
+        text_encoder: str = "",
         perform: Perform = perform,
         fixed: bool = False,
         user: Callable[[], str | None] = lambda: None,
     ) -> None:
         place = Place(
-            source=source or str(BUILT_IN),
+            source=sources.cleaned(source) if source else str(BUILT_IN),
             device=device,
             dtype=dtype,
             low_memory=low_memory,
             output=output,
             cache=output / "cache",
             captions=captions,
+            vae=vae,
+            text_encoder=text_encoder,
         )
         self.fixed = fixed
         self._user = user
@@ -121,17 +127,21 @@ class Studio:
         """
         if self.fixed:
             raise RecipeError("source", "The base model stays as it is, since many users share this studio.")
-        wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else source.strip()
+        try:
+            wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else sources.cleaned(source)
+        except ModelError as error:
+            raise RecipeError("source", str(error)) from error
 
         def work(progress: Report) -> None:
             before, self._compared = self._model.place, None
-            place = replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory)
+            how = {"device": device, "dtype": dtype, "low_memory": low_memory}
+            place = replace(before, source=wanted, vae="", text_encoder="", **how)
             self._model.exchange(place, progress)
             for used in (before.source, wanted):
                 if used != str(BUILT_IN):
                     library.remember(self.output, used)
 
-        return self._worker.submit(f"Load {source}", work, source, PATIENCE)
+        return self._worker.submit(f"Load {sources.shown(source)}", work, source, PATIENCE)
 
     def vocabulary(self) -> Vocabulary | None:
         """What the model has learned, if that is known: of the built-in one."""
@@ -157,6 +167,25 @@ class Studio:
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
         return estimate.estimate(recipe, self.status().memory, self._model.costs, self.place.cache)
+
+    def token_counts(self, prompts: Sequence[str]) -> list[tuple[int, int, str]]:
+        """Of each prompt its tokens, how many the model reads, and the end that it does not; empty until it is loaded.
+
+        For a counter beside a prompt's field; it may be called while a job runs.
+        """
+        if self.status().state != "ready":
+            return []
+        from mace_studio.runtime import tasks  # noqa: PLC0415 - torch, which is here once the model is
+
+        return tasks.token_counts(prompts)
+
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        """A sentence for every prompt that is longer than the model reads; none until it is loaded."""
+        return [
+            f"The prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”."
+            for count, most, rest in self.token_counts(prompts)
+            if rest
+        ]
 
     def check(self, recipe: Recipe) -> Recipe:
         """Return a recipe that this model can run: like `Recipe.check`, and no phrase is too long for the model.

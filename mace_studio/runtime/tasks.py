@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mace_studio import erasure as erasure_file
 from mace_studio.analysis import attention
@@ -19,6 +19,7 @@ from mace_studio.analysis import compare as comparison
 from mace_studio.analysis.attention import Inspection
 from mace_studio.analysis.compare import Pair
 from mace_studio.erasure import Erasure
+from mace_studio.errors import FileError
 from mace_studio.evaluation import evaluate as evaluation
 from mace_studio.evaluation import report
 from mace_studio.evaluation.evaluate import Case
@@ -39,14 +40,13 @@ from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.perform import Place
-from mace_studio.sd import batching, costs, judges, sampling, text
+from mace_studio.sd import batching, costs, files, judges, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
+from mace_studio.sd.sampling import Settings
 
 log = logging.getLogger(__name__)
-
-Settings = TypeVar("Settings")  # with steps and a guidance
 
 
 # The model of this process
@@ -81,7 +81,7 @@ def process_model(place: Place) -> ProcessModel:
     middle cannot lend its weights to another user's.
     """
     global _process_model
-    asked = (place.source, place.device, place.dtype, place.low_memory, place.captions)
+    asked = (place.source, place.device, place.dtype, place.low_memory, place.captions, place.vae, place.text_encoder)
     kept = _process_model if _process_model is not None and _process_model.asked == asked else None
     if kept is not None and kept.model.checksum() != kept.checksum:
         log.warning("the last task left the model changed; it is loaded again")
@@ -89,6 +89,8 @@ def process_model(place: Place) -> ProcessModel:
     if kept is None:
         _process_model = None  # before the other is loaded: two models may not fit
         batching.free()
+        for folder in (place.output, place.cache):
+            files.remove_abandoned(folder)
         model = sd_model.load(*asked)
         kept = ProcessModel(
             asked=asked,
@@ -107,9 +109,24 @@ def with_defaults(asked: Settings) -> Settings:
 
 
 def check_lengths(recipe: Recipe) -> None:
-    """Raise a RecipeError at the first phrase whose prompts are longer than this process's model reads."""
-    if _process_model is not None:
-        text.check_lengths(_process_model.tokenizer, _process_model.model.length, recipe)
+    """Raise a RecipeError at the first phrase that this process's model cannot read or tell from another one."""
+    if (reader := _reader()) is not None:
+        text.check(reader, recipe)
+
+
+def token_counts(prompts: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Of each prompt how many tokens it has, how many this process's model reads, and the end that it does not read.
+
+    Empty while no model is loaded.
+    """
+    reader = _reader()
+    return [] if reader is None else [(text.count(reader, p), reader.length, text.unread(reader, p)) for p in prompts]
+
+
+def _reader() -> text.Reader | None:
+    if _process_model is None:
+        return None
+    return replace(text.Reader.of(_process_model.model), tokenizer=_process_model.tokenizer)
 
 
 # The tasks
@@ -220,7 +237,10 @@ def evaluate(
     cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
     reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
     for (path, _), measured in zip(plans, reports, strict=True):
-        library.write_scores(library.read(path), measured.harmonic)
+        try:
+            library.write_scores(library.read(path), measured.harmonic)
+        except FileError as error:  # the report is worth more than the note
+            log.warning("the scores of %s could not be noted: %s", path.stem, error)
     return reports
 
 

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from mace_studio.core.moments import Moments
 from mace_studio.progress import Report, silent, within
 from mace_studio.sd import files, text
@@ -23,7 +21,7 @@ def gram(model: Model, sentences: Sequence[str], progress: Report = silent) -> M
     Args:
         model: its text encoder is read.
         sentences: any number.
-        progress: told of stage "encode" after every batch of `text.BATCH` sentences: sentences done of all.
+        progress: called with stage "encode" after every batch of `text.BATCH` sentences: sentences done of all.
     """
     sums = Moments.zero(model.width)
     for start in range(0, len(sentences), AT_ONCE):
@@ -51,9 +49,9 @@ def general(model: Model, cache: Path | None, progress: Report = silent) -> Mome
     """
     captions = read_captions(model.captions)
     path = cache / file_name(model, captions) if cache else None
-    if path and path.exists():
-        gram_DD = load_file(path)["gram_DD"]
-        sums = Moments(gram_DD, gram_DD, len(captions) * model.length)
+    known = files.cached(path, {"gram_DD": (model.width, model.width)}) if path else None
+    if known is not None:
+        sums = Moments(known["gram_DD"], known["gram_DD"], len(captions) * model.length)
     else:
         sums = gram(model, captions, progress)
         if path:

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mace_studio.errors import RecipeError
+from mace_studio import text_files
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept
 
 COMMAS = ("mapping", "concepts", "phrase")
@@ -100,7 +101,8 @@ def phrases_of_file(data: bytes) -> list[str]:
     Raises:
         RecipeError: it is not text in UTF-8.
     """
-    lines = [re.split("[,;\t]", line)[0].strip().strip('"') for line in decoded(data).splitlines()]
+    text, _ = text_files.table(decoded(data))
+    lines = [re.split("[,;\t]", line)[0].strip().strip('"') for line in text.splitlines()]
     lines = lines[1:] if lines and HEADINGS.get(lines[0].lower()) == "phrase" else lines
     return list(dict.fromkeys(line for line in lines if line))
 
@@ -128,9 +130,8 @@ def from_csv(data: bytes) -> list[Concept]:
     Raises:
         RecipeError: not such a file; the message names the line.
     """
-    text = decoded(data)
-    first = text.lstrip().partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    text, separator = text_files.table(decoded(data))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
@@ -168,9 +169,9 @@ def decoded(data: bytes) -> str:
         RecipeError: it is not UTF-8.
     """
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError("", "This file is not text in UTF-8; save it as UTF-8 and try again.") from error
+        return text_files.decoded(data)
+    except FileError as error:
+        raise RecipeError("", str(error)) from error
 
 
 def synonyms_text(synonyms: Sequence[str]) -> str:
@@ -181,15 +182,12 @@ def synonyms_text(synonyms: Sequence[str]) -> str:
 def synonyms_from(text: str) -> tuple[str, ...]:
     """Synonyms of a line such as `feline, "one, with a comma"`."""
     found: list[str] = []
-    at = 0
-    while at < len(text):
-        match = PART.match(text, at)
+    for match in PART.finditer(text):
         quoted, plain = match.groups()
         if quoted is not None:
             found.append(quoted.replace('""', '"'))
         elif plain.strip():
             found.append(plain.strip())
-        at = match.end()
     return tuple(found)
 
 

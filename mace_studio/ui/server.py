@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mace_studio.errors import StudioError
 from mace_studio.ui import api
 from mace_studio.ui.gradio_compat import NamedEndpointsOnly
 from mace_studio.ui.sessions import SessionCookie
@@ -71,6 +72,20 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
     if host in LOOPBACK:
         # A web page under another name must not reach a studio on this machine (DNS rebinding).
         middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
+    try:
+        _launch(demo, host, shared, middleware, options)
+    except OSError as error:
+        port = options.get("server_port")
+        where = f"port {port}" if port else "any port from 7860 on"
+        raise StudioError(
+            f"The page cannot be served at {host or LOOPBACK[0]}, {where}: it is in use by another program, or the "
+            "address is not this machine's. Choose another one with --port and --host."
+        ) from error
+
+
+def _launch(
+    demo: gr.Blocks, host: str | None, shared: bool, middleware: list[Middleware], options: dict[str, Any]
+) -> None:
     demo.launch(
         server_name=host,
         theme=theme(),

@@ -37,6 +37,8 @@ def build(options: argparse.Namespace) -> tuple[Studio, gr.Blocks]:
         output=options.out,
         low_memory=options.low_memory,
         captions=options.captions,
+        vae=options.vae,
+        text_encoder=options.text_encoder,
         perform=PERFORM,
         fixed=shared(),
         user=sessions.folder,

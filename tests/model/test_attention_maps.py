@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mace_studio.core import attention
 from mace_studio.recipe import ImageRequest
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import attention_hooks, attention_maps, sampling, text
@@ -115,3 +116,24 @@ def test_a_phrase_is_one_word_and_is_marked(model):
 def test_the_final_end_token_is_the_last_position_only_where_end_tokens_pad(model, other):
     for loaded, expected in ((model, model.length - 1), (other, 3)):
         assert text.final_end(loaded, text.ids(loaded, ["a cat"])[0]) == expected
+
+
+@pytest.mark.parametrize("size", [(1088, 264), (1280, 328), (264, 1088)])
+def test_very_narrow_images_have_the_sizes_that_the_layers_have(models, size):
+    model = models["sd1"]
+    layers = []
+    rows, columns = (side // 8 for side in size)  # the latents that Stable Diffusion would have
+
+    def before(module, args):
+        layers.append(tuple(args[0].shape[-2:]))
+
+    blocks = [module for module in model.unet.modules() if type(module).__name__ == "Transformer2DModel"]
+    handles = [block.register_forward_pre_hook(before) for block in blocks]
+    counts = []
+    try:
+        with torch.no_grad(), attention_hooks.attention(model.unet, lambda _, maps: counts.append(maps.shape[2])):
+            model.unet(torch.zeros(1, 4, rows, columns), 1, torch.zeros(1, 4, 32))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert [attention.map_size(count, rows, columns) for count in counts] == layers

@@ -2,23 +2,62 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model
 
 from mace_studio.sd import lora, projections, text
+from mace_studio.sd import model as models
 from mace_studio.settings import LoraSettings
+from tests import families
 from tests.steps import cancelled
 
-FAST = LoraSettings(steps=3, learning_rate=1e-3, rank=2, alpha=2.0)
+FAST = LoraSettings(steps=3, learning_rate=1e-4, rank=2, alpha=2.0)
 
 
 def subject(model, phrase, masked=True):
     sentences = [f"a photo of the {phrase}", f"the {phrase} in the snow"]
     ids = text.ids(model, sentences)
-    positions = [text.positions(model, row, phrase) + text.closing(row, model.length) for row in ids]
+    positions = [
+        text.positions(model, sentence, phrase) + text.closing(row, model.length)
+        for sentence, row in zip(sentences, ids, strict=True)
+    ]
     channels, size = model.unet.config.in_channels, model.unet.config.sample_size
     latents = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(len(phrase)))
     mask = torch.zeros(size, size, dtype=torch.bool)
     mask[: size // 2] = True
-    return lora.Subject(phrase, latents, [mask if masked else None] * 2, text.embed(model, sentences), positions, 0)
+    return lora.Subject(
+        phrase=phrase,
+        latents_NCHW=latents,
+        masks=[mask if masked else None] * 2,
+        context_MTD=text.embed(model, sentences),
+        positions=positions,
+        seed=0,
+    )
+
+
+def test_each_sample_of_a_batch_goes_through_its_own_lora():
+    """Three LoRAs in one forward against W x + (alpha / rank) B A x by hand, their gradients too."""
+    torch.manual_seed(0)
+    weight_PD, x_BTD = torch.randn(4, 5), torch.randn(3, 2, 5)
+    pairs = [(torch.randn(4, 2), torch.randn(2, 5)) for _ in range(3)]
+    names, module = ["a", "b", "c"], torch.nn.Sequential(torch.nn.Linear(5, 4, bias=False))
+    module[0].weight.data.copy_(weight_PD)
+    wrapped = get_peft_model(module, LoraConfig(r=2, lora_alpha=3.0, target_modules=["0"]), "a")
+    for name, (up_PR, down_RD) in zip(names, pairs, strict=True):
+        if name != "a":
+            wrapped.add_adapter(name, LoraConfig(r=2, lora_alpha=3.0, target_modules=["0"]))
+        module[0].lora_B[name].weight.data.copy_(up_PR)
+        module[0].lora_A[name].weight.data.copy_(down_RD)
+        module[0].lora_B[name].weight.requires_grad_()
+    with lora.each_its_own([module[0]], names):
+        out_BTP = module(x_BTD)
+    out_BTP.square().sum().backward()
+    for name, (up_PR, down_RD), x_TD, out_TP in zip(names, pairs, x_BTD, out_BTP, strict=True):
+        expected_TP = x_TD @ (weight_PD + 1.5 * up_PR @ down_RD).T
+        torch.testing.assert_close(out_TP, expected_TP)
+        gradient_PR = 2 * expected_TP.T @ (1.5 * x_TD @ down_RD.T)
+        torch.testing.assert_close(module[0].lora_B[name].weight.grad, gradient_PR)
+    assert not module[0]._forward_pre_hooks
 
 
 def test_together_is_the_same_as_one_after_another(model, unchanged):
@@ -34,6 +73,19 @@ def test_together_is_the_same_as_one_after_another(model, unchanged):
             torch.testing.assert_close(together[i].pairs[key][1], down_RD, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_lora_starts_with_a_normal_down_of_one_over_the_rank_and_no_up(model, unchanged, rank):
+    settings = LoraSettings(rank=rank)
+    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as (adapter,):
+        downs = torch.cat([down_RD.detach().flatten() for _, down_RD in adapter.values()])
+        assert not any(up_PR.any() for up_PR, _ in adapter.values())
+    count = len(downs)
+    assert count >= 14 * rank * model.width
+    # Standard errors of a mean and of a standard deviation of n normal numbers: 1 / sqrt(n) and 1 / sqrt(2 n) of it.
+    assert downs.mean().item() == pytest.approx(0, abs=4 / rank / count**0.5)
+    assert downs.std().item() == pytest.approx(1 / rank, abs=4 / rank / (2 * count) ** 0.5)
+
+
 def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged):
     seen = []
     deltas = lora.train(model, [subject(model, "cat"), subject(model, "dog")], FAST, seen.append)
@@ -45,7 +97,7 @@ def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged)
 def test_training_lowers_the_attention_that_it_is_trained_on(model, unchanged):
     one = subject(model, "cat")
     seen = []
-    _ = lora.train(model, [one], replace(FAST, steps=40, learning_rate=3e-3), progress=seen.append)
+    _ = lora.train(model, [one], replace(FAST, steps=40, learning_rate=1e-3), progress=seen.append)
     losses = [s.loss for s in seen]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
@@ -91,3 +143,54 @@ def test_an_error_unwraps_the_model(model, unchanged):
     broken = replace(subject(model, "cat"), positions=[[10_000], [10_000]])
     with pytest.raises(IndexError):
         lora.train(model, [broken], FAST)
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory):
+    """A random model with the widths of SD's first block, on latents of 16 x 16, stored in float16."""
+    torch.manual_seed(0)
+    tokens = families.tokenizer()
+    denoiser = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768, attention_head_dim=8,
+    )  # fmt: skip
+    encoder = families.text_encoder(tokens, 768)
+    pipeline = families.plain(StableDiffusionPipeline, tokens, encoder, denoiser, DDIMScheduler(**families.BETAS))
+    folder = tmp_path_factory.mktemp("wide")
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def gradients(folder, dtype, monkeypatch):
+    """What is clipped in the first step, as one vector."""
+    seen, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def watched(group, norm):
+        seen.append(torch.cat([p.grad.flatten() for p in group if p.grad is not None]))
+        return clip(group, norm)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+        loaded = models.load(str(folder), "cpu", dtype)
+        lora.train(loaded, [subject(loaded, "cat")], replace(FAST, steps=1))
+    return seen[0]
+
+
+def test_gradients_in_float16_are_those_of_float32(wide_folder, monkeypatch):
+    exact = gradients(wide_folder, "float32", monkeypatch)
+    scaled = gradients(wide_folder, "float16", monkeypatch)
+    assert scaled.dtype == torch.float32
+    assert (scaled - exact).norm() < 0.02 * exact.norm()
+    # What underflow does: gradients 256 times smaller, as larger maps and more tokens make them, are noise.
+    monkeypatch.setattr(lora, "LOSS_SCALE", 2.0**-8)
+    assert (gradients(wide_folder, "float16", monkeypatch) - exact).norm() > 0.5 * exact.norm()
+
+
+def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([6.0, 8.0])
+    assert lora._clip([parameter], 2.0) == 2.0
+    assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], abs=1e-5)  # (3, 4) has a norm of 5
+    parameter.grad = torch.tensor([1.0, float("inf")])
+    assert lora._clip([parameter], 2.0) == 1.0
+    assert parameter.grad is None

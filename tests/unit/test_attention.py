@@ -89,6 +89,14 @@ def test_the_gradient_reaches_only_masked_pixels_of_chosen_tokens():
         (24, 32, 48, (4, 6)),
         (70, 75, 50, (10, 7)),  # 75 x 50, halved three times and rounded up each time
         (1, 9, 9, (1, 1)),
+        (68 * 17, 136, 33, (68, 17)),  # 1088 x 264 pixels: proportions alone give 72 x ... or nothing
+        (34 * 9, 136, 33, (34, 9)),
+        (17 * 5, 136, 33, (17, 5)),
+        (17 * 5, 1088, 264, (17, 5)),  # the same of a mask of the image's own size
+        (40 * 11, 160, 41, (40, 11)),
+        (20 * 6, 160, 41, (20, 6)),
+        (6 * 20, 41, 160, (6, 20)),
+        (3, 1, 24, (1, 3)),
     ],
 )
 def test_map_size_keeps_the_image_s_proportions(pixels, rows, columns, expected):
@@ -124,6 +132,17 @@ def test_the_loss_of_a_map_that_is_not_square_is_not_transposed():
 def test_a_mask_is_cut_at_one_half():
     assert resize_mask(torch.tensor([[0.49, 0.5], [0.51, 0.0]]), 4).tolist() == [[False, True], [True, False]]
     assert resize_mask(torch.tensor([[True, False], [False, True]]), 4).tolist() == [[True, False], [False, True]]
+
+
+def test_a_cell_of_a_layer_takes_the_mask_at_its_upper_left_corner():
+    # 8 -> 3: cells begin at 0, 8/3 and 16/3, so rows and columns 0, 2 and 5 count; their middles would be 1, 4 and 6.
+    corners_IJ, middles_IJ = torch.zeros(8, 8), torch.zeros(8, 8)
+    corners_IJ[[[0], [2], [5]], [0, 2, 5]] = 1.0
+    middles_IJ[[[1], [4], [6]], [1, 4, 6]] = 1.0
+    assert resize_mask(corners_IJ, 9).all() and not resize_mask(middles_IJ, 9).any()
+    one_IJ = torch.zeros(8, 8)
+    one_IJ[2, 5] = 1.0
+    assert resize_mask(one_IJ, 9).tolist() == [[False] * 3, [False, False, True], [False] * 3]
 
 
 def test_a_mask_is_what_stands_out_from_the_rest():

@@ -7,14 +7,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from mace_studio import __version__, prompts
+from mace_studio import __version__, phrases, prompts
 from mace_studio.erasure import Erasure, origin
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import fuse, refine, train_loras, training_images
-from mace_studio.methods.mace.training_images import TrainingImages
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
-from mace_studio.sd import batching
+from mace_studio.sd import batching, text
 from mace_studio.sd.lora import LoraDelta
 from mace_studio.sd.model import Model, captions_of
 
@@ -40,7 +39,7 @@ def erase(
     Args:
         model: from `sd.model.load`.
         recipe: checked here.
-        progress: told of the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
+        progress: called with the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
         cache: folder for training images and for the Gram of the general captions; None keeps nothing.
         known: phrase -> a LoRA of this model that is used as it is; images are generated and LoRAs trained for the
             other concepts alone.
@@ -49,14 +48,12 @@ def erase(
     Raises:
         StudioError: with a sentence for the user.
     """
-    recipe.check()
-    known, warnings = known or {}, list[str]()
+    text.check(model, recipe.check())
+    known, warnings = known or {}, phrases.doubts(recipe.concepts)
     trains = recipe.settings.lora.steps > 0
     rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
     report = timed(progress, _costs(recipe, rest))
-    images: list[TrainingImages] = []
-    if rest.concepts:
-        images = training_images.make(model, rest, cache, warnings, user_masks, report)
+    images = training_images.make(model, rest, cache, warnings, user_masks, report) if rest.concepts else []
     sums = refine.gather(model, recipe, cache, report)
     if sums.general is not None and model.captions != captions_of(model.source):
         warnings.append(f"General knowledge was taken from {model.captions.name}.")
@@ -77,6 +74,7 @@ def erase(
         recipe=recipe,
         weights={key: weight_PD.cpu() for key, weight_PD in weights.items()},
         fingerprint=model.fingerprint,
+        unet=model.unet_fingerprint,
         loras=loras,
         conditions=conditions,
         warnings=tuple(warnings),

@@ -9,9 +9,9 @@ from torch import Tensor
 from mace_studio import prompts
 from mace_studio.core import ridge
 from mace_studio.methods.mace.refine import Sums
-from mace_studio.progress import Progress, Report, silent
+from mace_studio.progress import Progress, Report, always, silent
 from mace_studio.recipe import Recipe
-from mace_studio.sd import grams, lora, projections
+from mace_studio.sd import finite, grams, lora, projections
 from mace_studio.sd.model import Model
 
 
@@ -31,7 +31,7 @@ def fuse(
         refined: state-dict key -> W'_PD of every projection.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
-        progress: told of stage "fuse" at every batch of prompts and every projection that is solved.
+        progress: called with stage "fuse" at every batch of prompts and every projection that is solved.
 
     Returns:
         State-dict key -> W*_PD of every projection, and "fuse" -> condition number of the solve, if there was one.
@@ -40,16 +40,19 @@ def fuse(
         SingularGram: too little is kept.
     """
     if recipe.settings.fusion == "weighted-sum":
-        return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()]), {}
+        summed = ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()])
+        finite.check_weights(summed, "The fused weights")
+        return summed, {}
     fusion, originals = ridge.Fusion(model.width), projections.read(model.unet)
     concepts = len(recipe.concepts)
     total = concepts + len(originals)
     for i, concept in enumerate(recipe.concepts):
-        at = Progress("fuse", concept.phrase, i, total)
-        moments = grams.gram(model, prompts.about(concept), lambda _, at=at: progress(at))
+        on_batch = always(progress, Progress("fuse", concept.phrase, i, total))
+        moments = grams.gram(model, prompts.about(concept), on_batch)
         fusion.add(moments.gram_DD, loras[concept.phrase].pairs)
     keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
     fused = fusion.solve(
         originals, refined, keep, lambda done: progress(Progress("fuse", step=concepts + done, total=total))
     )
+    finite.check_weights(fused.weights, "The fused weights")
     return fused.weights, {"fuse": fused.condition}

@@ -13,7 +13,7 @@ from mace_studio.core import ridge, tokens
 from mace_studio.core.moments import Moments
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import grams, projections, text
+from mace_studio.sd import finite, grams, projections, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
 
@@ -40,7 +40,7 @@ def gather(model: Model, recipe: Recipe, cache: Path | None, progress: Report = 
         model: its text encoder is read.
         recipe: concepts, preserve list, and whether a weight asks for the general captions.
         cache: folder that keeps the Gram of the general captions, or None.
-        progress: told of stage "refine" at every batch of sentences: sentences done of all.
+        progress: called with stage "refine" at every batch of sentences: sentences done of all.
     """
     preserved, captions = list(prompts.preserved(recipe)), 0
     rest = prompts.count(recipe)  # sentences beside the captions
@@ -57,7 +57,8 @@ def gather(model: Model, recipe: Recipe, cache: Path | None, progress: Report = 
     if preserved:
         preserve = grams.gram(model, preserved, within(progress, "refine", "preserve list", done, total))
         done += len(preserved)
-    moments, mapped, guide_NTD = Moments.zero(model.width), None, None
+    moments, guide_NTD = Moments.zero(model.width), torch.empty(0)
+    mapped: list[str] = []
     for concept in recipe.concepts:
         if prompts.mapped(concept) != mapped:  # concepts often share their mapping: its prompts are encoded once
             mapped = prompts.mapped(concept)
@@ -91,11 +92,12 @@ def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -
     Args:
         model: with its own weights in place.
         solved: from `solve`.
-        progress: told after every projection, as of the end of stage "refine".
+        progress: called after every projection, as of the end of stage "refine".
     """
     refined = {}
     for key, weight_PD in projections.read(model.unet).items():
         refined[key] = ridge.refine(weight_PD, solved)
+        finite.check(refined[key], f"The refined weights of {key}")
         progress(Progress("refine", step=1, total=1))
     return refined
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio import surroundings
 from mace_studio.runtime import library
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
@@ -16,7 +17,6 @@ from mace_studio.ui.components.text import heading
 from mace_studio.ui.gradio_compat import enabled
 
 PLACES = {"source": ("Model", "#base-source")}  # the whole field: its text box would open the list over the sentence
-DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 Update = dict[Any, Any]
@@ -46,7 +46,11 @@ class BaseCard:
             )  # fmt: skip
             with gr.Row(elem_classes="pair-grid", elem_id="base-grid"):
                 self.device = gr.Dropdown(
-                    list(DEVICES), label="Device", allow_custom_value=True, min_width=100, **enabled("base-device")
+                    surroundings.devices(),
+                    label="Device",
+                    allow_custom_value=True,
+                    min_width=100,
+                    **enabled("base-device"),
                 )
                 self.dtype = gr.Dropdown(list(DTYPES), label="Precision", min_width=100, **enabled("base-dtype"))
             self.low = gr.Checkbox(

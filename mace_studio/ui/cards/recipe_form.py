@@ -193,7 +193,8 @@ class RecipeForm:
         gr.on([f.change for f in fields], on_chart_field, fields, chart, trigger_mode="always_last", **QUIET)
 
     def _control(self, field: Field) -> None:
-        value, common = self._start[field.key], {"label": field.label, "min_width": 120} | enabled(field.elem_id)
+        value = self._start[field.key]
+        common: dict[str, Any] = {"label": field.label, "min_width": 120} | enabled(field.elem_id)
         if field.span is not None:
             control: Any = slider_field(field, field.span, value)
         elif field.kind == "flag":

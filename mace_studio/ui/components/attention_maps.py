@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -136,11 +136,13 @@ def _mass_row(masses: Sequence[Mass], names: Sequence[str], top: float, inside: 
         f'<td><i class="is-{name}" style="width:{100 * m.total / top:.1f}%"></i>{percent(m.total)}</td>'
         for name, m in zip(names, masses, strict=True)
     )
-    more = f"<td>{' → '.join(percent(mass.inside) for mass in masses)}</td>" if inside else ""
+    more = (
+        f"<td>{' → '.join(percent(mass.inside) for mass in masses if mass.inside is not None)}</td>" if inside else ""
+    )
     return f'<tr class="is-{word.role}"><th scope="row">{html.escape(word.text)}</th>{bars}{more}</tr>'
 
 
-def _closing(rows: dict[str, Sequence[Mass]]) -> str:
+def _closing(rows: Mapping[str, Sequence[Mass]]) -> str:
     closing = {name: sum(m.total for m in masses if m.word.role in CLOSING) for name, masses in rows.items()}
     shares = [f"{percent(share)} {name}" for name, share in closing.items()]
     return f'<p class="hint">End and padding tokens together: {html.escape(", ".join(shares))}.</p>'

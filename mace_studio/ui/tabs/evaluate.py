@@ -118,9 +118,11 @@ class EvaluateTab:
             return estimate_missing(notices.sentence(error))
         if not plans:
             return ""
-        images, seconds = sum(made.images for made in plans), [self.studio.seconds(made) for made in plans]
+        images, seconds = sum(made.images for made in plans), [s for made in plans if (s := self.studio.seconds(made))]
         several = f"{len(plans)} erased models, at most {images:,} images; what they share is generated once"
-        time = f"; about {duration(sum(seconds))} at the pace of the last comparison" if all(seconds) else ""
+        time = (
+            f"; about {duration(sum(seconds))} at the pace of the last comparison" if len(seconds) == len(plans) else ""
+        )
         return estimate(f"{plans[0].summary() if len(plans) == 1 else several}{time}.")
 
     def on_evaluate(self, names: list[str], plan: str, judge: str) -> Job:

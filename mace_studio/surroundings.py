@@ -1,0 +1,61 @@
+"""The terminal and the network that the studio finds itself in. Standard library alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from mace_studio.errors import StudioError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+def make_console_forgiving() -> None:
+    """Let the terminal show “?” for what its encoding (cp1252, cp932, ASCII) lacks, rather than end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def prepare_network() -> None:
+    """Let no proxy stand between this machine and itself: the page asks its own server whether it is up.
+
+    Raises:
+        StudioError: a SOCKS proxy is set whose package is missing.
+    """
+    for name in ("no_proxy", "NO_PROXY"):
+        listed = [host for host in os.environ.get(name, "").split(",") if host.strip()]
+        os.environ[name] = ",".join([*listed, *(host for host in LOOPBACK if host not in listed)])
+    for name in (*PROXIES, *(name.upper() for name in PROXIES)):
+        if os.environ.get(name, "").lower().startswith("socks") and not find_spec("socksio"):
+            raise StudioError(
+                f"{name} names a SOCKS proxy, which needs a package that is not installed: pip install "
+                "'httpx[socks]'. Or unset the variable, if no proxy is needed."
+            )
+
+
+def devices() -> list[str]:
+    """The devices that are worth offering, "auto" first, as far as can be told without PyTorch, which takes seconds.
+
+    `sd.devices.checked` has the last word.
+    """
+    cuda = "+cpu" not in version("torch") and (Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None)
+    mps = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return ["auto", *(["cuda"] if cuda else []), *(["mps"] if mps else []), "cpu"]
+
+
+@contextmanager
+def told_in_sentences() -> Iterator[None]:
+    """End the program with the sentence of a StudioError that is raised inside the `with` block."""
+    try:
+        yield
+    except StudioError as error:
+        sys.exit(f"Error: {error}")

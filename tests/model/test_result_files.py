@@ -1,0 +1,66 @@
+"""Results have file names of their own, and archives the contents of their folder."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mace_studio.analysis.compare import Pair
+from mace_studio.exports.export import Exported
+from mace_studio.runtime import result_files
+
+
+def pair(prompt="a cat", seed=0, shade=0, **settings):
+    images = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (0, shade)]
+    return Pair(
+        prompt=prompt, seed=seed, before=images[0], after=images[1], change=0.0, settings={"prompt": prompt, **settings}
+    )
+
+
+def test_no_pair_replaces_another(tmp_path):
+    long = "a photo of a cat in the snow at night in the forest, "
+    pairs = [
+        pair(), pair(seed=1), pair("C++"), pair("C#"), pair("🐈"), pair("🐕"), pair(long + "red"), pair(long + "blue"),
+        pair(steps=5), pair(guidance=2.0), pair(recipe={"name": "other"}), pair(shade=9),
+    ]  # fmt: skip
+    paths = [result_files.write_pair(one, tmp_path) for one in pairs]
+    assert len(set(paths)) == len(pairs) == len(list(tmp_path.iterdir()))
+    assert result_files.write_pair(pair(), tmp_path) == paths[0] and paths[0].name.startswith("a-cat-0-")
+
+
+def exported(path):
+    return Exported(**{field: None for field in Exported.__dataclass_fields__} | {"path": path})
+
+
+def test_an_archive_is_that_of_the_folder_as_it_is(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "weights").write_bytes(b"one")
+    archive, _ = result_files.pack_export(exported(folder))
+    first = archive.read_bytes()
+    assert zipfile.ZipFile(archive).read("model/unet/weights") == b"one"
+    os.utime(archive, (2e9, 2e9))  # newer than all that comes
+    assert result_files.pack_export(exported(folder))[0].read_bytes() == first and archive.stat().st_mtime == 2e9
+    (folder / "unet" / "weights").write_bytes(b"two")
+    result_files.pack_export(exported(folder))
+    assert zipfile.ZipFile(archive).read("model/unet/weights") == b"two"
+    archive.write_bytes(archive.read_bytes()[:20])
+    result_files.pack_export(exported(folder))
+    assert zipfile.ZipFile(archive).read("model/unet/weights") == b"two"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "model.zip"]
+
+
+def test_a_run_that_ends_while_it_writes_leaves_no_half_file(tmp_path, monkeypatch):
+    path = result_files.write_pair(pair(), tmp_path)
+    whole = path.read_bytes()
+
+    def half(image, target, *_, **__):
+        Path(target).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        result_files.write_pair(pair(), tmp_path)
+    assert path.read_bytes() == whole and [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -1,0 +1,86 @@
+"""Consoles that are not UTF-8, proxies, and ports in use."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mace_studio import surroundings
+from mace_studio.errors import StudioError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp932", "ascii", "latin-1", "utf-8"])
+def test_no_console_ends_the_program(encoding):
+    code = "from mace_studio import surroundings; surroundings.make_console_forgiving()\n" \
+        "import sys; print('“café” → 猫 🐈 done'); print('→', file=sys.stderr)"  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": encoding}
+    )
+    assert done.returncode == 0 and done.stdout.decode(encoding).rstrip().endswith("done")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("arguments", [["--help"], ["erase", "--help"], ["erase", "“猫”", "--out", "x"]])
+def test_the_terminal_answers_in_any_console(encoding, arguments):
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mace_studio", *arguments], capture_output=True, cwd=ROOT, env=environment
+    )
+    assert b"Traceback" not in done.stderr and done.returncode in (0, 1)
+
+
+@pytest.fixture
+def proxies(monkeypatch):
+    for name in (*surroundings.PROXIES, "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("no_proxy", "NO_PROXY"):  # so that they are restored
+        monkeypatch.setenv(name, "example.org")
+    return monkeypatch
+
+
+def test_this_machine_is_asked_without_a_proxy(proxies):
+    import httpx  # noqa: PLC0415 - reads the environment
+
+    proxies.setenv("http_proxy", "http://127.0.0.1:9")
+    proxies.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    surroundings.prepare_network()
+    surroundings.prepare_network()
+    assert os.environ["NO_PROXY"].split(",") == ["example.org", *surroundings.LOOPBACK]
+    for host in ("127.0.0.1", "localhost"):
+        client = httpx.Client()
+        assert client._transport_for_url(httpx.URL(f"http://{host}:7860/")) is client._transport
+        assert client._transport_for_url(httpx.URL("http://example.com/")) is not client._transport
+
+
+@pytest.mark.parametrize("name", ["all_proxy", "ALL_PROXY", "HTTPS_PROXY"])
+@pytest.mark.parametrize("address", ["socks5://127.0.0.1:9", "SOCKS5H://127.0.0.1:9", "socks4://x"])
+def test_a_socks_proxy_without_its_package_is_a_sentence(proxies, name, address):
+    proxies.setattr(surroundings, "find_spec", lambda _: None)
+    proxies.setenv(name, address)
+    with pytest.raises(StudioError, match=rf"{name} names a SOCKS proxy.*pip install"):
+        surroundings.prepare_network()
+
+
+def test_the_devices_that_are_offered_exist():
+    from mace_studio.sd import devices  # noqa: PLC0415 - torch takes seconds
+
+    assert set(surroundings.devices()) <= set(devices.available()) and surroundings.devices()[0] == "auto"
+
+
+def test_a_port_in_use_is_a_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "app.py", "--port", str(port), "--host", "127.0.0.1"], capture_output=True, cwd=ROOT,
+            env=os.environ | {"http_proxy": "http://127.0.0.1:9"}, timeout=300, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"port {port}: it is in use by another program" in done.stderr

@@ -1,0 +1,95 @@
+"""Text as Windows, macOS and spreadsheets write it; files that are whole or not there."""
+
+import json
+import os
+
+import pytest
+
+from mace_studio import text_files
+from mace_studio.errors import FileError, RecipeError
+from mace_studio.paths import unique_slug
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import lookup
+from mace_studio.ui import concept_text
+
+RECIPE = Recipe(concepts=(Concept("café", "forest"),))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(RECIPE.to_json(), encoding="utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf") and lookup.read_recipe(path) == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [("café".encode("utf-16"), "is UTF-16 text"), ("café".encode("cp1252"), "is not text in UTF-8")],
+)
+def test_other_encodings_are_a_sentence(tmp_path, data, says):
+    path = tmp_path / "recipe.json"
+    path.write_bytes(data)
+    with pytest.raises(FileError, match=f"recipe.json {says}; save it as UTF-8"):
+        lookup.read_recipe(path)
+    with pytest.raises(RecipeError, match=says):
+        concept_text.from_csv(data)
+    with pytest.raises(FileError, match="There is no file"):
+        lookup.read_recipe(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("text", ['{"concepts": [{"phrase": "\\ud800", "mapping": "x"}]}', '{"name": "a\\udfffb"}'])
+def test_half_a_character_is_a_sentence(text):
+    with pytest.raises(RecipeError, match="broken character"):
+        Recipe.from_json(text)
+
+
+@pytest.mark.parametrize("field", ["phrase", "mapping", "name", "about", "preserve", "synonyms"])
+def test_half_a_character_from_a_program_is_a_sentence_too(field):
+    values = {"phrase": "cat", "mapping": "dog", "synonyms": ("kitty",), "name": "", "about": "", "preserve": ("fox",)}
+    values[field] = ("\ud83d",) if isinstance(values[field], tuple) else "a\ud83d"
+    concept = Concept(values["phrase"], values["mapping"], synonyms=values["synonyms"])
+    asked = Recipe(concepts=(concept,), name=values["name"], about=values["about"], preserve=values["preserve"])
+    with pytest.raises(RecipeError, match="broken character") as error:
+        asked.check()
+    assert field in error.value.field
+    str(error.value).encode()
+
+
+LINES = ["phrase{0}mapping{0}kind", "cat{0}dog{0}object", "Van Gogh{0}an artist{0}style"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("first", ["", "sep={}", '"sep={}"', "SEP={}", "sep={} "])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_of_spreadsheets(separator, first, mark, end):
+    lines = ([first.format(separator)] if first else []) + [line.format(separator) for line in LINES]
+    found = concept_text.from_csv((mark + end.join(lines)).encode())
+    assert [(c.phrase, c.mapping, c.kind) for c in found] == [
+        ("cat", "dog", "object"),
+        ("Van Gogh", "an artist", "style"),
+    ]
+
+
+def test_an_unusual_separator_that_is_named_counts():
+    assert concept_text.from_csv(b"sep=|\nphrase|mapping\na, b|c; d")[0] == Concept("a, b", "c; d")
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "deep" / "one.png"
+    with text_files.whole(path) as part:
+        assert part.suffix == ".png" and part.parent == path.parent
+        part.write_text("first", encoding="utf-8")
+        assert not path.exists()
+    with pytest.raises(KeyError), text_files.whole(path) as part:
+        part.write_text("half", encoding="utf-8")
+        raise KeyError
+    assert path.read_text(encoding="utf-8") == "first" and os.listdir(path.parent) == ["one.png"]
+    assert path.stat().st_mode & 0o444 == 0o444
+
+
+def test_no_two_texts_have_one_file_name():
+    texts = ["C++", "C#", "c", "🐈", "🐕", "van gogh", "van-gogh", "Van  Gogh!", "a" * 60, "a" * 61, "a_b", "a-b", ""]
+    names = [unique_slug(text) for text in texts]
+    assert len(set(names)) == len(texts)
+    assert unique_slug("Van Gogh") == "van-gogh" and unique_slug("cat") == "cat" == unique_slug("Cat")
+    assert json.loads(json.dumps(names)) == names and all(len(name) <= 55 for name in names)
