@@ -210,17 +210,20 @@ class RecipeForm:
         shown = [self._built["concepts"], self._built["preserve"], self.preset]
         return Listener(self.on_model_loaded, None, shown)
 
-    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> None:
+    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> Any:
         """Connect what fills the form, for when all cards are built.
 
         Args:
             edited: called at changes here and of `others`.
             problem: the notice about the form, which is cleared when a recipe fills it.
             others: more components.
+
+        Returns:
+            The event of `edited`.
         """
         # One listener for all: of two that write the same, the older answer could come last.
         changes = [c.change for c in [self.preset, *self.controls, *others]]
-        edited.on(
+        event = edited.on(
             lambda fn, inputs, outputs, **options: gr.on(
                 changes, fn, inputs, outputs, trigger_mode="always_last", **options
             )
@@ -237,6 +240,7 @@ class RecipeForm:
         self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
         self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
+        return event
 
     @readable
     def on_model_loaded(self) -> tuple[Any, Any, Any]:
