@@ -58,11 +58,11 @@ class PreviewCard:
         # One for each visit, changed in place: a later edit is seen by the handlers that are still at work.
         self.latest = gr.State({})
 
-    def wire(self, controls: list[Any]) -> None:
-        """Listen to every control of the form."""
-        changes = [c.change for c in (self.live, self.prompt, *controls)]
+    def wire(self, controls: list[Any], edited: Any) -> None:
+        """Listen to `edited`, the form's event for edits, and to the controls of this card."""
         inputs = [self.latest, self.live, self.prompt, *controls]
-        gr.on(changes, self.on_edit, inputs, self.shown, trigger_mode="multiple", **WAITING)
+        for event in (self.live.change, self.prompt.change, edited.then):
+            event(self.on_edit, inputs, self.shown, trigger_mode="multiple", **WAITING)
 
     @readable
     def on_edit(self, latest: Latest, live: bool, prompt: str, *values: Any) -> Iterator[Any]:
