@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from mace_studio import masks
-from mace_studio.errors import FileError, RecipeError
+from mace_studio import erasure_header, masks
+from mace_studio.erasure_header import Header
+from mace_studio.errors import FileError
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import FUSIONS
 from mace_studio.recipe import Recipe
-from mace_studio.sd import files, lora
+from mace_studio.sd import files, lora, projections
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
 
-HEADER = "mace_studio"
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet begins so
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Erasure:
     """The result: weights that take the place of a model's key and value projections.
 
@@ -36,39 +43,109 @@ class Erasure:
             follow from the recipe exactly, in seconds, and would take 2 x D x D numbers a concept.
         conditions: "refine" and "fuse" -> condition number of the solve.
         warnings: what the user should know, in sentences.
-        versions: of the packages that made it.
+        versions: package -> version that made it.
+
+    Example:
+        >>> erasure = erase(model, recipe)
+        >>> erasure.save("cat.safetensors")
+        >>> with erasure.applied(model):
+        ...     images = model.generate("a photo of a cat", seeds=[0, 1])
     """
 
     recipe: Recipe
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
     fingerprint: str
-    loras: dict[str, lora.LoraDelta] = field(default_factory=dict)
-    conditions: dict[str, float] = field(default_factory=dict)
+    loras: Mapping[str, lora.LoraDelta] = field(default_factory=dict)
+    conditions: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def applied(self, model: Model) -> Iterator[None]:
+        """Inside the `with` block the model is the erased one; it is bit for bit the same afterwards.
+
+        Raises:
+            FileError: the erasure was made from another model.
+        """
+        check_fits(self, model)
+        with projections.swapped(model.unet, self.weights):
+            yield
+
+    def apply(self, pipeline: DiffusionPipeline) -> None:
+        """Write the weights into a diffusers pipeline for good.
+
+        Args:
+            pipeline: any whose UNet has the projections; its dtype and device stay.
+
+        Raises:
+            FileError: the UNet lacks a projection, or has one of another shape; nothing is changed then.
+        """
+        parameters = dict(pipeline.unet.named_parameters())
+        for key, weight_PD in self.weights.items():
+            if key not in parameters or parameters[key].shape != weight_PD.shape:
+                had = f"one of {tuple(parameters[key].shape)}" if key in parameters else "none"
+                raise FileError(
+                    f"“{self.recipe.title()}” does not fit this pipeline: it has {key} of {tuple(weight_PD.shape)}, "
+                    f"the pipeline has {had}. Use a pipeline of the family that the erasure was made from."
+                )
+        with torch.no_grad():
+            for key, weight_PD in self.weights.items():
+                parameters[key].copy_(weight_PD)
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file: UNet state-dict keys, and the LoRAs beside them.
+
+        Equal erasures give equal bytes.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        header = Header(
+            recipe=self.recipe,
+            fingerprint=self.fingerprint,
+            conditions=self.conditions,
+            warnings=self.warnings,
+            versions=self.versions,
+            losses={phrase: delta.losses for phrase, delta in self.loras.items()},
+            origins={phrase: delta.origin for phrase, delta in self.loras.items() if delta.pairs},
+        )
+        tensors = dict(self.weights)
+        for i, concept in enumerate(self.recipe.concepts):
+            delta = self.loras.get(concept.phrase)
+            for key, (up_PR, down_RD) in delta.pairs.items() if delta else ():
+                tensors |= {f"{LORA}{i}.{key}.up": up_PR, f"{LORA}{i}.{key}.down": down_RD}
+        files.write(Path(path), tensors, header.metadata())
 
 
-def origin(recipe: Recipe, phrase: str = "", given: UserMasks | None = None) -> str:
-    """Eight digits that are the same for two recipes whose LoRAs train alike: fusion and names do not count.
+def load(path: Path | str) -> Erasure:
+    """Read an erasure of this version or an older one; those of the first version have LoRAs without pairs.
 
-    After a “+” come those of the masks that were given by hand for a phrase, if there were any.
+    Raises:
+        FileError: there is no such file, it is no erasure, or a newer version made it.
     """
-    concepts = sorted((replace(c, synonyms=()) for c in recipe.concepts), key=lambda c: c.phrase)
-    same = replace(recipe, concepts=tuple(concepts), preserve=tuple(sorted(recipe.preserve)), name="", about="")
-    own = same.with_settings(fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
-    mine = masks.digest({key: mask for key, mask in (given or {}).items() if key[0] == phrase})
-    return f"{own}+{mine}" if mine else own
-
-
-def digest(erasure: Erasure) -> str:
-    """Eight digits for a file's name: the recipe's, or others where another's LoRAs or masks by hand are in it."""
-    here = origin(erasure.recipe)
-    others = sorted((phrase, delta.origin) for phrase, delta in erasure.loras.items() if delta.origin != here)
-    own = erasure.recipe.digest()
-    return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
-
-
-# Files
+    path = Path(path)
+    header = erasure_header.read(path)
+    try:
+        tensors = load_file(path)
+        pairs = _take_loras(tensors)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
+    loras = {
+        concept.phrase: lora.LoraDelta(
+            pairs.get(i, {}), header.losses[concept.phrase], header.origins.get(concept.phrase, "")
+        )
+        for i, concept in enumerate(header.recipe.concepts)
+        if concept.phrase in header.losses
+    }
+    return Erasure(
+        recipe=header.recipe,
+        weights=tensors,
+        fingerprint=header.fingerprint,
+        loras=loras,
+        conditions=header.conditions,
+        warnings=header.warnings,
+        versions=header.versions,
+    )
 
 
 def check_fits(erasure: Erasure, model: Model) -> None:
@@ -82,60 +159,37 @@ def check_fits(erasure: Erasure, model: Model) -> None:
         )
 
 
-def save(erasure: Erasure, path: Path) -> None:
-    """Write one safetensors file: UNet state-dict keys, and the LoRAs beside them. Equal erasures give equal bytes.
+def origin(recipe: Recipe, phrase: str = "", user_masks: UserMasks | None = None) -> str:
+    """Eight digits that are the same for two recipes of MACE whose LoRAs train alike: fusion and names do not count.
 
-    Raises:
-        FileError: the file cannot be written.
+    After a “+” come those of the masks that a user made for a phrase, if there are any.
     """
-    about = {k: v for k, v in vars(erasure).items() if k not in ("weights", "recipe", "loras")}
-    about["recipe"] = asdict(erasure.recipe)
-    about["losses"] = {phrase: delta.losses for phrase, delta in erasure.loras.items()}
-    about["origins"] = {phrase: delta.origin for phrase, delta in erasure.loras.items() if delta.pairs}
-    tensors = dict(erasure.weights)
-    for i, concept in enumerate(erasure.recipe.concepts):
-        delta = erasure.loras.get(concept.phrase)
-        for key, (up_PR, down_RD) in delta.pairs.items() if delta else ():
-            tensors |= {f"{LORA}{i}.{key}.up": up_PR, f"{LORA}{i}.{key}.down": down_RD}
-    # One metadata entry: safetensors writes several in an order that changes from run to run.
-    files.write(path, tensors, {HEADER: json.dumps(about, sort_keys=True, ensure_ascii=False)})
+    concepts = sorted((replace(c, synonyms=()) for c in recipe.concepts), key=lambda c: c.phrase)
+    same = replace(recipe, concepts=tuple(concepts), preserve=tuple(sorted(recipe.preserve)), name="", about="")
+    own = same.with_settings(fuse=KeepWeights(), fusion=FUSIONS[0], concepts_at_once=1).digest()
+    mask_digits = masks.digest({key: mask for key, mask in (user_masks or {}).items() if key[0] == phrase})
+    return f"{own}+{mask_digits}" if mask_digits else own
 
 
-def load(path: Path) -> Erasure:
-    """Read an erasure; one of an older version has LoRAs without pairs.
-
-    Raises:
-        FileError: there is no such file, or it is no erasure.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()[HEADER])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        recipe = Recipe.from_json(json.dumps(about.pop("recipe")))
-        losses, origins = about.pop("losses"), about.pop("origins", {})
-        pairs = _pairs(tensors)
-        loras = {
-            c.phrase: lora.LoraDelta(pairs.get(i, {}), tuple(losses[c.phrase]), origins.get(c.phrase, ""))
-            for i, c in enumerate(recipe.concepts)
-            if c.phrase in losses
-        }
-        about["warnings"] = tuple(about["warnings"])
-        return Erasure(recipe, tensors, loras=loras, **about)
-    except FileNotFoundError as error:
-        raise FileError(f"There is no file {path}.") from error
-    except (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError, RecipeError) as error:
-        raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
+def digest(erasure: Erasure) -> str:
+    """Eight digits for a file's name: the recipe's, or others where it has another recipe's LoRAs or a user's masks."""
+    own = erasure.recipe.digest()
+    if not erasure.loras:
+        return own
+    here = origin(erasure.recipe)
+    others = sorted((phrase, delta.origin) for phrase, delta in erasure.loras.items() if delta.origin != here)
+    return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
 
 
-def _pairs(tensors: dict[str, Tensor]) -> dict[int, dict[str, tuple[Tensor, Tensor]]]:
-    """The LoRAs among the tensors of a file, by the number of their concept; what is left are the weights."""
+def _take_loras(tensors: dict[str, Tensor]) -> dict[int, dict[str, tuple[Tensor, Tensor]]]:
+    """The LoRAs among the tensors of a file, by the number of their concept; the weights are left in `tensors`."""
     sides: dict[int, dict[str, dict[str, Tensor]]] = {}
     for name in [name for name in tensors if name.startswith(LORA)]:
         number, _, rest = name.removeprefix(LORA).partition(".")
         key, _, side = rest.rpartition(".")
         sides.setdefault(int(number), {}).setdefault(key, {})[side] = tensors.pop(name)
-    pairs = {i: {key: (both["up"], both["down"]) for key, both in keys.items()} for i, keys in sides.items()}
-    for key, (up_PR, down_RD) in ((key, pair) for keys in pairs.values() for key, pair in keys.items()):
+    loras = {i: {key: (both["up"], both["down"]) for key, both in keys.items()} for i, keys in sides.items()}
+    for key, (up_PR, down_RD) in ((key, pair) for pairs in loras.values() for key, pair in pairs.items()):
         if (*up_PR.shape, *down_RD.shape) != (len(tensors[key]), len(down_RD), len(down_RD), tensors[key].shape[1]):
             raise ValueError(f"the LoRA of {key} has another shape than its weight")
-    return pairs
+    return loras

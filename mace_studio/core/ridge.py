@@ -5,7 +5,7 @@ All solves are in float64 on the CPU, by one Cholesky factorisation whatever the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -131,7 +131,13 @@ class Fusion:
     def _add_pull(self, name: str, pull_PD: Tensor) -> None:
         self._pull_PD[name] = self._pull_PD[name] + pull_PD if name in self._pull_PD else pull_PD
 
-    def solve(self, original: Mapping[str, Tensor], refined: Mapping[str, Tensor], keep: Keep) -> FusedWeights:
+    def solve(
+        self,
+        original: Mapping[str, Tensor],
+        refined: Mapping[str, Tensor],
+        keep: Keep,
+        on_solved: Callable[[int], None] = lambda done: None,
+    ) -> FusedWeights:
         """W* = W' + [sum_i B_i (A_i G_i) + (W - W') R] (S + R + identity I)^-1 for every projection.
 
         This is Eq. 7 in correction form: general and preserve Grams pull back to the original weights W, the
@@ -141,6 +147,7 @@ class Fusion:
             original: projection name -> W, weight_PD.
             refined: projection name -> W', weight_PD.
             keep: R and the identity weight.
+            on_solved: called after each projection with the number of those solved.
 
         Raises:
             SingularGram: S + R + identity I is not positive definite.
@@ -153,6 +160,7 @@ class Fusion:
             if name in self._pull_PD:
                 pull_PD += self._pull_PD[name]
             weights[name] = (refined_PD + torch.cholesky_solve(pull_PD.T, factor_DD).T).to(weight_PD)
+            on_solved(len(weights))
         return FusedWeights(weights, condition)
 
 

@@ -1,11 +1,11 @@
-"""How many things are worked on at once, and what happens when memory does not hold that many."""
+"""How many items are worked on at once, and what happens when memory does not hold that many."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,69 +14,72 @@ import torch
 
 from mace_studio.errors import ModelError
 
-Item, Step, Result = TypeVar("Item"), TypeVar("Step"), TypeVar("Result")
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-# How the allocators of CPU (Linux, Windows) and MPS put it; CUDA has an error of its own.
-SAID = ("can't allocate memory", "not enough memory", "out of memory")
+# What the allocators of CPU (Linux, Windows) and MPS write; CUDA has an error class of its own.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 ERRORS = (RuntimeError, MemoryError)  # torch.OutOfMemoryError is a RuntimeError
 
 
 @dataclass
-class Room:
-    """How many are worked on at once; half as many for good whenever memory runs out."""
+class Batches:
+    """Runs work in batches, which are halved for good whenever memory runs out.
 
-    at_once: int
+    Attributes:
+        size: items in a batch.
+    """
 
-    def each(
-        self, items: Sequence[Item], work: Callable[[Sequence[Item], int], Generator[Step, None, list[Result]]]
-    ) -> Generator[Step, None, list[Result]]:
-        """Work on the items in portions; a portion that does not fit is begun again as smaller ones.
+    size: int
+
+    def map(self, items: Sequence[Item], work: Callable[[Sequence[Item], int], list[Result]]) -> list[Result]:
+        """Work on all items; a batch that does not fit into memory is started again as smaller ones.
 
         Args:
             items: in the order of the results.
-            work: a portion and how many items are done before it -> the portion's results.
+            work: (a batch, how many items are done before it) -> the batch's results.
 
         Raises:
-            ModelError: not even one at a time fits.
+            ModelError: not even a batch of one fits.
         """
         done: list[Result] = []
         while len(done) < len(items):
-            portion, fresh = items[len(done) : len(done) + self.at_once], None
+            batch, results = items[len(done) : len(done) + self.size], None
             try:
-                fresh = yield from work(portion, len(done))
+                results = work(batch, len(done))
             except ERRORS as error:
                 if not ran_out(error):
                     raise
-                self._shrink(len(portion), error)
-            if fresh is None:
-                free()  # only now: the error held on to the tensors of the step that failed
+                self._halve(len(batch), error)
+            if results is None:
+                free()  # only here: inside `except` the error still refers to the tensors of the failed step
             else:
-                done += fresh
+                done += results
         return done
 
-    def _shrink(self, count: int, error: Exception) -> None:
+    def _halve(self, count: int, error: Exception) -> None:
         if count == 1:
             raise ModelError(
                 "There is not enough memory for this, not even one at a time. Close other programs that use the "
                 "device, or start the studio with --low-memory, with --dtype float16 or bfloat16, or with a smaller "
                 "model."
             ) from error
-        # A portion made before memory ran out inside of it may be larger than what is known to fit by now.
-        self.at_once = min(self.at_once, count // 2)
-        log.warning("memory ran out with %d at once; going on with %d", count, self.at_once)
+        # `map` can be nested (the image cache and the generator): the outer batch may be larger than the present size.
+        self.size = min(self.size, count // 2)
+        log.warning("memory ran out with %d at once; going on with %d", count, self.size)
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error).lower() for said in SAID)
+    message = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in message for said in OUT_OF_MEMORY)
 
 
 def free() -> None:
-    """Give back to the device, and to the system, what no tensor holds any more."""
+    """Return memory that no tensor uses any more to the device and to the operating system."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # elsewhere than under glibc, which holds on to gigabytes
+    with suppress(OSError, AttributeError):  # only glibc has it, and without it glibc keeps gigabytes
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

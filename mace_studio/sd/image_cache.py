@@ -1,9 +1,9 @@
-"""Images of prompts and seeds, kept on disk: what was drawn once with the same weights is read, not drawn again."""
+"""Images of prompts and seeds, kept on disk: what was generated once with the same weights is read from there."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import projections, sampling
 from mace_studio.sd.model import Model
@@ -19,36 +20,47 @@ Item = tuple[str, int]  # prompt and seed
 
 
 def generate(
-    model: Model, weights: Mapping[str, Tensor], items: Sequence[Item], drawing: ImageRequest, cache: Path | None
-) -> Generator[int, None, list[Image.Image]]:
-    """Draw prompts, each with its own seed, with some weights in place.
+    model: Model,
+    weights: Mapping[str, Tensor],
+    items: Sequence[Item],
+    request: ImageRequest,
+    cache: Path | None,
+    progress: Report = silent,
+) -> list[Image.Image]:
+    """Generate prompts, each with its own seed, with some weights in place.
 
     Args:
         model: is bit for bit the same afterwards.
-        weights: of projections; none leaves the model as it is.
-        items: prompts and seeds.
-        drawing: steps, guidance and negative prompt.
-        cache: folder of images drawn before, or None.
+        weights: state-dict key -> weight_PD of projections; none leaves the model as it is.
+        items: prompts and seeds; the same one may come several times.
+        request: steps, guidance and negative prompt; its own prompts and seeds do not count.
+        cache: folder of images that were generated before, or None.
+        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
 
-    Yields:
-        How many images are there.
+    Returns:
+        RGB images in the order of the items.
     """
-    key = _key(model, weights, drawing)
+    key = _key(model, weights, request)
     paths = {item: None if cache is None else _path(cache, key, item) for item in items}
-    images = {item: _read(path) for item, path in paths.items() if path is not None and path.exists()}
-    missing = [item for item in paths if item not in images]
-    known = len(images)
-    yield known
+    images: dict[Item, Image.Image] = {}
+    for item, path in paths.items():
+        if path is not None and path.exists():
+            with Image.open(path) as image:
+                images[item] = image.convert("RGB")
+    missing, cached = [item for item in paths if item not in images], len(images)
+    progress(Progress("generate", step=cached, total=len(paths)))
 
-    def draw_batch(batch: Sequence[Item], done: int) -> Generator[int, None, list[Image.Image]]:
-        fresh = yield from sampling.generate_pairs(model, batch, drawing, known + done)
+    def run_batch(batch: Sequence[Item], done: int) -> list[Image.Image]:
+        report = within(progress, "generate", "", cached + done, len(paths))
+        fresh = sampling.generate_pairs(model, batch, request, report)
         for item, image in zip(batch, fresh, strict=True):
             if paths[item] is not None:
                 _write(image, paths[item])
         return fresh
 
+    # In batches, so that what is done when the job is cancelled is in the cache.
     with projections.swapped(model.unet, weights):
-        images |= zip(missing, (yield from model.room.each(missing, draw_batch)), strict=True)
+        images |= zip(missing, model.batches.map(missing, run_batch), strict=True)
     return [images[item] for item in items]
 
 
@@ -57,9 +69,9 @@ def difference(before: Image.Image, after: Image.Image) -> float:
     return float(np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)).mean())
 
 
-def _key(model: Model, weights: Mapping[str, Tensor], drawing: ImageRequest) -> str:
+def _key(model: Model, weights: Mapping[str, Tensor], request: ImageRequest) -> str:
     """Changes with everything that an image depends on, but for its prompt and seed."""
-    settings = (model.fingerprint, str(model.dtype), drawing.steps, float(drawing.guidance), drawing.negative)
+    settings = (model.fingerprint, str(model.dtype), request.steps, float(request.guidance), request.negative)
     digest = hashlib.sha256(repr(settings).encode())
     for name, weight_PD in sorted(weights.items()):
         digest.update(name.encode())
@@ -72,13 +84,8 @@ def _path(cache: Path, key: str, item: Item) -> Path:
     return cache / "images" / key / f"{hashlib.sha256(prompt.encode()).hexdigest()[:24]}-{seed}.png"
 
 
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
 def _write(image: Image.Image, path: Path) -> None:
-    """Whole or not at all: what is cut short must not be read later."""
+    """Write a PNG file so that a reader sees the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     image.save(part, "PNG")

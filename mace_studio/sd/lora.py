@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mace_studio.core import attention, timesteps
+from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd import attention_hooks, projections
 from mace_studio.sd.model import Model
 from mace_studio.settings import LoraSettings
@@ -33,7 +34,7 @@ class Subject:
         context_MTD: text context of its M prompts.
         positions: for each prompt the token positions whose attention is pressed down.
         seed: of the LoRA's start, of the draws of images, prompts and timesteps, and of the noise.
-        pooled_MC: pooled embedding of its prompts, which SDXL reads beside the context.
+        pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context.
         guidance: with which its images were drawn; an LCM reads it.
     """
 
@@ -43,7 +44,7 @@ class Subject:
     context_MTD: Tensor
     positions: Sequence[Sequence[int]]
     seed: int
-    pooled_MC: Tensor | None = None
+    pooled_MP: Tensor | None = None
     guidance: float = 1.0
 
     def generator(self) -> torch.Generator:
@@ -68,15 +69,6 @@ class LoraDelta:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One optimiser step of one concept: the index of its subject, the number of the step from 1, and its loss."""
-
-    subject: int
-    number: int
-    loss: float
-
-
-@dataclass(frozen=True)
 class _Sample:
     """What one concept contributes to one forward."""
 
@@ -85,21 +77,29 @@ class _Sample:
     context_TD: Tensor
     mask_IJ: Tensor | None
     positions: Sequence[int]
-    pooled_C: Tensor | None
+    pooled_P: Tensor | None
     guidance: float
 
 
-def train(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Generator[Step, None, list[LoraDelta]]:
+def train(
+    model: Model, subjects: Sequence[Subject], settings: LoraSettings, progress: Report = silent
+) -> list[LoraDelta]:
     """Train one LoRA per subject, all of them in the same forwards: sample j goes through LoRA j.
 
     Losses, gradients and clipping are per concept, so the result is that of training them one after another. The
-    UNet is as before afterwards, also after an error or when the generator is closed early.
+    UNet is the same afterwards, also after an error or when the callback cancels.
 
     Args:
         model: with the refined weights in place.
         subjects: the concepts; memory grows with their number.
         settings: of the recipe.
+        progress: told of stage "lora" with a subject's phrase and loss, for every subject at every optimiser step:
+            how many there were of `steps` x subjects.
+
+    Returns:
+        In the order of the subjects.
     """
+    total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
     draws = [_timesteps(model, settings, g) for g in generators]
@@ -117,38 +117,10 @@ def train(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> 
             for group in parameters:
                 nn.utils.clip_grad_norm_(group, CLIP_NORM)
             optimizer.step()
-            for i, value in enumerate(values):
+            for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
                 losses[i].append(value.item())
-                yield Step(i, step + 1, value.item())
+                progress(Progress("lora", subject.phrase, step * len(subjects) + i + 1, total, value.item()))
         return [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
-
-
-def trial(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Generator[None, None, None]:
-    """Two forwards and backwards as `train` does them, to be timed; nothing comes of them."""
-    with _wrapped(model.unet, settings, [s.generator() for s in subjects]):
-        for _ in range(2):
-            trial_loss(model, subjects, settings).backward()
-            yield
-
-
-def trial_loss(model: Model, subjects: Sequence[Subject], settings: LoraSettings) -> Tensor:
-    """The loss of made-up samples, to be counted or timed."""
-    return torch.stack(_losses(model, [_still(s) for s in subjects], settings)).sum()
-
-
-def trial_forward(model: Model, subjects: Sequence[Subject]) -> None:
-    """One whole forward as in drawing with its attention read, to be counted."""
-    with torch.no_grad(), attention_hooks.attention(model.unet, lambda *_: None):
-        _forward(model, [_still(s) for s in subjects])
-
-
-def _still(subject: Subject) -> _Sample:
-    """A sample that is drawn by no lot."""
-    pooled_C = None if subject.pooled_MC is None else subject.pooled_MC[0]
-    return _Sample(
-        subject.latents_NCHW[0], 0, subject.context_MTD[0], subject.masks[0], subject.positions[0], pooled_C,
-        subject.guidance,
-    )  # fmt: skip
 
 
 def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator) -> list[int]:
@@ -167,9 +139,9 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
     latent_CHW = subject.latents_NCHW[image]
     noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
     noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
-    pooled_C = None if subject.pooled_MC is None else subject.pooled_MC[prompt]
+    pooled_P = None if subject.pooled_MP is None else subject.pooled_MP[prompt]
     return _Sample(
-        noisy_CHW, timestep, subject.context_MTD[prompt], subject.masks[image], subject.positions[prompt], pooled_C,
+        noisy_CHW, timestep, subject.context_MTD[prompt], subject.masks[image], subject.positions[prompt], pooled_P,
         subject.guidance,
     )  # fmt: skip
 
@@ -199,8 +171,8 @@ def _forward(model: Model, samples: Sequence[_Sample]) -> None:
 def _beside(model: Model, samples: Sequence[_Sample]) -> dict[str, object]:
     """What a UNet reads beside latents, timestep and context, as its pipeline gives it when it draws."""
     beside: dict[str, object] = {}
-    if samples[0].pooled_C is not None:
-        pooled_BC = torch.stack([s.pooled_C for s in samples]).to(model.device, model.dtype)
+    if samples[0].pooled_P is not None:
+        pooled_BC = torch.stack([s.pooled_P for s in samples]).to(model.device, model.dtype)
         size = [side * model.pipeline.vae_scale_factor for side in samples[0].noisy_CHW.shape[1:]]
         # SDXL: the size of the original, the corner of the crop, and the size to draw.
         sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BC)

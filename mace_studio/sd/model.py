@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from PIL.Image import Image
 from torch import nn
 
 from mace_studio.errors import FileError, ModelError
 from mace_studio.paths import ASSETS
+from mace_studio.progress import Report, silent
+from mace_studio.recipe import ImageRequest
 from mace_studio.sd import open_pipeline, projections
-from mace_studio.sd.batching import Room, ran_out
+from mace_studio.sd.batching import Batches, ran_out
 
 GENERAL_CAPTIONS = ASSETS / "captions" / "general.txt"
-BATCH = 8  # pictures drawn at once
+BATCH = 8  # images generated at once
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -83,19 +87,52 @@ class Model:
         return self.embeds_guidance or name in FEW_STEP_SCHEDULERS or (name.startswith("Euler") and trailing)
 
     @cached_property
-    def room(self) -> Room:
-        """How many pictures are drawn at once: one in low memory, fewer than usual once memory has run out."""
-        return Room(1 if self.low_memory else BATCH)
+    def batches(self) -> Batches:
+        """Batches in which images are generated: of one in low memory, smaller than usual once memory has run out."""
+        return Batches(1 if self.low_memory else BATCH)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights, taken in float16 so that a model loaded in float32 and float16 has the same one."""
         digest = hashlib.sha256()
-        for part, module in sorted(self._modules().items()):
+        for part, module in sorted(self.modules().items()):
             for name, tensor in sorted(module.state_dict().items()):
                 digest.update(f"{part}.{name}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
         return digest.hexdigest()
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seeds: Sequence[int] = (0,),
+        steps: int = ImageRequest.steps,
+        guidance: float = ImageRequest.guidance,
+        progress: Report = silent,
+    ) -> list[Image]:
+        """Generate every prompt with every seed, with whatever weights are in place.
+
+        Args:
+            prompts: one or several.
+            seeds: one image of every prompt for each; the same seed gives the same image.
+            steps: denoising steps; fewer for a model that is distilled to few.
+            guidance: classifier-free guidance scale, 1 is none; fixed for a distilled model.
+            progress: told of stage "generate" at every denoising step: images done of all.
+
+        Returns:
+            RGB images of the model's own size, in the order of prompts, and of seeds within a prompt.
+
+        Raises:
+            RecipeError: no prompt, or a setting that no image can be generated with.
+
+        Example:
+            >>> before = model.generate("a photo of a cat", seeds=[0, 1])
+        """
+        from mace_studio.sd import sampling  # noqa: PLC0415 - it needs this module
+
+        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        request = ImageRequest(prompts, tuple(seeds), steps, guidance)
+        return sampling.generate(self, sampling.with_defaults(self, request).check(), progress)
 
     def checksum(self) -> str:
         """SHA-256 of what a run changes in the UNet and restores: projections, the modules there are, their hooks.
@@ -120,11 +157,12 @@ class Model:
 
         Beside each projection: its refined copy, the sum that the fusion gathers and one that it solves, in float64.
         """
-        weights = sum(t.nbytes for m in self._modules().values() for t in m.state_dict().values())
+        weights = sum(t.nbytes for m in self.modules().values() for t in m.state_dict().values())
         beside = sum(w.nbytes + 16 * w.numel() for w in projections.read(self.unet).values())
         return weights + beside + 8 * 8 * self.width**2
 
-    def _modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, nn.Module]:
+        """Its parts that have weights, by their names in the pipeline, such as "unet"."""
         return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
 
 
@@ -213,7 +251,7 @@ def _checked(model: Model) -> Model:
         )
     if problem := _unfit(model.pipeline):
         raise ModelError(f"{model.source} {problem}. {open_pipeline.USE_INSTEAD}")
-    for module in model._modules().values():
+    for module in model.modules().values():
         module.requires_grad_(False).eval()
     model.unet.to(memory_format=torch.channels_last)
     model.pipeline.set_progress_bar_config(disable=True)

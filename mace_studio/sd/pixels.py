@@ -1,4 +1,4 @@
-"""Clean latents -> pictures."""
+"""Clean latents -> images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd.model import Model
 
 
 @torch.no_grad()
-def decoded(model: Model, latents_NCHW: Tensor) -> list[Image]:
-    """RGB pictures of latents that are scaled as the UNet reads them; the model is the same afterwards."""
+def decoded(model: Model, latents_NCHW: Tensor, progress: Report = silent) -> list[Image]:
+    """Decode latents with the model's VAE; the model is the same afterwards.
+
+    Args:
+        model: its VAE decodes, on its device.
+        latents_NCHW: scaled as the UNet reads them.
+        progress: told of stage "decode" after every batch: images done of all.
+
+    Returns:
+        One RGB image for each latent, of the model's own size.
+    """
     vae = model.pipeline.vae
     usual = vae.dtype
     if usual == torch.float16 and vae.config.force_upcast:  # SDXL's overflows in float16
         vae.to(torch.float32)
     try:
-        pictures = []
-        for batch_NCHW in latents_NCHW.split(model.room.at_once):
+        images: list[Image] = []
+        for batch_NCHW in latents_NCHW.split(model.batches.size):
             plain_NCHW = _unscaled(vae.config, batch_NCHW).to(model.device, vae.dtype)
             pixels_NCHW = vae.decode(plain_NCHW, return_dict=False)[0]
-            pictures += model.pipeline.image_processor.postprocess(pixels_NCHW.float())
-        return pictures
+            images += model.pipeline.image_processor.postprocess(pixels_NCHW.float())
+            progress(Progress("decode", step=len(images), total=len(latents_NCHW)))
+        return images
     finally:
         if vae.dtype != usual:
             vae.to(usual)

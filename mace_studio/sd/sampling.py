@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import queue
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.core import attention
 from mace_studio.errors import RecipeError
+from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import attention_hooks, files, text
 from mace_studio.sd.model import Model
@@ -27,9 +26,7 @@ from mace_studio.settings import ImageSettings
 FEW_STEPS = 4
 HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read
 
-Result = TypeVar("Result")
 Settings = TypeVar("Settings")  # anything with steps and a guidance
-Tick = Callable[[object, int, int, dict], dict]
 
 
 @dataclass(frozen=True)
@@ -62,78 +59,91 @@ class GeneratedImage:
     heat_HW: Tensor
 
 
-def generate(model: Model, drawing: ImageRequest) -> Generator[int, None, list[Image]]:
-    """Draw every prompt with every seed; the same seed gives the same image whatever is drawn beside it.
+def generate(model: Model, request: ImageRequest, progress: Report = silent) -> list[Image]:
+    """Generate every prompt with every seed; the same seed gives the same image whatever is generated beside it.
 
-    Yields:
-        At every denoising step how many images are done, parts of images added up.
+    Args:
+        model: with whatever weights are in place.
+        request: prompts, seeds, steps, guidance, negative prompt and size.
+        progress: told of stage "generate" at every denoising step: images done, parts of images added up, of all.
 
     Returns:
-        Images in the order of prompts, and of seeds within a prompt.
+        RGB images in the order of prompts, and of seeds within a prompt.
 
     Raises:
         RecipeError: more steps than the model has.
     """
-    return (yield from generate_pairs(model, drawing.pairs(), drawing))
+    return generate_pairs(model, request.pairs(), request, progress)
 
 
 def generate_pairs(
-    model: Model, pairs: Sequence[tuple[str, int]], drawing: ImageRequest, before: int = 0
-) -> Generator[int, None, list[Image]]:
-    """Draw some prompts, each with its own seed, with a drawing's settings; otherwise the same as `draw`.
+    model: Model, pairs: Sequence[tuple[str, int]], request: ImageRequest, progress: Report = silent
+) -> list[Image]:
+    """Generate some prompts, each with its own seed; the same as `generate` otherwise.
 
     Args:
-        model: draws.
-        pairs: prompts and seeds.
-        drawing: steps, guidance, negative prompt and size.
-        before: what the images are counted on from.
+        model: with whatever weights are in place.
+        pairs: (prompt, seed) of each image.
+        request: steps, guidance, negative prompt and size; its own prompts and seeds do not count.
+        progress: as in `generate`.
+
+    Returns:
+        RGB images in the order of the pairs.
     """
-    _check_steps(model, drawing.steps)
+    most = model.pipeline.scheduler.config.get("original_inference_steps")
+    if most and request.steps > most:
+        raise RecipeError("steps", f"{model.name} has no more than {most} steps; {FEW_STEPS} to 8 are enough for it.")
 
-    def run_batch(batch: Sequence[tuple[str, int]], done: int) -> Generator[int, None, list[Image]]:
-        prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
+    def run_batch(batch: Sequence[tuple[str, int]], done: int) -> list[Image]:
         options = {
-            "num_inference_steps": drawing.steps,
-            "guidance_scale": drawing.guidance,
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
             # SDXL reads zeros where there is no negative prompt, and something else where that is an empty one.
-            "negative_prompt": [drawing.negative] * len(batch) if drawing.negative else None,
+            "negative_prompt": [request.negative] * len(batch) if request.negative else None,
         }
-        if drawing.size:
-            options["height"], options["width"] = drawing.size
-        result = yield from _steps(model, prompts, seeds, options, before + done)
-        return result.images
+        if request.size:
+            options["height"], options["width"] = request.size
+        return _run(model, batch, options, within(progress, "generate", "", done, len(pairs))).images
 
-    return (yield from model.room.each(pairs, run_batch))
+    return model.batches.map(pairs, run_batch)
 
 
 def training_images(
-    model: Model, wanted: Sequence[TrainingImage], settings: ImageSettings, cache: Path | None
-) -> Generator[int, None, list[GeneratedImage]]:
-    """Draw training images and record the attention to their phrases in the same run.
+    model: Model,
+    wanted: Sequence[TrainingImage],
+    settings: ImageSettings,
+    cache: Path | None,
+    progress: Report = silent,
+) -> list[GeneratedImage]:
+    """Generate training images and record the attention to their phrases in the same run.
 
     With DPM-Solver++, or a distilled model's own scheduler: no other fits what such a model predicts.
 
     Args:
         model: the unchanged model.
-        wanted: the images; drawn in batches over all concepts.
+        wanted: the images; generated in batches over all concepts.
         settings: steps and guidance.
-        cache: folder of images drawn before, or None to draw all of them.
+        cache: folder of images that were generated before, or None to generate all of them.
+        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
 
-    Yields:
-        At every denoising step how many images are done, parts of images added up.
+    Returns:
+        In the order of `wanted`.
     """
-    paths = {p: _file(cache, model, p, settings) for p in wanted}
-    missing = [p for p in wanted if paths[p] is None or not paths[p].exists()]
-    known = len(wanted) - len(missing)
+    paths = {image: _file(cache, model, image, settings) for image in wanted}
+    missing = [image for image, path in paths.items() if path is None or not path.exists()]
+    cached = len(wanted) - len(missing)
+    progress(Progress("generate", step=cached, total=len(wanted)))
 
-    def run_batch(batch: Sequence[TrainingImage], done: int) -> Generator[int, None, list[GeneratedImage]]:
-        drawn = yield from _portrait_batch(model, batch, settings, known + done)
-        for portrait, one in zip(batch, drawn, strict=True):
-            _store(paths[portrait], one)
-        return drawn
+    def run_batch(batch: Sequence[TrainingImage], done: int) -> list[GeneratedImage]:
+        report = within(progress, "generate", "", cached + done, len(wanted))
+        results = _training_batch(model, batch, settings, report)
+        for image, result in zip(batch, results, strict=True):
+            if paths[image] is not None:
+                files.write(paths[image], {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+        return results
 
-    fresh = dict(zip(missing, (yield from model.room.each(missing, run_batch)), strict=True))
-    return [fresh[p] if p in fresh else GeneratedImage(**load_file(paths[p])) for p in wanted]
+    fresh = dict(zip(missing, model.batches.map(missing, run_batch), strict=True))
+    return [fresh[image] if image in fresh else GeneratedImage(**load_file(paths[image])) for image in wanted]
 
 
 def with_defaults(model: Model, settings: Settings) -> Settings:
@@ -144,16 +154,9 @@ def with_defaults(model: Model, settings: Settings) -> Settings:
     return replace(settings, steps=min(settings.steps, FEW_STEPS), guidance=guidance)
 
 
-def _check_steps(model: Model, steps: int) -> None:
-    most = model.pipeline.scheduler.config.get("original_inference_steps")
-    if most and steps > most:
-        raise RecipeError("steps", f"{model.name} has no more than {most} steps; {FEW_STEPS} to 8 are enough for it.")
-
-
-def _portrait_batch(
-    model: Model, batch: Sequence[TrainingImage], settings: ImageSettings, before: int
-) -> Generator[int, None, list[GeneratedImage]]:
-    prompts = [p.prompt for p in batch]
+def _training_batch(
+    model: Model, batch: Sequence[TrainingImage], settings: ImageSettings, progress: Report
+) -> list[GeneratedImage]:
     sums: dict[int, Tensor] = {}  # pixels of a layer -> sum_BQT
     layers = 0
 
@@ -164,26 +167,22 @@ def _portrait_batch(
         sums[pixels] = sums.get(pixels, 0) + conditional_BQT
         layers += 1
 
-    options = {
-        "num_inference_steps": settings.steps,
-        "guidance_scale": settings.guidance,
-        "output_type": "latent",
-    }
+    options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "latent"}
     usual = model.pipeline.scheduler
     if not model.distilled:
         model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
     try:
         with attention_hooks.attention(model.unet, receive):
-            result = yield from _steps(model, prompts, [p.seed for p in batch], options, before)
+            output = _run(model, [(image.prompt, image.seed) for image in batch], options, progress)
     finally:
         model.pipeline.scheduler = usual
-    latents_NCHW = result.images.float().cpu()
-    each = zip(latents_NCHW, batch, text.ids(model, prompts), strict=True)
+    latents_NCHW = output.images.float().cpu()
+    ids = text.ids(model, [image.prompt for image in batch])
     return [
         GeneratedImage(
-            latent_CHW.clone(), _heat(model, ids, p.phrase, [sum_BQT[i] for sum_BQT in sums.values()]) / layers
+            latent_CHW.clone(), _heat(model, ids[i], image.phrase, [sum_BQT[i] for sum_BQT in sums.values()]) / layers
         )
-        for i, (latent_CHW, p, ids) in enumerate(each)
+        for i, (latent_CHW, image) in enumerate(zip(latents_NCHW, batch, strict=True))
     ]
 
 
@@ -198,47 +197,20 @@ def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence
     return own_IJ if best is None else after_NIJ[best]
 
 
-def _steps(
-    model: Model, prompts: list[str], seeds: list[int], options: dict, before: int
-) -> Generator[int, None, object]:
-    """The pipeline's own call, which yields at every denoising step how many images are done, counted from `before`."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress: Report) -> Any:
+    """Call the pipeline on some prompts and their seeds; at every denoising step `progress` gets the images done."""
 
-    def call(tick: Tick) -> object:
-        return model.pipeline(prompt=prompts, generator=generators, callback_on_step_end=tick, **options)
-
-    return (yield from _turn_by_turn(call, lambda step: before + step * len(prompts) // options["num_inference_steps"]))
-
-
-class _Left(Exception):
-    """Nobody waits for the next step any more."""
-
-
-def _turn_by_turn(call: Callable[[Tick], Result], count: Callable[[int], int]) -> Generator[int, None, Result]:
-    """A call that reports its steps through a callback, as a generator that yields `count(step)` after each.
-
-    The call runs on a thread of its own, but only while somebody waits for the next step, so nothing happens at the
-    same time. Whoever leaves early ends the call at its present step.
-    """
-    turns: queue.Queue = queue.Queue()
-    resume: queue.Queue[bool] = queue.Queue()
-
-    def tick(pipeline: object, step: int, timestep: int, tensors: dict) -> dict:
-        turns.put(step + 1)
-        if not resume.get():
-            raise _Left
+    def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
+        progress(Progress("generate", step=done, total=len(pairs)))
         return tensors
 
-    with ThreadPoolExecutor(1, "denoising") as pool:
-        future = pool.submit(call, tick)
-        future.add_done_callback(turns.put)
-        try:
-            while (turn := turns.get()) is not future:
-                yield count(turn)
-                resume.put(True)
-        finally:
-            resume.put(False)
-        return future.result()
+    return model.pipeline(
+        prompt=[prompt for prompt, _ in pairs],
+        generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
+        callback_on_step_end=on_step_end,
+        **options,
+    )
 
 
 def latent_size(model: Model) -> tuple[int, int]:
@@ -252,8 +224,3 @@ def _file(cache: Path | None, model: Model, portrait: TrainingImage, settings: I
         return None
     key = [HEAT, model.fingerprint, *astuple(portrait), settings.steps, settings.guidance]
     return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
-
-
-def _store(path: Path | None, drawn: GeneratedImage) -> None:
-    if path is not None:
-        files.write(path, {"latent_CHW": drawn.latent_CHW, "heat_HW": drawn.heat_HW})

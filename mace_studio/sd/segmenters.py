@@ -1,6 +1,6 @@
-"""Models that find a thing in pictures by its name: CLIPSeg, and Grounding DINO with Segment Anything.
+"""Models that find a thing in images by its name: CLIPSeg, and Grounding DINO with Segment Anything.
 
-Their pictures are prepared by the PIL versions of the image processors; the others need torchvision.
+Their images are prepared by the PIL versions of the image processors; the others need torchvision.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from mace_studio.errors import ModelError
+from mace_studio.progress import Progress, Report, silent
 
 # What is fetched from the hub, by the name of the folder that may take its place.
 MODELS = {
@@ -41,7 +42,7 @@ BOX, WORD = 0.3, 0.25  # of Grounding DINO: what a box and a word in it must sco
 BATCH = 4
 
 Item = TypeVar("Item")
-Segmenter = Callable[[Sequence[Image], str], list[Tensor | None]]
+Segmenter = Callable[[Sequence[Image], str, Report], list[Tensor | None]]
 
 
 def folder() -> Path | None:
@@ -69,9 +70,22 @@ class ClipSeg:
         self._tokenizer = _part(CLIPTokenizer, "clipseg", folder)
         self._pixels = _part(ViTImageProcessorPil, "clipseg", folder)
 
-    def __call__(self, images: Sequence[Image], phrase: str) -> list[Tensor | None]:
-        """For each RGB image, all of one size, a boolean mask_HW of that size; None where nothing is found."""
-        return [mask for batch in _batches(images) for mask in self._batch(batch, phrase)]
+    def __call__(self, images: Sequence[Image], phrase: str, progress: Report = silent) -> list[Tensor | None]:
+        """Look for a thing in images.
+
+        Args:
+            images: RGB, all of one size.
+            phrase: the name of the thing.
+            progress: told of stage "masks" after every batch: images done of all.
+
+        Returns:
+            For each image a boolean mask_HW of its size; None where nothing is found.
+        """
+        masks: list[Tensor | None] = []
+        for batch in _batches(images):
+            masks += self._batch(batch, phrase)
+            progress(Progress("masks", step=len(masks), total=len(images)))
+        return masks
 
     @torch.no_grad()
     def _batch(self, images: Sequence[Image], phrase: str) -> list[Tensor | None]:
@@ -108,12 +122,28 @@ class GroundedSam:
         self._sam = _part(SamModel, "sam", folder, dtype=dtype).to(device)
         self._pixels = _part(SamImageProcessorPil, "sam", folder)
 
-    def __call__(self, images: Sequence[Image], phrase: str) -> list[Tensor | None]:
-        """For each RGB image, all of one size, a boolean mask_HW of that size; None where nothing is found."""
-        boxes = [found for batch in _batches(images) for found in self._boxes(batch, phrase)]
-        seen = [(image, boxes_K4) for image, boxes_K4 in zip(images, boxes, strict=True) if len(boxes_K4)]
-        masks = iter([mask for batch in _batches(seen) for mask in self._inside(batch)])
-        return [next(masks) if len(boxes_K4) else None for boxes_K4 in boxes]
+    def __call__(self, images: Sequence[Image], phrase: str, progress: Report = silent) -> list[Tensor | None]:
+        """Look for a thing in images.
+
+        Args:
+            images: RGB, all of one size.
+            phrase: the name of the thing.
+            progress: told of stage "masks" after every batch: images done of all.
+
+        Returns:
+            For each image a boolean mask_HW of its size; None where nothing is found.
+        """
+        boxes: list[Tensor] = []
+        for batch in _batches(images):
+            boxes += self._boxes(batch, phrase)
+            progress(Progress("masks", step=len(boxes) / 2, total=len(images)))
+        hits = [(image, boxes_K4) for image, boxes_K4 in zip(images, boxes, strict=True) if len(boxes_K4)]
+        masks: list[Tensor | None] = []
+        for batch in _batches(hits):
+            masks += self._inside(batch)
+            progress(Progress("masks", step=(len(images) + len(masks)) / 2, total=len(images)))
+        inside = iter(masks)
+        return [next(inside) if len(boxes_K4) else None for boxes_K4 in boxes]
 
     @torch.no_grad()
     def _boxes(self, images: Sequence[Image], phrase: str) -> list[Tensor]:
@@ -130,13 +160,14 @@ class GroundedSam:
         return [result["boxes"].float().cpu() for result in results]
 
     @torch.no_grad()
-    def _inside(self, seen: Sequence[tuple[Image, Tensor]]) -> list[Tensor | None]:
-        images = [image for image, _ in seen]
+    def _inside(self, hits: Sequence[tuple[Image, Tensor]]) -> list[Tensor | None]:
+        """For each image and its boxes the mask_HW of what is in any of them."""
+        images = [image for image, _ in hits]
         inputs = self._pixels(images, return_tensors="pt")
         pixels = inputs["pixel_values"].to(self._sam.device, self._sam.dtype)
         embedded = self._sam.get_image_embeddings(pixels)
         masks = []
-        for i, (image, boxes_K4) in enumerate(seen):
+        for i, (image, boxes_K4) in enumerate(hits):
             height, width = (int(side) for side in inputs["reshaped_input_sizes"][i])
             scale = torch.tensor([width / image.width, height / image.height] * 2)
             prompt = (boxes_K4 * scale)[None].to(self._sam.device, self._sam.dtype)

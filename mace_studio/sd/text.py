@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mace_studio.core import tokens
 from mace_studio.errors import RecipeError
+from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd.model import Model
 
 BATCH = 32
@@ -41,14 +42,23 @@ def ids(model: Model, sentences: Sequence[str]) -> list[list[int]]:
     return [tokens.without_padding(row, tokenizer.eos_token_id) for row in found]
 
 
-def embed(model: Model, sentences: Sequence[str]) -> Tensor:
+def embed(model: Model, sentences: Sequence[str], progress: Report = silent) -> Tensor:
     """The text context of each sentence, context_NTD, on the model's device, as its pipeline makes it."""
-    return encode(model, sentences)[0]
+    return encode(model, sentences, progress)[0]
 
 
 @torch.no_grad()
-def encode(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """The text context of each sentence, and what SDXL reads beside it: context_NTD and pooled_NC, or None."""
+def encode(model: Model, sentences: Sequence[str], progress: Report = silent) -> tuple[Tensor, Tensor | None]:
+    """The text context of each sentence, and what SDXL reads beside it.
+
+    Args:
+        model: its pipeline encodes.
+        sentences: at least one; cut where one is longer than the model reads.
+        progress: told of stage "encode" after every batch of `BATCH` sentences: sentences done of all.
+
+    Returns:
+        context_NTD and pooled_NP, on the model's device; None in place of the latter for other models than SDXL.
+    """
     contexts, pooled = [], []
     for start in range(0, len(sentences), BATCH):
         batch = list(sentences[start : start + BATCH])
@@ -57,6 +67,7 @@ def encode(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tensor | Non
         )
         contexts.append(context_BTD)
         pooled += more[:1]
+        progress(Progress("encode", step=start + len(batch), total=len(sentences)))
     return torch.cat(contexts), torch.cat(pooled) if pooled else None
 
 

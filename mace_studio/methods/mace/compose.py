@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mace_studio.erasure import Erasure, check_fits, origin
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace.erase import erase
-from mace_studio.progress import Progress
+from mace_studio.progress import Report, silent
 from mace_studio.recipe import Recipe, joined
 from mace_studio.sd.lora import LoraDelta
 from mace_studio.sd.model import Model
@@ -21,11 +21,13 @@ NAMED = 5
 def compose(
     model: Model,
     erasures: Sequence[Erasure],
+    progress: Report = silent,
     cache: Path | None = None,
+    *,
     remove: Collection[str] = (),
     add: Recipe | None = None,
     name: str = "",
-) -> Generator[Progress, None, Erasure]:
+) -> Erasure:
     """Refine and fuse the concepts of several erasures together, each with the LoRA that it has.
 
     A LoRA is trained on top of a refinement. One that was trained on another refinement than this one's, or with other
@@ -36,20 +38,20 @@ def compose(
     Args:
         model: from `sd.model.load`; bit for bit the same afterwards.
         erasures: of this model; settings are those of the first.
-        cache: as of `erase`.
+        progress, cache: as of `erase`.
         remove: phrases that are erased no longer.
         add: a recipe whose concepts are erased beside them; LoRAs are trained for these alone.
         name: what to call the result.
 
     Raises:
-        RecipeError: as of `joining.joined`, or refined-only erasures among others.
+        RecipeError: as of `recipe.joined`, or refined-only erasures among others.
         FileError: an erasure was made from another model, or by a version that kept no LoRAs.
     """
     for erasure in erasures:
         check_fits(erasure, model)
     recipe = joined([erasure.recipe for erasure in erasures], remove, add, name)
     known = _known(recipe, erasures)
-    result = yield from erase(model, recipe, cache, known)
+    result = erase(model, recipe, progress, cache, known=known)
     return replace(result, warnings=(*_carried(recipe, erasures), *result.warnings, *_approximate(recipe, known)))
 
 
@@ -77,11 +79,11 @@ def _known(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
 
 
 def _carried(recipe: Recipe, erasures: Sequence[Erasure]) -> list[str]:
-    """What the erasures warned of that still holds."""
+    """Warnings of the erasures that still hold: not those about concepts that are gone."""
     phrases = {concept.phrase for concept in recipe.concepts}
     gone = [c.phrase for erasure in erasures for c in erasure.recipe.concepts if c.phrase not in phrases]
-    said = dict.fromkeys(warning for erasure in erasures for warning in erasure.warnings)
-    return [w for w in said if not w.startswith(APPROXIMATE) and not any(f"“{phrase}”" in w for phrase in gone)]
+    warnings = dict.fromkeys(warning for erasure in erasures for warning in erasure.warnings)
+    return [w for w in warnings if not w.startswith(APPROXIMATE) and not any(f"“{phrase}”" in w for phrase in gone)]
 
 
 def _approximate(recipe: Recipe, known: dict[str, LoraDelta]) -> list[str]:

@@ -2,131 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from torch import Tensor
-
 from mace_studio import __version__, prompts
-from mace_studio.core import ridge
 from mace_studio.erasure import Erasure, origin
 from mace_studio.masks import UserMasks
-from mace_studio.methods.mace import refine as refinement
-from mace_studio.methods.mace import train_loras, training_images
-from mace_studio.progress import Progress, clocked
+from mace_studio.methods.mace import fuse, refine, train_loras, training_images
+from mace_studio.methods.mace.training_images import TrainingImages
+from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
-from mace_studio.sd import batching, grams, lora, projections
+from mace_studio.sd import batching
+from mace_studio.sd.lora import LoraDelta
 from mace_studio.sd.model import Model, captions_of
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
-# Beside a UNet sample in a full batch: a forward and a backward of a lone one; a sentence through the text encoder.
+# Costs beside a UNet sample in a full batch: a forward and a backward of one alone; the encoding of a sentence.
 LORA_COST, SENTENCE_COST = 6.0, 0.02
-
-
-@dataclass
-class _Notes:
-    """What the stages of one run have to say beside their results."""
-
-    conditions: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
 
 
 def erase(
     model: Model,
     recipe: Recipe,
+    progress: Report = silent,
     cache: Path | None = None,
-    known: Mapping[str, lora.LoraDelta] | None = None,
-    given: UserMasks | None = None,
-) -> Generator[Progress, None, Erasure]:
+    *,
+    known: Mapping[str, LoraDelta] | None = None,
+    user_masks: UserMasks | None = None,
+) -> Erasure:
     """Run a recipe on a model.
 
-    The model is bit for bit what it was, whether this ends in success, in an error or by closing the generator. Same
-    recipe, seed and device give the same weights.
+    The model is bit for bit what it was, whether this ends in success, in an error or because the callback cancels.
+    Same recipe, seed and device give the same weights.
 
     Args:
         model: from `sd.model.load`.
         recipe: checked here.
+        progress: told of the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
         cache: folder for training images and for the Gram of the general captions; None keeps nothing.
-        known: phrase -> a LoRA of this model that is used as it is; images are drawn and LoRAs trained for the other
-            concepts alone.
-        given: as in `training_images.make`; the warnings name the masks that were given.
+        known: phrase -> a LoRA of this model that is used as it is; images are generated and LoRAs trained for the
+            other concepts alone.
+        user_masks: (phrase, number from 1) -> mask of a training image; the warnings name them.
 
     Raises:
         StudioError: with a sentence for the user.
     """
     recipe.check()
-    known, given = known or {}, given or {}
-    untrained = tuple(c for c in recipe.concepts if c.phrase not in known) if recipe.settings.lora.steps else ()
-    steps = _stages(model, recipe, replace(recipe, concepts=untrained), known, cache, given)
-    return (yield from clocked(steps, _costs(recipe, replace(recipe, concepts=untrained))))
-
-
-def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
-    return {
-        **training_images.costs(untrained),
-        "refine": prompts.count(recipe) * SENTENCE_COST,
-        "lora": len(untrained.concepts) * recipe.settings.lora.steps * LORA_COST,
-        "fuse": (recipe.settings.lora.steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
-    }
-
-
-def _stages(
-    model: Model,
-    recipe: Recipe,
-    untrained: Recipe,
-    known: Mapping[str, lora.LoraDelta],
-    cache: Path | None,
-    given: UserMasks,
-) -> Generator[Progress, None, Erasure]:
-    notes, loras = _Notes(), {}
-    drawn: list[training_images.TrainingImages] = []
-    if untrained.concepts:
-        drawn = yield from training_images.make(model, untrained, cache, notes.warnings, given)
-    sums = yield from refinement.gather(model, recipe, cache)
+    known, warnings = known or {}, list[str]()
+    trains = recipe.settings.lora.steps > 0
+    rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
+    report = timed(progress, _costs(recipe, rest))
+    images: list[TrainingImages] = []
+    if rest.concepts:
+        images = training_images.make(model, rest, cache, warnings, user_masks, report)
+    sums = refine.gather(model, recipe, cache, report)
     if sums.general is not None and model.captions != captions_of(model.source):
-        notes.warnings.append(f"General knowledge was taken from {model.captions.name}.")
-    solved = refinement.solve(sums, recipe.settings.refine)
-    notes.conditions["refine"] = solved.condition
-    weights = refined = refinement.weights(model, solved)
-    if recipe.settings.lora.steps:
-        batching.free()  # what the drawing used is not kept beside what the training uses, nor that beside the fusion
-        trained = yield from train_loras.train(model, untrained, drawn, refined, notes.warnings)
+        warnings.append(f"General knowledge was taken from {model.captions.name}.")
+    solved = refine.solve(sums, recipe.settings.refine)
+    conditions = {"refine": solved.condition}
+    weights, loras = refine.weights(model, solved, report), dict[str, LoraDelta]()
+    if trains:
+        # Memory that one stage used is returned before the next one needs its own.
         batching.free()
-        fresh = {phrase: replace(delta, origin=origin(recipe, phrase, given)) for phrase, delta in trained.items()}
-        loras = {c.phrase: known.get(c.phrase) or fresh[c.phrase] for c in recipe.concepts}
-        weights = yield from _fuse(model, recipe, refined, loras, sums, notes)
-    yield Progress("fuse", step=1, total=1)
+        trained = train_loras.train(model, rest, images, weights, warnings, report)
+        batching.free()
+        trained = {phrase: replace(lora, origin=origin(recipe, phrase, user_masks)) for phrase, lora in trained.items()}
+        loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}
+        weights, condition = fuse.fuse(model, recipe, weights, loras, sums, report)
+        conditions |= condition
+    report(Progress("fuse", step=1, total=1))
     return Erasure(
-        recipe,
-        {key: weight_PD.cpu() for key, weight_PD in weights.items()},
-        model.fingerprint,
-        loras,
-        notes.conditions,
-        tuple(notes.warnings),
-        {"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
+        recipe=recipe,
+        weights={key: weight_PD.cpu() for key, weight_PD in weights.items()},
+        fingerprint=model.fingerprint,
+        loras=loras,
+        conditions=conditions,
+        warnings=tuple(warnings),
+        versions={"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
     )
 
 
-# Stage 3: fusion
-
-
-def _fuse(
-    model: Model,
-    recipe: Recipe,
-    refined: Mapping[str, Tensor],
-    loras: Mapping[str, lora.LoraDelta],
-    sums: refinement.Sums,
-    notes: _Notes,
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    if recipe.settings.fusion == "weighted-sum":
-        return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()])
-    fusion = ridge.Fusion(model.width)
-    for i, concept in enumerate(recipe.concepts):
-        fusion.add(grams.gram(model, prompts.about(concept)).gram_DD, loras[concept.phrase].pairs)
-        yield Progress("fuse", concept.phrase, i, len(recipe.concepts))
-    keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
-    fused = fusion.solve(projections.read(model.unet), refined, keep)
-    notes.conditions["fuse"] = fused.condition
-    return fused.weights
+def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
+    """Stage -> what it takes, in UNet forwards of one image in a full batch."""
+    steps = recipe.settings.lora.steps
+    return {
+        **training_images.costs(untrained),
+        "refine": prompts.count(recipe) * SENTENCE_COST,
+        "lora": len(untrained.concepts) * steps * LORA_COST,
+        "fuse": (steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
+    }

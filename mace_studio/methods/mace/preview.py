@@ -1,20 +1,20 @@
-"""Use case preview(): what the refinement alone does to one picture, before anything is trained.
+"""Use case preview(): what the refinement alone does to one image, before anything is trained.
 
-Refined weights read W' e = W (M e), so the unchanged model with M applied to its text context draws the same picture.
+Refined weights compute W' e = W (M e), so the unchanged model with M applied to its text context generates the same
+image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.Image import Image
 from torch import Tensor
 
-from mace_studio.methods.mace import refine as refinement
+from mace_studio.methods.mace import refine
 from mace_studio.methods.mace.refine import Sums
-from mace_studio.progress import Progress, clocked, numbered, relay
+from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.sd import attention_hooks, sampling
 from mace_studio.sd.model import Model
@@ -26,68 +26,74 @@ class Preview:
     """One prompt and seed with the model as it is, and with M applied to its text context.
 
     Attributes:
-        drawing: what was drawn.
+        request: one prompt and one seed.
         before, after: RGB images of equal size.
         condition: condition number of the solve.
     """
 
-    drawing: ImageRequest
+    request: ImageRequest
     before: Image
     after: Image
     condition: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PreviewCache:
-    """What the next preview need not compute again: it asks for the same more often than not."""
+    """Results of the last preview of one model; the next one needs most of them again.
 
-    asked: tuple | None = None
+    Attributes:
+        sums_of: concepts, preserve list, and whether the general captions count: what `sums` are of.
+        sums: over the prompts.
+        request: of `before`.
+        before: the image of the unchanged model.
+    """
+
+    sums_of: tuple | None = None
     sums: Sums | None = None
-    drawing: ImageRequest | None = None
+    request: ImageRequest | None = None
     before: Image | None = None
 
 
 def preview(
-    model: Model, recipe: Recipe, drawing: ImageRequest, known: PreviewCache, cache: Path | None
-) -> Generator[Progress, None, Preview]:
-    """Solve the refinement of a recipe and draw one picture with and without it.
+    model: Model,
+    recipe: Recipe,
+    request: ImageRequest,
+    kept: PreviewCache,
+    progress: Report = silent,
+    cache: Path | None = None,
+) -> Preview:
+    """Solve the refinement of a recipe and generate one image with and without it.
 
     Args:
         model: no weight of it is touched.
-        recipe: of which concepts, preserve list and the keep weights of the refinement count.
-        drawing: one prompt and one seed.
-        known: from the preview before, with the same model; what is new is put into it.
+        recipe: only its concepts, preserve list and keep weights of the refinement count.
+        request: one prompt and one seed.
+        kept: from the preview before, with the same model; what is new is put into it.
+        progress: told of the stages "refine" and "generate", with seconds and fraction.
         cache: folder that keeps the Gram of the general captions, or None.
 
     Raises:
-        RecipeError: the recipe or the drawing cannot be run.
+        RecipeError: the recipe or the request cannot be run.
         SingularGram: too little is kept.
     """
     recipe.check()
-    drawing.check_alone()
-    return (yield from clocked(_preview(model, recipe, drawing, known, cache), {"refine": 1.0, "draw": 4.0}))
+    request.check_alone()
+    report = timed(progress, {"refine": 1.0, "generate": 4.0})
+    sums_of = (recipe.concepts, recipe.preserve, bool(recipe.settings.refine.general))
+    if kept.sums_of != sums_of:
+        # Without the fusion's weights, so that no general captions are read for them.
+        kept.sums = refine.gather(model, recipe.with_settings(fuse=KeepWeights()), cache, report)
+        kept.sums_of = sums_of
+    solved = refine.solve(kept.sums, recipe.settings.refine)
+    fresh = kept.request != request
+    if fresh:
+        (kept.before,) = sampling.generate(model, request, within(report, "generate", "before", 0, 2))
+        kept.request = request
+    with attention_hooks.context(model.unet, lambda context_BTD: applied(context_BTD, solved.matrix_DD)):
+        (after,) = sampling.generate(model, request, within(report, "generate", "after", int(fresh), 1 + fresh))
+    return Preview(request, kept.before, after, solved.condition)
 
 
 def applied(context_BTD: Tensor, matrix_DD: Tensor) -> Tensor:
-    """M e for every embedding e of a context, in its dtype."""
+    """M e for every embedding e of a context, in the context's dtype and on its device."""
     return (context_BTD.float() @ matrix_DD.T.to(context_BTD.device).float()).to(context_BTD)
-
-
-def _preview(
-    model: Model, recipe: Recipe, drawing: ImageRequest, known: PreviewCache, cache: Path | None
-) -> Generator[Progress, None, Preview]:
-    # The fusion's weights are no part of this: its general captions must not be read for it.
-    asked = recipe.with_settings(fuse=KeepWeights())
-    key = (recipe.concepts, recipe.preserve, bool(recipe.settings.refine.general))
-    if known.asked != key:
-        known.sums = yield from refinement.gather(model, asked, cache)
-        known.asked = key
-    solved = refinement.solve(known.sums, recipe.settings.refine)
-    drawn = 0 if known.drawing == drawing else drawing.steps
-    total = drawn + drawing.steps
-    if drawn:
-        known.before = (yield from relay(sampling.generate(model, drawing), numbered("draw", "before", 0, total)))[0]
-        known.drawing = drawing
-    with attention_hooks.context(model.unet, lambda context_BTD: applied(context_BTD, solved.matrix_DD)):
-        after = (yield from relay(sampling.generate(model, drawing), numbered("draw", "after", drawn, total)))[0]
-    return Preview(drawing, known.before, after, solved.condition)

@@ -1,10 +1,8 @@
-"""Stage 1 of a recipe: what its prompts sum to, and the matrix M that refines every projection (Eq. 2)."""
+"""Stage 1 of a recipe: the sums over its prompts, and the matrix M that refines every projection (Eq. 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor
 from mace_studio import prompts
 from mace_studio.core import ridge, tokens
 from mace_studio.core.moments import Moments
-from mace_studio.progress import Progress, relay
+from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import grams, projections, text
 from mace_studio.sd.model import Model
@@ -26,8 +24,8 @@ class Sums:
 
     Attributes:
         concepts: F and C over the pairs of all concepts.
-        general: of the general captions, scaled to the paper's number; None if no weight asks for them.
-        preserve: of the prompts about the preserve list; None if it is empty.
+        general: over the general captions, scaled to the paper's number; None if no weight asks for them.
+        preserve: over the prompts about the preserve list; None if it is empty.
     """
 
     concepts: Moments
@@ -35,31 +33,50 @@ class Sums:
     preserve: Moments | None
 
 
-def gather(model: Model, recipe: Recipe, cache: Path | None) -> Generator[Progress, None, Sums]:
-    """Encode the recipe's prompts, stage "refine".
+def gather(model: Model, recipe: Recipe, cache: Path | None, progress: Report = silent) -> Sums:
+    """Encode the recipe's prompts and sum over their embeddings.
 
     Args:
         model: its text encoder is read.
         recipe: concepts, preserve list, and whether a weight asks for the general captions.
         cache: folder that keeps the Gram of the general captions, or None.
+        progress: told of stage "refine" at every batch of sentences: sentences done of all.
     """
-    general, total = None, len(recipe.concepts)
+    preserved, captions = list(prompts.preserved(recipe)), 0
+    rest = prompts.count(recipe)  # sentences beside the captions
+
+    def on_captions(at: Progress) -> None:
+        nonlocal captions
+        captions = at.total
+        progress(Progress("refine", "general captions", at.step, captions + rest))
+
+    general, preserve = None, None
     if recipe.settings.refine.general or recipe.settings.fuse.general:
-        reading = grams.general(model, cache)
-        general = yield from relay(reading, lambda n: Progress("refine", f"general captions, {n} read", 0, total))
-    preserved = list(prompts.preserved(recipe))
-    preserve = grams.gram(model, preserved) if preserved else None
-    # Concepts often share their mapping: its sentences are encoded once.
-    encoded = lru_cache(maxsize=2)(lambda sentences: (text.ids(model, sentences), text.embed(model, sentences)))
-    moments = Moments.zero(model.width)
-    for i, concept in enumerate(recipe.concepts):
-        moments = moments + _pairs(model, concept, encoded)
-        yield Progress("refine", concept.phrase, i + 1, total)
+        general = grams.general(model, cache, on_captions)
+    done, total = captions, captions + rest
+    if preserved:
+        preserve = grams.gram(model, preserved, within(progress, "refine", "preserve list", done, total))
+        done += len(preserved)
+    moments, mapped, guide_NTD = Moments.zero(model.width), None, None
+    for concept in recipe.concepts:
+        if prompts.mapped(concept) != mapped:  # concepts often share their mapping: its prompts are encoded once
+            mapped = prompts.mapped(concept)
+            guide_NTD = text.embed(model, mapped, within(progress, "refine", concept.phrase, done, total))
+        done += len(mapped)
+        report = within(progress, "refine", concept.phrase, done, total)
+        context_NTD = text.embed(model, prompts.about(concept), report)
+        done += len(context_NTD)
+        moments = moments + _pairs(model, concept, context_NTD, guide_NTD)
+    progress(Progress("refine", step=done, total=total))
     return Sums(moments, general, preserve)
 
 
 def solve(sums: Sums, weights: KeepWeights) -> ridge.Refinement:
     """M and its condition number.
+
+    Args:
+        sums: from `gather`.
+        weights: lambda1, lambda3 and the identity weight.
 
     Raises:
         SingularGram: too little is kept.
@@ -68,16 +85,25 @@ def solve(sums: Sums, weights: KeepWeights) -> ridge.Refinement:
     return ridge.refinement(sums.concepts, keep.total_DD)
 
 
-def weights(model: Model, solved: ridge.Refinement) -> dict[str, Tensor]:
-    """W' = W M: state-dict key -> weight_PD of every projection of the model."""
-    return {key: ridge.refine(weight_PD, solved) for key, weight_PD in projections.read(model.unet).items()}
+def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -> dict[str, Tensor]:
+    """W' = W M: state-dict key -> weight_PD of every projection of the model.
+
+    Args:
+        model: with its own weights in place.
+        solved: from `solve`.
+        progress: told after every projection, as of the end of stage "refine".
+    """
+    refined = {}
+    for key, weight_PD in projections.read(model.unet).items():
+        refined[key] = ridge.refine(weight_PD, solved)
+        progress(Progress("refine", step=1, total=1))
+    return refined
 
 
-def _pairs(model: Model, concept: Concept, encoded: Callable[[tuple[str, ...]], tuple[list, Tensor]]) -> Moments:
+def _pairs(model: Model, concept: Concept, context_NTD: Tensor, guide_NTD: Tensor) -> Moments:
     """F and C of one concept: the embeddings at co-existing positions of its prompts and of its mapping's."""
-    concept_ids, context_NTD = encoded(tuple(prompts.about(concept)))
-    mapping_ids, guide_NTD = encoded(tuple(prompts.mapped(concept)))
     contexts, guides = [], []
+    concept_ids, mapping_ids = text.ids(model, prompts.about(concept)), text.ids(model, prompts.mapped(concept))
     for n, (ids, other) in enumerate(zip(concept_ids, mapping_ids, strict=True)):
         here, there = tokens.pair_positions(ids, other, model.length)
         contexts.append(context_NTD[n, here])

@@ -1,0 +1,55 @@
+"""Stage 3 of a recipe: all LoRAs fused into the weights of the model (Eq. 6, 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mace_studio import prompts
+from mace_studio.core import ridge
+from mace_studio.methods.mace.refine import Sums
+from mace_studio.progress import Progress, Report, silent
+from mace_studio.recipe import Recipe
+from mace_studio.sd import grams, lora, projections
+from mace_studio.sd.model import Model
+
+
+def fuse(
+    model: Model,
+    recipe: Recipe,
+    refined: Mapping[str, Tensor],
+    loras: Mapping[str, lora.LoraDelta],
+    sums: Sums,
+    progress: Report = silent,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Fuse the LoRAs of all concepts.
+
+    Args:
+        model: with its own weights in place; its text encoder is read.
+        recipe: concepts, keep weights of the fusion, and "closed-form" or "weighted-sum".
+        refined: state-dict key -> W'_PD of every projection.
+        loras: phrase -> LoRA, of every concept.
+        sums: from `refine.gather`.
+        progress: told of stage "fuse" at every batch of prompts and every projection that is solved.
+
+    Returns:
+        State-dict key -> W*_PD of every projection, and "fuse" -> condition number of the solve, if there was one.
+
+    Raises:
+        SingularGram: too little is kept.
+    """
+    if recipe.settings.fusion == "weighted-sum":
+        return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()]), {}
+    fusion, originals = ridge.Fusion(model.width), projections.read(model.unet)
+    concepts = len(recipe.concepts)
+    total = concepts + len(originals)
+    for i, concept in enumerate(recipe.concepts):
+        at = Progress("fuse", concept.phrase, i, total)
+        moments = grams.gram(model, prompts.about(concept), lambda _, at=at: progress(at))
+        fusion.add(moments.gram_DD, loras[concept.phrase].pairs)
+    keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
+    fused = fusion.solve(
+        originals, refined, keep, lambda done: progress(Progress("fuse", step=concepts + done, total=total))
+    )
+    return fused.weights, {"fuse": fused.condition}
