@@ -34,7 +34,7 @@ class MaskedImage:
         seed: of the image.
         image: RGB.
         mask: black and white, of the image's size; None for the whole image.
-        sought: whether the source looked for the concept, which it does not for styles and explicit content.
+        searched: whether the source looked for the concept, which it does not for styles and explicit content.
     """
 
     phrase: str
@@ -42,7 +42,7 @@ class MaskedImage:
     seed: int
     image: Image.Image
     mask: Image.Image | None
-    sought: bool
+    searched: bool
 
     @property
     def key(self) -> Key:

@@ -1,18 +1,30 @@
-"""What several tests do: run a generator of steps to its end, watch over a model, and find what is on the page."""
+"""What several tests do: cancel at some event, watch over a model, and find what is on the page."""
 
 from contextlib import contextmanager
 
+import pytest
 import torch
 
+from mace_studio.progress import Cancelled
 
-def finish(steps):
-    """What a generator returns, and all that it yielded on the way."""
+
+@contextmanager
+def cancelled(reached):
+    """A progress callback that cancels at the first event for which `reached` is true; fails if the block goes on.
+
+    Its `seen` are the events until then.
+    """
     seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
+
+    def progress(event):
+        seen.append(event)
+        assert not reached(seen[-2]) if len(seen) > 1 else True, "the job went on after it was cancelled"
+        if reached(event):
+            raise Cancelled
+
+    progress.seen = seen
+    with pytest.raises(Cancelled):
+        yield progress
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def _note(sheet: MaskSheet, one: MaskedImage) -> str:
     """Seed, whose mask it is and how much it covers, such as "seed 0 · attention · 23 %"."""
     mask, source = sheet.mask(one), "by hand" if one.key in sheet.given else sheet.recipe.settings.masks
     if mask is None:
-        source = f"{source} · no part stood out" if one.sought else "no mask"
+        source = f"{source} · no part stood out" if one.searched else "no mask"
     share = masks.share(mask)
     return f"seed {one.seed} · {source} · {'whole image' if share == 1 else f'{100 * share:.0f} %'}"
 

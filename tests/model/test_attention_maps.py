@@ -7,9 +7,8 @@ from mace_studio.recipe import ImageRequest
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import attention_hooks, attention_maps, sampling, text
 from mace_studio.sd import model as sd_model
-from tests.steps import finish
 
-DRAWING = ImageRequest(("a cat in the forest",), (3,), steps=2, guidance=4.0)
+REQUEST = ImageRequest(("a cat in the forest",), (3,), steps=2, guidance=4.0)
 
 
 def recorded(model, drawing, steps=None, phrases=()):
@@ -18,7 +17,7 @@ def recorded(model, drawing, steps=None, phrases=()):
         words, steps or range(drawing.steps), attention_maps.latent_size(model, drawing.size)
     )
     with attention_hooks.attention(model.unet, recorder.receive):
-        images, _ = finish(sampling.generate(model, drawing))
+        images = sampling.generate(model, drawing)
     return images[0], recorder.sides()
 
 
@@ -32,7 +31,7 @@ def layer(rows, columns, heads, tokens):
 
 @pytest.mark.parametrize("which", ["model", "other"])
 def test_maps_sum_to_one_over_the_words_in_both_halves(which, request):
-    _, sides = recorded(request.getfixturevalue(which), DRAWING)
+    _, sides = recorded(request.getfixturevalue(which), REQUEST)
     assert [side.words[0].text for side in sides] == ["start", "start"]
     assert [len(side.words) for side in sides] == [3, 8]
     for side in sides:
@@ -58,24 +57,24 @@ def test_rows_are_rows_and_columns_are_columns(model):
 
 
 def test_an_image_that_is_not_square_has_maps_of_its_shape(model):
-    image, (_, side) = recorded(model, replace(DRAWING, size=(64, 96), steps=1))
+    image, (_, side) = recorded(model, replace(REQUEST, size=(64, 96), steps=1))
     assert image.size == (96, 64)
     assert {tuple(m.shape[-2:]) for m in side.maps.values()} == {(16, 24), (8, 12), (4, 6)}
 
 
 def test_a_range_of_steps_and_a_run_without_guidance(model):
-    plain, (negative, positive) = recorded(model, DRAWING)
-    again, (_, second) = recorded(model, DRAWING, steps=range(1, 2))
+    plain, (negative, positive) = recorded(model, REQUEST)
+    again, (_, second) = recorded(model, REQUEST, steps=range(1, 2))
     assert list(plain.get_flattened_data()) == list(again.get_flattened_data())
     for group, maps_SHTIJ in second.maps.items():
         assert torch.equal(maps_SHTIJ, positive.maps[group][1:])
-    _, sides = recorded(model, replace(DRAWING, guidance=1.0))
+    _, sides = recorded(model, replace(REQUEST, guidance=1.0))
     assert len(sides) == 1 and sides[0].words == positive.words
     assert negative.words != positive.words
 
 
 def test_the_mean_of_all_layers_keeps_the_mean_of_every_word(model):
-    _, (_, side) = recorded(model, DRAWING)
+    _, (_, side) = recorded(model, REQUEST)
     layers = sum(side.layers.values())
     by_hand = sum(n * side.maps[g].mean(dim=(1, 3, 4)) for g, n in side.layers.items()) / layers
     torch.testing.assert_close(side.mean().mean(dim=(2, 3)), by_hand, atol=1e-5, rtol=1e-4)
@@ -87,10 +86,10 @@ def test_the_mean_of_all_layers_keeps_the_mean_of_every_word(model):
 def test_half_precision_and_sdpa_have_the_same_maps_and_the_same_image(model):
     half = sd_model.load(str(BUILT_IN), "cpu", "bfloat16")
     assert all("AttnProcessor2_0" in type(p).__name__ for p in half.unet.attn_processors.values())
-    (plain,), _ = finish(sampling.generate(half, DRAWING))
-    image, (_, side) = recorded(half, DRAWING)
+    (plain,) = sampling.generate(half, REQUEST)
+    image, (_, side) = recorded(half, REQUEST)
     assert list(plain.get_flattened_data()) == list(image.get_flattened_data())
-    _, (_, full) = recorded(model, DRAWING)
+    _, (_, full) = recorded(model, REQUEST)
     for group, maps_SHTIJ in side.maps.items():
         assert maps_SHTIJ.dtype == torch.float32
         assert torch.allclose(maps_SHTIJ.sum(2), torch.ones(()), atol=1e-4)

@@ -12,9 +12,9 @@ from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import image_cache, sampling
 from mace_studio.sd import model as sd_model
-from mace_studio.sd.batching import Room, ran_out
+from mace_studio.sd.batching import Batches, ran_out
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import finish, untouched
+from tests.steps import untouched
 
 KEEP = KeepWeights(identity=10.0)
 RECIPE = Recipe(
@@ -23,7 +23,7 @@ RECIPE = Recipe(
         refine=KEEP, fuse=KEEP, lora=LoraSettings(steps=3), images=ImageSettings(per_concept=1, steps=2, guidance=1.0)
     ),
 )
-DRAWING = ImageRequest(("a cat", "a ship"), (0, 1, 2), steps=2, guidance=1.0)
+REQUEST = ImageRequest(("a cat", "a ship"), (0, 1, 2), steps=2, guidance=1.0)
 
 
 @pytest.fixture
@@ -52,10 +52,11 @@ def room_for(model, most, after=0):
 
 
 def test_training_goes_on_with_fewer_concepts_at_once_and_gives_the_very_same(fresh):
-    fresh.room.at_once = 2  # so that it is the training alone that does not fit
-    expected, _ = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=2)))
+    fresh.batches.size = 2  # so that it is the training alone that does not fit
+    expected = erase.erase(fresh, RECIPE.with_settings(concepts_at_once=2))
     with room_for(fresh, 2) as sizes:
-        result, seen = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=4)))
+        seen = []
+        result = erase.erase(fresh, RECIPE.with_settings(concepts_at_once=4), progress=seen.append)
     assert all(torch.equal(weight, expected.weights[key]) for key, weight in result.weights.items())
     trained = sizes[sizes.index(4) :]
     assert trained == [4, *[2] * 3, *[2] * 3, *[1] * 3]
@@ -65,20 +66,22 @@ def test_training_goes_on_with_fewer_concepts_at_once_and_gives_the_very_same(fr
 
 
 def test_memory_that_runs_out_on_the_way_loses_no_step(fresh):
-    fresh.room.at_once = 1
-    expected, _ = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=1)))
+    fresh.batches.size = 1
+    expected = erase.erase(fresh, RECIPE.with_settings(concepts_at_once=1))
     with room_for(fresh, 1, after=5 * 2 + 2) as sizes:  # ten forwards draw, and two steps of both concepts still fit
-        result, _ = finish(erase.erase(fresh, RECIPE.with_settings(concepts_at_once=2)))
+        result = erase.erase(fresh, RECIPE.with_settings(concepts_at_once=2))
     assert sizes[10:13] == [2, 2, 2] and set(sizes[13:]) == {1}
     assert all(torch.equal(weight, expected.weights[key]) for key, weight in result.weights.items())
 
 
 def test_drawing_goes_on_with_fewer_pictures_at_once(fresh):
-    expected, _ = finish(sampling.generate(fresh, DRAWING))
+    expected = sampling.generate(fresh, REQUEST)
     with room_for(fresh, 2) as sizes:
-        images, seen = finish(sampling.generate(fresh, DRAWING))
-    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1] and fresh.room.at_once == 1
-    assert seen[-1] == 6 and seen == sorted(seen)
+        seen = []
+        images = sampling.generate(fresh, REQUEST, progress=seen.append)
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1] and fresh.batches.size == 1
+    steps = [p.step for p in seen]
+    assert steps[-1] == 6 and steps == sorted(steps)
     for image, other in zip(images, expected, strict=True):
         assert np.abs(np.asarray(image, float) - np.asarray(other, float)).max() <= 1
 
@@ -86,22 +89,22 @@ def test_drawing_goes_on_with_fewer_pictures_at_once(fresh):
 def test_training_images_and_a_gallery_shrink_in_the_same_way(fresh, tmp_path):
     wanted = [sampling.TrainingImage(f"a {name}", name, 0) for name in ("cat", "dog", "ship", "horse", "frog")]
     with room_for(fresh, 4) as sizes:
-        drawn, _ = finish(sampling.training_images(fresh, wanted, RECIPE.settings.images, tmp_path))
+        drawn = sampling.training_images(fresh, wanted, RECIPE.settings.images, tmp_path)
     assert sizes == [5, 2, 2, 2, 2, 1, 1] and len(drawn) == 5 and len(list(tmp_path.iterdir())) == 5
-    fresh.room.at_once = 8
+    fresh.batches.size = 8
     items = [(f"a {name}", 0) for name in ("cat", "dog", "ship", "horse", "frog")]
     with room_for(fresh, 3) as sizes:
-        images, seen = finish(image_cache.generate(fresh, {}, items, DRAWING, tmp_path))
-    assert sizes == [5, 2, 2, 2, 2, 1, 1] and len(images) == seen[-1] == 5
-    assert fresh.room.at_once == 2
+        seen = []
+        images = image_cache.generate(fresh, {}, items, REQUEST, tmp_path, progress=seen.append)
+    assert sizes == [5, 2, 2, 2, 2, 1, 1] and len(images) == seen[-1].step == 5
+    assert fresh.batches.size == 2
 
 
 @pytest.mark.parametrize("work", ["train", "draw"])
 def test_not_even_one_is_a_sentence_that_names_what_to_do(fresh, work):
-    steps = erase.erase(fresh, RECIPE) if work == "train" else sampling.generate(fresh, DRAWING)
     # Drawing in batches of five takes two forwards; then the training begins.
     with room_for(fresh, 0, after=2 if work == "train" else 0), pytest.raises(ModelError) as error:
-        finish(steps)
+        erase.erase(fresh, RECIPE) if work == "train" else sampling.generate(fresh, REQUEST)
     assert "--low-memory" in str(error.value) and "float16" in str(error.value)
 
 
@@ -112,10 +115,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(fresh):
     handle = fresh.unet.register_forward_pre_hook(broken)
     try:
         with pytest.raises(RuntimeError, match="mat1"):
-            finish(sampling.generate(fresh, DRAWING))
+            sampling.generate(fresh, REQUEST)
     finally:
         handle.remove()
-    assert fresh.room == Room(8)
+    assert fresh.batches == Batches(8)
 
 
 def test_the_cpus_own_error_is_understood():

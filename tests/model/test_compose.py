@@ -8,13 +8,12 @@ import torch
 from mace_studio import erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import MaceSettings, erase
-from mace_studio.methods.mace import compose as composition
 from mace_studio.methods.mace.compose import APPROXIMATE, compose
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.library import presets
 from mace_studio.sd import judges, lora, projections, sampling
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import finish
+from tests.steps import cancelled
 
 CAT = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
@@ -38,7 +37,7 @@ def made(model, tmp_path_factory):
     def make(recipe):
         path = folder / f"{recipe.digest()}.safetensors"
         if path not in known:
-            erasure.save(finish(erase.erase(model, recipe, folder / "cache"))[0], path)
+            erase.erase(model, recipe, cache=folder / "cache").save(path)
             known[path] = erasure.load(path)
         return known[path]
 
@@ -46,7 +45,7 @@ def made(model, tmp_path_factory):
 
 
 def composed(model, *erasures, **options):
-    return finish(compose(model, erasures, **options))[0]
+    return compose(model, erasures, **options)
 
 
 def same(one, other):
@@ -65,8 +64,8 @@ def distance(model, one, other):
 
 def test_what_changes_nothing_gives_the_very_file(model, unchanged, made, tmp_path):
     cat = made(CAT)
-    erasure.save(cat, tmp_path / "before.safetensors")
-    erasure.save(composed(model, cat), tmp_path / "after.safetensors")
+    cat.save(tmp_path / "before.safetensors")
+    composed(model, cat).save(tmp_path / "after.safetensors")
     assert (tmp_path / "before.safetensors").read_bytes() == (tmp_path / "after.safetensors").read_bytes()
 
 
@@ -90,9 +89,9 @@ def test_nothing_is_trained_or_drawn_but_for_what_is_added(model, unchanged, mad
     cat, ada = made(CAT), made(ADA)
     train, seen = lora.train, []
 
-    def counted(model, subjects, settings):
+    def counted(model, subjects, *rest):
         seen.extend(subject.phrase for subject in subjects)
-        return (yield from train(model, subjects, settings))
+        return train(model, subjects, *rest)
 
     monkeypatch.setattr(lora, "train", counted)
     composed(model, cat, ada)
@@ -127,20 +126,20 @@ def test_taking_one_out_comes_close_to_what_was_before_it(model, unchanged, made
 
 def test_the_same_twice_is_the_same_file(model, unchanged, made, tmp_path):
     for name in "ab":
-        erasure.save(composed(model, made(CAT), made(ADA)), tmp_path / name)
+        composed(model, made(CAT), made(ADA)).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_both_are_gone_from_what_the_model_draws(model, unchanged):
+def test_both_are_gone_from_the_images(model, unchanged):
     """The presets, composed: what the built-in judge sees of each word in four images."""
     recipes = {preset.name: preset.recipe for preset in presets()}
-    parts = [finish(erase.erase(model, recipes[f"miniature/{name}"]))[0] for name in ("cat", "ship")]
+    parts = [erase.erase(model, recipes[f"miniature/{name}"]) for name in ("cat", "ship")]
     both, judge, words = composed(model, *parts), judges.choose(model, None), ["cat", "ship", "dog"]
-    drawing = ImageRequest(tuple(f"a photo of the {word}" for word in words), (100, 101, 102, 103), 10, 4.0)
+    request = ImageRequest(tuple(f"a photo of the {word}" for word in words), (100, 101, 102, 103), 10, 4.0)
     seen = {}
     for when, weights in (("before", {}), ("after", both.weights)):
         with projections.swapped(model.unet, weights):
-            images = finish(sampling.generate(model, drawing))[0]
+            images = sampling.generate(model, request)
         chances = judge.probabilities(images, [*words, judge.none])
         seen[when] = {word: chances[4 * i : 4 * i + 4, i].mean().item() for i, word in enumerate(words)}
     assert min(seen["before"].values()) > 0.9, seen
@@ -176,7 +175,5 @@ def test_what_cannot_be_composed_is_a_sentence(model, other, made):
 
 @pytest.mark.parametrize("stage", ["images", "refine", "lora", "fuse"])
 def test_cancelling_leaves_everything_as_it_was(model, unchanged, made, stage):
-    steps = composition.compose(model, [made(CAT)], add=ADA)
-    while next(steps).stage != stage:
-        pass
-    steps.close()
+    with cancelled(lambda p: p.stage == stage) as progress:
+        compose(model, [made(CAT)], progress, add=ADA)

@@ -16,7 +16,7 @@ from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs, Line
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests import families
-from tests.steps import finish, untouched
+from tests.steps import untouched
 
 COSTS = Costs(
     forward_flops=10.0,
@@ -93,7 +93,8 @@ def test_memory_is_what_is_held_at_one_time():
 def test_measuring_works_for_every_family_and_leaves_the_model_alone(family, dtype, tmp_path):
     model = sd_model.load(str(families.save(family, tmp_path / family)), "cpu", dtype)
     with untouched(model):
-        costs, seen = finish(cost.measure(model))
+        seen = []
+        costs = cost.measure(model, progress=seen.append)
     assert len(seen) >= 6  # whoever waits can leave after every part
     assert costs.step_flops > costs.forward_flops > 0 and costs.sentence_flops > 0
     assert costs.draw_bytes.each > 0 and costs.step_bytes.each > costs.draw_bytes.each
@@ -124,10 +125,10 @@ def test_memory_for_one_at_a_time_is_enough_to_measure(model, unchanged):
         patch.setattr(cost, "_counted", lambda *_: (1.0, Line(0, 1), 2.0, Line(0, 2)))
         handle = model.unet.register_forward_pre_hook(refuse, with_kwargs=True)
         try:
-            costs, _ = finish(cost.measure(model))
+            costs = cost.measure(model)
         finally:
             handle.remove()
-            model.room.at_once = sd_model.BATCH
+            model.batches.size = sd_model.BATCH
     assert costs.step_seconds.fixed == 0 < costs.step_seconds.each
 
 

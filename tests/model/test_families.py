@@ -25,7 +25,7 @@ from mace_studio.sd import lora, projections, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests import families, single_file
-from tests.steps import finish, untouched
+from tests.steps import untouched
 
 SINGLE_FILES = [name for name in families.FAMILIES if name != "lcm"]
 KEEP = KeepWeights(preserve=1.0, identity=1.0)
@@ -39,7 +39,7 @@ RECIPE = Recipe(
         images=ImageSettings(per_concept=1, steps=6, guidance=3.0),
     ),
 )
-DRAWING = ImageRequest(("a photo of the cat",), (0,), steps=2, guidance=3.0)
+REQUEST = ImageRequest(("a photo of the cat",), (0,), steps=2, guidance=3.0)
 HALVES = {"sd1": 2, "sd2": 2, "lcm": 1, "turbo": 1, "sdxl": 2}
 
 
@@ -57,11 +57,11 @@ def model(family, models):
 
 @pytest.fixture(scope="session")
 def erasures(models):
-    return {name: finish(erase.erase(model, RECIPE))[0] for name, model in models.items()}
+    return {name: erase.erase(model, RECIPE) for name, model in models.items()}
 
 
 def drawing_of(family):
-    return replace(DRAWING, guidance=1.0) if family == "turbo" else DRAWING
+    return replace(REQUEST, guidance=1.0) if family == "turbo" else REQUEST
 
 
 def pixels(image):
@@ -81,12 +81,13 @@ def test_load_single_file(name, models, folders, tmp_path):
     single_file.save(models[name].pipeline, folders[name], path)
     again = sd_model.load(str(path), "cpu", "float32")
     assert again.fingerprint == models[name].fingerprint
-    (expected,), (image,) = (finish(sampling.generate(m, DRAWING))[0] for m in (models[name], again))
+    (expected,), (image,) = (sampling.generate(m, REQUEST) for m in (models[name], again))
     assert (pixels(image) == pixels(expected)).all()
 
 
 def test_erase(model, family, erasures, tmp_path):
-    result, seen = finish(erase.erase(model, RECIPE))
+    seen = []
+    result = erase.erase(model, RECIPE, progress=seen.append)
     original = projections.read(model.unet)
     assert list(result.weights) == list(original)
     for key, weight_PD in result.weights.items():
@@ -95,28 +96,28 @@ def test_erase(model, family, erasures, tmp_path):
     assert {phrase: len(curve) for phrase, curve in curves.items()} == {"cat": 1, "Ada Finch": 1}
     assert all(curve[0] > 0 for curve in curves.values())
     assert list(dict.fromkeys(p.stage for p in seen)) == ["images", "masks", "refine", "lora", "fuse"]
-    erasure.save(result, tmp_path / "one.safetensors")
-    erasure.save(erasures[family], tmp_path / "two.safetensors")
+    result.save(tmp_path / "one.safetensors")
+    erasures[family].save(tmp_path / "two.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
 
 def test_the_lora_has_its_part_in_the_erasure(model, family, erasures):
-    without, _ = finish(erase.erase(model, RECIPE.with_settings(lora=LoraSettings(steps=0))))
+    without = erase.erase(model, RECIPE.with_settings(lora=LoraSettings(steps=0)))
     assert any(not torch.allclose(erasures[family].weights[k], w, atol=1e-6) for k, w in without.weights.items())
 
 
 def test_compare(model, family, erasures):
     drawing = drawing_of(family)
-    (pair,), _ = finish(comparison.compare(model, erasures[family], drawing))
-    (before,), _ = finish(sampling.generate(model, drawing))
+    (pair,) = comparison.compare(model, erasures[family], drawing)
+    (before,) = sampling.generate(model, drawing)
     with projections.swapped(model.unet, erasures[family].weights):
-        (after,), _ = finish(sampling.generate(model, drawing))
+        (after,) = sampling.generate(model, drawing)
     assert (pixels(pair.before) == pixels(before)).all() and (pixels(pair.after) == pixels(after)).all()
     assert pair.change > 0
 
 
 def test_inspect(model, family, erasures):
-    result, _ = finish(attention.inspect(model, drawing_of(family), erasures[family]))
+    result = attention.inspect(model, drawing_of(family), erasures[family])
     assert [word.text for word in result.words] == ["start", "a", "photo", "of", "the", "cat", "end", "padding"]
     layers = sum(name.endswith("attn2") for name, _ in model.unet.named_modules())
     for run in result.runs.values():
@@ -125,23 +126,23 @@ def test_inspect(model, family, erasures):
         for side in sides:
             assert sum(side.layers.values()) == layers
             for maps_SHTIJ in side.maps.values():
-                assert len(maps_SHTIJ) == DRAWING.steps and maps_SHTIJ.min() >= 0
+                assert len(maps_SHTIJ) == REQUEST.steps and maps_SHTIJ.min() >= 0
                 total_SHIJ = maps_SHTIJ.sum(dim=2)
                 torch.testing.assert_close(total_SHIJ, torch.ones_like(total_SHIJ), atol=1e-4, rtol=0)
 
 
 def test_inspect_residual(model, family, erasures):
-    result, _ = finish(attention.residual(model, drawing_of(family), erasures[family]))
+    result = attention.residual(model, drawing_of(family), erasures[family])
     images = [pixels(run.image) for run in result.runs.values()]
     assert len(images) == 3 and not (images[0] == images[2]).all()
 
 
 def test_preview_draws_what_refined_weights_draw(model, family):
     drawing = drawing_of(family)
-    shown, _ = finish(preview.preview(model, RECIPE, drawing, preview.PreviewCache(), None))
-    sums, _ = finish(refinement.gather(model, RECIPE, None))
+    shown = preview.preview(model, RECIPE, drawing, preview.PreviewCache(), None)
+    sums = refinement.gather(model, RECIPE, None)
     with projections.swapped(model.unet, refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))):
-        (refined,), _ = finish(sampling.generate(model, drawing))
+        (refined,) = sampling.generate(model, drawing)
     assert np.abs(pixels(shown.after) - pixels(refined)).max() <= 2
     assert not (pixels(shown.after) == pixels(shown.before)).all()
 
@@ -151,8 +152,8 @@ def test_preview_draws_what_refined_weights_draw(model, family):
 
 @pytest.mark.parametrize("negative", ["", "a dog"])
 def test_drawing_is_the_pipelines_own_call(model, family, negative):
-    drawing = replace(DRAWING, prompts=("a photo of the cat", "a ship"), negative=negative, size=(32, 48))
-    images, _ = finish(sampling.generate(model, drawing))
+    drawing = replace(REQUEST, prompts=("a photo of the cat", "a ship"), negative=negative, size=(32, 48))
+    images = sampling.generate(model, drawing)
     against = {"negative_prompt": [negative] * 2} if negative and family != "lcm" else {}
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     options = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 32, "width": 48}
@@ -182,7 +183,7 @@ def test_training_gives_the_unet_what_drawing_gives_it(model):
     drawn = unet_inputs(model, lambda: model.pipeline([prompt], output_type="latent", **options))
     context_MTD, pooled_MC = text.encode(model, [prompt])
     subject = lora.Subject("cat", torch.zeros(1, 4, 8, 12), [None], context_MTD, [[1]], 0, pooled_MC, guidance)
-    trained = unet_inputs(model, lambda: finish(lora.train(model, [subject], RECIPE.settings.lora)))
+    trained = unet_inputs(model, lambda: lora.train(model, [subject], RECIPE.settings.lora))
     name = "encoder_hidden_states"
     torch.testing.assert_close(trained[name], drawn[name][-1:])
     added = drawn.get("added_cond_kwargs") or {}
@@ -199,7 +200,7 @@ def test_training_images_are_drawn_with_a_scheduler_that_fits(model, family):
     assert settings.steps == (sampling.FEW_STEPS if model.distilled else RECIPE.settings.images.steps)
     assert settings.guidance == (1.0 if family == "turbo" else RECIPE.settings.images.guidance)
     cat = sampling.TrainingImage("a photo of the cat", "cat", 5)
-    (drawn,), _ = finish(sampling.training_images(model, [cat], settings, None))
+    (drawn,) = sampling.training_images(model, [cat], settings, None)
     if family not in ("lcm", "turbo"):
         kind = "v_prediction" if family == "sd2" else "epsilon"
         model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config, prediction_type=kind)
@@ -238,7 +239,7 @@ def test_an_erasure_says_that_it_drew_in_few_steps(name, erasures):
 
 def test_more_steps_than_an_lcm_has_are_said(models):
     with pytest.raises(RecipeError, match="no more than 50 steps"):
-        finish(sampling.generate(models["lcm"], replace(DRAWING, steps=51)))
+        sampling.generate(models["lcm"], replace(REQUEST, steps=51))
 
 
 def test_the_context_of_sdxl_is_both_encoders_side_by_side(models):
@@ -264,10 +265,10 @@ def test_the_final_end_token_is_one_for_both_tokenizers(models):
 def test_v_prediction_draws_other_training_images_than_noise_prediction(models):
     model = models["sd2"]
     kept, cat = model.pipeline.scheduler, sampling.TrainingImage("a cat", "cat", 0)
-    (v,), _ = finish(sampling.training_images(model, [cat], RECIPE.settings.images, None))
+    (v,) = sampling.training_images(model, [cat], RECIPE.settings.images, None)
     model.pipeline.scheduler = type(kept).from_config(kept.config, prediction_type="epsilon")
     try:
-        (noise,), _ = finish(sampling.training_images(model, [cat], RECIPE.settings.images, None))
+        (noise,) = sampling.training_images(model, [cat], RECIPE.settings.images, None)
     finally:
         model.pipeline.scheduler = kept
     assert not torch.allclose(v.latent_CHW, noise.latent_CHW, atol=0.1)
@@ -279,14 +280,15 @@ def test_v_prediction_draws_other_training_images_than_noise_prediction(models):
 def test_bfloat16_solves_as_float32_does(folders, family, models):
     model = sd_model.load(str(folders[family]), "cpu", "bfloat16")
     with untouched(model):
-        result, seen = finish(erase.erase(model, RECIPE))
-        (pair,), _ = finish(comparison.compare(model, result, drawing_of(family)))
+        seen = []
+        result = erase.erase(model, RECIPE, progress=seen.append)
+        (pair,) = comparison.compare(model, result, drawing_of(family))
     assert pair.change > 0 and all(math.isfinite(p.loss) for p in seen if p.loss is not None)
     assert all(w.dtype == torch.bfloat16 and w.isfinite().all() for w in result.weights.values())
     with pytest.raises(FileError, match="load the model that it was made from, in bfloat16"):
         erasure.check_fits(result, models[family])
-    refined, _ = finish(erase.erase(model, RECIPE.with_settings(lora=LoraSettings(steps=0))))
-    expected, _ = finish(erase.erase(models[family], RECIPE.with_settings(lora=LoraSettings(steps=0))))
+    refined = erase.erase(model, RECIPE.with_settings(lora=LoraSettings(steps=0)))
+    expected = erase.erase(models[family], RECIPE.with_settings(lora=LoraSettings(steps=0)))
     for key, weight_PD in refined.weights.items():
         torch.testing.assert_close(weight_PD.float(), expected.weights[key], atol=0.02, rtol=0.05)
 
@@ -294,8 +296,9 @@ def test_bfloat16_solves_as_float32_does(folders, family, models):
 def test_float16_makes_an_erasure_that_fits_the_model_in_float32(folders, models):
     model = sd_model.load(str(folders["sd1"]), "cpu", "float16")
     with untouched(model):
-        result, seen = finish(erase.erase(model, RECIPE))
-        (pair,), _ = finish(comparison.compare(model, result, DRAWING))
+        seen = []
+        result = erase.erase(model, RECIPE, progress=seen.append)
+        (pair,) = comparison.compare(model, result, REQUEST)
     assert pair.change > 0 and all(math.isfinite(p.loss) for p in seen if p.loss is not None)
     assert all(w.dtype == torch.float16 and w.isfinite().all() for w in result.weights.values())
     erasure.check_fits(result, models["sd1"])
@@ -304,23 +307,23 @@ def test_float16_makes_an_erasure_that_fits_the_model_in_float32(folders, models
 def test_low_memory_changes_no_result(folders, family, erasures, models):
     model = sd_model.load(str(folders[family]), "cpu", "float32", low_memory=True)
     assert model.pipeline.vae.use_slicing and model.pipeline.vae.use_tiling
-    assert model.room.at_once == 1
+    assert model.batches.size == 1
     # On a graphics card the parts take turns; the same hooks, on the CPU, move nothing but must not be in the way.
     model.pipeline.enable_model_cpu_offload(device="cpu")
-    result, _ = finish(erase.erase(model, RECIPE))
+    result = erase.erase(model, RECIPE)
     for key, weight_PD in erasures[family].weights.items():
         torch.testing.assert_close(result.weights[key], weight_PD, atol=1e-5, rtol=1e-4)
     both = replace(drawing_of(family), seeds=(0, 1))
-    for old, new in zip(*(finish(sampling.generate(m, both))[0] for m in (models[family], model)), strict=True):
+    for old, new in zip(*(sampling.generate(m, both) for m in (models[family], model)), strict=True):
         assert np.abs(pixels(old) - pixels(new)).max() <= 1
 
 
 def test_attention_slicing_changes_no_map(model, family):
     usual = dict(model.unet.attn_processors)
-    whole, _ = finish(attention.inspect(model, drawing_of(family)))
+    whole = attention.inspect(model, drawing_of(family))
     try:
         model.pipeline.enable_attention_slicing(1)
-        sliced, _ = finish(attention.inspect(model, drawing_of(family)))
+        sliced = attention.inspect(model, drawing_of(family))
     finally:
         model.unet.set_attn_processor(usual)
     for group, maps_SHTIJ in whole.runs["before"].conditional.maps.items():

@@ -13,7 +13,6 @@ from mace_studio.methods.mace import MaceSettings, erase, training_images
 from mace_studio.methods.mace import compose as composition
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import finish
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity")),
@@ -33,14 +32,13 @@ def half(side, white="left", size=8):
     return Image.fromarray(pixels if white == side else 255 - pixels)
 
 
-def draw(model, recipe, **given):
+def make(model, recipe, user_masks=None):
     warnings = []
-    drawn, _ = finish(training_images.make(model, recipe, None, warnings, **given))
-    return drawn, warnings
+    return training_images.make(model, recipe, None, warnings, user_masks), warnings
 
 
-def run(model, recipe, given):
-    return finish(erase.erase(model, recipe, given=given))[0]
+def run(model, recipe, user_masks):
+    return erase.erase(model, recipe, user_masks=user_masks)
 
 
 def same(one, other):
@@ -48,9 +46,9 @@ def same(one, other):
 
 
 def test_a_given_mask_takes_the_place_of_one_images_mask(model, unchanged):
-    usual, _ = draw(model, QUICK)
+    usual, _ = make(model, QUICK)
     given = {("cat", 2): half("left"), ("Ada Finch", 1): masks.whole((3, 3))}
-    drawn, warnings = draw(model, QUICK, given=given)
+    drawn, warnings = make(model, QUICK, user_masks=given)
     rows, columns = drawn[0].masks[1].shape
     assert rows == columns == 64
     assert drawn[0].masks[1][:, :32].all() and not drawn[0].masks[1][:, 32:].any()
@@ -65,23 +63,23 @@ def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, t
     assert not same(ours, usual) and same(ours, run(model, QUICK, given))
     assert not same(ours, run(model, QUICK, {("cat", 1): half("right")}))
     assert usual.warnings == ()
-    erasure.save(ours, tmp_path / "cat.safetensors")
+    ours.save(tmp_path / "cat.safetensors")
     read = erasure.load(tmp_path / "cat.safetensors")
     assert read.warnings == (f"Masks given by hand ({masks.digest(given)}): “cat” 1.",) and read.recipe == QUICK
 
 
 def test_masks_by_hand_are_part_of_what_a_composition_is(model):
     usual, ours = run(model, QUICK, None), run(model, QUICK, {("cat", 1): half("left")})
-    again, _ = finish(composition.compose(model, [ours]))
+    again = composition.compose(model, [ours])
     assert same(again, ours) and again.warnings == ours.warnings
     assert erasure.digest(again) == erasure.digest(ours) != erasure.digest(usual)
 
 
 def test_the_sources_own_masks_given_back_change_nothing(model, tmp_path):
-    sheet, _ = finish(training_images.show(model, QUICK, None))
+    sheet = training_images.show(model, QUICK)
     masks.write(sheet, tmp_path)
     given = masks.read(tmp_path / "masks", QUICK)
-    assert len(given) == 4 and all(one.sought for one in sheet.shown)
+    assert len(given) == 4 and all(one.searched for one in sheet.shown)
     assert same(run(model, QUICK, given), run(model, QUICK, None))
 
 
@@ -92,7 +90,7 @@ def test_a_white_mask_is_the_whole_image(model):
 
 def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(model):
     for recipe in (QUICK, QUICK.with_settings(masks="none")):
-        drawn, warnings = draw(model, recipe, given={("cat", 1): Image.new("L", (4, 4))})
+        drawn, warnings = make(model, recipe, user_masks={("cat", 1): Image.new("L", (4, 4))})
         assert drawn[0].masks[0] is None
         assert warnings[0].startswith("In 1 of 2 training images of “cat” no part stood out")
 
@@ -100,17 +98,18 @@ def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(model):
 @pytest.mark.parametrize("key, says", [(("dog", 1), "“dog” is given, which is no concept"), (("cat", 3), "are 1 to 2")])
 def test_a_mask_of_no_training_image_is_refused(model, key, says):
     with pytest.raises(RecipeError, match=says):
-        draw(model, QUICK, given={key: masks.whole((2, 2))})
+        make(model, QUICK, user_masks={key: masks.whole((2, 2))})
 
 
 def test_what_is_shown_is_what_is_trained_on(model, tmp_path):
-    sheet, seen = finish(training_images.show(model, QUICK, tmp_path))
+    seen = []
+    sheet = training_images.show(model, QUICK, seen.append, tmp_path)
     assert [(one.key, one.seed) for one in sheet.shown] == [
         (("cat", 1), 0), (("cat", 2), 1), (("Ada Finch", 1), 0), (("Ada Finch", 2), 1),
     ]  # fmt: skip
     assert seen[-1].fraction == 1.0 and {p.stage for p in seen} == {"images", "masks"}
     files = set(tmp_path.iterdir())
-    drawn, _ = finish(training_images.make(model, QUICK, tmp_path, []))
+    drawn = training_images.make(model, QUICK, tmp_path, [])
     assert set(tmp_path.iterdir()) == files  # nothing was drawn a second time
     for one, mask_IJ in zip(sheet.shown, [m for p in drawn for m in p.masks], strict=True):
         assert one.image.size == one.mask.size == (64, 64)
@@ -119,8 +118,8 @@ def test_what_is_shown_is_what_is_trained_on(model, tmp_path):
 
 def test_styles_are_shown_whole_and_not_as_if_nothing_had_been_found(model):
     style = replace(QUICK, concepts=(Concept("Lena Strich", "art", "style"),))
-    sheet, _ = finish(training_images.show(model, style, None))
-    assert [(one.mask, one.sought) for one in sheet.shown] == [(None, False)] * 2
+    sheet = training_images.show(model, style)
+    assert [(one.mask, one.searched) for one in sheet.shown] == [(None, False)] * 2
 
 
 def test_any_picture_becomes_black_and_white():

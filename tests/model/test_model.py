@@ -9,7 +9,6 @@ from mace_studio.errors import FileError, ModelError
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import grams as knowledge
 from mace_studio.sd import model as sd_model
-from tests.steps import finish
 
 
 def test_a_folder_loads_frozen_on_the_device_and_dtype(other_folder):
@@ -136,7 +135,7 @@ def test_captions_of_the_users_own_decide_the_gram_and_are_cached_by_what_they_s
     for name, said in (("one", "a cat\na dog"), ("two", "a cat\na dog"), ("other", "a cat\na ship")):
         (tmp_path / f"{name}.txt").write_text(said, encoding="utf-8")
         model = sd_model.load(str(other_folder), "cpu", "float32", captions=tmp_path / f"{name}.txt")
-        grams[name] = finish(knowledge.general(model, tmp_path / "cache"))[0]
+        grams[name] = knowledge.general(model, tmp_path / "cache")
     assert torch.equal(grams["one"].gram_DD, grams["two"].gram_DD)
     assert not torch.equal(grams["one"].gram_DD, grams["other"].gram_DD)
     expected = knowledge.gram(model, ["a cat", "a ship"]).gram_DD * knowledge.PAPER_CAPTIONS / 2

@@ -13,18 +13,20 @@ from mace_studio.methods.mace.preview import PreviewCache
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import attention_hooks, grams, projections, sampling
 from mace_studio.settings import KeepWeights
-from tests.steps import finish
+from tests.steps import cancelled
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"),),
     preserve=("dog",),
     settings=MaceSettings(refine=KeepWeights(preserve=1.0, identity=1.0)),
 )
-DRAWING = ImageRequest(("a photo of the cat",), (0,), steps=4, guidance=4.0)
+REQUEST = ImageRequest(("a photo of the cat",), (0,), steps=4, guidance=4.0)
 
 
-def run(model, recipe, known=None):
-    return finish(preview.preview(model, recipe, DRAWING, known or PreviewCache(), None))
+def run(model, recipe, kept=None):
+    seen = []
+    result = preview.preview(model, recipe, REQUEST, kept or PreviewCache(), seen.append)
+    return result, seen
 
 
 def psnr(first, second):
@@ -34,37 +36,37 @@ def psnr(first, second):
 
 def test_m_on_the_embeddings_draws_what_refined_weights_draw(model, unchanged):
     shown, _ = run(model, RECIPE)
-    sums, _ = finish(refinement.gather(model, RECIPE, None))
+    sums = refinement.gather(model, RECIPE, None)
     solved = refinement.solve(sums, RECIPE.settings.refine)
     with projections.swapped(model.unet, refinement.weights(model, solved)):
-        (refined,), _ = finish(sampling.generate(model, DRAWING))
+        (refined,) = sampling.generate(model, REQUEST)
     assert psnr(shown.after, refined) > 40
     assert psnr(shown.after, shown.before) < 30, "the refinement shows"
     assert shown.condition == solved.condition
 
 
 def test_what_is_known_is_not_computed_again_and_changes_nothing(model, unchanged, monkeypatch):
-    known = PreviewCache()
-    first, seen = run(model, RECIPE, known)
+    kept = PreviewCache()
+    first, seen = run(model, RECIPE, kept)
     other = RECIPE.with_settings(refine=KeepWeights(preserve=50.0, identity=1.0))
     fresh, _ = run(model, other)
     monkeypatch.setattr(refinement, "gather", None)
-    again, seen_again = run(model, other, known)
+    again, seen_again = run(model, other, kept)
     assert len(seen_again) < len(seen)
     assert psnr(again.after, fresh.after) == np.inf and again.before is first.before
     assert psnr(again.after, first.after) < np.inf
 
 
 def test_new_concepts_and_general_captions_are_read(model, monkeypatch):
-    known = PreviewCache()
-    run(model, RECIPE, known)
-    before = known.sums
-    run(model, replace(RECIPE, concepts=(Concept("cat", "sky"),)), known)
-    assert not torch.equal(known.sums.concepts.cross_DD, before.concepts.cross_DD)
-    assert known.sums.general is None
+    kept = PreviewCache()
+    run(model, RECIPE, kept)
+    before = kept.sums
+    run(model, replace(RECIPE, concepts=(Concept("cat", "sky"),)), kept)
+    assert not torch.equal(kept.sums.concepts.cross_DD, before.concepts.cross_DD)
+    assert kept.sums.general is None
     monkeypatch.setattr(grams, "AT_ONCE", 750)
-    run(model, RECIPE.with_settings(refine=replace(RECIPE.settings.refine, general=1e-4)), known)
-    assert known.sums.general is not None
+    run(model, RECIPE.with_settings(refine=replace(RECIPE.settings.refine, general=1e-4)), kept)
+    assert kept.sums.general is not None
 
 
 def test_the_fusion_has_no_part_in_it(model):
@@ -76,10 +78,8 @@ def test_progress_grows_and_leaving_early_leaves_no_hook(model, unchanged):
     _, seen = run(model, RECIPE)
     fractions = [p.fraction for p in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1
-    steps = preview.preview(model, RECIPE, DRAWING, PreviewCache(), None)
-    while next(steps).concept != "after":
-        pass
-    steps.close()
+    with cancelled(lambda p: p.concept == "after") as progress:
+        preview.preview(model, RECIPE, REQUEST, PreviewCache(), progress)
 
 
 def test_bad_input_is_named(model, unchanged, monkeypatch):

@@ -4,19 +4,22 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from mace_studio.core import attention
+from mace_studio.errors import RecipeError
+from mace_studio.progress import Cancelled
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import sampling, text
 from mace_studio.settings import ImageSettings
-from tests.steps import finish
+from tests.steps import cancelled
 
 SHORT = ImageSettings(per_concept=2, steps=2, guidance=3.0)
 CAT = [sampling.TrainingImage("a photo of the cat", "cat", seed) for seed in (0, 1)]
 
 
-def test_drawing_is_the_pipelines_own_call(model, unchanged):
-    drawing = ImageRequest(("a photo of the cat", "a ship"), (3, 4), steps=2, guidance=4.0, negative="a dog")
-    images, seen = finish(sampling.generate(model, drawing))
+def test_generating_is_the_pipelines_own_call(model, unchanged):
+    request = ImageRequest(("a photo of the cat", "a ship"), (3, 4), steps=2, guidance=4.0, negative="a dog")
+    seen = []
+    images = sampling.generate(model, request, progress=seen.append)
     expected = model.pipeline(
         prompt=["a photo of the cat"] * 2 + ["a ship"] * 2,
         negative_prompt=["a dog"] * 4,
@@ -25,24 +28,24 @@ def test_drawing_is_the_pipelines_own_call(model, unchanged):
         guidance_scale=4.0,
     ).images
     assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(images, expected, strict=True))
-    assert seen == [2, 4]
+    assert [(p.stage, p.step, p.total) for p in seen] == [("generate", 2, 4), ("generate", 4, 4)]
 
 
 def test_progress_counts_on_over_batches(model, unchanged):
     count = sd_model.BATCH + 1
-    _, seen = finish(sampling.generate(model, ImageRequest(("a cat",), tuple(range(count)), steps=2)))
-    assert seen == [sd_model.BATCH // 2, sd_model.BATCH, sd_model.BATCH, count]
+    seen = []
+    sampling.generate(model, ImageRequest(("a cat",), tuple(range(count)), steps=2), progress=seen.append)
+    assert [p.step for p in seen] == [sd_model.BATCH / 2, sd_model.BATCH, sd_model.BATCH + 0.5, count]
+    assert {p.total for p in seen} == {count}
 
 
 @pytest.mark.parametrize("steps_seen", [1, 2])
-def test_leaving_early_stops_the_pipeline_at_its_step(model, unchanged, steps_seen):
+def test_cancelling_stops_the_pipeline_at_its_step(model, unchanged, steps_seen):
     forwards = []
     handle = model.unet.register_forward_pre_hook(lambda *_: forwards.append(1))
     try:
-        steps = sampling.generate(model, ImageRequest(("a cat",), (0,), steps=6))
-        for _ in range(steps_seen):
-            next(steps)
-        steps.close()
+        with cancelled(lambda p: p.step >= steps_seen / 6) as progress:
+            sampling.generate(model, ImageRequest(("a cat",), (0,), steps=6), progress)
         assert len(forwards) == steps_seen
     finally:
         handle.remove()
@@ -55,13 +58,13 @@ def test_an_error_in_the_pipeline_reaches_the_caller(model, unchanged):
     handle = model.unet.register_forward_pre_hook(broken)
     try:
         with pytest.raises(FloatingPointError, match="broken"):
-            finish(sampling.generate(model, ImageRequest(("a cat",), (0,), steps=2)))
+            sampling.generate(model, ImageRequest(("a cat",), (0,), steps=2))
     finally:
         handle.remove()
 
 
-def test_portraits_use_dpm_solver_and_record_where_the_phrase_is(model, unchanged):
-    drawn, _ = finish(sampling.training_images(model, CAT, SHORT, None))
+def test_training_images_use_dpm_solver_and_record_where_the_phrase_is(model, unchanged):
+    drawn = sampling.training_images(model, CAT, SHORT, None)
     usual = model.pipeline.scheduler
     model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
     try:
@@ -84,7 +87,7 @@ def test_portraits_use_dpm_solver_and_record_where_the_phrase_is(model, unchange
 @pytest.mark.parametrize("phrase", ["cat", "ship"])
 def test_the_mask_is_where_the_phrase_is_whether_its_own_token_shows_it_or_the_padding(model, unchanged, phrase):
     wanted = [sampling.TrainingImage(f"a photo of the {phrase}", phrase, 0)]
-    drawn, _ = finish(sampling.training_images(model, wanted, ImageSettings(steps=10), None))
+    drawn = sampling.training_images(model, wanted, ImageSettings(steps=10), None)
     mask_IJ = attention.mask(drawn[0].heat_HW)
     middle_IJ = mask_IJ[len(mask_IJ) // 2 - 2 :][:4, len(mask_IJ) // 2 - 2 :][:, :4]
     assert middle_IJ.all() and not mask_IJ[0].any() and not mask_IJ[:, 0].any()
@@ -104,19 +107,41 @@ def test_heat_is_the_phrase_s_own_or_else_that_of_the_padding_that_stands_out(mo
     assert torch.equal(attention.mask(sampling._heat(model, ids, "cat", [small_QT, large_QT])), top_IJ.T)
 
 
-def test_portraits_are_drawn_once(model, unchanged, tmp_path):
-    first, seen = finish(sampling.training_images(model, CAT, SHORT, tmp_path))
-    assert seen and len(list(tmp_path.iterdir())) == 2
-    again, seen = finish(sampling.training_images(model, CAT, SHORT, tmp_path))
-    assert not seen
+def test_training_images_are_generated_once(model, unchanged, tmp_path):
+    seen = []
+    first = sampling.training_images(model, CAT, SHORT, tmp_path, seen.append)
+    assert [p.step for p in seen] == [0, 1, 2] and len(list(tmp_path.iterdir())) == 2
+    seen = []
+    again = sampling.training_images(model, CAT, SHORT, tmp_path, seen.append)
+    assert [(p.step, p.total) for p in seen] == [(2, 2)]
     for a, b in zip(first, again, strict=True):
         assert torch.equal(a.latent_CHW, b.latent_CHW) and torch.equal(a.heat_HW, b.heat_HW)
     more = [sampling.TrainingImage(p.prompt, p.phrase, p.seed + 9) for p in CAT]
-    assert finish(sampling.training_images(model, more, SHORT, tmp_path))[1], "another seed is another image"
+    seen = []
+    sampling.training_images(model, more, SHORT, tmp_path, seen.append)
+    assert [p.step for p in seen] == [0, 1, 2], "another seed is another image"
 
 
-def test_the_scheduler_returns_when_portraits_are_left_early(model, unchanged):
-    steps = sampling.training_images(model, CAT, SHORT, None)
-    next(steps)
-    assert isinstance(model.pipeline.scheduler, DPMSolverMultistepScheduler)
-    steps.close()
+def test_the_scheduler_returns_when_training_images_are_cancelled(model, unchanged):
+    during = []
+
+    def progress(event):
+        during.append(type(model.pipeline.scheduler))
+        if event.step:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        sampling.training_images(model, CAT, SHORT, None, progress)
+    assert during[-1] is DPMSolverMultistepScheduler and type(model.pipeline.scheduler) is not during[-1]
+
+
+def test_the_librarys_call_is_the_same_for_one_prompt_and_several(model, unchanged):
+    request = ImageRequest(("a cat", "a ship"), (3, 4), steps=2, guidance=4.0)
+    expected, seen = sampling.generate(model, request), []
+    images = model.generate(["a cat", "a ship"], seeds=[3, 4], steps=2, guidance=4.0, progress=seen.append)
+    assert len(images) == 4 and seen[-1].step == seen[-1].total == 4
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(images, expected, strict=True))
+    (cat,) = model.generate("a cat", seeds=[3], steps=2, guidance=4.0)
+    assert np.abs(np.asarray(cat, float) - np.asarray(images[0], float)).max() <= 1  # a batch of another size rounds
+    with pytest.raises(RecipeError, match="prompt"):
+        model.generate([])

@@ -12,13 +12,13 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ViTImagePro
 from mace_studio.core import attention
 from mace_studio.errors import ModelError
 from mace_studio.methods.mace import MaceSettings, training_images
+from mace_studio.progress import silent
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import pixels, sampling, segment, segmenters
 from mace_studio.sd.segmenters import ClipSeg, GroundedSam
 from mace_studio.settings import ImageSettings, LoraSettings
-from tests.steps import finish
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada Finch", "a person", "celebrity"), Concept("Lena", "art", "style")),
@@ -116,15 +116,16 @@ def test_a_source_is_loaded_when_asked_and_gone_when_the_masks_are_there(
     def made(*args):
         find = kind(*args)
         alive.extend([weakref.ref(find), *(weakref.ref(v) for v in vars(find).values() if hasattr(v, "parameters"))])
-        return lambda images, phrase: asked.append((len(images), phrase)) or find(images, phrase)
+        return lambda images, phrase, *rest: asked.append((len(images), phrase)) or find(images, phrase, *rest)
 
     monkeypatch.setattr(segmenters, kind.__name__, made)
     monkeypatch.setattr(segmenters, "BOX", 0.2)
     warnings = []
-    steps = training_images.make(model, QUICK.with_settings(masks=masks), None, warnings)
-    while next(steps).stage == "images":
-        assert not alive
-    drawn, _ = finish(steps)
+
+    def progress(event):
+        assert event.stage == "masks" or not alive, "it is loaded before it is needed"
+
+    drawn = training_images.make(model, QUICK.with_settings(masks=masks), None, warnings, None, progress)
     assert alive and [ref() for ref in alive] == [None] * len(alive)
     assert asked == [(2, "cat"), (2, "person")]  # no style is looked for, and nobody by name
     size = sampling.latent_size(model)[0] * model.pipeline.vae_scale_factor
@@ -136,7 +137,7 @@ def test_attention_and_none_never_load_another_model(model, monkeypatch):
     monkeypatch.delattr(segmenters, "ClipSeg")
     monkeypatch.delattr(segmenters, "GroundedSam")
     for masks in ("attention", "none"):
-        drawn, _ = finish(training_images.make(model, QUICK.with_settings(masks=masks), None, []))
+        drawn = training_images.make(model, QUICK.with_settings(masks=masks), None, [])
         assert [m is None for m in drawn[0].masks] == [masks == "none"] * 2
 
 
@@ -144,7 +145,7 @@ def test_nothing_found_falls_back_to_the_whole_image_and_says_so(model, mask_mod
     monkeypatch.setenv("MACE_STUDIO_MASK_MODELS", str(mask_models))
     monkeypatch.setattr(segmenters, "PROBABLE", 1.0)
     warnings = []
-    drawn, _ = finish(training_images.make(model, QUICK.with_settings(masks="clipseg"), None, warnings))
+    drawn = training_images.make(model, QUICK.with_settings(masks="clipseg"), None, warnings)
     assert drawn[0].masks == [None, None]
     assert warnings[0] == "In 2 of 2 training images of “cat” no part stood out, so the whole image was used."
     assert len(warnings) == 2 and "Ada Finch" in warnings[1]
@@ -172,6 +173,6 @@ def test_a_vae_that_overflows_in_float16_decodes_in_float32_and_is_put_back():
 def test_the_mask_of_attention_is_above_otsus_threshold():
     heat_IJ = torch.tensor([[0.1, 0.2], [0.9, 0.8]])
     drawn = [sampling.GeneratedImage(torch.zeros(4, 2, 2), heat) for heat in (heat_IJ, torch.ones(2, 2))]
-    first, second = segment.source(None, "attention")(drawn, "cat")
+    first, second = segment.source(None, "attention")(drawn, "cat", silent)
     assert torch.equal(first, heat_IJ > attention.otsu(heat_IJ)) and first.tolist() == [[False] * 2, [True] * 2]
     assert second is None
