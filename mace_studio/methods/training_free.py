@@ -30,15 +30,15 @@ def edit(
     Args:
         original: name -> W. refined: name -> W', after stage 1.
         concepts: for each concept `Moments.of(E_i, E^_i)`, see `targets`.
-        keep: R and the identity weight; as in `ridge.Fusion.solve` the first pulls to W, the second to W'.
+        keep: R and the identity weight; as in `ridge.Fusion` the first pulls to W, the second to W'.
 
     Raises:
         SingularGram: the sums do not determine W*.
     """
-    fusion = Fusion(next(iter(original.values())).shape[1])
-    for moments in concepts:
-        fusion.add_pairs(moments, refined)
-    return fusion.solve(original, refined, keep)
+    moments = sum(concepts, start=Moments.zero(len(keep.gram_DD)))
+    fusion = Fusion(moments.gram_DD, keep)
+    fusion.add_pairs(moments)
+    return fusion.solve(original, refined)
 
 
 def targets(
