@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 8192
+LEFT_OUT = 2048
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class PairSums:
     def __init__(self, width: int) -> None:
         # F and C of concepts that move, F = C of those that map to themselves, and what belongs to no pair
         self._moved_DD, self._cross_DD, self._unmoved_DD, self._left_out_DD = torch.zeros(4, width, width).double()
+        self._left_out: list[Tensor] = []  # a few rows a concept: multiplied together when there are many
         self._count = 0
         self._guide_NTD: Tensor | None = None
         self._aligned_ND = torch.zeros(0, width).double()
@@ -103,9 +105,11 @@ class PairSums:
             for side in (0, 1)
         )
         context_nD = context_NTD.detach().cpu().flatten(0, 1)
-        paired_nD = context_nD[here].double()
+        paired_nD = context_nD.index_select(0, here).double()
         left_out = torch.ones(len(context_nD), dtype=torch.bool).index_fill_(0, here, False)
-        self._left_out_DD += gram(context_nD[left_out].double())
+        self._left_out.append(context_nD[left_out])
+        if sum(map(len, self._left_out)) > LEFT_OUT:
+            self._sum_left_out()
         self._count += len(here)
         if torch.equal(here, there) and torch.equal(context_NTD, guide_NTD):
             self._unmoved_DD += gram(paired_nD)  # the same numbers in F and C, so that M is exactly I
@@ -123,7 +127,13 @@ class PairSums:
 
     def all_positions(self) -> Tensor:
         """S, the sum of e e^T over all T positions of all concepts' prompts (Eq. 7), float64."""
+        self._sum_left_out()
         return self._moved_DD + self._unmoved_DD + self._left_out_DD
+
+    def _sum_left_out(self) -> None:
+        if self._left_out:
+            self._left_out_DD += gram(torch.cat(self._left_out).double())
+            self._left_out = []
 
     def _finish_mapping(self) -> None:
         if self._guide_NTD is not None:
