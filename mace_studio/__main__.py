@@ -1,4 +1,4 @@
-"""`python -m mace_studio`: the command line."""
+"""`python -m mace_studio`: the same as the command `mace-studio`."""
 
 import sys
 

@@ -71,6 +71,14 @@ class Erasure:
         with projections.swapped(model.unet, self.weights):
             yield
 
+    def checksum(self) -> str:
+        """SHA-256 of the weights, in float32."""
+        digest = hashlib.sha256()
+        for key, weight_PD in sorted(self.weights.items()):
+            digest.update(key.encode())
+            digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy())
+        return digest.hexdigest()
+
     def apply(self, pipeline: DiffusionPipeline) -> None:
         """Write the weights into a diffusers pipeline for good.
 

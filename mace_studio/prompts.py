@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from types import MappingProxyType
 
 from mace_studio.paths import ASSETS
 from mace_studio.recipe import Concept, Recipe
@@ -69,10 +70,15 @@ def count(recipe: Recipe) -> int:
     return concepts + sum(1 for _ in preserved(recipe))
 
 
-def suggestions(recipe: Recipe) -> list[tuple[str, str]]:
-    """Prompts worth comparing, each as (role, prompt); the role is "erased", "synonym" or "kept"."""
+def suggestions(recipe: Recipe, kinds: Mapping[str, str] = MappingProxyType({})) -> list[tuple[str, str]]:
+    """Prompts worth comparing, each as (role, prompt); the role is "erased", "synonym" or "kept".
+
+    Args:
+        recipe: of the erasure.
+        kinds: phrase in lower case -> kind, for what is kept; the first concept's kind for any other phrase.
+    """
     erased = [("erased", portrait(c.phrase, c.kind)) for c in recipe.concepts[:SUGGESTED]]
     synonyms = [("synonym", portrait(s, c.kind)) for c in recipe.concepts for s in c.synonyms]
     kind = recipe.concepts[0].kind if recipe.concepts else "object"
-    kept = [("kept", portrait(phrase, kind)) for phrase in recipe.preserve[:SUGGESTED]]
+    kept = [("kept", portrait(p, kinds.get(p.strip().lower(), kind))) for p in recipe.preserve[:SUGGESTED]]
     return [*erased, *synonyms[:SUGGESTED], *kept]

@@ -1,7 +1,9 @@
-"""Settings of all tests."""
+"""What holds for all tests: no network, the same examples in every run; and the seconds of each folder at the end."""
 
 import os
+from collections import Counter
 
+import pytest
 from hypothesis import settings
 
 # No test asks the network, whatever it asks of the libraries; they read this when they are imported.
@@ -12,3 +14,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The same examples in every run: what fails once fails again, here and elsewhere.
 settings.register_profile("studio", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("studio")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what the tests of each folder took: set-up, call and tear-down, without collecting and importing."""
+    seconds, tests = Counter(), Counter()
+    for report in (one for group in terminalreporter.stats.values() for one in group):
+        if isinstance(report, pytest.TestReport):
+            folder = "/".join(report.nodeid.split("/")[:2])
+            seconds[folder] += report.duration
+            tests[folder] += report.when == "call"
+    terminalreporter.section("seconds of each folder")
+    for folder in sorted(seconds):
+        terminalreporter.write_line(f"{folder}: {tests[folder]} tests, {seconds[folder]:.1f} s")

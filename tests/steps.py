@@ -1,5 +1,6 @@
 """What several tests do: cancel at some event, watch over a model, and find what is on the page."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -49,6 +50,12 @@ def choose(page, dropdown, option):
     """Choose an option of a dropdown on the page."""
     page.locator(f"{dropdown} input").click()
     page.get_by_role("option", name=option, exact=True).click()
+
+
+def choose_model(page, dropdown, title):
+    """Choose an erased model by its title, which the list shows with time and method."""
+    page.locator(f"{dropdown} input").click()
+    page.get_by_role("option", name=re.compile(f"^{re.escape(title)} · ")).click()
 
 
 def field(page, elem_id):

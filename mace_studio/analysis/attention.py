@@ -1,12 +1,13 @@
-"""Use cases inspect() and residual(): what the model looks at for each word, and what the other words still carry."""
+"""Use cases inspect() and residual(): what the model attends to for each word, and what the other words still carry."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,8 +18,8 @@ from torch import Tensor
 from mace_studio.core import attention
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.methods.mace import refine as refinement
-from mace_studio.progress import Progress, clocked, numbered, relay
+from mace_studio.methods.mace import refine
+from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import attention_hooks, attention_maps, judges, projections, sampling, text
 from mace_studio.sd.attention_maps import TokenMaps
@@ -32,14 +33,14 @@ SIDES = ("conditional", "unconditional")
 
 @dataclass(frozen=True)
 class Run:
-    """One image, and where the model looked while it drew it.
+    """One image, and where the model looked while it was generated.
 
     Attributes:
         image: RGB.
         conditional: maps of the prompt's words.
         unconditional: maps of the negative prompt's words; None without guidance.
-        presence: erased phrase of the prompt -> the probability that the image shows it, in the eyes of the model's
-            judge; without those that no judge knows.
+        presence: erased phrase of the prompt -> the probability that the image shows it, as the model's judge says;
+            without phrases that no judge knows.
     """
 
     image: Image
@@ -105,77 +106,73 @@ class Inspection:
 
 def inspect(
     model: Model,
-    drawing: ImageRequest,
+    request: ImageRequest,
     erasure: Erasure | None = None,
     phrases: Sequence[str] = (),
     steps: range | None = None,
-) -> Generator[Progress, None, Inspection]:
-    """Draw a prompt before and after an erasure and record the attention to its words.
+    progress: Report = silent,
+) -> Inspection:
+    """Generate a prompt before and after an erasure and record the attention to its words.
 
     Args:
         model: is bit for bit the same afterwards.
-        drawing: one prompt and one seed.
+        request: one prompt and one seed.
         erasure: None looks at the model as it is.
         phrases: what counts as one word, beside the erasure's concepts and their synonyms.
         steps: which denoising steps are kept; all when None.
+        progress: told of stage "generate", steps in images, at every denoising step; the concept is the run's name.
 
     Raises:
         FileError: the erasure was made from another model.
-        RecipeError: a setting that cannot be drawn, or more than one prompt or seed.
+        RecipeError: a setting that no image can be generated with, or more than one prompt or seed.
     """
-    drawing.check_alone()
-    weights: dict[str, Mapping[str, Tensor]] = {BEFORE: {}}
+    request.check_alone()
+    models: dict[str, AbstractContextManager] = {BEFORE: nullcontext()}
     if erasure is not None:
         check_fits(erasure, model)
-        weights[AFTER] = erasure.weights
-    concepts = [*_phrases(erasure), *phrases]
-    words = text.words(model, drawing.prompts[0], concepts)
-    runs = yield from clocked(_runs(model, drawing, weights, words, steps), {"draw": 1.0})
-    return Inspection(runs, _mask(runs[BEFORE]), _settings("attention", model, drawing, erasure))
+        models[AFTER] = erasure.applied(model)
+    words = text.words(model, request.prompts[0], [*_phrases(erasure), *phrases])
+    runs = _runs(model, request, models, words, steps, timed(progress, {"generate": 1.0}))
+    return Inspection(runs, _mask(runs[BEFORE]), _settings("attention", model, request, erasure))
 
 
 def residual(
-    model: Model, drawing: ImageRequest, erasure: Erasure, cache: Path | None = None
-) -> Generator[Progress, None, Inspection]:
+    model: Model, request: ImageRequest, erasure: Erasure, cache: Path | None = None, progress: Report = silent
+) -> Inspection:
     """What the other words carry: the concept's embeddings replaced by that of the final end token (Fig. 2, 9).
 
-    Drawn with the original weights, after the refinement alone, and after the whole erasure.
+    With the original weights, after the refinement alone, and after the whole erasure.
 
     Args:
         model: is bit for bit the same afterwards.
-        drawing: one prompt that names an erased concept, and one seed.
+        request: one prompt that names an erased concept, and one seed.
         erasure: its recipe is refined anew, since its file holds the final weights only.
         cache: folder that keeps the Gram of the general captions, or None.
+        progress: told of stage "refine", then of "generate" as by `inspect`.
 
     Raises:
         FileError: the erasure was made from another model.
-        RecipeError: the prompt names no erased concept, or a setting that cannot be drawn.
+        RecipeError: the prompt names no erased concept, or a setting that no image can be generated with.
     """
-    drawing.check_alone()
+    request.check_alone()
     check_fits(erasure, model)
-    words = text.words(model, drawing.prompts[0], _phrases(erasure))
+    words = text.words(model, request.prompts[0], _phrases(erasure))
     if not any(word.role == "concept" for word in words):
         named = ", ".join(c.phrase for c in erasure.recipe.concepts[:3])
         raise RecipeError("prompt", f"The prompt names no erased concept; use one of them in it, such as {named}.")
-    staged = _residual(model, drawing, erasure, words, cache)
-    runs = yield from clocked(staged, {"refine": 1.0, "draw": 3.0})
-    return Inspection(runs, None, _settings("residual", model, drawing, erasure))
-
-
-def _residual(
-    model: Model, drawing: ImageRequest, erasure: Erasure, words: list[Word], cache: Path | None
-) -> Generator[Progress, None, dict[str, Run]]:
-    sums = yield from refinement.gather(model, erasure.recipe, cache)
-    refined = refinement.weights(model, refinement.solve(sums, erasure.recipe.settings.refine))
-    weights = {ORIGINAL: {}, REFINED: refined, ERASED: erasure.weights}
+    report = timed(progress, {"refine": 1.0, "generate": 3.0})
+    sums = refine.gather(model, erasure.recipe, cache, report)
+    refined = refine.weights(model, refine.solve(sums, erasure.recipe.settings.refine), report)
+    models = {
+        ORIGINAL: nullcontext(),
+        REFINED: projections.swapped(model.unet, refined),
+        ERASED: erasure.applied(model),
+    }
     positions = [p for word in words if word.role == "concept" for p in word.positions]
-    source = text.final_end(model, text.ids(model, drawing.prompts)[0])
-
-    def without_concept(context_BTD: Tensor) -> Tensor:
-        return replaced(context_BTD, positions, source)
-
-    with attention_hooks.context(model.unet, without_concept):
-        return (yield from _runs(model, drawing, weights, words, None))
+    source = text.final_end(model, text.ids(model, request.prompts)[0])
+    with attention_hooks.context(model.unet, lambda context_BTD: replaced(context_BTD, positions, source)):
+        runs = _runs(model, request, models, words, None, report)
+    return Inspection(runs, None, _settings("residual", model, request, erasure))
 
 
 def replaced(context_BTD: Tensor, positions: Sequence[int], source: int) -> Tensor:
@@ -187,31 +184,28 @@ def replaced(context_BTD: Tensor, positions: Sequence[int], source: int) -> Tens
 
 def _runs(
     model: Model,
-    drawing: ImageRequest,
-    weights: Mapping[str, Mapping[str, Tensor]],
+    request: ImageRequest,
+    models: Mapping[str, AbstractContextManager],
     words: list[Word],
     steps: range | None,
-) -> Generator[Progress, None, dict[str, Run]]:
-    """One run with each of several sets of weights; an empty set leaves the model as it is."""
-    total = drawing.steps * len(weights)
+    report: Report,
+) -> dict[str, Run]:
+    """One run inside each of several context managers that put other weights in place."""
     judge, runs = judges.of(model), {}
-    sides = (text.words(model, drawing.negative), words)
-    for i, (name, other) in enumerate(weights.items()):
-        yield Progress("draw", name, i * drawing.steps, total)
-        recorder = attention_maps.Recorder(
-            sides, steps or range(drawing.steps), attention_maps.latent_size(model, drawing.size)
-        )
-        with ExitStack() as stack:
-            stack.enter_context(projections.swapped(model.unet, other))
-            stack.enter_context(attention_hooks.attention(model.unet, recorder.receive))
-            image = (
-                yield from relay(sampling.generate(model, drawing), numbered("draw", name, i * drawing.steps, total))
-            )[0]
+    size = attention_maps.latent_size(model, request.size)
+    sides = (text.words(model, request.negative), words)
+    for i, (name, in_place) in enumerate(models.items()):
+        recorder = attention_maps.Recorder(sides, steps or range(request.steps), size)
+        with in_place, attention_hooks.attention(model.unet, recorder.receive):
+            (image,) = sampling.generate(model, request, within(report, "generate", name, i, len(models)))
         *unconditional, conditional = recorder.sides()
-        concepts = [word.text for word in words if word.role == "concept"]
-        seen = {phrase: judges.presence(judge, image, phrase) for phrase in concepts}
-        known = {phrase: share for phrase, share in seen.items() if share is not None}
-        runs[name] = Run(image, conditional, unconditional[0] if unconditional else None, known)
+        found = {word.text: judges.presence(judge, image, word.text) for word in words if word.role == "concept"}
+        runs[name] = Run(
+            image=image,
+            conditional=conditional,
+            unconditional=unconditional[0] if unconditional else None,
+            presence={phrase: share for phrase, share in found.items() if share is not None},
+        )
     return runs
 
 
@@ -226,21 +220,22 @@ def _mask(run: Run) -> Mask | None:
     A text encoder that reads from left to right lets only what follows the concept carry it along.
     """
     maps_TIJ, words = run.conditional.mean().mean(dim=0), run.conditional.words
-    mine = [i for i, word in enumerate(words) if word.role == "concept"]
-    if not mine:
+    named = [i for i, word in enumerate(words) if word.role == "concept"]
+    if not named:
         return None
-    heats = {words[mine[0]].text: maps_TIJ[mine].sum(dim=0)}
-    after = {word.text: maps_TIJ[i] for i, word in enumerate(words) if i > mine[0] and word.role == "word"}
-    for group in (heats, after):
+    concept = {words[named[0]].text: maps_TIJ[named].sum(dim=0)}
+    after = {word.text: maps_TIJ[i] for i, word in enumerate(words) if i > named[0] and word.role == "word"}
+    for group in (concept, after):
         best = attention.clearest(torch.stack(list(group.values()))) if group else None
         if best is not None:
-            text = list(group)[best]
-            return Mask(text, attention.mask(group[text]))
+            word = list(group)[best]
+            mask_IJ = attention.mask(group[word])
+            return None if mask_IJ is None else Mask(word, mask_IJ)
     return None
 
 
-def _settings(kind: str, model: Model, drawing: ImageRequest, erasure: Erasure | None) -> dict[str, object]:
-    settings = {"kind": kind} | asdict(drawing) | {"model": model.name, "model_fingerprint": model.fingerprint}
+def _settings(kind: str, model: Model, request: ImageRequest, erasure: Erasure | None) -> dict[str, object]:
+    settings = {"kind": kind} | asdict(request) | {"model": model.name, "model_fingerprint": model.fingerprint}
     if erasure is not None:
         settings |= {"recipe": json.loads(erasure.recipe.to_json()), "recipe_digest": erasure.recipe.digest()}
     return settings
@@ -252,8 +247,8 @@ def save(inspection: Inspection, path: Path) -> Path:
     Raises:
         FileError: a file cannot be written.
     """
-    about: dict[str, object] = {"settings": inspection.settings, "runs": {}}
-    arrays = {}
+    about: dict[str, Any] = {"settings": inspection.settings, "runs": {}}
+    arrays: dict[str, Any] = {}
     if inspection.mask is not None:
         about["mask"], arrays["mask_IJ"] = inspection.mask.word, inspection.mask.mask_IJ.numpy()
     for name, run in inspection.runs.items():
@@ -261,14 +256,13 @@ def save(inspection: Inspection, path: Path) -> Path:
         about["runs"][name] = {"presence": run.presence}
         for side in SIDES:
             if (token_maps := getattr(run, side)) is not None:
-                arrays |= {f"{name}/{side}/{group}": attention_maps.numpy() for group, maps in token_maps.maps.items()}
+                arrays |= {f"{name}/{side}/{group}": maps.numpy() for group, maps in token_maps.maps.items()}
                 words = [asdict(word) for word in token_maps.words]
                 about["runs"][name][side] = {"words": words, "layers": token_maps.layers}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **arrays)
-        text = json.dumps(about, indent=1, ensure_ascii=False)
-        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise FileError(f"{path} could not be written: {error.strerror or error}. Choose another folder.") from error
     return path
@@ -284,18 +278,21 @@ def load(path: Path) -> Inspection:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-        runs = {name: _run(name, told, arrays) for name, told in about["runs"].items()}
+        runs = {}
+        for name, run in about["runs"].items():
+            sides = {side: _token_maps(f"{name}/{side}/", run[side], arrays) for side in SIDES if side in run}
+            runs[name] = Run(
+                image=fromarray(arrays[f"{name}/image"].numpy()),
+                conditional=sides["conditional"],
+                unconditional=sides.get("unconditional"),
+                presence=run["presence"],
+            )
         mask = Mask(about["mask"], arrays["mask_IJ"]) if "mask" in about else None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise FileError(f"{path} is no inspection of MACE Studio, or the JSON file beside it is missing.") from error
     return Inspection(runs, mask, about["settings"])
 
 
-def _run(name: str, told: dict, arrays: Mapping[str, Tensor]) -> Run:
-    sides = [_token_maps(f"{name}/{side}/", told[side], arrays) if side in told else None for side in SIDES]
-    return Run(fromarray(arrays[f"{name}/image"].numpy()), *sides, told["presence"])
-
-
-def _token_maps(prefix: str, told: dict, arrays: Mapping[str, Tensor]) -> TokenMaps:
-    words = tuple(Word(w["text"], tuple(w["tokens"]), tuple(w["positions"]), w["role"]) for w in told["words"])
-    return TokenMaps(words, {group: arrays[prefix + group] for group in told["layers"]}, told["layers"])
+def _token_maps(prefix: str, about: dict, arrays: Mapping[str, Tensor]) -> TokenMaps:
+    words = tuple(Word(w["text"], tuple(w["tokens"]), tuple(w["positions"]), w["role"]) for w in about["words"])
+    return TokenMaps(words, {group: arrays[prefix + group] for group in about["layers"]}, about["layers"])

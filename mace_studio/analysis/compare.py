@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,21 +11,25 @@ from PIL.PngImagePlugin import PngInfo
 
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError
-from mace_studio.progress import Progress, clocked, relay
+from mace_studio.progress import Progress, Report, silent, timed, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import image_cache, projections, sampling
+from mace_studio.sd import image_cache, sampling
 from mace_studio.sd.model import Model
 
+PAIRS_AT_ONCE = 4  # so many are generated before the first of them are told of
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """One prompt and seed, before and after.
 
     Attributes:
-        prompt, seed: what was drawn.
-        before, after: RGB images of equal size.
+        prompt: the sentence.
+        seed: of both images.
+        before: RGB image of the model as it is.
+        after: RGB image of the erased model, of equal size.
         change: mean absolute difference of pixel values, 0 to 255.
-        settings: everything needed to draw the pair again.
+        settings: everything needed to generate the pair again.
     """
 
     prompt: str
@@ -37,37 +40,54 @@ class Pair:
     settings: dict[str, object]
 
 
-def compare(model: Model, erasure: Erasure, drawing: ImageRequest) -> Generator[Progress, None, list[Pair]]:
-    """Draw every prompt with every seed with the model as it is, then with the erasure in place.
+def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Report = silent) -> list[Pair]:
+    """Generate every prompt with every seed with the model as it is, then with the erasure in place.
+
+    Args:
+        model: is bit for bit the same afterwards.
+        erasure: of this model.
+        request: prompts, seeds and settings.
+        progress: told of stage "generate", steps in images, at every denoising step; and of every pair, as `result`,
+            as soon as it is there.
+
+    Returns:
+        Pairs in the order of `request.pairs()`.
 
     Raises:
         FileError: the erasure was made from another model.
+        RecipeError: a setting that no image can be generated with.
     """
-    drawing.check()
+    request.check()
     check_fits(erasure, model)
-    return (yield from clocked(_draw_both(model, erasure, drawing), {"draw": 1.0}))
-
-
-def _draw_both(model: Model, erasure: Erasure, drawing: ImageRequest) -> Generator[Progress, None, list[Pair]]:
-    count = len(drawing.prompts) * len(drawing.seeds)
-    yield Progress("draw", total=2 * count)
-    before = yield from relay(sampling.generate(model, drawing), lambda n: Progress("draw", step=n, total=2 * count))
-    with projections.swapped(model.unet, erasure.weights):
-        after = yield from relay(
-            sampling.generate(model, drawing), lambda n: Progress("draw", step=count + n, total=2 * count)
-        )
+    asked, report = request.pairs(), timed(progress, {"generate": 1.0})
     about = {
-        "steps": drawing.steps,
-        "guidance": drawing.guidance,
-        "negative_prompt": drawing.negative,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "negative_prompt": request.negative,
         "model": model.name,
         "model_fingerprint": model.fingerprint,
         "recipe": json.loads(erasure.recipe.to_json()),
     }
-    return [
-        Pair(prompt, seed, old, new, image_cache.difference(old, new), {"prompt": prompt, "seed": seed} | about)
-        for (prompt, seed), old, new in zip(drawing.pairs(), before, after, strict=True)
-    ]
+    pairs: list[Pair] = []
+    for start in range(0, len(asked), PAIRS_AT_ONCE):
+        part = asked[start : start + PAIRS_AT_ONCE]
+        before, total = 2 * start, 2 * len(asked)
+        old = sampling.generate_pairs(model, part, request, within(report, "generate", before=before, total=total))
+        before += len(part)
+        with erasure.applied(model):
+            new = sampling.generate_pairs(model, part, request, within(report, "generate", before=before, total=total))
+        for (prompt, seed), one, other in zip(part, old, new, strict=True):
+            pair = Pair(
+                prompt=prompt,
+                seed=seed,
+                before=one,
+                after=other,
+                change=image_cache.difference(one, other),
+                settings={"prompt": prompt, "seed": seed} | about,
+            )
+            pairs.append(pair)
+            report(Progress("generate", step=before + len(part), total=total, result=pair))
+    return pairs
 
 
 def save_pair(pair: Pair, path: Path) -> None:

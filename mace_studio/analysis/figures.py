@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -24,7 +24,7 @@ CELL = 1.05  # inches
 SIDE_LABEL = 0.75
 WORDS_IN_A_ROW = 12
 RESIDUAL = "residual"
-STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "pdf.fonttype": 42, "axes.linewidth": 0.5}
+STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 8, "pdf.fonttype": 42, "axes.linewidth": 0.5}
 BEFORE_COLOUR, AFTER_COLOUR = "#b85c00", "#0f7b5f"
 
 
@@ -48,22 +48,24 @@ def token_grid(inspection: Inspection) -> Figure:
     if len(rows) == 2:
         change_TIJ = rows[1][1] - rows[0][1]
         rows.append(("difference", change_TIJ, DIFFERENCES, Normalize(-top, top)))
-    blocks = _blocks(len(words))
+    lines = -(-len(words) // WORDS_IN_A_ROW)
+    each = -(-len(words) // lines)  # as few lines of words as fit, of about the same length
+    blocks = [range(i, min(i + each, len(words))) for i in range(0, len(words), each)]
     across = 1 + max(len(block) for block in blocks)
     with matplotlib.rc_context(STYLE):
-        figure, grid = _sheet(len(rows) * len(blocks), across, inspection)
+        figure, grid = _grid(len(rows) * len(blocks), across, inspection)
         for b, block in enumerate(blocks):
             for r, (name, maps_TIJ, palette, scale) in enumerate(rows):
                 axes = grid[b * len(rows) + r]
-                _picture(axes[0], runs[name].image if name in runs else None, name)
+                _image(axes[0], runs[name].image if name in runs else None, name)
                 for axis, i in zip(axes[1:], block, strict=False):
                     axis.imshow(maps_TIJ[i], cmap=palette, norm=scale, interpolation="nearest")
                     frame(axis, words[i] if r == 0 else None)
                 for axis in axes[1 + len(block) :]:
                     axis.set_axis_off()
-        _bar(figure, grid[0], COLOURS, Normalize(0, top), "attention")
+        _colour_bar(figure, grid[0], COLOURS, Normalize(0, top), "attention")
         if len(rows) == 3:
-            _bar(figure, grid[2], DIFFERENCES, Normalize(-top, top), "difference")
+            _colour_bar(figure, grid[2], DIFFERENCES, Normalize(-top, top), "difference")
     return figure
 
 
@@ -74,14 +76,14 @@ def residual_rows(inspection: Inspection) -> Figure:
     maps = {name: _mean(run) for name, run in inspection.runs.items()}
     scale = Normalize(0, highest(list(maps.values()), [words[i] for i in shown]))
     with matplotlib.rc_context(STYLE):
-        figure, grid = _sheet(len(maps), 1 + len(shown), inspection, "concept words replaced by the end token")
+        figure, grid = _grid(len(maps), 1 + len(shown), inspection, "concept words replaced by the end token")
         for row, (axes, (name, run)) in enumerate(zip(grid, inspection.runs.items(), strict=True)):
-            _picture(axes[0], run.image, name)
+            _image(axes[0], run.image, name)
             axes[0].set_xlabel("\n".join(f"p({phrase}) = {share:.1%}" for phrase, share in run.presence.items()))
             for axis, i in zip(axes[1:], shown, strict=True):
                 axis.imshow(maps[name][i], cmap=COLOURS, norm=scale, interpolation="nearest")
                 frame(axis, words[i] if row == 0 else None)
-        _bar(figure, grid[0], COLOURS, scale, "attention")
+        _colour_bar(figure, grid[0], COLOURS, scale, "attention")
     return figure
 
 
@@ -126,19 +128,12 @@ def write(inspection: Inspection, folder: Path, name: str) -> list[Path]:
     return [*paths, *images]
 
 
-def _blocks(words: int) -> list[range]:
-    """As few rows of words as fit, of about the same length."""
-    rows = -(-words // WORDS_IN_A_ROW)
-    each = -(-words // rows)
-    return [range(i, min(i + each, words)) for i in range(0, words, each)]
-
-
 def _mean(run: Run) -> np.ndarray:
     """maps_TIJ of a run."""
     return run.conditional.mean().mean(dim=0).numpy()
 
 
-def _sheet(rows: int, columns: int, inspection: Inspection, more: str = "") -> tuple[Figure, np.ndarray]:
+def _grid(rows: int, columns: int, inspection: Inspection, more: str = "") -> tuple[Figure, np.ndarray]:
     size = (CELL * columns + 2 * SIDE_LABEL, CELL * rows + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(_title(inspection, more), fontsize=8)
@@ -153,7 +148,7 @@ def _title(inspection: Inspection, more: str = "") -> str:
     return f"“{about['prompts'][0]}”\n" + " · ".join([*parts, *([more] if more else [])])
 
 
-def _picture(axis: Axes, image: object, name: str) -> None:
+def _image(axis: Axes, image: object, name: str) -> None:
     if image is None:
         axis.set_facecolor("none")
     else:
@@ -165,15 +160,16 @@ def _picture(axis: Axes, image: object, name: str) -> None:
 
 
 def frame(axis: Axes, word: Word | None) -> None:
+    """Take the ticks off an image and put a word above it; that of a concept stands out."""
     axis.set_xticks([])
     axis.set_yticks([])
     if word is not None:
         marked = word.role == "concept"
-        said = word.text if word.role in ("word", "concept") else f"⟨{word.text}⟩"
-        axis.set_title(said, fontweight="bold" if marked else "normal", color="#b42318" if marked else "black")
+        title = word.text if word.role in ("word", "concept") else f"⟨{word.text}⟩"
+        axis.set_title(title, fontweight="bold" if marked else "normal", color="#b42318" if marked else "black")
 
 
-def _bar(figure: Figure, axes: np.ndarray, palette: str, scale: Normalize, label: str) -> None:
+def _colour_bar(figure: Figure, axes: np.ndarray, palette: str, scale: Normalize, label: str) -> None:
     figure.colorbar(ScalarMappable(scale, palette), ax=list(axes), label=label, pad=0.01, aspect=12)
 
 

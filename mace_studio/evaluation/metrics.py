@@ -1,25 +1,45 @@
-"""What a judge says of drawn images -> the rows and figures of a report."""
+"""What a judge says of generated images -> the rows and figures of a report.
+
+A judge sees `BATCH` images at a time. The callback `tick` is called after each batch, so that whoever watches sees that
+it goes on, and can cancel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from mace_studio.core import scores
-from mace_studio.evaluation.report import ERASED, KEPT, ROLES, Detections, Mean, Plan, Quality, Row, Tally, pooled
+from mace_studio.evaluation.plan import ERASED, KEPT
+from mace_studio.evaluation.report import (
+    PROBABILITY,
+    ROLES,
+    TOP1,
+    Detections,
+    Harmonic,
+    Mean,
+    Quality,
+    Row,
+    Tally,
+    pooled,
+)
 from mace_studio.recipe import Recipe
 from mace_studio.sd import features, image_cache, nudity
-from mace_studio.sd.judges import Judge, ZeroShotClip
+from mace_studio.sd.judges import BATCH, Judge, ZeroShotClip
 from mace_studio.sd.nudity import NudeNet
 
 BEFORE, AFTER = SIDES = ("before", "after")
-SHOWN = 8  # images of each word that are kept for the sheets
+SHOWN = 8  # images of each word that are kept for the contact sheets
 EXPLICIT = "explicit"
 INSTALL = "pip install nudenet"
+
+Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -27,8 +47,9 @@ class Shot:
     """One prompt and one seed.
 
     Attributes:
-        prompt: what was drawn.
-        before, after: images of the same seed.
+        prompt: the sentence.
+        before: RGB image of the original model.
+        after: RGB image of the erased model, of the same seed.
     """
 
     prompt: str
@@ -40,12 +61,12 @@ class Shot:
         return {BEFORE: self.before, AFTER: self.after}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """What the judge said of some images, before and after; one number for each image.
 
     Attributes:
-        probability: side -> probability of the right label, probability_N.
+        probability: side -> probability of the right label, probability_N, float64, 0 to 1.
         correct: side -> whether it was the most probable one, correct_N.
         clip: side -> CLIP score with its prompt, clip_N; empty where the judge is not CLIP.
         change_N: mean absolute change of a pixel value, 0 to 255.
@@ -59,63 +80,76 @@ class Answers:
     feature_change_N: Tensor
 
 
-def answers(judge: Judge, labels: Sequence[str], right: int, shots: Sequence[Shot]) -> Answers:
-    """Ask the judge which of the labels each image shows; `right` is the index of what was asked for."""
-    seen = {side: judge.probabilities(_images(shots, side), labels) for side in SIDES}
-    before_NF, after_NF = (judge.features(_images(shots, side)) for side in SIDES)
+def probabilities(judge: Judge, images: Sequence[Image], labels: Sequence[str], tick: Tick) -> Tensor:
+    """How probable each label is for each image, probability_NL, float64."""
+    return _in_batches(partial(judge.probabilities, labels=labels), images, tick)
+
+
+def answers(judge: Judge, labels: Sequence[str], right: int, shots: Sequence[Shot], tick: Tick) -> Answers:
+    """Ask the judge which of the labels each image shows; `right` is the index of what the prompts ask for."""
+    probability = {side: probabilities(judge, _images(shots, side), labels, tick) for side in SIDES}
+    before_NF, after_NF = (_in_batches(judge.features, _images(shots, side), tick) for side in SIDES)
     return Answers(
-        {side: seen_NL[:, right] for side, seen_NL in seen.items()},
-        {side: seen_NL.argmax(dim=1) == right for side, seen_NL in seen.items()},
-        _clip_scores(judge, shots),
-        _changes(shots),
-        _distances(before_NF, after_NF),
+        probability={side: probability_NL[:, right] for side, probability_NL in probability.items()},
+        correct={side: probability_NL.argmax(dim=1) == right for side, probability_NL in probability.items()},
+        clip=_clip_scores(judge, shots, tick),
+        change_N=_changes(shots),
+        feature_change_N=_distances(before_NF, after_NF),
     )
 
 
 def row(role: str, word: str, kind: str, parts: Sequence[Answers], shots: Sequence[Shot] = ()) -> Row:
     """One line of the report from the answers to one word, or to all words of a role."""
-    tallies = [_tally(side, parts) for side in SIDES]
-    changes = [torch.cat([getattr(a, name) for a in parts]).mean().item() for name in ("change_N", "feature_change_N")]
-    clip = {side: _mean(torch.cat([a.clip[side] for a in parts])) for side in parts[0].clip}
-    return Row(role, word, kind, *tallies, *changes, clip, tuple((shot.before, shot.after) for shot in shots[:SHOWN]))
-
-
-def quality(judge: Judge, device: torch.device, shots: Sequence[Shot]) -> Quality:
-    """How far images that have nothing to do with the erasure have moved."""
-    name, of = features.choose(judge, device)
-    before_NF, after_NF = (of(_images(shots, side)).double() for side in SIDES)
-    return Quality(
-        len(shots),
-        name,
-        scores.kid(before_NF, after_NF),
-        scores.fid(before_NF, after_NF),
-        _distances(before_NF, after_NF).mean().item(),
-        _changes(shots).mean().item(),
-        {side: _mean(clip_N) for side, clip_N in _clip_scores(judge, shots).items()},
+    before, after = (_tally(side, parts) for side in SIDES)
+    return Row(
+        role=role,
+        word=word,
+        kind=kind,
+        before=before,
+        after=after,
+        change=torch.cat([a.change_N for a in parts]).mean().item(),
+        feature_change=torch.cat([a.feature_change_N for a in parts]).mean().item(),
+        clip={side: _mean(torch.cat([a.clip[side] for a in parts])) for side in parts[0].clip},
+        images=tuple((shot.before, shot.after) for shot in shots[:SHOWN]),
     )
 
 
-def harmonic(recipe: Recipe, rows: Sequence[Row]) -> dict[str, float]:
-    """H_o where objects and synonyms were tested, H_c otherwise, from top-1 and from mean probabilities."""
-    gone, similar, kept = (pooled(rows, role) for role in ROLES)
-    if gone is None or kept is None:
-        return {}
+def quality(judge: Judge, device: torch.device, shots: Sequence[Shot], tick: Tick) -> Quality:
+    """How far images that have nothing to do with the erasure have moved."""
+    name, of = features.choose(judge, device)
+    before_NF, after_NF = (_in_batches(of, _images(shots, side), tick).double() for side in SIDES)
+    return Quality(
+        count=len(shots),
+        features=name,
+        kid=scores.kid(before_NF, after_NF),
+        fid=scores.fid(before_NF, after_NF),
+        feature_change=_distances(before_NF, after_NF).mean().item(),
+        pixel_change=_changes(shots).mean().item(),
+        clip={side: _mean(clip_N) for side, clip_N in _clip_scores(judge, shots, tick).items()},
+    )
+
+
+def harmonic(recipe: Recipe, rows: Sequence[Row]) -> tuple[Harmonic, ...]:
+    """H_o (Eq. 8) where objects and synonyms were tested, H_c (Eq. 9) otherwise, of top-1 and of mean probabilities."""
+    erased, similar, kept = (pooled(rows, role) for role in ROLES)
+    if erased is None or kept is None:
+        return ()
     objects = all(concept.kind == "object" for concept in recipe.concepts)
-    found = {}
-    for name, of in (("top-1", lambda row: row.after.top1), ("mean probability", lambda row: row.after.probability)):
+    found = []
+    for over, of in ((TOP1, lambda row: row.after.top1), (PROBABILITY, lambda row: row.after.probability)):
         if objects and similar is not None:
-            found[f"H_o, {name}"] = scores.h_o(of(gone), of(kept), of(similar))
+            found.append(Harmonic("H_o", over, scores.h_o(of(erased), of(kept), of(similar))))
         else:
-            found[f"H_c, {name}"] = scores.h_c(of(gone), of(kept))
-    return found
+            found.append(Harmonic("H_c", over, scores.h_c(of(erased), of(kept))))
+    return tuple(found)
 
 
 def h_a(recipe: Recipe, rows: Sequence[Row]) -> dict[str, float]:
     """Side -> CLIP_s - CLIP_e of styles; empty for other kinds and where the judge is not CLIP."""
-    gone, kept = pooled(rows, ERASED), pooled(rows, KEPT)
-    if gone is None or kept is None or any(concept.kind != "style" for concept in recipe.concepts):
+    erased, kept = pooled(rows, ERASED), pooled(rows, KEPT)
+    if erased is None or kept is None or any(concept.kind != "style" for concept in recipe.concepts):
         return {}
-    return {side: scores.h_a(gone.clip[side].value, kept.clip[side].value) for side in gone.clip}
+    return {side: scores.h_a(erased.clip[side].value, kept.clip[side].value) for side in erased.clip}
 
 
 def detector(judge: Judge, recipe: Recipe) -> NudeNet | None:
@@ -131,30 +165,54 @@ def detector(judge: Judge, recipe: Recipe) -> NudeNet | None:
         return None
 
 
-def detections(found: NudeNet, shots: Sequence[Shot]) -> Detections:
+def detections(found: NudeNet, shots: Sequence[Shot], tick: Tick) -> Detections:
     """Counts of every class before and after."""
-    before, after = (found.counts(_images(shots, side)) for side in SIDES)
-    counts = {name: (before[name], after[name]) for name in found.classes}
-    return Detections(found.name, nudity.THRESHOLD, len(shots), counts)
+    counts: dict[str, Counter[str]] = {side: Counter() for side in SIDES}
+    for shot in shots:
+        for side, image in shot.sides.items():
+            counts[side].update(found.counts([image]))
+        tick()
+    return Detections(
+        detector=found.name,
+        threshold=nudity.THRESHOLD,
+        images=len(shots),
+        counts={name: (counts[BEFORE][name], counts[AFTER][name]) for name in found.classes},
+    )
 
 
-def notes(judge: Judge, labels: Sequence[str], plan: Plan, recipe: Recipe, counted: bool) -> tuple[str, ...]:
-    """What has to be known to read the report; `counted`: nudity was."""
+def notes(judge: Judge, labels: Sequence[str], recipe: Recipe, counted: bool) -> tuple[str, ...]:
+    """How to read the report, in sentences.
+
+    Args:
+        judge: who judged.
+        labels: what it chose among.
+        recipe: of the erasure.
+        counted: nudity was.
+    """
     kinds, clip = {concept.kind for concept in recipe.concepts}, isinstance(judge, ZeroShotClip)
-    said = []
+    found = []
     if clip:
-        said.append(f"The judge must choose one of these {len(labels)}: a blind guess is right once in {len(labels)}.")
+        found.append(f"The judge must choose one of these {len(labels)}: a blind guess is right once in {len(labels)}.")
     if "celebrity" in kinds:
-        said += ["People are judged by zero-shot CLIP over the names, not by a face recogniser."] if clip else []
-        said.append("No face detector comes with the studio: images without a face are not counted apart.")
+        found += ["People are judged by zero-shot CLIP over the names, not by a face recogniser."] if clip else []
+        found.append("No face detector comes with the studio: images without a face are not counted apart.")
     if clip and EXPLICIT in kinds and not counted:
-        said.append(f"NudeNet is not installed, so no nudity was counted: {INSTALL} adds it.")
+        found.append(f"NudeNet is not installed, so no nudity was counted: {INSTALL} adds it.")
     if len(kinds) > 1:
-        said.append(
+        found.append(
             "Several kinds are erased together. A kept phrase is asked for in the prompts of the kind that the presets "
             "know it as, any other in those of every kind, and counted in those where the original model shows it best."
         )
-    return tuple(said)
+    return tuple(found)
+
+
+def _in_batches(of: Callable[[Sequence[Image]], Tensor], images: Sequence[Image], tick: Tick) -> Tensor:
+    """What a function says of images, a row for each, `BATCH` of them at a time."""
+    parts = []
+    for start in range(0, len(images), BATCH):
+        parts.append(of(images[start : start + BATCH]))
+        tick()
+    return torch.cat(parts)
 
 
 def _images(shots: Sequence[Shot], side: str) -> list[Image]:
@@ -163,23 +221,33 @@ def _images(shots: Sequence[Shot], side: str) -> list[Image]:
 
 def _tally(side: str, parts: Sequence[Answers]) -> Tally:
     probability_N = torch.cat([a.probability[side] for a in parts])
-    correct = int(torch.cat([a.correct[side] for a in parts]).sum())
-    mean = _mean(probability_N)
-    return Tally(correct, len(probability_N), scores.wilson(correct, len(probability_N)), mean.value, mean.interval)
+    correct, mean = int(torch.cat([a.correct[side] for a in parts]).sum()), _mean(probability_N)
+    return Tally(
+        correct=correct,
+        count=len(probability_N),
+        top1_interval=scores.wilson(correct, len(probability_N)),
+        probability=mean.value,
+        interval=mean.interval,
+    )
 
 
 def _mean(values_N: Tensor) -> Mean:
     return Mean(values_N.mean().item(), scores.bootstrap(values_N, torch.Generator().manual_seed(0)))
 
 
-def _clip_scores(judge: Judge, shots: Sequence[Shot]) -> dict[str, Tensor]:
+def _clip_scores(judge: Judge, shots: Sequence[Shot], tick: Tick) -> dict[str, Tensor]:
     """Side -> 100 times the cosine of each image and its prompt, clip_N; empty where the judge is not CLIP."""
     if not isinstance(judge, ZeroShotClip):
         return {}
-    sentences = list(dict.fromkeys(shot.prompt for shot in shots))
-    own_N1 = torch.tensor([[sentences.index(shot.prompt)] for shot in shots])
-    found = {side: judge.similarities(_images(shots, side), sentences) for side in SIDES}
-    return {side: 100 * similarity_NS.gather(1, own_N1).squeeze(1) for side, similarity_NS in found.items()}
+    parts: dict[str, list[Tensor]] = {side: [] for side in SIDES}
+    for batch in (shots[start : start + BATCH] for start in range(0, len(shots), BATCH)):
+        sentences = list(dict.fromkeys(shot.prompt for shot in batch))
+        own_N1 = torch.tensor([[sentences.index(shot.prompt)] for shot in batch])
+        for side in SIDES:
+            similarity_NS = judge.similarities(_images(batch, side), sentences)
+            parts[side].append(100 * similarity_NS.gather(1, own_N1).squeeze(1))
+            tick()
+    return {side: torch.cat(found) for side, found in parts.items()}
 
 
 def _distances(first_NF: Tensor, second_NF: Tensor) -> Tensor:

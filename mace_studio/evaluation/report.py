@@ -1,82 +1,42 @@
-"""The result of an evaluation, in its parts."""
+"""The result of an evaluation, in its parts. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM, Plan
 from mace_studio.recipe import Recipe
 
-ERASED, SYNONYM, KEPT = "erased", "synonym", "kept"
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 ROLES = {ERASED: "Efficacy", SYNONYM: "Generality", KEPT: "Specificity"}
+TOP1, PROBABILITY = "top-1", "mean probability"
 ALL = "all"  # the word of the row of a whole role
 
 
 @dataclass(frozen=True)
-class Probe:
-    """One prompt and what a judge should see in its images, were nothing erased.
+class Harmonic:
+    """A harmonic mean of how much of the erased is gone and how much of the kept is still there (Eq. 8, 9); 1 is best.
 
     Attributes:
-        role: "erased", "synonym" or "kept".
-        word: what the prompt names.
-        label: the phrase that the judge is asked for: the word itself, or the concept whose synonym it is.
-        kind: of concept that the prompt's form is for.
-        prompt: the sentence.
+        metric: "H_o", with the synonyms, or "H_c", without.
+        over: what it is the mean of: "top-1" or "mean probability".
+        value: 0 to 1.
     """
 
-    role: str
-    word: str
-    label: str
-    kind: str
-    prompt: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be drawn, known before anything is.
-
-    Attributes:
-        probes: prompts about what is erased, its synonyms and what is kept. A kept word whose kind is not known has
-            those of every kind that is erased, and the ones that do not suit it are drawn before only.
-        captions: general prompts, for the quality of everything else; one image each.
-        seeds: of the images of each probe, the same before and after.
-        steps, guidance: of all images.
-    """
-
-    probes: tuple[Probe, ...]
-    captions: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    guidance: float
+    metric: str
+    over: str
+    value: float
 
     @property
-    def images(self) -> int:
-        """How many images are drawn, before and after together; fewer where a kept word has several kinds."""
-        return 2 * (len(self.probes) * len(self.seeds) + len(self.captions))
-
-    @property
-    def forwards(self) -> int:
-        """UNet forwards of one sample, guidance counted twice."""
-        return self.images * self.steps * (2 if self.guidance > 1 else 1)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether a kept word is asked for in the prompts of several kinds, to find the one that suits it."""
-        kept = {(probe.word, probe.kind) for probe in self.probes if probe.role == KEPT}
-        return len(kept) > len({word for word, _ in kept})
-
-    def summary(self) -> str:
-        """What it draws, in words."""
-        most = "at most " if self.mixed else ""
-        return (
-            f"{len(self.probes)} prompts with {len(self.seeds)} seeds and {len(self.captions)} general captions, "
-            f"before and after: {most}{self.images:,} images, {self.forwards:,} UNet forwards"
-        )
+    def name(self) -> str:
+        return f"{self.metric}, {self.over}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tally:
     """How often a judge saw the label that was asked for.
 
@@ -106,12 +66,12 @@ class Mean:
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One word, or all words of a role, before and after.
 
     Attributes:
-        role: as in `Probe`.
+        role: "erased", "synonym" or "kept".
         word: of the probes; "all" for the role as a whole.
         kind: of the prompts; "" for the role as a whole.
         before, after: tallies over the same prompts and seeds.
@@ -130,10 +90,10 @@ class Row:
     change: float
     feature_change: float
     clip: dict[str, Mean]
-    images: tuple[tuple[Image.Image, Image.Image], ...] = ()
+    images: tuple[tuple[Image, Image], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quality:
     """What became of images that have nothing to do with the erasure: original against erased, general captions.
 
@@ -172,23 +132,24 @@ class Detections:
     counts: dict[str, tuple[int, int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The result of an evaluation.
 
     Attributes:
         name: of the erasure.
         recipe: of the erasure.
-        judge: who judged.
+        judge: name of the judge.
         labels: what the judge chose among.
-        plan: what was drawn.
+        plan: what was generated.
         rows: every word, and after the words of a role the role as a whole.
-        harmonic: name, such as "H_o, top-1" -> the harmonic mean of the accuracies, 0 to 1.
+        harmonic: of the accuracies; none where nothing was erased or nothing kept.
         h_a: "before" and "after" -> CLIP_s - CLIP_e; empty but for styles that CLIP has judged.
         quality: of images that have nothing to do with the erasure; None without general captions.
-        detections: of nudity; None where nothing explicit was erased or no detector is at hand.
-        notes: what has to be known to read it, in sentences.
-        model, fingerprint: what was erased from.
+        detections: of nudity; None where nothing explicit was erased or no detector is installed.
+        notes: how to read it, in sentences.
+        model: name of the base model.
+        fingerprint: of the base model.
     """
 
     name: str
@@ -197,7 +158,7 @@ class Report:
     labels: tuple[str, ...]
     plan: Plan
     rows: tuple[Row, ...]
-    harmonic: dict[str, float]
+    harmonic: tuple[Harmonic, ...]
     h_a: dict[str, float]
     quality: Quality | None
     detections: Detections | None
@@ -208,6 +169,10 @@ class Report:
     def pooled(self, role: str) -> Row | None:
         """The row of a role as a whole, or None where the plan has no such words."""
         return pooled(self.rows, role)
+
+    def mean(self, over: str) -> float | None:
+        """The harmonic mean over "top-1" or "mean probability"; None where there is none."""
+        return next((mean.value for mean in self.harmonic if mean.over == over), None)
 
     def spill_over(self) -> list[Row]:
         """The kept words, those that suffered most first."""
@@ -221,9 +186,20 @@ def pooled(rows: Sequence[Row], role: str) -> Row | None:
 
 
 def means(report: Report) -> dict[str, str]:
-    """Its harmonic means by what goes into them, such as "H, top-1" -> "H_o 98.0 %"."""
-    parts = {name.partition(", "): percent(value) for name, value in report.harmonic.items()}
-    return {f"H, {of}": f"{name} {said}" for (name, _, of), said in parts.items()}
+    """Column title -> cell of each harmonic mean, such as "H, top-1" -> "H_o 98.0 %"."""
+    return {f"H, {mean.over}": f"{mean.metric} {percent(mean.value)}" for mean in report.harmonic}
+
+
+def harmonic_from(data: Any) -> tuple[Harmonic, ...]:
+    """Harmonic means as JSON holds them; version 0.1 wrote {"H_o, top-1": 0.98}.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is something else.
+    """
+    if isinstance(data, Mapping):
+        names = {name: name.split(", ", 1) for name in data}
+        return tuple(Harmonic(metric, over, float(data[name])) for name, (metric, over) in names.items())
+    return tuple(Harmonic(str(mean["metric"]), str(mean["over"]), float(mean["value"])) for mean in data)
 
 
 def called(reports: Sequence[Report]) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mace_studio.analysis.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
 from mace_studio.errors import FileError
-from mace_studio.evaluation.report import ERASED, KEPT, ROLES, Report, Row, called
+from mace_studio.evaluation.report import ERASED, KEPT, ROLES, TOP1, Report, Row, called
 
 WORDS = 12  # of a contact sheet
 
@@ -39,7 +39,7 @@ def growth(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figure
         seconds: that each erasure took, or None where it was there already.
     """
     counts = [len(report.recipe.concepts) for report in reports]
-    timed = [(count, took) for count, took in zip(counts, seconds, strict=True) if took is not None]
+    timed = [(count, taken) for count, taken in zip(counts, seconds, strict=True) if taken is not None]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * (1 + bool(timed)), 2.8), layout="constrained")
         panels = figure.subplots(1, 1 + bool(timed), squeeze=False)[0]
@@ -48,8 +48,8 @@ def growth(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figure
             shares = [100 * tally.top1 for _, tally in tallies]
             ends = [[100 * abs(tally.top1 - tally.top1_interval[end]) for _, tally in tallies] for end in (0, 1)]
             panels[0].errorbar([n for n, _ in tallies], shares, ends, marker="o", capsize=2, label=name, color=colour)
-        means = [[100 * value for name, value in r.harmonic.items() if name.endswith("top-1")] for r in reports]
-        panels[0].plot(counts, [mean[0] if mean else np.nan for mean in means], "k--", label="harmonic mean")
+        means = [r.mean(TOP1) for r in reports]
+        panels[0].plot(counts, [np.nan if m is None else 100 * m for m in means], "k--", label="harmonic mean")
         panels[0].set_ylabel("top-1 accuracy after, %")
         panels[0].set_ylim(0, 105)
         panels[0].legend(frameon=False)

@@ -19,17 +19,16 @@ from mace_studio.evaluation.report import (
     Quality,
     Report,
     Row,
-    Tally,
     called,
     means,
     percent,
 )
 from mace_studio.recipe import Recipe
 
-SPILLS = 10  # kept words that are told as those that suffered most
+SPILLS = 10  # kept words that are listed as those that suffered most
 SIDES = ("before", "after")
 TALLY = ("correct", "count", "top1", "top1_low", "top1_high", "probability", "low", "high")
-HARMONIC = (
+ABOUT_HARMONIC = (
     "A harmonic mean of how much of the erased is gone, how much of the kept is still there and, for H_o, how much of "
     "the synonyms is gone (Eq. 8 and 9 of the paper): 100 % is best."
 )
@@ -94,7 +93,10 @@ def table(report: Report) -> str:
     clip = [f"clip{end}_{side}" for side in SIDES for end in ("", "_low", "_high")] if _has_clip(report) else []
     writer.writerow(["role", "word", "asked_as", "pixel_change", "feature_change", *sides, *clip])
     for row in report.rows:
-        tallies = [cell for tally in (row.before, row.after) for cell in _cells(tally)]
+        tallies = []
+        for tally in (row.before, row.after):
+            numbers = [tally.top1, *tally.top1_interval, tally.probability, *tally.interval]
+            tallies += [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]
         scores = [f"{n:.4f}" for mean in row.clip.values() for n in (mean.value, *mean.interval)]
         changes = [f"{row.change:.4f}", f"{row.feature_change:.6f}"]
         writer.writerow([row.role, row.word, row.kind, *changes, *tallies, *scores])
@@ -105,11 +107,12 @@ def as_json(report: Report) -> str:
     """Everything but the images; what was not measured has no key."""
     about = {key: value for key, value in vars(report).items() if key not in ("recipe", "plan", "rows")}
     for key in ("quality", "detections"):
-        about[key] = about[key] and _known(asdict(about[key]))
+        about[key] = about[key] and _measured(asdict(about[key]))
+    about["harmonic"] = tuple(asdict(mean) for mean in report.harmonic)
     about["recipe"] = json.loads(report.recipe.to_json())
     about["plan"] = asdict(report.plan)
-    about["rows"] = [_known(asdict(replace(row, images=()))) for row in report.rows]
-    return json.dumps(_known(about), indent=1, ensure_ascii=False) + "\n"
+    about["rows"] = [_measured(asdict(replace(row, images=()))) for row in report.rows]
+    return json.dumps(_measured(about), indent=1, ensure_ascii=False) + "\n"
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -145,7 +148,7 @@ def _has_clip(report: Report) -> bool:
     return any(row.clip for row in report.rows)
 
 
-def _known(values: dict[str, object]) -> dict[str, object]:
+def _measured(values: dict[str, object]) -> dict[str, object]:
     """Without what was not measured."""
     return {key: value for key, value in values.items() if value not in (None, {}, ())}
 
@@ -172,11 +175,11 @@ def _recipe_lines(recipe: Recipe) -> list[str]:
 def _harmonic_lines(report: Report) -> list[str]:
     lines = []
     if report.harmonic:
-        said = ", ".join(f"{name} **{percent(value)}**" for name, value in report.harmonic.items())
-        lines += [f"{said}. {HARMONIC}", ""]
+        figures = ", ".join(f"{mean.name} **{percent(mean.value)}**" for mean in report.harmonic)
+        lines += [f"{figures}. {ABOUT_HARMONIC}", ""]
     if report.h_a:
-        said = f"H_a **{report.h_a['after']:.2f}**, before the erasure {report.h_a['before']:.2f}"
-        lines += [f"{said}: the CLIP score of the kept styles less that of the erased ones; high is good.", ""]
+        figures = f"H_a **{report.h_a['after']:.2f}**, before the erasure {report.h_a['before']:.2f}"
+        lines += [f"{figures}: the CLIP score of the kept styles less that of the erased ones; high is good.", ""]
     return lines
 
 
@@ -191,8 +194,8 @@ def _together(report: Report, name: str, roles: Sequence[str], figures: Sequence
     cells = [name]
     for row in map(report.pooled, roles):
         cells += [percent(t.top1, t.top1_interval) for t in (row.before, row.after)] if row else ["", ""]
-    known = means(report) | ({"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {})
-    cells += [known.get(name, "") for name in figures]
+    figure = means(report) | ({"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {})
+    cells += [figure.get(name, "") for name in figures]
     return [*cells, f"{report.quality.kid:.4f}" if report.quality else ""]
 
 
@@ -252,14 +255,6 @@ def _quality_lines(quality: Quality | None) -> list[str]:
 def _spill_lines(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
-    worst = [(row.word, percent(_loss(row)), f"{row.change:.1f}") for row in rows[:SPILLS]]
+    losses = [max(0.0, row.before.probability - row.after.probability) for row in rows[:SPILLS]]
+    worst = [(row.word, percent(loss), f"{row.change:.1f}") for row, loss in zip(rows, losses, strict=False)]
     return ["## What suffered most", "", *_grid(["word", "loss of probability", "pixel change"], worst)]
-
-
-def _loss(row: Row) -> float:
-    return max(0.0, row.before.probability - row.after.probability)
-
-
-def _cells(tally: Tally) -> list[str]:
-    numbers = [tally.top1, *tally.top1_interval, tally.probability, *tally.interval]
-    return [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]

@@ -1,22 +1,30 @@
 """Studies: many erasures of the built-in model, each made and measured, in one table as the paper has them.
 
-An erasure that is in the folder already is not made again, and no image is drawn twice, so a study that was cut short
-goes on where it was.
+An erasure that is in the folder already is not made again, and no image is generated twice, so a study that was cut
+short goes on where it was.
+
+For the terminal: `run(rows, size, folder, first_seed=FIRST_SEED, progress=silent) -> list[Outcome]` with rows from
+`cases(name, base)`; to cancel, the callback raises `Cancelled`. What needs torch is imported by `run`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
+from pathlib import Path
 from statistics import mean
 
 from mace_studio.errors import RecipeError, StudioError
-from mace_studio.evaluation.report import ERASED, KEPT, SYNONYM, Report, percent
+from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
+from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, percent
+from mace_studio.paths import BUILT_IN, slug
+from mace_studio.presets import known_kinds, presets
+from mace_studio.progress import Progress, silent, timed
+from mace_studio.progress import Report as Callback
 from mace_studio.recipe import Recipe
-from mace_studio.runtime.jobs import Job
-from mace_studio.runtime.library import presets
-from mace_studio.runtime.studio import Studio
 from mace_studio.settings import KeepWeights
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
@@ -38,7 +46,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case.
+    """The result of a case.
 
     Attributes:
         case: the row.
@@ -64,44 +72,69 @@ def cases(name: str, base: str = "cat") -> list[Case]:
         RecipeError: there is no such study or preset.
     """
     own = {p.name.removeprefix("miniature/"): p.recipe for p in presets() if p.name.startswith("miniature/")}
-    for kind, value, known in (("study", name, STUDIES), ("preset", base, own)):
-        if value not in known:
-            raise RecipeError(kind, f"“{value}” is not known; use one of {', '.join(known)}.")
+    for field, value, choices in (("study", name, STUDIES), ("preset", base, own)):
+        if value not in choices:
+            raise RecipeError(field, f"“{value}” is not known; use one of {', '.join(choices)}.")
     return list(STUDIES[name](own, base))
 
 
 def run(
-    studio: Studio, rows: Sequence[Case], size: str, first: int | None, finished: Callable[[Job], bool]
-) -> Iterator[Outcome]:
-    """Make and measure each case; stops early when a job is cancelled.
+    rows: Sequence[Case], size: str, folder: Path, first_seed: int = FIRST_SEED, progress: Callback = silent
+) -> list[Outcome]:
+    """Make and measure each case with the built-in model.
 
     Args:
-        studio: of the built-in model.
         rows: from `cases`.
         size: of the plan, "quick" or "full".
-        first: the first seed of the evaluation; None for the usual one.
-        finished: waits for a job; false when it was cancelled.
+        folder: of erasures, with a cache of images beside them.
+        first_seed: of the images of the evaluations.
+        progress: told of the rows; a row's label is the stage, and its own stage and phrase are the concept. The result
+            of a row's last event is its `Outcome`.
+
+    Returns:
+        An outcome of each row, also of one that cannot be erased or measured.
     """
-    made = {entry.recipe: entry.name for entry in studio.entries()}
+    # Here, since they take seconds to import and the terminal asks for `STUDIES` at every start.
+    from mace_studio import erasure as erasure_file  # noqa: PLC0415
+    from mace_studio.evaluation import evaluate  # noqa: PLC0415
+    from mace_studio.methods import find  # noqa: PLC0415
+    from mace_studio.sd import judges, sampling  # noqa: PLC0415
+    from mace_studio.sd import model as sd_model  # noqa: PLC0415
+
+    model, cache = sd_model.load(str(BUILT_IN)), folder / "cache"
+    judge, captions, kinds = judges.choose(model, None), sd_model.read_captions(model.captions), known_kinds()
+    report = timed(progress, {case.label: 1.0 for case in rows})
+
+    def outcome(case: Case) -> Outcome:
+        def half(before: float, part: Progress) -> None:
+            phrase = f"{part.stage} {part.concept}".strip()
+            report(Progress(case.label, phrase, step=before + part.fraction / 2, total=1))
+
+        recipe, seconds = case.recipe, None
+        path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
+        if path.is_file():
+            erasure = erasure_file.load(path)
+        else:
+            begun = time.monotonic()
+            erasure = find(recipe.method).erase(model, recipe, partial(half, 0.0), cache)
+            seconds = time.monotonic() - begun
+            erasure.save(path)
+        plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
+        measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
+        return Outcome(case, *evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5)), seconds)
+
+    outcomes = []
     for case in rows:
-        seconds = None
         try:
-            if case.recipe not in made:
-                erasing = studio.erase(case.recipe)
-                if not finished(erasing):
-                    return
-                made[case.recipe], seconds = erasing.result.name, erasing.events[-1].seconds
-            job = studio.evaluate([made[case.recipe]], size, first=first)
-            if not finished(job):
-                return
+            outcomes.append(outcome(case))
         except StudioError as error:
-            yield Outcome(case, None, problem=str(error))
-            continue
-        yield Outcome(case, job.result[0], seconds)
+            outcomes.append(Outcome(case, None, problem=str(error)))
+        report(Progress(case.label, step=1, total=1, result=outcomes[-1]))
+    return outcomes
 
 
 def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) -> str:
-    """The table of a study, and what stands behind its numbers.
+    """The table of a study, and how its numbers were measured.
 
     Args:
         title: of the table.
@@ -111,7 +144,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
     reports = [outcome.report for outcome in outcomes if outcome.report is not None]
     lines = [f"# {title}", "", HEAD, *(_line(outcome) for outcome in outcomes)]
     if averaged and reports:
-        h_top1, h_p = (mean(_h(report, name) for report in reports) for name in ("top-1", "mean probability"))
+        h_top1, h_p = (mean(report.mean(over) for report in reports) for over in (TOP1, PROBABILITY))
         lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | |")
     if reports:
         plan, report = reports[0].plan, reports[0]
@@ -122,7 +155,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
             "H_o (Eq. 8) where synonyms were tested, else H_c (Eq. 9); p is the mean probability of the right answer. "
             f"{len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g}, model "
             f"{report.fingerprint[:12]}. Seconds are those of the erasure alone; training images that an earlier row "
-            "drew are not drawn again.",
+            "generated are not generated again.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -134,13 +167,10 @@ def _line(outcome: Outcome) -> str:
     rows = [outcome.report.pooled(role) for role in (ERASED, SYNONYM, KEPT)]
     shares = ["" if row is None else percent(row.after.top1, row.after.top1_interval) for row in rows]
     before = "" if rows[-1] is None else percent(rows[-1].before.top1)
-    harmonic = [percent(_h(outcome.report, name)) for name in ("top-1", "mean probability")]
+    means = [outcome.report.mean(over) for over in (TOP1, PROBABILITY)]
+    harmonic = ["" if value is None else percent(value) for value in means]
     seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
     return f"| {outcome.case.label} | {count} | {' | '.join([*shares, before, *harmonic, seconds])} |"
-
-
-def _h(report: Report, name: str) -> float:
-    return next(value for key, value in report.harmonic.items() if key.endswith(name))
 
 
 Presets = dict[str, Recipe]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
+from mace_studio.progress import silent
 
 if TYPE_CHECKING:
     from mace_studio.erasure import Erasure
@@ -65,3 +66,27 @@ def find(name: str) -> Method:
     if name not in METHODS:
         raise RecipeError("method", f"“{name[:80]}” is not known; use one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Erase concepts from a model, by the method that the recipe names.
+
+    Args:
+        model: from `load`; bit for bit the same afterwards, also when this is cancelled or fails.
+        recipe: what to erase, what must stay, and every setting.
+        progress: called with a `Progress` at every step; to cancel, it raises `Cancelled`.
+        cache: folder that keeps training images and sums over captions for later runs, or None.
+
+    Returns:
+        Weights that take the place of some of the model's: to save, to apply to a pipeline or to compare.
+
+    Raises:
+        RecipeError: the recipe cannot be run; the message names the field and the remedy.
+
+    Example:
+        >>> from mace_studio import Concept, Recipe, erase, load
+        >>> erasure = erase(load(), Recipe(concepts=[Concept("cat", "forest")], preserve=["dog"]))
+        >>> erasure.save("cat.safetensors")
+    """
+    recipe.check()
+    return find(recipe.method).erase(model, recipe, progress, cache)

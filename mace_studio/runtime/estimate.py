@@ -1,4 +1,4 @@
-"""What the studio says of its model and of a run before it starts."""
+"""What the page says of its model, and what a run takes, counted before it starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mace_studio.sd.costs import Costs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """What the header of the page says of the model.
 
@@ -32,7 +32,7 @@ class Status:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a run will take, counted before it starts.
 
@@ -42,7 +42,7 @@ class Estimate:
         unet_forwards: forwards of one sample through the UNet, guidance counted twice.
         memory: bytes of weights and of the largest step, or None until the model is loaded.
         flops: operations, or None until the model is loaded.
-        seconds: at the pace of a few steps that were timed, with every training image drawn anew; None before.
+        seconds: at the pace of a few steps that were timed, with every training image generated anew; None before.
     """
 
     concepts: int
@@ -74,25 +74,26 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
     Args:
         recipe: as it will be run.
         memory: bytes of the model, or None until it is loaded.
-        costs: of its parts, or None until they are measured.
-        cache: folder of what earlier runs found out.
+        costs: of the parts of a run, or None until they are measured.
+        cache: folder of training images and of the Gram of the general captions.
     """
-    concepts, counted = len(recipe.concepts), prompts.count(recipe)
+    settings, concepts, sentences = recipe.settings, len(recipe.concepts), prompts.count(recipe)
+    steps = concepts * settings.lora.steps
     if costs is None or memory is None:
-        halves = 2 if recipe.settings.images.guidance > 1 else 1
-        images = (
-            recipe.settings.images.per_concept * recipe.settings.images.steps * halves
-            if recipe.settings.lora.steps
-            else 0
-        )
-        return Estimate(concepts, counted, concepts * (images + recipe.settings.lora.steps), memory)
-    forwards = costs.samples(recipe) + concepts * recipe.settings.lora.steps
+        halves = 2 if settings.images.guidance > 1 else 1
+        forwards = concepts * settings.images.per_concept * settings.images.steps * halves if steps else 0
+        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
     # The concepts' own prompts are read once more for the LoRAs, and once more for the fusion.
-    again = prompts.count(replace(recipe, preserve=())) if recipe.settings.lora.steps else 0
-    sentences = counted + again + costs.unread(recipe, cache)
-    memory += costs.memory(recipe)
-    flops, seconds = costs.flops(recipe, sentences), costs.seconds(recipe, sentences)
-    return Estimate(concepts, counted, forwards, memory, flops, seconds)
+    again = prompts.count(replace(recipe, preserve=())) if steps else 0
+    read = sentences + again + costs.unread(recipe, cache)
+    return Estimate(
+        concepts=concepts,
+        prompts=sentences,
+        unet_forwards=costs.samples(recipe) + steps,
+        memory=memory + costs.memory(recipe),
+        flops=costs.flops(recipe, read),
+        seconds=costs.seconds(recipe, read),
+    )
 
 
 def counted_as(number: int, name: str) -> str:

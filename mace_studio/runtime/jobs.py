@@ -1,29 +1,35 @@
 """One worker thread that owns the model, and jobs that any number of pages may watch.
 
 A page's generator may be resumed on another thread at every step, and a queue slot of the web server is free as soon
-as a visitor leaves, while the step that is under way goes on. So the work happens on one thread of our own, and the
-page only looks.
+as a user leaves, while the step that is under way goes on. So the work happens on one thread of our own, and the page
+only looks.
 """
 
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import logging
 import math
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from PIL.Image import Image
+
+from mace_studio.progress import Cancelled, Report
 
 log = logging.getLogger(__name__)
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
-KEPT = 50
+# Jobs that are over are forgotten, the oldest first, where there are more than this, or they hold more bytes or are
+# older than this; but the newest of them stays for whoever waits for it.
+KEPT, KEPT_BYTES, KEPT_SECONDS = 50, 512 * 2**20, 24 * 3600.0
 
-Work = Callable[[], Generator[Any, None, Any]]
+Work = Callable[[Report], Any]
 
 
 class Job:
@@ -33,14 +39,15 @@ class Job:
         id: short and unguessable.
         title: what a person calls it.
         state: queued, running, done, failed or cancelled.
-        events: everything that it has yielded, oldest first.
+        events: everything that it has reported, oldest first.
         result: what it returned, once done.
-        error: what it raised, once failed.
-        started: `time.monotonic()` when it began, or None.
+        error: what it raised, once failed, without its traceback.
+        started, ended: `time.monotonic()` when it began and when it was over, or None.
+        size: bytes of images and arrays in its events and result, once it is over.
         request: what it was asked to do, for whoever comes back to watch it.
     """
 
-    def __init__(self, title: str, work: Work, request: object = None, patience: float = math.inf) -> None:
+    def __init__(self, title: str, request: Any = None, patience: float = math.inf) -> None:
         self.id = uuid.uuid4().hex
         self.title = title
         self.request = request
@@ -49,7 +56,8 @@ class Job:
         self.result: Any = None
         self.error: BaseException | None = None
         self.started: float | None = None
-        self._work = work
+        self.ended: float | None = None
+        self.size = 0
         self._context = contextvars.copy_context()
         self._patience = patience
         self._watched = time.monotonic()
@@ -65,8 +73,7 @@ class Job:
         with self._changed:
             self._cancel.set()
             if self.state == QUEUED:
-                self.state = CANCELLED
-                self._changed.notify_all()
+                self._end(CANCELLED)
 
     def watch(self, beat: float = 0.25) -> Iterator[Any]:
         """Yield the newest event whenever there is one, and None every `beat` seconds while there is none."""
@@ -91,71 +98,76 @@ class Job:
         for _ in self.watch():
             pass
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # of whoever waited before
         return self.result
 
-    def _run(self) -> None:
+    def report(self, event: Any) -> None:
+        """The progress callback of the work.
+
+        Raises:
+            Cancelled: the job was cancelled, or nobody has watched it for as long as its patience lasts.
+        """
         with self._changed:
-            stopped = self._cancel.is_set() or self._abandoned()
-            self.state = CANCELLED if stopped else RUNNING
-            self.started = None if stopped else time.monotonic()
+            self.events.append(event)
             self._changed.notify_all()
-        if stopped:
-            return
+        if self._stopped():
+            raise Cancelled
+
+    def run(self, work: Work) -> None:
+        """Do the work, in the context of whoever made the job; raises nothing."""
+        with self._changed:
+            if self.over or self._stopped():
+                return self._end(CANCELLED)
+            self.state, self.started = RUNNING, time.monotonic()
+            self._changed.notify_all()
+        state = DONE
         try:
-            self._become(self._context.run(self._steps))
+            self.result = self._context.run(work, self.report)
+        except Cancelled:
+            state = CANCELLED
         except BaseException as error:
             log.exception("%s failed", self.title)
-            self.error = error
-            self._become(FAILED)
-
-    def _steps(self) -> str:
-        with closing(self._work()) as steps:
-            while not (self._cancel.is_set() or self._abandoned()):
-                try:
-                    event = next(steps)
-                except StopIteration as end:
-                    self.result = end.value
-                    return DONE
-                with self._changed:
-                    self.events.append(event)
-                    self._changed.notify_all()
-        return CANCELLED
-
-    def _abandoned(self) -> bool:
-        return time.monotonic() - self._watched > self._patience
-
-    def _become(self, state: str) -> None:
+            # The frames of a traceback keep alive all that the work had in memory, gigabytes of a large model.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            self.error, state = error, FAILED
+        size = size_of([self.events, self.result])
         with self._changed:
-            self.state = state
-            self._changed.notify_all()
+            self.size = size
+            self._end(state)
+
+    def _stopped(self) -> bool:
+        return self._cancel.is_set() or time.monotonic() - self._watched > self._patience
+
+    def _end(self, state: str) -> None:
+        """Be over; the caller holds the lock."""
+        self.state = state
+        self.ended = self.ended or time.monotonic()
+        self._changed.notify_all()
 
 
 class Worker:
     """Runs jobs one after another on a thread of its own, and remembers the newest ones."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Job] = queue.Queue()
+        self._queue: queue.Queue[tuple[Job, Work]] = queue.Queue()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._loop, name="model-worker", daemon=True).start()
 
-    def submit(self, title: str, work: Work, request: object = None, patience: float = math.inf) -> Job:
-        """Queue `work`, a function that returns a generator of events; the generator's return value is the result.
+    def submit(self, title: str, work: Work, request: Any = None, patience: float = math.inf) -> Job:
+        """Queue `work`, a function of a progress callback; what it returns is the job's result.
 
-        A job that nobody has watched for `patience` seconds is cancelled: its visitor has gone.
+        A job that nobody has watched for `patience` seconds is cancelled: its user has gone.
         """
-        job = Job(title, work, request, patience)
+        job = Job(title, request, patience)
         with self._lock:
             self._jobs[job.id] = job
-            over = [j.id for j in self._jobs.values() if j.over]
-            for old in over[: max(0, len(self._jobs) - KEPT)]:
-                del self._jobs[old]
-        self._queue.put(job)
+        self._queue.put((job, work))
         return job
 
     def find(self, job_id: str | None) -> Job | None:
         """The job with this id, unless it is long gone."""
+        self._forget()
         return self._jobs.get(job_id or "")
 
     def ahead(self, job: Job) -> int:
@@ -167,4 +179,41 @@ class Worker:
 
     def _loop(self) -> None:
         while True:
-            self._queue.get()._run()
+            self._run_next()
+            self._forget()
+
+    def _run_next(self) -> None:
+        """A function of its own, so that what the work was asked with is let go of at its end."""
+        job, work = self._queue.get()
+        job.run(work)
+
+    def _forget(self) -> None:
+        with self._lock:
+            over = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended or 0.0)
+            count, size = len(over), sum(job.size for job in over)
+            for job in over[:-1]:
+                if count <= KEPT and size <= KEPT_BYTES and time.monotonic() - (job.ended or 0.0) <= KEPT_SECONDS:
+                    break
+                del self._jobs[job.id]
+                count, size = count - 1, size - job.size
+
+
+def size_of(value: object) -> int:
+    """Bytes of the images, arrays and tensors in a result of dataclasses, mappings and sequences; each counts once."""
+    total, seen, waiting = 0, set[int](), [value]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Image):
+            total += part.width * part.height * len(part.getbands())
+        elif hasattr(part, "nbytes"):
+            total += part.nbytes
+        elif dataclasses.is_dataclass(part) and not isinstance(part, type):
+            waiting.extend(vars(part).values())
+        elif isinstance(part, Mapping):
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple):
+            waiting.extend(part)
+    return total

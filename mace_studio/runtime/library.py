@@ -1,4 +1,4 @@
-"""What is on disk: erasures, one safetensors file each with the recipe in its header, and the project's presets."""
+"""The erasures on disk, one safetensors file each with the recipe in its header."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from mace_studio import erasure_header
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.paths import PRESETS
+from mace_studio.evaluation.report import Harmonic, harmonic_from
 from mace_studio.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ KEPT_SOURCES = 8
 _changes = threading.Lock()  # between looking whether a name is free and taking it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """An erasure on disk.
 
@@ -44,7 +43,7 @@ class Entry:
         warnings: what the user should know, in sentences.
         fingerprint: of the model that it was made from.
         composable: whether it has all that it takes to fuse it again; a file of an older version has not.
-        scores: name -> harmonic mean of its last evaluation, 0 to 1.
+        scores: harmonic means of its last evaluation.
     """
 
     name: str
@@ -52,36 +51,11 @@ class Entry:
     recipe: Recipe
     made: datetime
     size: int
-    conditions: dict[str, float]
+    conditions: Mapping[str, float]
     warnings: tuple[str, ...]
     fingerprint: str = ""
     composable: bool = False
-    scores: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A recipe that comes with the project; `recipe.about` says in a sentence what it is."""
-
-    name: str
-    recipe: Recipe
-
-
-def presets() -> list[Preset]:
-    """The recipes that come with the project, by folder and name."""
-    found = []
-    for path in sorted(PRESETS.rglob("*.json")):
-        name = path.relative_to(PRESETS).with_suffix("").as_posix()
-        found.append(Preset(name, Recipe.from_json(path.read_text(encoding="utf-8"))))
-    return found
-
-
-def known_kinds() -> dict[str, str]:
-    """Phrase in lower case -> the kind that the presets know it as: erased as one, or kept where only one is erased."""
-    recipes = [preset.recipe for preset in presets()]
-    alone = [recipe for recipe in recipes if len({concept.kind for concept in recipe.concepts}) == 1]
-    kept = {phrase.lower(): recipe.concepts[0].kind for recipe in alone for phrase in recipe.preserve}
-    return kept | {concept.phrase.lower(): concept.kind for recipe in recipes for concept in recipe.concepts}
+    scores: tuple[Harmonic, ...] = ()
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -95,7 +69,7 @@ def entries(folder: Path) -> list[Entry]:
     return sorted(found, key=lambda e: e.made, reverse=True)
 
 
-def named(folder: Path, name: str) -> Entry:
+def find(folder: Path, name: str) -> Entry:
     """The erasure of this name in a folder.
 
     Raises:
@@ -118,21 +92,22 @@ def read(path: Path) -> Entry:
         FileError: there is no such file, or it is no erasure.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads(file.metadata()["mace_studio"])
-        recipe = Recipe.from_json(json.dumps(header["recipe"]))
-        conditions = {str(stage): float(number) for stage, number in header["conditions"].items()}
-        warnings, fingerprint = tuple(map(str, header["warnings"])), str(header["fingerprint"])
-        composable = not recipe.settings.lora.steps or {c.phrase for c in recipe.concepts} <= set(
-            header.get("origins", ())
-        )
         stat = path.stat()
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:  # with the name alone: on a shared page the folder is nobody's business
         raise FileError(f"There is no erased model “{path.stem}” any more; erase again or choose another.") from error
-    except (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError, RecipeError) as error:
-        raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
-    made, scores = datetime.fromtimestamp(stat.st_mtime), _scores(path, recipe)
-    return Entry(path.stem, path, recipe, made, stat.st_size, conditions, warnings, fingerprint, composable, scores)
+    header = erasure_header.read(path)
+    return Entry(
+        name=path.stem,
+        path=path,
+        recipe=header.recipe,
+        made=datetime.fromtimestamp(stat.st_mtime),
+        size=stat.st_size,
+        conditions=header.conditions,
+        warnings=header.warnings,
+        fingerprint=header.fingerprint,
+        composable=header.composable,
+        scores=_scores(path, header.recipe),
+    )
 
 
 def add(folder: Path, path: Path, name: str) -> Entry:
@@ -141,7 +116,7 @@ def add(folder: Path, path: Path, name: str) -> Entry:
     Args:
         folder: of the erasures.
         path: the file.
-        name: what its owner calls it, with or without the suffix.
+        name: of the file in the folder, with or without the suffix.
 
     Raises:
         FileError: it is no erasure, or cannot be written.
@@ -151,9 +126,9 @@ def add(folder: Path, path: Path, name: str) -> Entry:
         read(path).recipe.check()
     except (FileError, RecipeError) as error:
         raise FileError(f"{name} is not an erasure made by MACE Studio.") from error
-    target = folder / f"{_checked(name.removesuffix(SUFFIX), 'upload')}{SUFFIX}"
+    target = folder / f"{_checked_name(name.removesuffix(SUFFIX), 'upload')}{SUFFIX}"
     part = folder / f".{target.name}.part"
-    with _taking(target, "upload"):
+    with _new_file(target, "upload"):
         try:
             shutil.copyfile(path, part)
             os.replace(part, target)
@@ -169,35 +144,38 @@ def rename(folder: Path, name: str, new: str) -> Entry:
         FileError: there is no erasure of this name, or it cannot be renamed.
         RecipeError: the new name is taken, or cannot be one; the field is "rename".
     """
-    path = named(folder, name).path
-    target = folder / f"{_checked(new, 'rename')}{SUFFIX}"
+    path = find(folder, name).path
+    target = folder / f"{_checked_name(new, 'rename')}{SUFFIX}"
     if target == path:
         return read(path)
-    with _taking(target, "rename"):
+    with _new_file(target, "rename"):
         os.rename(path, target)
-        if _note(path).is_file():
-            os.replace(_note(path), _note(target))
+        for beside in (_scores_path, _recipe):
+            if beside(path).is_file():
+                os.replace(beside(path), beside(target))
     return read(target)
 
 
 def delete(folder: Path, name: str) -> None:
-    """Remove an erasure and what is noted of it.
+    """Remove an erasure and its scores.
 
     Raises:
         FileError: there is no erasure of this name, or it cannot be removed.
     """
-    path = named(folder, name).path
+    path = find(folder, name).path
     with _writing(path):
         path.unlink()
-        _note(path).unlink(missing_ok=True)
+        _scores_path(path).unlink(missing_ok=True)
+        _recipe(path).unlink(missing_ok=True)
 
 
-def note_scores(entry: Entry, scores: Mapping[str, float]) -> None:
+def write_scores(entry: Entry, scores: Sequence[Harmonic]) -> None:
     """Keep the harmonic means of an erasure's last evaluation, for `Entry.scores`."""
-    path = _note(entry.path)
+    path = _scores_path(entry.path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"recipe": entry.recipe.digest(), "scores": dict(scores)}), encoding="utf-8")
+        written = {"recipe": entry.recipe.digest(), "scores": [asdict(mean) for mean in scores]}
+        path.write_text(json.dumps(written), encoding="utf-8")
 
 
 def sources(folder: Path) -> list[str]:
@@ -210,7 +188,7 @@ def sources(folder: Path) -> list[str]:
 
 
 def remember(folder: Path, source: str) -> None:
-    """Put a base model first among `sources`."""
+    """Put a base model first in the list of `sources`."""
     path = folder / "models.json"
     listed = [source, *(other for other in sources(folder) if other != source)]
     with _writing(path):
@@ -218,21 +196,34 @@ def remember(folder: Path, source: str) -> None:
         path.write_text(json.dumps(listed[:KEPT_SOURCES], ensure_ascii=False), encoding="utf-8")
 
 
-def _note(path: Path) -> Path:
+def write_recipe(entry: Entry) -> Path:
+    """Write the recipe of an erasure as JSON, under the erasure's name, which it keeps to when that is renamed."""
+    path = _recipe(entry.path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(entry.recipe.to_json(), encoding="utf-8")
+    return path
+
+
+def _recipe(path: Path) -> Path:
+    return path.parent / "recipes" / f"{path.stem}.json"
+
+
+def _scores_path(path: Path) -> Path:
     """Where the scores of an erasure are kept."""
     return path.parent / "reports" / f"{path.stem}.json"
 
 
-def _scores(path: Path, recipe: Recipe) -> dict[str, float]:
+def _scores(path: Path, recipe: Recipe) -> tuple[Harmonic, ...]:
     try:
-        noted = json.loads(_note(path).read_text(encoding="utf-8"))
+        written = json.loads(_scores_path(path).read_text(encoding="utf-8"))
         # The name may have been another erasure's.
-        return {str(k): float(v) for k, v in noted["scores"].items()} if noted["recipe"] == recipe.digest() else {}
+        return harmonic_from(written["scores"]) if written["recipe"] == recipe.digest() else ()
     except (OSError, KeyError, AttributeError, TypeError, ValueError):
-        return {}
+        return ()
 
 
-def _checked(name: str, where: str) -> str:
+def _checked_name(name: str, where: str) -> str:
     """A name that can be a file's, and no path."""
     name = name.strip()
     if len(name.encode()) > 2 * LONGEST or not NAME.fullmatch(name):
@@ -245,8 +236,8 @@ def _checked(name: str, where: str) -> str:
 
 
 @contextmanager
-def _taking(target: Path, where: str) -> Iterator[None]:
-    """Take a name that no other file has."""
+def _new_file(target: Path, where: str) -> Iterator[None]:
+    """Write a file of a name that no other has."""
     with _changes, _writing(target):
         if target.exists() or target.is_symlink():
             raise RecipeError(where, f"There is an erased model “{target.stem}” already; choose another name.")

@@ -1,85 +1,98 @@
 """The studio: one loaded model, the use cases as methods that return a Job, and the erasures on disk.
 
-The work itself is a generator of `tasks`, which may run in another process. The libraries behind the model take
-seconds to import: that happens on the worker's thread, so that the page is up before.
+The work itself is a task of `tasks`, which may run in another process. The libraries behind the model take seconds to
+import: that happens on the worker's thread, so that the page is up before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from mace_studio import masks
+from mace_studio import presets
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan
+from mace_studio.exports.formats import ExportRequest
+from mace_studio.masks import UserMasks
+from mace_studio.methods import METHODS
+from mace_studio.paths import BUILT_IN
+from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
-from mace_studio.runtime import engine, library, quota, tasks
-from mace_studio.runtime import estimate as status
+from mace_studio.runtime import estimate, library, quota
 from mace_studio.runtime.estimate import Estimate, Status
 from mace_studio.runtime.jobs import DONE, Job, Worker
 from mace_studio.runtime.library import Entry
-from mace_studio.runtime.loaded_model import BUILT_IN, BUILT_IN_NAME, LoadedModel
+from mace_studio.runtime.loaded_model import BUILT_IN_NAME, LoadedModel
+from mace_studio.runtime.perform import Perform, Place, outcome, perform
 from mace_studio.settings import ImageSettings
 
-if TYPE_CHECKING:
-    from mace_studio.evaluation.report import Plan
-    from mace_studio.progress import Progress
+PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
 
-PATIENCE = 15.0
-
-Settings = TypeVar("Settings", ImageRequest, ImageSettings, "Plan")
+Settings = TypeVar("Settings", ImageRequest, ImageSettings, Plan)
 
 
 class Studio:
     """Owns the model through one worker thread.
 
-    What is asked of a method is looked at before a job is queued: a FileError says that there is no erasure of a name,
-    a RecipeError names the setting that cannot be run.
+    The arguments of a method are checked before a job is queued: a FileError says that there is no erasure of a name, a
+    RecipeError names the setting that cannot be run. An erasure is chosen by its name in the output folder, or by the
+    Path of its file, which only this machine's own user may give.
 
     Args:
         source: folder, hub id or single .safetensors file of the model; the built-in miniature when None.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32", "float16" or "bfloat16".
-        output: where erasures, pictures and cached training images go.
+        output: where erasures, images and cached training images go.
         low_memory: for small graphics cards: slower, see `sd.model.load`.
         captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
-        perform: runs a task; `tasks.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
-        fixed: many visitors share it: nobody may change the model, and what one asks for at once is bounded (`quota`).
-        visitor: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
+        perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
+        fixed: many users share it: nobody may change the model, and each request is limited (`quota`).
+        user: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
     """
 
     def __init__(
         self,
         source: str | None = None,
+        *,
         device: str = "auto",
         dtype: str = "auto",
         output: Path = Path("output"),
         low_memory: bool = False,
         captions: Path | None = None,
-        perform: Callable[..., tasks.Events] = tasks.perform,
+        perform: Perform = perform,
         fixed: bool = False,
-        visitor: Callable[[], str | None] = lambda: None,
+        user: Callable[[], str | None] = lambda: None,
     ) -> None:
-        place = tasks.Place(source or str(BUILT_IN), device, dtype, low_memory, output, output / "cache", captions)
+        place = Place(
+            source=source or str(BUILT_IN),
+            device=device,
+            dtype=dtype,
+            low_memory=low_memory,
+            output=output,
+            cache=output / "cache",
+            captions=captions,
+        )
         self.fixed = fixed
-        self._visitor = visitor
+        self._user = user
         self._perform = perform
-        self._base = LoadedModel(place, perform)
+        self._model = LoadedModel(place, perform)
         self._worker = Worker()
         self._compared: Job | None = None
+
+    # The model
 
     @property
     def source(self) -> str:
         """Folder, hub id or file of the model."""
-        return self._base.place.source
+        return self._model.place.source
 
     @property
-    def place(self) -> tasks.Place:
+    def place(self) -> Place:
         """Where whoever is asking works."""
-        place, name = self._base.place, self._visitor() if self.fixed else None
-        return replace(place, output=place.output / "visitors" / name) if name else place
+        place, name = self._model.place, self._user() if self.fixed else None
+        return replace(place, output=place.output / "users" / name) if name else place
 
     @property
     def output(self) -> Path:
@@ -88,19 +101,15 @@ class Studio:
 
     def status(self) -> Status:
         """What is known of the model at this moment."""
-        return self._base.status
-
-    def job(self, job_id: str | None) -> Job | None:
-        """The job with this id, or None when it is unknown or long gone."""
-        return self._worker.find(job_id)
-
-    def ahead(self, job: Job) -> int:
-        """How many other jobs must end before this one begins."""
-        return self._worker.ahead(job)
+        return self._model.status
 
     def load(self) -> Job:
         """Import the libraries and load the model, so that the first erasure does not have to."""
-        return self._worker.submit("Load the model", self._base.loaded)
+        return self._worker.submit("Load the model", self._model.load)
+
+    def prepare(self) -> None:
+        """Load the model now, in this thread: ZeroGPU hands on to its workers what the main thread has loaded."""
+        self._model.load(silent)
 
     def change(self, source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Job:
         """Load another base model, as the studio itself or by `BUILT_IN_NAME`; jobs queued before still use this one.
@@ -110,13 +119,13 @@ class Studio:
                 before is loaded again. The field is "source".
         """
         if self.fixed:
-            raise RecipeError("source", "The base model stays as it is, since many visitors share this studio.")
+            raise RecipeError("source", "The base model stays as it is, since many users share this studio.")
         wanted = str(BUILT_IN) if source.strip() in ("", BUILT_IN_NAME) else source.strip()
 
-        def work() -> Generator[Progress, None, None]:
-            before, self._compared = self._base.place, None
-            how = {"device": device, "dtype": dtype, "low_memory": low_memory}
-            yield from self._base.exchange(replace(before, source=wanted, **how))
+        def work(progress: Report) -> None:
+            before, self._compared = self._model.place, None
+            place = replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory)
+            self._model.exchange(place, progress)
             for used in (before.source, wanted):
                 if used != str(BUILT_IN):
                     library.remember(self.output, used)
@@ -125,98 +134,124 @@ class Studio:
 
     def measure(self) -> Job:
         """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""
-        return self._worker.submit("Time the model", self._base.measured)
+        return self._worker.submit("Time the model", self._model.measure)
 
     @property
     def timed(self) -> bool:
         """Whether `measure` has been done."""
-        return self._base.costs is not None
+        return self._model.costs is not None
 
     def with_defaults(self, asked: Settings) -> Settings:
         """Steps and guidance as asked, or what suits a distilled model, once it is loaded."""
-        return tasks.with_defaults(self.place, asked)
+        if self.status().state != "ready":
+            return asked
+        from mace_studio.runtime import tasks  # noqa: PLC0415 - torch, which is here once the model is
 
-    def prepare(self) -> None:
-        """Load the model now, in this thread: ZeroGPU hands on to its workers what the main thread has loaded."""
-        for _ in self._base.loaded():
-            pass
+        return tasks.with_defaults(asked)
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
-        return status.estimate(recipe, self.status().memory, self._base.costs, self.place.cache)
+        return estimate.estimate(recipe, self.status().memory, self._model.costs, self.place.cache)
 
-    def erase(self, recipe: Recipe, given: masks.UserMasks | None = None) -> Job:
+    def check(self, recipe: Recipe) -> Recipe:
+        """Return a recipe that this model can run: like `Recipe.check`, and no phrase is too long for the model.
+
+        Raises:
+            RecipeError: it cannot be run; the message names the field.
+        """
+        recipe.check()
+        if self.status().state == "ready":
+            from mace_studio.runtime import tasks  # noqa: PLC0415 - torch, which is here once the model is
+
+            tasks.check_lengths(recipe)
+        return recipe
+
+    # Jobs
+
+    def job(self, job_id: str | None) -> Job | None:
+        """The job with this id, or None when it is unknown or long gone."""
+        return self._worker.find(job_id)
+
+    def ahead(self, job: Job) -> int:
+        """How many other jobs must end before this one begins."""
+        return self._worker.ahead(job)
+
+    def erase(self, recipe: Recipe, user_masks: UserMasks | None = None) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
 
         Args:
             recipe: what to erase.
-            given: masks that a person made, in place of those of the recipe's source; the file's name tells them apart.
+            user_masks: masks that a user made, in place of those of the recipe's source; the file's name tells them
+                apart.
         """
-        recipe.check()
-        return self._submit(f"Erase {recipe.title()}", recipe, tasks.erase, recipe, given)
+        self.check(recipe)
+        if user_masks and "images" not in METHODS[recipe.method].reads:
+            title = METHODS[recipe.method].title
+            raise RecipeError("masks", f"{title} trains on no images, so it takes no masks; leave them out.")
+        return self._submit(f"Erase {recipe.title()}", recipe, "erase", recipe, user_masks)
 
     def masks(self, recipe: Recipe) -> Job:
-        """Draw the training images of a recipe and mask them by its source; the result is a `masks.Sheet`."""
+        """Generate the training images of a recipe and mask them by its source; the result is a `MaskSheet`."""
         recipe.check()
-        return self._submit(f"Masks of {recipe.title()}", recipe, tasks.masks, recipe)
+        return self._submit(f"Masks of {recipe.title()}", recipe, "masks", recipe)
 
     def compose(
         self, entries: Sequence[Entry], remove: Sequence[str] = (), add: Recipe | None = None, name: str = ""
     ) -> Job:
-        """Fuse erasures of this studio's model into one, see `composition.compose`. The result is an `Entry`.
+        """Fuse erasures of this studio's model into one, see `methods.mace.compose`. The result is an `Entry`.
 
         Raises:
-            RecipeError: as of `joining.joined`; nothing was queued.
+            RecipeError: as of `recipe.joined`; nothing was queued.
         """
         recipe = joined([entry.recipe for entry in entries], remove, add, name)
         paths = tuple(entry.path for entry in entries)
-        return self._submit(f"Compose {recipe.title()}", recipe, tasks.compose, paths, tuple(remove), add, name)
+        return self._submit(f"Compose {recipe.title()}", recipe, "compose", paths, tuple(remove), add, name)
 
-    def compare(self, name: str, drawing: ImageRequest) -> Job:
-        """Draw every prompt with every seed, before and after; events are `Progress`, the result is [Pair]."""
-        entry = self.entry(name)
-        drawing.check()
-        self._compared = self._submit(f"Compare {name}", drawing, tasks.compare, entry.path, drawing)
+    def compare(self, erasure: str | Path, request: ImageRequest) -> Job:
+        """Generate every prompt with every seed, before and after; events are `Progress`, the result is [Pair]."""
+        entry = self.entry(erasure)
+        request.check()
+        self._compared = self._submit(f"Compare {entry.name}", request, "compare", entry.path, request)
         return self._compared
 
-    def inspect(self, name: str | None, drawing: ImageRequest, phrases: Sequence[str] = ()) -> Job:
+    def inspect(self, erasure: str | Path | None, request: ImageRequest, phrases: Sequence[str] = ()) -> Job:
         """Record the attention to one prompt's words, before and after an erasure; the result is an `Inspection`.
 
         Args:
-            name: of the erasure; None looks at the model as it is.
-            drawing: one prompt and one seed.
+            erasure: name or path; None looks at the model as it is.
+            request: one prompt and one seed.
             phrases: what counts as one word, beside the erasure's concepts and synonyms.
         """
-        entry = self.entry(name) if name else None
-        drawing.check_alone()
-        path = entry.path if entry else None
-        return self._submit(f"Inspect {name or self.source}", drawing, tasks.inspect, path, drawing, tuple(phrases))
+        entry = self.entry(erasure) if erasure else None
+        request.check_alone()
+        title, path = (entry.name, entry.path) if entry else (self.source, None)
+        return self._submit(f"Inspect {title}", request, "inspect", path, request, tuple(phrases))
 
-    def residual(self, name: str, drawing: ImageRequest) -> Job:
-        """Draw a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`."""
-        entry = self.entry(name)
-        drawing.check_alone()
-        return self._submit(f"What is left of {name}", drawing, tasks.residual, entry.path, drawing)
+    def residual(self, erasure: str | Path, request: ImageRequest) -> Job:
+        """Generate a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`."""
+        entry = self.entry(erasure)
+        request.check_alone()
+        return self._submit(f"What is left of {entry.name}", request, "residual", entry.path, request)
 
-    def preview(self, recipe: Recipe, drawing: ImageRequest) -> Job:
-        """Draw one picture with and without the refinement of a recipe, training nothing; the result is a `Preview`."""
+    def preview(self, recipe: Recipe, request: ImageRequest) -> Job:
+        """Generate an image with and without a recipe's refinement, training nothing; the result is a `Preview`."""
         recipe.check()
-        drawing.check_alone()
-        return self._submit(f"Preview {recipe.title()}", drawing, tasks.preview, recipe, drawing)
+        request.check_alone()
+        return self._submit(f"Preview {recipe.title()}", request, "preview", recipe, request)
 
-    def plan(self, name: str, size: str = "quick", first: int | None = None) -> Plan:
-        """What an evaluation of an erasure will draw; nothing is drawn.
+    def plan(self, erasure: str | Path, size: str = "quick", first_seed: int = FIRST_SEED) -> Plan:
+        """What an evaluation of an erasure will generate; nothing is generated.
 
         Args:
-            name: of the erasure.
+            erasure: name or path.
             size: "quick" or "full".
-            first: the first seed; None for the usual one.
+            first_seed: of the images of every prompt.
         """
-        parts = engine.engine()
-        captions = parts.loading.read_captions(self.place.captions or parts.loading.captions_of(self.source))
-        first = parts.evaluation.FIRST_SEED if first is None else first
-        recipe, known = self.entry(name).recipe, library.known_kinds()
-        plan = parts.evaluation.make_plan(recipe, size, captions=captions, first=first, known=known)
+        recipe = self.entry(erasure).recipe
+        from mace_studio.sd.model import captions_of, read_captions  # noqa: PLC0415 - torch
+
+        captions = read_captions(self.place.captions or captions_of(self.source))
+        plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=presets.known_kinds())
         return self.with_defaults(plan)
 
     def seconds(self, plan: Plan) -> float | None:
@@ -224,66 +259,76 @@ class Studio:
         job = self._compared
         if job is None or job.state != DONE:
             return None
-        drawing: ImageRequest = job.request
-        forwards = 2 * len(job.result) * drawing.steps * (2 if drawing.guidance > 1 else 1)
+        request: ImageRequest = job.request
+        forwards = 2 * len(job.result) * request.steps * (2 if request.guidance > 1 else 1)
         return job.events[-1].seconds / forwards * plan.forwards
 
     def evaluate(
-        self, names: Sequence[str], size: str = "quick", judge: str | None = None, first: int | None = None
+        self,
+        erasures: Sequence[str | Path],
+        size: str = "quick",
+        judge: str | None = None,
+        first_seed: int = FIRST_SEED,
     ) -> Job:
         """Measure erasures one after another. Events are `Progress`; the result is a `Report` of each.
 
         Args:
-            names: of the erasures.
+            erasures: names or paths.
             size: "quick" or "full".
             judge: hub id or folder of a CLIP model; None takes the model's own judge, or else CLIP ViT-L/14.
-            first: the first seed; None for the usual one.
+            first_seed: of the images of every prompt.
 
         Raises:
             RecipeError: also for a judge where the studio is fixed.
         """
         if self.fixed and judge:
             raise RecipeError("judge", "Only the model’s own judge can be used here; leave the field blank.")
-        plans = [(self.entry(name).path, self.plan(name, size, first)) for name in names or [""]]
-        return self._submit(f"Evaluate {', '.join(names)}", (tuple(names), size), tasks.evaluate, plans, judge)
+        entries = [self.entry(erasure) for erasure in erasures or [""]]
+        plans = [(entry.path, self.plan(entry.path, size, first_seed)) for entry in entries]
+        names = tuple(entry.name for entry in entries)
+        return self._submit(f"Evaluate {', '.join(names)}", (names, size), "evaluate", plans, judge)
 
-    def export(self, name: str, packing: ExportRequest) -> Job:
+    def export(self, erasure: str | Path, request: ExportRequest) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
 
         Raises:
             FileError: there is no erasure of this name, or something is at the path already.
             RecipeError: a setting that does not fit; the message names it.
         """
-        entry = self.entry(name)
-        packing.check()
-        if packing.path.resolve() == entry.path.resolve():
-            raise FileError(f"{packing.path} is the erasure itself, which stays; choose another name.")
-        return self._submit(f"Export {name}", packing, tasks.export, entry.path, packing)
+        entry = self.entry(erasure)
+        request.check()
+        if request.path.resolve() == entry.path.resolve():
+            raise FileError(f"{request.path} is the erasure itself, which stays; choose another name.")
+        return self._submit(f"Export {entry.name}", request, "export", entry.path, request)
+
+    # Erasures on disk
 
     def entries(self) -> list[Entry]:
         """Every erasure that whoever is asking may use, newest first: their own, and then those that all see."""
         own = library.entries(self.output)
-        if self.output == self._base.place.output:
+        if self.output == self._model.place.output:
             return own
         names = {entry.name for entry in own}
-        return own + [entry for entry in library.entries(self._base.place.output) if entry.name not in names]
+        return own + [entry for entry in library.entries(self._model.place.output) if entry.name not in names]
 
-    def entry(self, name: str) -> Entry:
-        """The erasure of this name: one's own, or one that all see.
+    def entry(self, erasure: str | Path) -> Entry:
+        """The erasure of a name, one's own or one that all see, or the one at a path.
 
         Raises:
             FileError: there is none.
         """
-        own = library.exists(self.output, name)
-        return library.named(self.output if own else self._base.place.output, name)
+        if isinstance(erasure, Path):
+            return library.read(erasure)
+        own = library.exists(self.output, erasure)
+        return library.find(self.output if own else self._model.place.output, erasure)
 
-    def _submit(self, title: str, request: object, task: tasks.Task, *arguments: Any) -> Job:
+    def _submit(self, title: str, request: object, task: str, *arguments: Any) -> Job:
         """Queue a task, with the model loaded before it.
 
         Args:
             title: what a person calls the job.
             request: for whoever comes back to watch it.
-            task, arguments: of `tasks`, and what it takes beside the place; plain data, to be pickled.
+            task, arguments: of `tasks.TASKS`, and what it takes beside the place; plain data, to be pickled.
 
         Raises:
             RecipeError: it is too much for a studio that is fixed.
@@ -292,9 +337,9 @@ class Studio:
             quota.check(task, *arguments)
         output = self.output  # on the job's thread nobody is asking any more
 
-        def work() -> Generator[Progress, None, Any]:
-            yield from self._base.loaded()
-            place = replace(self._base.place, output=output)
-            return (yield from tasks.outcome(self._perform(task, place, *arguments)))
+        def work(progress: Report) -> Any:
+            self._model.load(progress)
+            place = replace(self._model.place, output=output)
+            return outcome(self._perform(task, place, *arguments), progress)
 
         return self._worker.submit(title, work, request, PATIENCE)

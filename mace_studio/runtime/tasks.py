@@ -1,255 +1,235 @@
-"""What is done with the model, as generators of plain events that may run in another process.
+"""What can be done with the model, each as a function of a place and of plain data, for `perform`.
 
-On ZeroGPU they run in a forked process that is used again for the next visitor: arguments and events are pickled, what
-a generator returns does not come back, of an exception only its name does, and what is changed there is not seen here.
-So a task takes plain arguments and writes weights to a file, and the last event of `perform` holds what came of it.
+A task may run in another process than the one that asked for it: its arguments and what it returns are pickled, and
+what it changes in memory is not seen there. So an erasure is given, and returned, as the path of its file.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
-import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from mace_studio.errors import StudioError
+from mace_studio import erasure as erasure_file
+from mace_studio.analysis import attention
+from mace_studio.analysis import compare as comparison
+from mace_studio.analysis.attention import Inspection
+from mace_studio.analysis.compare import Pair
+from mace_studio.erasure import Erasure
+from mace_studio.evaluation import evaluate as evaluation
+from mace_studio.evaluation import report
+from mace_studio.evaluation.evaluate import Case
+from mace_studio.evaluation.plan import Plan
+from mace_studio.exports import export as exporting
+from mace_studio.exports.export import Exported
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import MaskSheet, UserMasks
+from mace_studio.methods import METHODS
+from mace_studio.methods.mace import compose as composition
+from mace_studio.methods.mace import erase as mace
+from mace_studio.methods.mace import preview as previews
+from mace_studio.methods.mace import training_images
+from mace_studio.methods.mace.preview import Preview, PreviewCache
 from mace_studio.paths import slug
+from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library
-from mace_studio.runtime.engine import engine
 from mace_studio.runtime.library import Entry
-
-if TYPE_CHECKING:
-    from mace_studio.analysis.attention import Inspection
-    from mace_studio.analysis.compare import Pair
-    from mace_studio.erasure import Erasure
-    from mace_studio.evaluation.report import Plan, Report
-    from mace_studio.export.export import Exported
-    from mace_studio.export.formats import ExportRequest
-    from mace_studio.methods.mace.preview import Preview, PreviewCache
-    from mace_studio.progress import Progress
-    from mace_studio.sd.costs import Costs
-    from mace_studio.sd.model import Model
+from mace_studio.runtime.perform import Place
+from mace_studio.sd import batching, costs, judges, sampling, text
+from mace_studio.sd import model as sd_model
+from mace_studio.sd.costs import Costs
+from mace_studio.sd.model import Model
 
 log = logging.getLogger(__name__)
 
+Settings = TypeVar("Settings")  # with steps and a guidance
 
-@dataclass(frozen=True)
-class Place:
-    """Which model a task works with, and where its files go.
+
+# The model of this process
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessModel:
+    """The one model that a process keeps.
 
     Attributes:
-        source, device, dtype, low_memory: as `sd.model.load` takes them.
-        output: the folder of erasures.
-        cache: the folder of training images and of what else can be made again.
-        captions: file of general captions; None takes those that go with the model.
+        asked: what `sd.model.load` was called with.
+        model: it.
+        checksum: of its weights and hooks when it was loaded, see `Model.checksum`.
+        tokenizer: a copy of the model's, which other threads may use while a task runs.
+        previews: what the last preview computed.
     """
 
-    source: str
-    device: str = "auto"
-    dtype: str = "auto"
-    low_memory: bool = False
-    output: Path = Path("output")
-    cache: Path = Path("output/cache")
-    captions: Path | None = None
+    asked: tuple[Any, ...]
+    model: Model
+    checksum: str
+    tokenizer: Any
+    previews: PreviewCache
 
-    @property
-    def model(self) -> tuple[str, str, str, bool, Path | None]:
-        return self.source, self.device, self.dtype, self.low_memory, self.captions
+
+_process_model: ProcessModel | None = None
+
+
+def process_model(place: Place) -> ProcessModel:
+    """The model of a place: loaded where this process keeps another or none, or where a task left it changed.
+
+    Every task restores the model itself. That is checked before the next one, so that a call that was broken off in the
+    middle cannot lend its weights to another user's.
+    """
+    global _process_model
+    asked = (place.source, place.device, place.dtype, place.low_memory, place.captions)
+    kept = _process_model if _process_model is not None and _process_model.asked == asked else None
+    if kept is not None and kept.model.checksum() != kept.checksum:
+        log.warning("the last task left the model changed; it is loaded again")
+        kept = None
+    if kept is None:
+        _process_model = None  # before the other is loaded: two models may not fit
+        batching.free()
+        model = sd_model.load(*asked)
+        kept = ProcessModel(
+            asked=asked,
+            model=model,
+            checksum=model.checksum(),
+            tokenizer=copy.deepcopy(model.pipeline.tokenizer),
+            previews=PreviewCache(),
+        )
+        _process_model = kept
+    return kept
+
+
+def with_defaults(asked: Settings) -> Settings:
+    """Steps and guidance as asked, or what suits this process's model where that is a distilled one."""
+    return asked if _process_model is None else sampling.with_defaults(_process_model.model, asked)
+
+
+def check_lengths(recipe: Recipe) -> None:
+    """Raise a RecipeError at the first phrase whose prompts are longer than this process's model reads."""
+    if _process_model is not None:
+        text.check_lengths(_process_model.tokenizer, _process_model.model.length, recipe)
+
+
+# The tasks
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready: where it computes, in words, `Model.memory()` in bytes, and its fingerprint."""
+    """A model that is ready.
+
+    Attributes:
+        where: device and dtype in words.
+        memory: `Model.memory()`, in bytes.
+        fingerprint: of its weights.
+    """
 
     where: str
     memory: int
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class Done:
-    """The last event of a task that came to its end."""
-
-    result: Any
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The last event of a task that ended in an error which the user can read."""
-
-    error: StudioError
-
-
-Settings = TypeVar("Settings")  # anything with steps and a guidance
-Task = Callable[..., "Generator[Progress, None, Any]"]
-Events = Generator["Progress | Done | Failed", None, None]
-
-
-# The model of this process
-
-
-@dataclass
-class Held:
-    """The one model that a process keeps, its seal when it was loaded, and what the last preview computed."""
-
-    of: tuple[str, str, str, bool, Path | None]
-    model: Model
-    checksum: str
-    known: PreviewCache
-
-
-_held: Held | None = None
-_in_use = threading.Lock()
-
-
-def held(place: Place) -> Held:
-    """The model of a place: loaded where this process holds another or none, or where a task left its mark on it.
-
-    Every task restores the model itself. That is checked before the next one, so that a call that was broken off in the
-    middle cannot lend its weights to another visitor's.
-    """
-    global _held
-    if _held is not None and _held.of == place.model and _held.model.checksum() != _held.checksum:
-        log.warning("the last task left the model changed; it is loaded again")
-        _held = None
-    if _held is None or _held.of != place.model:
-        _held = None  # two models may not fit
-        parts = engine()
-        parts.room.free()
-        model = parts.loading.load(*place.model)
-        _held = Held(place.model, model, model.checksum(), parts.preview.PreviewCache())
-    return _held
-
-
-def with_defaults(place: Place, asked: Settings) -> Settings:
-    """Steps and guidance as asked, or what suits a distilled model, if it is held in this process."""
-    if _held is None or _held.of != place.model:
-        return asked
-    return engine().generate.with_defaults(_held.model, asked)
-
-
-def perform(task: Task, place: Place, *arguments: Any) -> Events:
-    """Run one of the tasks below; one at a time in a process.
-
-    Yields:
-        Its Progress; at last `Done` with what it returned, or `Failed` with a StudioError.
-    """
-    end: Done | Failed
-    with _in_use:
-        try:
-            end = Done((yield from task(place, *arguments)))
-        except StudioError as error:
-            end = Failed(error)
-    yield end
-
-
-def outcome(events: Events) -> Generator[Progress, None, Any]:
-    """What `perform` yields, as a generator of Progress alone that returns the result or raises the error."""
-    end: Done | Failed | None = None
-    with closing(events):
-        for event in events:
-            if isinstance(event, Done | Failed):
-                end = event
-            else:
-                yield event
-    if isinstance(end, Failed):
-        raise end.error
-    if end is None:
-        raise StudioError("The run was broken off before its end, as if its time was over; ask for less at once.")
-    return end.result
-
-
-# The tasks
-
-
-def load(place: Place) -> Generator[Progress, None, Loaded]:
+def load(place: Place, progress: Report = silent) -> Loaded:
     """Have the model ready."""
-    model = held(place).model
-    yield from ()
+    model = process_model(place).model
     return Loaded(model.where(), model.memory(), model.fingerprint)
 
 
-def measure(place: Place) -> Generator[None, None, Costs]:
+def measure(place: Place, progress: Report = silent) -> Costs:
     """Time a few steps of the model."""
-    return (yield from engine().cost.measure(held(place).model))
+    return costs.measure(process_model(place).model, progress)
 
 
-def erase(place: Place, recipe: Recipe, given: UserMasks | None = None) -> Generator[Progress, None, Entry]:
-    """Run a recipe, with the masks that a person made, and write its erasure into the output folder."""
-    return _kept(place, (yield from engine().erase.erase(held(place).model, recipe, place.cache, given=given)))
+def erase(place: Place, recipe: Recipe, user_masks: UserMasks | None = None, progress: Report = silent) -> Entry:
+    """Run a recipe and write its erasure into the output folder.
+
+    Args:
+        place: which model, and which folders.
+        recipe: what to erase, and how.
+        user_masks: for MACE: masks that a user made for some of its training images.
+        progress: gets the events of the method.
+    """
+    model = process_model(place).model
+    if user_masks:
+        return _save(place, mace.erase(model, recipe, progress=progress, cache=place.cache, user_masks=user_masks))
+    return _save(place, METHODS[recipe.method].erase(model, recipe, progress, place.cache))
 
 
 def compose(
-    place: Place, paths: Sequence[Path], remove: Sequence[str], add: Recipe | None, name: str
-) -> Generator[Progress, None, Entry]:
-    """Fuse the erasures at `paths` into one and write it into the output folder."""
-    parts, model = engine(), held(place).model
-    erasures = [parts.erasure.load(path) for path in paths]
-    return _kept(place, (yield from parts.composition.compose(model, erasures, place.cache, remove, add, name)))
+    place: Place,
+    paths: Sequence[Path],
+    remove: Sequence[str],
+    add: Recipe | None,
+    name: str,
+    progress: Report = silent,
+) -> Entry:
+    """Fuse the erasures at `paths` into one and write it into the output folder; the rest as `mace.compose`."""
+    model = process_model(place).model
+    erasures = [erasure_file.load(path) for path in paths]
+    result = composition.compose(
+        model, erasures, remove=remove, add=add, name=name, cache=place.cache, progress=progress
+    )
+    return _save(place, result)
 
 
-def _kept(place: Place, result: Erasure) -> Entry:
+def _save(place: Place, result: Erasure) -> Entry:
     """Write an erasure: another recipe's LoRAs, or masks by hand, make another file than the same recipe alone."""
-    parts = engine()
-    path = place.output / f"{slug(result.recipe.title())}-{parts.erasure.digest(result)}.safetensors"
-    parts.erasure.save(result, path)
+    path = place.output / f"{slug(result.recipe.title())}-{erasure_file.digest(result)}.safetensors"
+    result.save(path)
     return library.read(path)
 
 
-def masks(place: Place, recipe: Recipe) -> Generator[Progress, None, MaskSheet]:
-    """Draw the training images of a recipe and mask them by its source."""
-    return (yield from engine().pictures.show(held(place).model, recipe, place.cache))
+def masks(place: Place, recipe: Recipe, progress: Report = silent) -> MaskSheet:
+    """Generate the training images of a recipe and mask them by its source."""
+    return training_images.show(process_model(place).model, recipe, progress=progress, cache=place.cache)
 
 
-def compare(place: Place, path: Path, drawing: ImageRequest) -> Generator[Progress, None, list[Pair]]:
-    """Draw before and after the erasure at `path`."""
-    parts = engine()
-    return (yield from parts.comparison.compare(held(place).model, parts.erasure.load(path), drawing))
+def compare(place: Place, path: Path, request: ImageRequest, progress: Report = silent) -> list[Pair]:
+    """Generate images before and after the erasure at `path`."""
+    return comparison.compare(process_model(place).model, erasure_file.load(path), request, progress)
 
 
 def inspect(
-    place: Place, path: Path | None, drawing: ImageRequest, phrases: Sequence[str]
-) -> Generator[Progress, None, Inspection]:
-    """Record the attention before and after the erasure at `path`, or of the model as it is."""
-    parts = engine()
-    erasure = parts.erasure.load(path) if path is not None else None
-    return (yield from parts.inspection.inspect(held(place).model, drawing, erasure, phrases))
+    place: Place, path: Path | None, request: ImageRequest, phrases: Sequence[str], progress: Report = silent
+) -> Inspection:
+    """Record the attention before and after the erasure at `path`, or of the model as it is where that is None."""
+    erasure = erasure_file.load(path) if path is not None else None
+    return attention.inspect(process_model(place).model, request, erasure, phrases, progress=progress)
 
 
-def residual(place: Place, path: Path, drawing: ImageRequest) -> Generator[Progress, None, Inspection]:
-    """Draw what the other words carry."""
-    parts = engine()
-    return (yield from parts.inspection.residual(held(place).model, drawing, parts.erasure.load(path), place.cache))
+def residual(place: Place, path: Path, request: ImageRequest, progress: Report = silent) -> Inspection:
+    """Generate what the prompt's other words carry of the concept, before and after the erasure at `path`."""
+    model = process_model(place).model
+    return attention.residual(model, request, erasure_file.load(path), progress=progress, cache=place.cache)
 
 
-def preview(place: Place, recipe: Recipe, drawing: ImageRequest) -> Generator[Progress, None, Preview]:
-    """Draw with and without the refinement alone."""
-    here = held(place)
-    drawing = with_defaults(place, drawing)
-    return (yield from engine().preview.preview(here.model, recipe, drawing, here.known, place.cache))
+def preview(place: Place, recipe: Recipe, request: ImageRequest, progress: Report = silent) -> Preview:
+    """Generate an image with and without the refinement alone."""
+    kept = process_model(place)
+    return previews.preview(
+        kept.model, recipe, with_defaults(request), kept.previews, progress=progress, cache=place.cache
+    )
 
 
 def evaluate(
-    place: Place, plans: Sequence[tuple[Path, Plan]], judge: str | None
-) -> Generator[Progress, None, list[Report]]:
-    """Measure each erasure at its path by its plan, and note its scores beside it."""
-    parts, model = engine(), held(place).model
-    cases = [
-        parts.evaluation.Case(path.stem, parts.erasure.load(path), with_defaults(place, plan)) for path, plan in plans
-    ]
-    judged = parts.classify.choose(model, judge)
-    reports = yield from parts.evaluation.evaluate(model, cases, judged, place.cache)
-    for (path, _), report in zip(plans, reports, strict=True):
-        library.note_scores(library.read(path), report.harmonic)
+    place: Place, plans: Sequence[tuple[Path, Plan]], judge: str | None, progress: Report = silent
+) -> list[report.Report]:
+    """Measure each erasure at its path by its plan, and write its scores beside it."""
+    model = process_model(place).model
+    cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
+    reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
+    for (path, _), measured in zip(plans, reports, strict=True):
+        library.write_scores(library.read(path), measured.harmonic)
     return reports
 
 
-def export(place: Place, path: Path, packing: ExportRequest) -> Generator[Progress, None, Exported]:
+def export(place: Place, path: Path, request: ExportRequest, progress: Report = silent) -> Exported:
     """Write the erasure at `path` for other programs."""
-    parts = engine()
-    return (yield from parts.exporting.export(held(place).model, parts.erasure.load(path), packing))
+    return exporting.export(process_model(place).model, erasure_file.load(path), request, progress)
+
+
+TASKS: dict[str, Callable[..., Any]] = {
+    task.__name__: task
+    for task in (load, measure, erase, compose, masks, compare, inspect, residual, preview, evaluate, export)
+}

@@ -183,7 +183,15 @@ def _in_batches(seconds: Line, total: int, at_once: int) -> float:
 def _subject(model: Model) -> lora.Subject:
     context_1TD, pooled_1P = text.encode(model, ["a photo"])
     latents_1CHW = torch.zeros(1, model.unet.config.in_channels, *sampling.latent_size(model))
-    return lora.Subject("", latents_1CHW, [None], context_1TD, [[1, 2]], 0, pooled_1P)
+    return lora.Subject(
+        phrase="",
+        latents_NCHW=latents_1CHW,
+        masks=[None],
+        context_MTD=context_1TD,
+        positions=[[1, 2]],
+        seed=0,
+        pooled_MP=pooled_1P,
+    )
 
 
 def _seconds(run: Callable[[Report], object], events: int, progress: Report) -> float:

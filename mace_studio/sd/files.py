@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mace_studio.errors import FileError
+from mace_studio.progress import Progress, Report, silent
 
 # What the format calls each dtype: https://huggingface.co/docs/safetensors
 DTYPES = {
@@ -24,6 +25,7 @@ DTYPES = {
     "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+BLOCK = 64 * 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -61,14 +63,22 @@ def staging(parent: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def stream(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def stream(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, progress: Report = silent
+) -> None:
     """Write a safetensors file one tensor at a time; equal tensors and metadata give equal bytes.
 
     The library's own writer puts several metadata entries in an order that changes from run to run.
+
+    Args:
+        path: the file.
+        tensors: name -> tensor.
+        metadata: entries of the header.
+        progress: told of the part of the bytes that is written, of 1, after every tensor.
     """
     # The widest first, so that each tensor begins at a multiple of its item size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    header: dict[str, dict] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for name in order:
         begin, end = end, end + tensors[name].nbytes
@@ -80,5 +90,18 @@ def stream(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            progress(Progress("write", step=header[name]["data_offsets"][1] / max(end, 1), total=1))
         file.flush()
         os.fsync(file.fileno())
+
+
+def copy(source: Path, target: Path, progress: Report = silent) -> None:
+    """Copy a file; `progress` is told of the part of the bytes that is written, of 1, after every block."""
+    size, done = source.stat().st_size, 0
+    with source.open("rb") as old, target.open("wb") as new:
+        while block := old.read(BLOCK):
+            new.write(block)
+            done += len(block)
+            progress(Progress("write", step=done / size, total=1))
+    if not size:
+        progress(Progress("write", step=1, total=1))

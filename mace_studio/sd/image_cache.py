@@ -1,19 +1,17 @@
-"""Images of prompts and seeds, kept on disk: what was generated once with the same weights is read from there."""
+"""Images of prompts and seeds, kept on disk: what the same model generated once is read from there."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import projections, sampling
+from mace_studio.sd import sampling
 from mace_studio.sd.model import Model
 
 Item = tuple[str, int]  # prompt and seed
@@ -21,26 +19,27 @@ Item = tuple[str, int]  # prompt and seed
 
 def generate(
     model: Model,
-    weights: Mapping[str, Tensor],
     items: Sequence[Item],
     request: ImageRequest,
     cache: Path | None,
     progress: Report = silent,
+    *,
+    changes: str = "",
 ) -> list[Image.Image]:
-    """Generate prompts, each with its own seed, with some weights in place.
+    """Generate prompts, each with its own seed.
 
     Args:
         model: is bit for bit the same afterwards.
-        weights: state-dict key -> weight_PD of projections; none leaves the model as it is.
         items: prompts and seeds; the same one may come several times.
         request: steps, guidance and negative prompt; its own prompts and seeds do not count.
         cache: folder of images that were generated before, or None.
         progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+        changes: of an erased model, digits that are others for any other; "" for the model as it is.
 
     Returns:
         RGB images in the order of the items.
     """
-    key = _key(model, weights, request)
+    key = _key(model, changes, request)
     paths = {item: None if cache is None else _path(cache, key, item) for item in items}
     images: dict[Item, Image.Image] = {}
     for item, path in paths.items():
@@ -59,8 +58,7 @@ def generate(
         return fresh
 
     # In batches, so that what is done when the job is cancelled is in the cache.
-    with projections.swapped(model.unet, weights):
-        images |= zip(missing, model.batches.map(missing, run_batch), strict=True)
+    images |= zip(missing, model.batches.map(missing, run_batch), strict=True)
     return [images[item] for item in items]
 
 
@@ -69,14 +67,10 @@ def difference(before: Image.Image, after: Image.Image) -> float:
     return float(np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)).mean())
 
 
-def _key(model: Model, weights: Mapping[str, Tensor], request: ImageRequest) -> str:
+def _key(model: Model, changes: str, request: ImageRequest) -> str:
     """Changes with everything that an image depends on, but for its prompt and seed."""
     settings = (model.fingerprint, str(model.dtype), request.steps, float(request.guidance), request.negative)
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, weight_PD in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy())
-    return digest.hexdigest()[:24]
+    return hashlib.sha256(repr(settings).encode() + changes.encode()).hexdigest()[:24]
 
 
 def _path(cache: Path, key: str, item: Item) -> Path:

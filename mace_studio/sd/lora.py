@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,19 +23,19 @@ from mace_studio.settings import LoraSettings
 CLIP_NORM = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What the LoRA of one concept trains on, encoded once.
+    """All that the LoRA of one concept trains on.
 
     Attributes:
         phrase: the concept.
-        latents_NCHW: clean latents of its N training images.
-        masks: for each image where the concept is, mask_IJ, or None for everywhere.
+        latents_NCHW: clean latents of its N training images, scaled as the UNet reads them, float32 on the CPU.
+        masks: for each image where the concept is, mask_IJ of the image's proportions, or None for everywhere.
         context_MTD: text context of its M prompts.
         positions: for each prompt the token positions whose attention is pressed down.
-        seed: of the LoRA's start, of the draws of images, prompts and timesteps, and of the noise.
-        pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context.
-        guidance: with which its images were drawn; an LCM reads it.
+        seed: of the LoRA's start, of the choice of images, prompts and timesteps, and of the noise.
+        pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context; None for other models.
+        guidance: with which its images were generated; an LCM reads it.
     """
 
     phrase: str
@@ -68,9 +68,9 @@ class LoraDelta:
     origin: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """What one concept contributes to one forward."""
+    """One concept's part of a forward: a noisy latent, its timestep, and a prompt; the rest as in `Subject`."""
 
     noisy_CHW: Tensor
     timestep: int
@@ -141,9 +141,14 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
     noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
     pooled_P = None if subject.pooled_MP is None else subject.pooled_MP[prompt]
     return _Sample(
-        noisy_CHW, timestep, subject.context_MTD[prompt], subject.masks[image], subject.positions[prompt], pooled_P,
-        subject.guidance,
-    )  # fmt: skip
+        noisy_CHW=noisy_CHW,
+        timestep=timestep,
+        context_TD=subject.context_MTD[prompt],
+        mask_IJ=subject.masks[image],
+        positions=subject.positions[prompt],
+        pooled_P=pooled_P,
+        guidance=subject.guidance,
+    )
 
 
 def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
@@ -165,24 +170,24 @@ def _forward(model: Model, samples: Sequence[_Sample]) -> None:
     noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
     timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
     context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
-    model.unet(noisy_BCHW, timestep_B, context_BTD, **_beside(model, samples))
+    model.unet(noisy_BCHW, timestep_B, context_BTD, **_conditions(model, samples))
 
 
-def _beside(model: Model, samples: Sequence[_Sample]) -> dict[str, object]:
-    """What a UNet reads beside latents, timestep and context, as its pipeline gives it when it draws."""
-    beside: dict[str, object] = {}
+def _conditions(model: Model, samples: Sequence[_Sample]) -> dict[str, object]:
+    """The UNet's arguments beside latents, timestep and context, as its pipeline gives them."""
+    arguments: dict[str, object] = {}
     if samples[0].pooled_P is not None:
         pooled_BC = torch.stack([s.pooled_P for s in samples]).to(model.device, model.dtype)
         size = [side * model.pipeline.vae_scale_factor for side in samples[0].noisy_CHW.shape[1:]]
-        # SDXL: the size of the original, the corner of the crop, and the size to draw.
+        # SDXL: the size of the original, the corner of the crop, and the size to generate, in pixels.
         sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BC)
-        beside["added_cond_kwargs"] = {"text_embeds": pooled_BC, "time_ids": sizes_B6}
+        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BC, "time_ids": sizes_B6}
     if model.embeds_guidance:
         scale_B = torch.tensor([s.guidance - 1 for s in samples])
         width = model.unet.config.time_cond_proj_dim
         embedding_BC = model.pipeline.get_guidance_scale_embedding(scale_B, embedding_dim=width)
-        beside["timestep_cond"] = embedding_BC.to(model.device, model.dtype)
-    return beside
+        arguments["timestep_cond"] = embedding_BC.to(model.device, model.dtype)
+    return arguments
 
 
 Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_PR, down_RD)
@@ -199,20 +204,34 @@ def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch
         for name in names[1:]:
             wrapped.add_adapter(name, config)
     layers = {name + projections.WEIGHT: unet.get_submodule(name) for name in targets}
-    handles = [layer.register_forward_pre_hook(_each_its_own(names), with_kwargs=True) for layer in layers.values()]
     try:
-        yield [_start(layers, name, g) for name, g in zip(names, generators, strict=True)]
+        with each_its_own(layers.values(), names):
+            yield [_start(layers, name, g) for name, g in zip(names, generators, strict=True)]
     finally:
-        for handle in handles:
-            handle.remove()
         wrapped.unload()
 
 
-def _each_its_own(names: Sequence[str]):
-    def route(layer: LoraLayer, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+@contextmanager
+def each_its_own(layers: Iterable[LoraLayer], names: Sequence[str]) -> Iterator[None]:
+    """Inside the `with` block sample j of a batch goes through the LoRA called `names[j]`, and through no other.
+
+    The forward of peft's layers takes the names of a mixed batch, and gradients flow through it; only the wrapped
+    model, which would pass them on, refuses them while it trains. So they are given to the layers themselves.
+
+    Args:
+        layers: of one model, each with all of the LoRAs.
+        names: one for each sample of every batch inside the block.
+    """
+
+    def with_names(layer: LoraLayer, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return args, kwargs | {"adapter_names": list(names)}
 
-    return route
+    handles = [layer.register_forward_pre_hook(with_names, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _start(layers: Mapping[str, LoraLayer], name: str, generator: torch.Generator) -> Adapter:

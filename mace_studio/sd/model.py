@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import nn
 
 from mace_studio.errors import FileError, ModelError
-from mace_studio.paths import ASSETS
+from mace_studio.paths import ASSETS, BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import open_pipeline, projections
@@ -167,13 +167,18 @@ class Model:
 
 
 def load(
-    source: str, device: str = "auto", dtype: str = "auto", low_memory: bool = False, captions: Path | None = None
+    source: str = str(BUILT_IN),
+    device: str = "auto",
+    dtype: str = "auto",
+    low_memory: bool = False,
+    captions: Path | None = None,
 ) -> Model:
     """Load a text-to-image model.
 
     Args:
-        source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint. The settings of a
-            checkpoint come from the folder beside it that has its name without ".safetensors", or else from the hub.
+        source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint; the built-in model when
+            left out. The settings of a checkpoint come from the folder beside it that has its name without
+            ".safetensors", or else from the hub.
         device: "auto" (the best there is), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float16 on CUDA, float32 elsewhere), "float32", "float16", "bfloat16".
         low_memory: keep on the device only the part that works, and decode pictures one by one and in tiles.

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mace_studio import prompts
 from mace_studio.core import tokens
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent
+from mace_studio.recipe import Recipe
 from mace_studio.sd.model import Model
 
 BATCH = 32
@@ -82,6 +85,34 @@ def positions(model: Model, sentence_ids: Sequence[int], phrase: str) -> list[in
     if not found:
         raise RecipeError("concepts", f"“{phrase}” is too long for this model, which reads {model.length} tokens.")
     return found
+
+
+def check_lengths(tokenizer: Any, length: int, recipe: Recipe) -> None:
+    """Check that every prompt about a recipe's phrases is read to its end.
+
+    Args:
+        tokenizer: of the model.
+        length: T, how many tokens the model reads, start and end token included.
+        recipe: whose concepts, mappings and preserve list are checked.
+
+    Raises:
+        RecipeError: a prompt would be cut; the field is the first phrase that is too long.
+    """
+    phrases = [
+        (f"concepts[{i}].{name}", getattr(concept, name), concept.kind)
+        for i, concept in enumerate(recipe.concepts)
+        for name in ("phrase", "mapping")
+    ]
+    kinds = [concept.kind for concept in recipe.concepts]
+    phrases += [(f"preserve[{i}]", phrase, kind) for i, phrase in enumerate(recipe.preserve) for kind in set(kinds)]
+    sentences = [max(prompts.templates(kind), key=len).format(phrase.strip()) for _, phrase, kind in phrases]
+    counts = [len(row) for row in tokenizer(sentences).input_ids] if sentences else []
+    for (field, phrase, _), count in zip(phrases, counts, strict=True):
+        if count > length:
+            short = phrase.strip() if len(phrase) < 40 else f"{phrase.strip()[:40]} …"
+            raise RecipeError(
+                field, f"“{short}” is too long: a prompt about it has {count} tokens, and this model reads {length}."
+            )
 
 
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:

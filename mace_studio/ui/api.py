@@ -17,14 +17,14 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 
 from mace_studio.errors import RecipeError, StudioError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import DONE, FAILED, Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.schema import build
-from mace_studio.ui import notices, told
-from mace_studio.ui.notices import spoken
-from mace_studio.ui.told import Told
+from mace_studio.ui import api_results, notices
+from mace_studio.ui.api_results import Result
+from mace_studio.ui.notices import readable
 
 LONGEST_WAIT = 600.0
 AT_ONCE = 8  # calls that wait for a job; each holds a thread of the server
@@ -41,7 +41,7 @@ def answering(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    return spoken(call)
+    return readable(call)
 
 
 class Api:
@@ -49,7 +49,7 @@ class Api:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self._tell: WeakKeyDictionary[Job, Callable[[Job, Path], Told]] = WeakKeyDictionary()
+        self._results: WeakKeyDictionary[Job, Callable[[Job, Path], Result]] = WeakKeyDictionary()
 
     def offer(self) -> None:
         """Make every endpoint callable under its own name."""
@@ -70,7 +70,7 @@ class Api:
             The job: its id, state, progress and, once done, the result: name, url of the weights, size, warnings.
         """
         asked = Recipe.from_json(json.dumps(recipe))
-        return self._waited(lambda: self.studio.erase(asked), wait, told.entry)
+        return self._waited(lambda: self.studio.erase(asked), wait, api_results.entry)
 
     @answering
     def compare(
@@ -83,11 +83,11 @@ class Api:
         negative: str = "",
         wait: float = 60.0,
     ) -> dict:
-        """Draw every prompt with every seed, before and after an erasure.
+        """Generate images of every prompt with every seed, before and after an erasure.
 
         Args:
             name: of the erasure, from erase or erasures.
-            prompts: what to draw.
+            prompts: of the images.
             seeds: one pair of images of every prompt for each.
             steps: denoising steps.
             guidance: classifier-free guidance scale; 1 is none. The built-in model likes 4.
@@ -95,11 +95,11 @@ class Api:
             wait: how many seconds to wait for the end, at most 600; after that ask `status`.
 
         Returns:
-            The job; its result lists pairs: prompt, seed, mean pixel change, url of a picture of both.
+            The job; its result lists pairs: prompt, seed, mean pixel change, url of an image of both.
         """
-        drawing = _drawing(prompts=prompts, seeds=seeds, steps=steps, guidance=guidance, negative=negative)
+        request = _images(prompts=prompts, seeds=seeds, steps=steps, guidance=guidance, negative=negative)
         name = build(str, name, "name")
-        return self._waited(lambda: self.studio.compare(name, drawing), wait, told.pairs)
+        return self._waited(lambda: self.studio.compare(name, request), wait, api_results.pairs)
 
     @answering
     def inspect(
@@ -116,21 +116,21 @@ class Api:
 
         Args:
             name: of the erasure, from erase or erasures.
-            prompt: what to draw.
+            prompt: of the image.
             seed: of the image.
             steps: denoising steps.
             guidance: classifier-free guidance scale; 1 is none. The built-in model likes 4.
-            residual: instead replace the concept's own words by the end token, and draw what the others still carry.
+            residual: replace the concept's own words by the end token, and generate what the others still carry.
             wait: how many seconds to wait for the end, at most 600; after that ask `status`.
 
         Returns:
             The job; its result has the share of attention of each word, what the judge sees, and urls of figures.
         """
-        drawing = _drawing(prompts=[prompt], seeds=[seed], steps=steps, guidance=guidance)
+        request = _images(prompts=[prompt], seeds=[seed], steps=steps, guidance=guidance)
         name, start = build(str, name, "name"), self.studio.inspect
         if build(bool, residual, "residual"):
             start = self.studio.residual
-        return self._waited(lambda: start(name, drawing), wait, told.inspection)
+        return self._waited(lambda: start(name, request), wait, api_results.inspection)
 
     @answering
     def evaluate(self, name: str, plan: Literal["quick", "full"] = "quick", wait: float = 60.0) -> dict:
@@ -138,14 +138,14 @@ class Api:
 
         Args:
             name: of the erasure, from erase or erasures.
-            plan: quick draws at least 8 images a word, full at least 56.
+            plan: quick generates at least 8 images a word, full at least 56.
             wait: how many seconds to wait for the end, at most 600; after that ask `status`.
 
         Returns:
-            The job; its result has the report as data, and urls of it as text, table and pictures.
+            The job; its result has the report as data, and urls of it as text, table and images.
         """
         name, plan = build(str, name, "name"), build(str, plan, "plan")
-        return self._waited(lambda: self.studio.evaluate([name], plan), wait, told.report)
+        return self._waited(lambda: self.studio.evaluate([name], plan), wait, api_results.report)
 
     @answering
     def export(
@@ -170,13 +170,13 @@ class Api:
             The job; its result has the urls of the files and, of a lora, what each layer leaves out.
         """
         name, format = build(str, name, "name"), build(str, format, "format")
-        if format == "diffusers":
+        if format in FORMATS and FORMATS[format].folder:
             raise RecipeError("format", "A folder cannot be handed out here; use another format, or the terminal.")
         rank = None if rank is None else build(int, rank, "rank")
         energy = None if energy is None else build(float, energy, "energy")
         path = self.studio.output / "exports" / f"{self.studio.entry(name).name}-{format}.safetensors"
-        packing = ExportRequest(format, path, rank, energy, overwrite=True)
-        return self._waited(lambda: self.studio.export(name, packing), wait, told.exported)
+        request = ExportRequest(format, path, rank=rank, energy=energy, overwrite=True)
+        return self._waited(lambda: self.studio.export(name, request), wait, api_results.exported)
 
     @answering
     def erasures(self) -> list[dict]:
@@ -199,7 +199,7 @@ class Api:
         """
         found = self._job(job)
         next(found.watch(beat=0), None)  # it is watched by asking for it
-        return self._told(found)
+        return self._state(found)
 
     @answering
     def cancel(self, job: str) -> dict:
@@ -213,38 +213,38 @@ class Api:
         """
         found = self._job(job)
         found.cancel()
-        return self._told(found)
+        return self._state(found)
 
     def _job(self, job_id: str) -> Job:
         found = self.studio.job(build(str, job_id, "job"))
-        if found is None or found not in self._tell:
+        if found is None or found not in self._results:
             raise RecipeError("job", "There is no such job, or it is long over.")
         return found
 
-    def _waited(self, start: Callable[[], Job], wait: float, tell: Callable[[Job, Path], Told]) -> Told:
+    def _waited(self, start: Callable[[], Job], wait: float, result: Callable[[Job, Path], Result]) -> Result:
         end = time.monotonic() + _seconds(wait)
         job = start()
-        self._tell[job] = tell
+        self._results[job] = result
         for _ in job.watch():
             if time.monotonic() >= end:
                 break
         if job.state == FAILED:
             raise job.error
-        return self._told(job)
+        return self._state(job)
 
-    def _told(self, job: Job) -> Told:
+    def _state(self, job: Job) -> Result:
         last = job.events[-1] if job.events else None
-        known: Told = {"job": job.id, "state": job.state, "title": job.title}
+        state: Result = {"job": job.id, "state": job.state, "title": job.title}
         if last is not None:
-            known |= {"stage": last.stage, "fraction": round(last.fraction, 4), "seconds": round(last.seconds, 2)}
+            state |= {"stage": last.stage, "fraction": round(last.fraction, 4), "seconds": round(last.seconds, 2)}
         if job.state == FAILED:
-            known["error"] = str(job.error) if isinstance(job.error, StudioError) else notices.sentence(job.error)
+            state["error"] = str(job.error) if isinstance(job.error, StudioError) else notices.sentence(job.error)
         if job.state == DONE:
-            known["result"] = self._tell[job](job, self.studio.output)
-        return known
+            state["result"] = self._results[job](job, self.studio.output)
+        return state
 
 
-def _drawing(**asked: Any) -> ImageRequest:
+def _images(**asked: Any) -> ImageRequest:
     return build(ImageRequest, asked)
 
 

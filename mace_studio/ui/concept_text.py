@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from mace_studio.errors import RecipeError
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept
 
+COMMAS = ("mapping", "concepts", "phrase")
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
 ARROW = re.compile(r"\s*(?:->|=>|→|\t)\s*")
 PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*(?=,|\Z)|([^,]*))(?:,|\Z)')
@@ -59,17 +61,69 @@ def appended(rows: list[Row], concepts: Sequence[Concept]) -> list[Row]:
     return [*kept, *rows_from(concepts)]
 
 
-def pasted(text: str, kind: str) -> list[Concept]:
-    """Concepts of lines such as `Van Gogh -> an artist`; a line without an arrow has no mapping yet."""
-    lines = [ARROW.split(line.strip(), maxsplit=1) for line in text.splitlines() if line.strip()]
-    return [Concept(line[0], line[1] if len(line) > 1 else "", kind) for line in lines]
+def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
+    """Concepts of lines such as `Van Gogh -> an artist`; a line without an arrow has no mapping yet.
+
+    Args:
+        text: what was pasted.
+        kind: of all of them.
+        comma: how a line such as `whale, sea` is read, one of `COMMAS`; None where that is not said.
+
+    Raises:
+        RecipeError: there is such a line, and `comma` is None.
+    """
+    unclear = first_unclear(text)
+    if unclear and comma not in COMMAS:
+        raise RecipeError("", f"Say below how “{unclear}” is to be read.")
+    concepts = []
+    for line in (line.strip() for line in text.splitlines() if line.strip()):
+        phrase, *mapping = ARROW.split(line, maxsplit=1)
+        parts = [part.strip() for part in line.split(",") if part.strip()]
+        if mapping or len(parts) < 2 or comma == "phrase":
+            concepts.append(Concept(phrase, "".join(mapping), kind))
+        elif comma == "mapping":
+            concepts.append(Concept(parts[0], ", ".join(parts[1:]), kind))
+        else:
+            concepts += [Concept(part, "", kind) for part in parts]
+    return concepts
+
+
+def first_unclear(text: str) -> str:
+    """The first line of a pasted text that has a comma and no arrow, or ""."""
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line for line in lines if "," in line.strip(", ") and not ARROW.search(line)), "")
+
+
+def phrases_of_file(data: bytes) -> list[str]:
+    """The phrases of an uploaded list: the first cell of every line; a heading `phrase` or `concept` is passed over.
+
+    Raises:
+        RecipeError: it is not text in UTF-8.
+    """
+    lines = [re.split("[,;\t]", line)[0].strip().strip('"') for line in decoded(data).splitlines()]
+    lines = lines[1:] if lines and HEADINGS.get(lines[0].lower()) == "phrase" else lines
+    return list(dict.fromkeys(line for line in lines if line))
+
+
+def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) -> str:
+    """What would be added, as escaped HTML."""
+    listed = "".join(
+        f"<li><b>{html.escape(c.phrase)}</b> → {html.escape(c.mapping) or '<i>no mapping yet</i>'} · {c.kind}</li>"
+        for c in concepts
+    )
+    known = set() if replaces else {row[0].strip().lower() for row in rows or []}
+    twice = [c.phrase for c in concepts if c.phrase.strip().lower() in known]
+    verb = "takes the place of the table" if replaces else "is added to the table"
+    count = f"{len(concepts)} concept{'' if len(concepts) == 1 else 's'}"
+    warning = f" In the table already: {html.escape(', '.join(twice[:5]))}." if twice else ""
+    return f'<p class="hint">{count}, which {verb}.{warning}</p><ol class="preview-list">{listed}</ol>'
 
 
 def from_csv(data: bytes) -> list[Concept]:
     """Concepts of a CSV file with the columns phrase, mapping, kind, synonyms.
 
-    The first line may name the columns, in any order. Cells are parted by commas, semicolons or tabs, and synonyms
-    within a cell by commas, semicolons or bars.
+    The first line names the columns, in any order; without it the third cell of each line has to be a kind. Cells are
+    parted by commas, semicolons or tabs, and synonyms within a cell by commas, semicolons or bars.
 
     Raises:
         RecipeError: not such a file; the message names the line.
@@ -87,6 +141,12 @@ def from_csv(data: bytes) -> list[Concept]:
     headings = [HEADINGS.get(cell.lower()) for cell in lines[0][1]]
     if "phrase" in headings:
         columns, lines = headings, lines[1:]
+    elif len(lines[0][1]) < 3 or lines[0][1][2].lower() not in KINDS:  # it may be a heading of something else
+        raise RecipeError(
+            "",
+            f"Line {lines[0][0]} of the CSV file does not name its columns; begin the file with the line "
+            f"{','.join(COLUMNS)} (phrase is needed, the others may be left out).",
+        )
     return [_concept(number, cells, columns) for number, cells in lines]
 
 

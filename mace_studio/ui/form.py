@@ -4,83 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import reduce
 from typing import Any
 
+from mace_studio import methods
 from mace_studio.errors import RecipeError
-from mace_studio.recipe import Recipe
+from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings
 from mace_studio.ui import concept_text
+from mace_studio.ui.components.text import number_text
+from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, Field, method_fields, value_at
 
 SEEDS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Field:
-    """One control of the form.
-
-    Attributes:
-        key: its name here; with hyphens it is the control's elem_id.
-        label: what the user calls it.
-        path: the recipe field that it shows, dotted; for a setting of the method within its settings.
-    """
-
-    key: str
-    label: str
-    path: str
-
-    @property
-    def elem_id(self) -> str:
-        return self.key.replace("_", "-")
-
-
-FIELDS = (
-    Field("concepts", "Concepts", "concepts"),
-    Field("preserve", "Keep unchanged", "preserve"),
-    Field("lambda1", "λ1", "refine.general"),
-    Field("lambda2", "λ2", "fuse.general"),
-    Field("lambda3", "λ3", "refine.preserve"),
-    Field("identity", "Identity weight", "refine.identity"),
-    Field("lambda3_fuse", "λ3 in the fusion", "fuse.preserve"),
-    Field("identity_fuse", "Identity weight in the fusion", "fuse.identity"),
-    Field("t1", "t₁", "lora.t1"),
-    Field("t2", "t₂", "lora.t2"),
-    Field("gamma", "γ", "lora.gamma"),
-    Field("uniform", "Uniform timesteps", "lora.uniform"),
-    Field("lora_steps", "LoRA steps", "lora.steps"),
-    Field("learning_rate", "Learning rate", "lora.learning_rate"),
-    Field("rank", "Rank", "lora.rank"),
-    Field("alpha", "Alpha", "lora.alpha"),
-    Field("tune", "LoRA trains", "lora.tune"),
-    Field("pad_tokens", "End and padding tokens", "lora.pad_tokens"),
-    Field("squared", "Squared loss", "lora.squared"),
-    Field("fusion", "Fusion", "fusion"),
-    Field("masks", "Masks", "masks"),
-    Field("image_count", "Images per concept", "images.per_concept"),
-    Field("image_steps", "Image steps", "images.steps"),
-    Field("image_guidance", "Image guidance", "images.guidance"),
-    Field("concepts_at_once", "Concepts at once", "concepts_at_once"),
-    Field("seed", "Seed", "seed"),
-    Field("name", "Name", "name"),
-    Field("about", "About", "about"),
-)
-BY_KEY = {f.key: f for f in FIELDS}
-TOP = {"concepts", "preserve", "seed", "name", "about"}  # what is no setting of the method
-# These are typed as text, so that 1e-7, 0 and a seed of twenty digits reach the recipe as they were written.
-DECIMALS = (
-    "lambda1",
-    "lambda2",
-    "lambda3",
-    "identity",
-    "t1",
-    "t2",
-    "gamma",
-    "learning_rate",
-    "alpha",
-    "image_guidance",
-)
-WHOLES = ("lora_steps", "rank", "image_count", "image_steps", "concepts_at_once", "seed")
-SAME_AS = {"lambda3_fuse": "lambda3", "identity_fuse": "identity"}
+GENERATED_STEPS = "20"  # what every tab begins with
+NUMBERS = {"decimal": float, "whole": int}
 
 
 def recipe_from(values: Sequence[Any]) -> Recipe:
@@ -92,39 +31,57 @@ def recipe_from(values: Sequence[Any]) -> Recipe:
     Raises:
         RecipeError: a value that is no number, no text, ...; the message names the recipe's field.
     """
-    form = dict(zip((f.key for f in FIELDS), values, strict=True))
-    for key, other in SAME_AS.items():
-        form[key] = form[other] if form[key] is None or form[key] == "" else form[key]
-    for key in (*DECIMALS, *SAME_AS):
-        form[key] = _number(BY_KEY[key], form[key], float)
-    for key in WHOLES:
-        form[key] = _number(BY_KEY[key], form[key], int)
-    form["concepts"] = [asdict(c) for c in concept_text.concepts_from(form["concepts"])]
-    form["preserve"] = form["preserve"] or []
-    data: dict[str, Any] = {"settings": {}}
-    for f in FIELDS:
-        *parents, last = f.path.split(".")
-        home = data if f.path in TOP else data["settings"]
-        reduce(lambda inner, part: inner.setdefault(part, {}), parents, home)[last] = form[f.key]
+    typed = dict(zip((f.key for f in FIELDS), values, strict=True))
+    origin = _origin(typed)
+    typed["name"] = name_from(values)
+    typed["about"] = origin["about"] if _phrases(typed["concepts"]) == origin["phrases"] else ""
+    typed["concepts"] = [asdict(c) for c in concept_text.concepts_from(typed["concepts"])]
+    typed["preserve"] = typed["preserve"] or []
+    data: dict[str, Any] = {f.path: _value(f, typed) for f in COMMON} | {"settings": {}}
+    methods.find(str(data["method"]))
+    for field in method_fields(data["method"]):
+        *parents, last = field.path.split(".")
+        home = reduce(lambda inner, part: inner.setdefault(part, {}), parents, data["settings"])
+        home[last] = _value(field, typed)
     return Recipe.from_json(json.dumps(data))
 
 
 def values_from(recipe: Recipe) -> list[Any]:
-    """What the form shows of a recipe: the exact inverse of `recipe_from`."""
-    form = {f.key: _at(recipe, f) for f in FIELDS}
-    form["concepts"] = concept_text.rows_from(recipe.concepts)
-    form["preserve"] = list(recipe.preserve)
-    for key in (*DECIMALS, *WHOLES, *SAME_AS):
-        form[key] = number_text(form[key])
-    for key, other in SAME_AS.items():
-        form[key] = "" if form[key] == form[other] else form[key]
-    return list(form.values())
+    """What the form shows of a recipe: the exact inverse of `recipe_from`. Other methods show their defaults."""
+    owners = {f.key: recipe for f in COMMON}
+    for name in METHOD_GROUPS:
+        settings = recipe.settings if name == recipe.method else methods.find(name).settings()
+        owners |= {f.key: settings for f in method_fields(name)}
+    shown = {f.key: value_at(owners[f.key], f) for f in FIELDS}
+    shown["concepts"] = rows = concept_text.rows_from(recipe.concepts)
+    shown["about"] = {"about": recipe.about, "name": recipe.name, "phrases": _phrases(rows)}
+    shown["preserve"] = list(recipe.preserve)
+    for field in FIELDS:
+        if field.kind in NUMBERS:
+            shown[field.key] = number_text(shown[field.key])
+    for field in FIELDS:
+        if field.same_as and shown[field.key] == shown[field.same_as]:
+            shown[field.key] = ""
+    return list(shown.values())
+
+
+def name_from(values: Sequence[Any]) -> str:
+    """The name in the form; one that came with a preset or a file goes when other concepts take the place of its own.
+
+    Args:
+        values: as of `recipe_from`.
+    """
+    typed = dict(zip((f.key for f in FIELDS), values, strict=True))
+    origin, name = _origin(typed), typed["name"]
+    return "" if name == origin["name"] and _phrases(typed["concepts"]) != origin["phrases"] else name
 
 
 def differences(now: Recipe, then: Recipe) -> list[tuple[str, str, str]]:
     """What changes when `then` takes the place of `now`: (label, value now, value then)."""
-    changed = ((f.label, _at(now, f), _at(then, f)) for f in FIELDS)
-    return [(label, _words(a), _words(b)) for label, a, b in changed if a != b]
+    pairs = [(f, value_at(now, f), value_at(then, f)) for f in COMMON]
+    if now.method == then.method:
+        pairs += [(f, value_at(now.settings, f), value_at(then.settings, f)) for f in method_fields(now.method)]
+    return [(field.label, _words(a), _words(b)) for field, a, b in pairs if a != b]
 
 
 def recipe_of_file(data: bytes) -> Recipe:
@@ -134,15 +91,6 @@ def recipe_of_file(data: bytes) -> Recipe:
         RecipeError: it is no recipe, or one that cannot be run; the message names the field.
     """
     return Recipe.from_json(concept_text.decoded(data)).check()
-
-
-def window_from(values: Sequence[Any]) -> tuple[float, float, float, bool] | None:
-    """t1, t2, gamma and whether timesteps are uniform, or None while one of them is being typed."""
-    try:
-        t1, t2, gamma = (float(value) for value in values[:3])
-    except (TypeError, ValueError):
-        return None
-    return (t1, t2, gamma, bool(values[3])) if t1 < t2 and gamma > 0 else None
 
 
 def prompts_from(text: str) -> list[str]:
@@ -168,44 +116,65 @@ def seeds_from(text: str) -> list[int]:
     return list(seeds)
 
 
-def steps_from(value: Any) -> int:
-    """A number of denoising steps, as typed."""
-    return _number(Field("steps", "Steps", "steps"), value, int)
+def images_from(prompts: Sequence[str], seeds: str, steps: Any, guidance: Any, negative: str | None) -> ImageRequest:
+    """The images that the fields of a tab ask for.
+
+    Raises:
+        RecipeError: a value that is no number; the field is "seed", "steps" or "guidance".
+    """
+    count, scale = _number("steps", steps, int), _number("guidance", guidance, float)
+    return ImageRequest(tuple(prompts), tuple(seeds_from(seeds)), count, scale, negative or "")
 
 
-def guidance_from(value: Any) -> float:
-    """A guidance scale, as typed."""
-    return _number(Field("guidance", "Guidance", "guidance"), value, float)
+def usual_settings(studio: Studio, steps: str, guidance: str, first: str) -> tuple[str, str]:
+    """Steps and guidance for a tab, once the model is known.
+
+    Args:
+        studio: knows what suits the loaded model.
+        steps, guidance: as they stand in the fields; what the user typed stays.
+        first: the guidance that the page began with.
+    """
+    if (steps, guidance) != (GENERATED_STEPS, first):
+        return steps, guidance
+    usual = studio.with_defaults(ImageSettings(steps=int(GENERATED_STEPS), guidance=float(first)))
+    return str(usual.steps), number_text(usual.guidance)
 
 
 def rank_from(value: Any) -> int | None:
     """The rank of an exported LoRA, as typed; None when blank."""
-    return _number(Field("rank", "Rank", "rank"), value, int) if str(value or "").strip() else None
+    return _number("rank", value, int) if str(value or "").strip() else None
 
 
 def energy_from(value: Any) -> float | None:
     """The share of a change that an exported LoRA keeps, as typed; None when blank."""
-    return _number(Field("energy", "Share kept", "energy"), value, float) if str(value or "").strip() else None
+    return _number("energy", value, float) if str(value or "").strip() else None
 
 
-def number_text(value: float) -> str:
-    """The shortest text that reads back as this very number, such as 1e-7, 0.8 or 1000."""
-    text = repr(value).removesuffix(".0").replace("e-0", "e-").replace("e+", "e")
-    return "1e-4" if text == "0.0001" else text
+def _origin(typed: dict[str, Any]) -> dict[str, Any]:
+    """Name, about and phrases of the recipe that filled the form."""
+    return {"about": "", "name": "", "phrases": []} | (typed["about"] if isinstance(typed["about"], dict) else {})
 
 
-def _number(field: Field, value: Any, kind: type) -> Any:
+def _phrases(rows: Any) -> list[Any]:
+    return [row[0] if isinstance(row, list) and row else None for row in rows] if isinstance(rows, list) else []
+
+
+def _value(field: Field, typed: dict[str, Any]) -> Any:
+    """A control's value as the recipe holds it."""
+    value = typed[field.key]
+    if field.same_as and (value is None or value == ""):
+        value = typed[field.same_as]
+    return _number(field.path, value, NUMBERS[field.kind]) if field.kind in NUMBERS else value
+
+
+def _number(path: str, value: Any, kind: type) -> Any:
     text = "" if value is None else str(value).strip()
     try:
         return kind(text)
     except (ValueError, OverflowError):
         pass
     what = "a whole number such as 50" if kind is int else "a number such as 0.5 or 1e-4"
-    raise RecipeError(field.path, f"“{text}” is not a number here; type {what}." if text else f"Type {what}.")
-
-
-def _at(recipe: Recipe, field: Field) -> Any:
-    return reduce(getattr, field.path.split("."), recipe if field.path in TOP else recipe.settings)
+    raise RecipeError(path, f"“{text}” is not a number here; type {what}." if text else f"Type {what}.")
 
 
 def _words(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Exceptions -> what the user reads."""
+"""Errors -> what the user reads."""
 
 from __future__ import annotations
 
@@ -14,87 +14,26 @@ import gradio as gr
 
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.ui.concept_text import COLUMNS
-from mace_studio.ui.files import page_file
-from mace_studio.ui.form import FIELDS
+from mace_studio.ui.form_fields import FIELDS
 
 log = logging.getLogger(__name__)
 
 UNEXPECTED = "Something unforeseen went wrong. The server's log says what; try again, or restart the studio."
-CLEAR: dict[str, str] = {}
 CELL = re.compile(r"concepts\[(\d+)\](?:\.(\w+).*)?")
-# The controls of the Compare and the Attention tab; those of the form are in `form.FIELDS`.
-COMPARE_FIELDS = {
-    "prompt": ("Prompts", "#prompts textarea"),
-    "seed": ("Seeds", "#seeds input"),
-    "steps": ("Steps", "#draw-steps input"),
-    "guidance": ("Guidance", "#draw-guidance input"),
-}
-ATTENTION_FIELDS = {
-    "prompt": ("Prompt", "#look-prompt textarea"),
-    "seed": ("Seed", "#look-seed input"),
-    "steps": ("Steps", "#look-steps input"),
-    "guidance": ("Guidance", "#look-guidance input"),
-}
+
+Places = dict[str, tuple[str, str]]  # field of an error -> label and CSS selector of its control
 
 
-def notice(elem_id: str) -> gr.HTML:
-    """Where `problem` is shown."""
-    return gr.HTML(
-        CLEAR,
-        label="Problem",
-        html_template='<p class="notice" role="alert"></p>',
-        js_on_load=page_file("notice.js"),
-        apply_default_css=False,
-        elem_id=elem_id,
-    )
-
-
-def problem(error: RecipeError, fields: dict[str, tuple[str, str]] | None = None) -> dict[str, str]:
-    """A notice of what is wrong and where; what the user typed stays as it is.
+def problem(error: RecipeError, places: Places | None = None) -> dict[str, str]:
+    """The value of a notice: what is wrong and at which control; what the user typed stays as it is.
 
     Args:
-        error: what `Recipe.check` or `Drawing.check` said.
-        fields: path -> (label, CSS selector) of the controls; those of the form when None.
+        error: what `Recipe.check` or `ImageRequest.check` said.
+        places: of a tab's controls; those of the recipe's form are always known.
     """
-    said = str(error).removeprefix(f"{error.field}: ")
-    label, target = (fields or {}).get(error.field) or _place(error.field)
-    return {"text": f"{label}: {said}" if label else said, "target": target}
-
-
-def spoken(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose failure the user can read: the sentence of a StudioError, and for all else a general one."""
-    if inspect.isgeneratorfunction(handler):
-
-        @functools.wraps(handler)
-        def steps(*args: Any, **kwargs: Any) -> Any:
-            with _spoken():
-                yield from handler(*args, **kwargs)
-
-        return steps
-
-    @functools.wraps(handler)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _spoken():
-            return handler(*args, **kwargs)
-
-    return call
-
-
-@contextmanager
-def _spoken() -> Iterator[None]:
-    try:
-        yield
-    except gr.Error:
-        raise
-    except Exception as error:
-        if not isinstance(error, StudioError):
-            log.exception("a handler of the page failed")
-        raise failure(error) from error
-
-
-def failure(error: BaseException | None) -> gr.Error:
-    """The toast for an error."""
-    return gr.Error(sentence(error), print_exception=False)
+    message = str(error).removeprefix(f"{error.field}: ")
+    label, target = (places or {}).get(error.field) or _place(error.field)
+    return {"text": f"{label}: {message}" if label else message, "target": target}
 
 
 def sentence(error: BaseException | None) -> str:
@@ -104,6 +43,37 @@ def sentence(error: BaseException | None) -> str:
     if isinstance(error, RecipeError):
         return problem(error)["text"]
     return str(error) if isinstance(error, StudioError) else UNEXPECTED
+
+
+def readable(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler whose errors reach the user as a toast that they can read; every other error is logged."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def stream(*args: Any, **kwargs: Any) -> Any:
+            with _readable_errors():
+                yield from handler(*args, **kwargs)
+
+        return stream
+
+    @functools.wraps(handler)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _readable_errors():
+            return handler(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        if not isinstance(error, StudioError):
+            log.exception("a handler of the page failed")
+        raise gr.Error(sentence(error), print_exception=False) from error
 
 
 def _place(path: str) -> tuple[str, str]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mace_studio.ui import api
-from mace_studio.ui.files import PAGE_FILES
+from mace_studio.ui.gradio_compat import NamedEndpointsOnly
+from mace_studio.ui.sessions import SessionCookie
 from mace_studio.ui.theme import theme
-from mace_studio.ui.visitors import VisitorCookie
 
+FOLDER = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost")
 # An erasure of Stable Diffusion 1.x has 77 MB in float32, one of SDXL up to 1.4 GB.
-# Erasures of real models are large; where many visitors share the disk, those of the built-in model are small.
+# Erasures of real models are large; where many users share the disk, those of the built-in model are small.
 LARGEST_UPLOAD, LARGEST_SHARED = "2gb", "20mb"
 # Gradio's page needs inline scripts and styles, and compiles the templates of gr.HTML.
 POLICY = (
@@ -30,24 +30,8 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")
-BY_NUMBER = ("predict",)
 NO_FRAME = "'none'"
 FRAMED_BY_THE_HUB = "'self' https://huggingface.co https://*.huggingface.co"
-
-
-class NamedOnly:
-    """Middleware that refuses calls of the page's own handlers by name; the page itself calls them by number."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        called = CALL.search(scope["path"]) if scope["type"] == "http" else None
-        if called and called[2] not in (api.NAMES if called[1] == "call" else BY_NUMBER):
-            await PlainTextResponse("There is no such endpoint.", status_code=404)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
 
 
 class SafeHeaders:
@@ -77,20 +61,21 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
     Args:
         demo: from `page.build`.
         host: address to listen on; Gradio's own choice (this machine only, or all on a Space) when None.
-        shared: many visitors use it, in a frame of the hub's page: a Space.
+        shared: many users use it, in a frame of the hub's page: a Space.
         options: more of `Blocks.launch`, such as server_port and auth.
     """
-    middleware = [Middleware(NamedOnly), Middleware(SafeHeaders, ancestors=FRAMED_BY_THE_HUB if shared else NO_FRAME)]
+    frames = FRAMED_BY_THE_HUB if shared else NO_FRAME
+    middleware = [Middleware(NamedEndpointsOnly, names=api.NAMES), Middleware(SafeHeaders, ancestors=frames)]
     if shared:
-        middleware.append(Middleware(VisitorCookie))
+        middleware.append(Middleware(SessionCookie))
     if host in LOOPBACK:
         # A web page under another name must not reach a studio on this machine (DNS rebinding).
         middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
     demo.launch(
         server_name=host,
         theme=theme(),
-        css_paths=PAGE_FILES / "style.css",
-        favicon_path=PAGE_FILES / "icon.svg",
+        css_paths=FOLDER / "style.css",
+        favicon_path=FOLDER / "icon.svg",
         app_kwargs={"middleware": middleware},
         footer_links=[],
         run_history=False,

@@ -1,9 +1,9 @@
-"""Colours, fonts and sizes of the page that Gradio's theme decides; the rest is in assets/page/style.css."""
+"""Colours, fonts and sizes of the page that Gradio's theme decides; the rest is in style.css."""
 
 from __future__ import annotations
 
 import gradio as gr
-from gradio.themes import Color, LoadedModel, LocalFont
+from gradio.themes import Base, Color, LocalFont
 
 INK = Color(
     name="ink",
@@ -82,9 +82,9 @@ SIZES = {
 }
 
 
-def theme() -> LoadedModel:
+def theme() -> Base:
     """Light and dark. Only the regular and bold files of these fonts hold every letter in Gradio 6.31."""
-    base = LoadedModel(
+    base = Base(
         primary_hue=VIOLET,
         secondary_hue=VIOLET,
         neutral_hue=INK,

@@ -13,9 +13,9 @@ import pytest
 # Read when gradio is imported: a closed tab is noticed in half a second instead of fifteen.
 os.environ["GRADIO_HEARTBEAT_INTERVAL"] = "0.5"
 
+from mace_studio import presets as presets_module
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime import library
 from mace_studio.runtime import studio as studio_module
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from mace_studio.ui import page as page_module
@@ -81,7 +81,7 @@ def studio(lookups, tmp_path_factory):
 @pytest.fixture(scope="session")
 def erased(studio, fast):
     """The name of an erased model."""
-    return studio.erase(replace(fast, seed=99)).wait().name
+    return studio.erase(replace(fast, seed=99, name="erased car")).wait().name
 
 
 @pytest.fixture(scope="session")
@@ -91,9 +91,9 @@ def base_url(studio, fast, tmp_path_factory):
     (presets / "miniature" / "car.json").write_text(fast.to_json())
     other = replace(fast, concepts=(Concept("frog", "grass"),), about="Another <b>preset</b>.", seed=3)
     (presets / "other.json").write_text(other.to_json())
-    real, library.PRESETS = library.PRESETS, presets
+    real, presets_module.PRESETS = presets_module.PRESETS, presets
     demo = page_module.build(studio)
-    library.PRESETS = real
+    presets_module.PRESETS = real
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

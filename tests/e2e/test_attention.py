@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mace_studio.settings import KeepWeights
-from tests.steps import choose, field
+from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -15,7 +15,7 @@ expect.set_options(timeout=30_000)
 
 pytestmark = pytest.mark.browser
 
-PROGRESS = "#look-progress"
+PROGRESS = "#attention-progress"
 PROMPT = "a photo of the car in the forest"
 
 
@@ -23,10 +23,10 @@ PROMPT = "a photo of the car in the forest"
 def tab(page, erased):
     """The tab with a prompt about the erased car and few steps."""
     page.get_by_role("tab", name="Attention").click()
-    choose(page, "#look-model", erased)
-    expect(field(page, "look-prompt")).to_have_value("a photo of the car")
-    field(page, "look-prompt").fill(PROMPT)
-    field(page, "look-steps").fill("3")
+    choose_model(page, "#attention-model", "erased car")
+    expect(field(page, "attention-prompt")).to_have_value("a photo of the car")
+    field(page, "attention-prompt").fill(PROMPT)
+    field(page, "attention-steps").fill("3")
     return page
 
 
@@ -114,21 +114,21 @@ def test_the_residual_experiment_has_three_rows(tab):
     expect(tab.locator(".maps-grid tbody th b")).to_have_text(["original", "refined", "erased"])
     expect(tab.locator(".maps-grid thead .is-replaced")).to_have_text("car")
     expect(tab.locator("#presence")).to_contain_text(re.compile(r"original \d+\.\d % car · refined .* · erased .*"))
-    field(tab, "look-prompt").fill("a photo of the dog")
+    field(tab, "attention-prompt").fill("a photo of the dog")
     tab.locator("#residual").click()
-    expect(tab.locator("#look-notice")).to_contain_text("Prompt: The prompt names no erased concept")
-    expect(field(tab, "look-prompt")).to_have_attribute("aria-invalid", "true")
+    expect(tab.locator("#attention-notice")).to_contain_text("Prompt: The prompt names no erased concept")
+    expect(field(tab, "attention-prompt")).to_have_attribute("aria-invalid", "true")
 
 
 def test_a_model_as_it_is_and_a_reload(tab, guard):
     guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
-    choose(tab, "#look-model", "None: the model as it is")
+    choose(tab, "#attention-model", "None: the model as it is")
     tab.locator("#read").click()
     expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before"])
-    field(tab, "look-seed").fill("1, 2")
+    field(tab, "attention-seed").fill("1, 2")
     tab.locator("#read").click()
-    expect(tab.locator("#look-notice")).to_contain_text("Seed: 2 seeds are given")
-    field(tab, "look-seed").fill("7")
+    expect(tab.locator("#attention-notice")).to_contain_text("Seed: 2 seeds are given")
+    field(tab, "attention-seed").fill("7")
     tab.locator("#read").click()
     expect(tab.locator(PROGRESS)).to_contain_text("Finished")
     tab.reload()
@@ -137,16 +137,16 @@ def test_a_model_as_it_is_and_a_reload(tab, guard):
 
 
 def test_cancel_stops_the_reading(tab):
-    field(tab, "look-steps").fill("999")
+    field(tab, "attention-steps").fill("999")
     tab.locator("#read").click()
-    expect(tab.locator(PROGRESS)).to_contain_text(re.compile(r"Drawing [1-9]\d* of 1998"))
-    tab.locator("#look-cancel").click()
+    expect(tab.locator(PROGRESS)).to_contain_text(re.compile(r"Generating [1-9]\d* of 1998"))
+    tab.locator("#attention-cancel").click()
     expect(tab.locator(PROGRESS)).to_contain_text("Cancelled")
     expect(tab.locator("#read")).to_be_enabled()
 
 
 def test_what_is_typed_never_becomes_markup_in_the_maps(tab):
-    field(tab, "look-prompt").fill("<img src=x onerror=alert(1)> car")
+    field(tab, "attention-prompt").fill("<img src=x onerror=alert(1)> car")
     tab.locator("#read").click()
     expect(tab.locator(PROGRESS)).to_contain_text("Finished")
     expect(tab.locator("#mass")).to_contain_text("onerror")

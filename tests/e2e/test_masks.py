@@ -78,7 +78,7 @@ def test_a_mask_is_drawn_used_by_the_run_and_dropped_when_it_no_longer_fits(page
     assert not white[: height // 4, width // 2 + 2 :].any() and not white[-height // 4 :, width // 2 + 2 :].any()
 
     page.locator("#erase").click()
-    expect(page.locator("#progress")).to_contain_text("Finished")
+    expect(page.locator("#erase-progress")).to_contain_text("Finished")
     expect(page.locator("#summary")).to_contain_text(re.compile(r"Masks given by hand \(\w{8}\): “car” 1\."))
     expect(page.locator("#summary b").first).to_have_text(re.compile(r"^car-\w{8}$"))
 

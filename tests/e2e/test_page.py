@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from mace_studio.analysis import compare
+from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
+from mace_studio.runtime import tasks
 from mace_studio.settings import KeepWeights
-from tests.steps import choose, field
+from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -18,7 +21,7 @@ expect.set_options(timeout=30_000)
 
 pytestmark = pytest.mark.browser
 
-PROGRESS = "#progress"
+PROGRESS = "#erase-progress"
 
 
 def cell(page, row, column):
@@ -27,7 +30,7 @@ def cell(page, row, column):
 
 def open_compare(page, name):
     page.get_by_role("tab", name="Compare").click()
-    choose(page, "#erased-model", name)
+    choose_model(page, "#erased-model", "erased car")
 
 
 def test_preset_to_erase_to_compare(page, fast, tmp_path):
@@ -42,7 +45,7 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
 
     page.get_by_role("button", name="Erase 1 concept", exact=True).click()
     expect(page.locator(PROGRESS)).to_contain_text("Finished")
-    expect(page.locator("#progress .is-done")).to_have_count(5)
+    expect(page.locator("#erase-progress .is-done")).to_have_count(5)
     expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("frog: .* after 2 steps"))
     expect(page.locator("#summary")).to_contain_text("Saved as frog-")
     with page.expect_download() as download:
@@ -53,12 +56,12 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
     assert download.value.path().stat().st_size > 100_000
 
     page.locator("#to-compare").click()
-    expect(page.locator("#erased-model input")).to_have_value(re.compile("^frog-"))
+    expect(page.locator("#erased-model input")).to_have_value(re.compile("^frog · "))
     expect(field(page, "prompts")).to_have_value("a photo of the frog\na photo of the ship")
     page.get_by_role("button", name="a photo of the car").wait_for(state="detached")
     field(page, "seeds").fill("0-1")
-    field(page, "draw-steps").fill("2")
-    page.get_by_role("button", name="Draw before and after").click()
+    field(page, "compare-steps").fill("2")
+    page.get_by_role("button", name="Generate before and after").click()
     expect(page.locator("#pairs img")).to_have_count(4)
     expect(page.get_by_role("img", name="Before erasing: a photo of the frog")).to_be_visible()
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Mean pixel change\s*\d+\.\d of 255"))
@@ -71,11 +74,36 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
         assert json.loads(picture.text["mace_studio"])["seed"] == 1
 
 
+def test_a_result_is_called_after_the_concepts_and_not_after_the_preset(page, fast, open_recipe):
+    open_recipe(page, replace(fast, name="The car"))
+    cell(page, 0, 0).fill("guitar")
+    expect(cell(page, 0, 3)).to_have_value("")  # automobile is no synonym of it
+    page.get_by_role("button", name="Advanced").click()
+    expect(field(page, "name")).to_have_value("")
+    cell(page, 0, 0).fill("car")
+    expect(cell(page, 0, 3)).to_have_value("automobile")
+    cell(page, 0, 3).fill("six strings")
+    cell(page, 0, 0).fill("guitar")
+    expect(cell(page, 0, 3)).to_have_value("six strings")  # the user's own stay
+    page.locator("#erase").click()
+    expect(page.locator("#summary")).to_contain_text("Saved as guitar-")
+    page.locator("#to-compare").click()
+    expect(page.locator("#erased-model input")).to_have_value(re.compile(r"^guitar · \d\d:\d\d · MACE$"))
+
+
+def test_a_name_that_the_user_typed_stays(page, saved_recipe):
+    page.get_by_role("button", name="Advanced").click()
+    field(page, "name").fill("mine")
+    cell(page, 0, 0).fill("guitar")
+    saved = saved_recipe(page)
+    assert (saved.name, saved.about) == ("mine", "")  # what the preset says of itself is about the car
+
+
 def test_the_divider_moves_by_keyboard_and_by_mouse(page, erased):
     open_compare(page, erased)
     field(page, "seeds").fill("0")
-    field(page, "draw-steps").fill("1")
-    page.locator("#draw").click()
+    field(page, "compare-steps").fill("1")
+    page.locator("#generate").click()
     after = page.get_by_role("img", name="After erasing: a photo of the car")
     expect(after).to_be_visible()
     divider = page.get_by_role("slider", name="Divider between before and after")
@@ -99,11 +127,11 @@ def test_cancel_stops_the_run(page, studio, slow, open_recipe):
     expect(page.locator(PROGRESS)).to_contain_text(re.compile(r"LoRA [1-9]\d* of 5000"))
     expect(page.locator("#erase")).to_be_disabled()
     expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("car: "))
-    page.locator("#cancel").click()
+    page.locator("#erase-cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
     expect(page.locator("#erase")).to_be_enabled()
-    expect(page.locator("#cancel")).to_be_disabled()
-    expect(page.locator("#cancel")).to_have_text("Cancel")
+    expect(page.locator("#erase-cancel")).to_be_disabled()
+    expect(page.locator("#erase-cancel")).to_have_text("Cancel")
     assert not [e for e in studio.entries() if e.recipe.settings.lora.steps == 5000]
 
 
@@ -116,8 +144,29 @@ def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
     expect(page.locator(PROGRESS)).to_contain_text("of 5000")
     expect(field(page, "lora-steps")).to_have_value("5000")
     expect(page.locator("#erase")).to_be_disabled()
-    page.locator("#cancel").click()
+    page.locator("#erase-cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+
+
+def test_pairs_appear_as_they_are_generated_and_cancel_keeps_them(page, erased, monkeypatch):
+    monkeypatch.setattr(compare, "PAIRS_AT_ONCE", 1)
+    open_compare(page, erased)
+    field(page, "prompts").fill("a boat\na ship")
+    field(page, "seeds").fill("0-29")
+    field(page, "compare-steps").fill("4")
+    page.locator("#generate").click()
+    expect(page.locator("#pairs img")).not_to_have_count(0)
+    expect(page.locator("#compare-progress")).to_contain_text("Generating")
+    expect(page.get_by_role("img", name="Before erasing: a boat")).to_be_visible()
+    page.locator("#compare-cancel").click()
+    expect(page.locator("#compare-progress")).to_contain_text("Cancelled")
+    expect(page.locator("#compare-cancel")).to_have_text("Cancel")
+    count = page.locator("#pairs img").count()
+    assert 0 < count < 60
+    assert page.locator(".pair-missing").count() == 60 - count
+    page.get_by_role("button", name="a boat, seed 0, before and after").click()
+    expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*0"))
+    expect(page.locator("#shown-model")).to_contain_text(erased)
 
 
 def test_a_reload_comes_back_to_the_pictures(page, erased, guard):
@@ -125,8 +174,8 @@ def test_a_reload_comes_back_to_the_pictures(page, erased, guard):
     open_compare(page, erased)
     expect(field(page, "prompts")).to_have_value("a photo of the car\na photo of the ship")  # suggested
     field(page, "prompts").fill("a boat")
-    field(page, "draw-steps").fill("1")
-    page.locator("#draw").click()
+    field(page, "compare-steps").fill("1")
+    page.locator("#generate").click()
     expect(page.locator("#pairs img")).to_have_count(4)
     page.reload()
     page.get_by_role("tab", name="Compare").click()
@@ -146,7 +195,7 @@ def test_a_second_visitor_waits_in_the_queue(page, browser, base_url, fast, slow
         open_recipe(other, fast)
         other.locator("#erase").click()
         expect(other.locator(PROGRESS)).to_contain_text("Queued: 1 job ahead")
-        page.locator("#cancel").click()
+        page.locator("#erase-cancel").click()
         expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
         expect(other.locator(PROGRESS)).to_contain_text("Finished")
     finally:
@@ -182,13 +231,40 @@ def test_bad_input_is_named_and_kept(page):
     expect(page.locator("#estimate")).to_contain_text("Seed: -1 is not allowed")
 
 
-def test_a_failed_run_says_why(page, fast, open_recipe):
-    open_recipe(page, replace(fast, concepts=(Concept("word " * 100, "street"),)))
+def test_a_failed_run_says_why_and_still_does_after_a_reload(page, fast, open_recipe, monkeypatch, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+
+    def full_disk(*arguments, progress):
+        raise FileError("The disk is full; make room and try again.")
+
+    open_recipe(page, replace(fast, seed=77))
+    monkeypatch.setitem(tasks.TASKS, "erase", full_disk)
     page.locator("#erase").click()
     expect(page.locator(PROGRESS)).to_contain_text("Failed")
-    toast = page.get_by_test_id("toast-body")
-    expect(toast).to_contain_text("is too long for this model")
+    expect(page.locator("#erase-notice")).to_contain_text("The disk is full")
     expect(page.locator("#erase")).to_be_enabled()
+    page.reload()
+    expect(page.locator("#erase-notice")).to_contain_text("The disk is full")
+    expect(page.locator(PROGRESS)).to_contain_text("Failed")
+
+
+def test_a_phrase_that_is_too_long_is_named_while_it_is_typed(page):
+    cell(page, 0, 0).fill("word " * 100)
+    expect(page.locator("#estimate")).to_contain_text("is too long: a prompt about it has")
+    page.locator("#erase").click()
+    expect(page.locator("#concepts .field-problem")).to_contain_text("is too long")
+
+
+def test_a_preset_clears_the_errors_of_what_it_replaces(page):
+    cell(page, 0, 1).fill(" ")
+    page.locator("#erase").click()
+    expect(page.locator("#concepts .field-problem")).to_be_visible()
+    choose(page, "#preset", "frog")
+    page.get_by_role("button", name="Use this preset").click()
+    expect(cell(page, 0, 0)).to_have_value("frog")
+    expect(page.locator(".field-problem")).to_have_count(0)
+    expect(page.locator("[aria-invalid=true]")).to_have_count(0)
+    expect(page.locator("#erase-notice")).not_to_contain_text("Say what")
 
 
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
@@ -202,8 +278,8 @@ def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
     page.locator("#to-compare").click()
     expect(page.locator("#suggestions")).to_contain_text(attack)
     field(page, "seeds").fill("0")
-    field(page, "draw-steps").fill("1")
-    page.locator("#draw").click()
+    field(page, "compare-steps").fill("1")
+    page.locator("#generate").click()
     expect(page.locator("#figures")).to_contain_text(attack)
     assert page.locator("img[src=x]").count() == 0
 
@@ -224,7 +300,7 @@ def test_phone_in_the_dark(page):
         assert box["y"] + box["height"] <= 844
         page.mouse.wheel(0, 1500)
     page.get_by_role("tab", name="Compare").click()
-    expect(page.locator("#draw")).to_be_in_viewport()
+    expect(page.locator("#generate")).to_be_in_viewport()
     assert page.evaluate(width) <= 390
 
 
@@ -294,10 +370,76 @@ def test_a_bad_file_is_refused_by_name(page, open_recipe):
 def test_concepts_of_a_csv_file(page, upload):
     data = '\ufeffconcept;maps to;kind;synonyms\nfrog;grass;object;amphibian, toad\n"Elsa; the painter";art;style;\n'
     upload(page, "#import-csv", "concepts.csv", data.encode())
+    expect(page.locator("#paste-preview li")).to_have_count(2)
+    page.locator("#add-pasted").click()
     expect(cell(page, 1, 0)).to_have_value("frog")
     expect(cell(page, 1, 3)).to_have_value("amphibian, toad")
     expect(cell(page, 2, 0)).to_have_value("Elsa; the painter")
     expect(cell(page, 2, 2)).to_have_value("style")
+
+
+def test_a_csv_file_of_something_else_is_refused(page, upload):
+    upload(page, "#import-csv", "other.csv", b"foo,bar\n1,2\n")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("does not name its columns")
+    expect(page.locator(".concept-row")).to_have_count(1)
+
+
+def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(page):
+    page.locator("#paste-list").click()
+    field(page, "pasted").fill("whale, sea\nguitar -> room")
+    expect(page.locator("#paste-preview")).to_contain_text("Say below how “whale, sea” is to be read")
+    page.get_by_label("One concept that maps to the other").check()
+    page.get_by_label("Replace what is in the table").check()
+    expect(page.locator("#paste-preview li")).to_have_text(["whale → sea · object", "guitar → room · object"])
+    page.locator("#add-pasted").click()
+    expect(page.get_by_role("button", name="Erase 2 concepts", exact=True)).to_be_visible()
+    expect(cell(page, 0, 1)).to_have_value("sea")
+    expect(page.locator(".concept-number")).to_have_text(["1", "2"])
+
+    page.get_by_label("Select all").check()
+    page.get_by_label("Kind of the selected concepts").select_option("style")
+    page.get_by_label("Map the selected concepts to").fill("art")
+    page.keyboard.press("Enter")
+    expect(cell(page, 1, 1)).to_have_value("art")
+    expect(cell(page, 1, 2)).to_have_value("style")
+    page.get_by_label("Select concept 1", exact=True).uncheck()
+    page.locator(".concept-bulk").get_by_role("button", name="Delete").click()
+    expect(cell(page, 0, 0)).to_have_value("whale")
+    expect(page.locator(".concept-row")).to_have_count(1)
+    page.locator("#clear-concepts").click()
+    expect(page.locator(".concept-row")).to_have_count(0)
+
+
+def test_new_empties_the_form(page, saved_recipe):
+    page.locator("#new-recipe").click()
+    expect(cell(page, 0, 0)).to_have_value("")
+    expect(page.locator("#preserve li")).to_have_count(0)
+    cell(page, 0, 0).fill("guitar")
+    cell(page, 0, 1).fill("room")
+    saved = saved_recipe(page)
+    assert saved.title() == "guitar" and saved.settings.lora.steps == 2 and saved.preserve == ()
+
+
+def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe):
+    page.locator("#clear-keep").click()
+    entry = page.get_by_label("Phrases to keep", exact=True)
+    entry.fill("dog")
+    entry.press("Enter")
+    entry.evaluate("""input => {
+      const data = new DataTransfer();
+      data.setData("text", Array.from({ length: 100 }, (_, i) => `phrase ${i}`).join("\\n"));
+      input.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+    }""")
+    expect(page.locator("#preserve li")).to_have_count(101)
+    assert page.locator("#preserve ul").bounding_box()["height"] <= 200
+    page.get_by_role("button", name="Remove phrase 3", exact=True).click()
+    expect(page.locator("#preserve li")).to_have_count(100)
+    box = page.get_by_role("button", name="Remove dog", exact=True).bounding_box()
+    assert box["width"] >= 24 and box["height"] >= 24
+    upload(page, "#import-keep", "keep.csv", b"phrase,note\nlion,x\ndog,y\n")
+    expect(page.locator("#preserve li")).to_have_count(101)
+    kept = saved_recipe(page).preserve
+    assert kept[:2] == ("dog", "phrase 0") and kept[-1] == "lion" and "phrase 3" not in kept
 
 
 def test_a_slider_and_its_number_go_together(page):
@@ -309,6 +451,6 @@ def test_a_slider_and_its_number_go_together(page):
     expect(number).to_have_value("1.3e-4")
     page.keyboard.press("Home")
     expect(number).to_have_value("0")
-    curve = page.locator("#curve [role=img]")
+    curve = page.locator("#window-chart [role=img]")
     page.get_by_label("t₂", exact=True).fill("700")
-    expect(curve).to_have_attribute("aria-label", "Timesteps between 200 and 700 are drawn most often.")
+    expect(curve).to_have_attribute("aria-label", "Timesteps between 200 and 700 are sampled most often.")

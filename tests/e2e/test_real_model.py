@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio

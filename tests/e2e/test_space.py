@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 
 from mace_studio.erasure import Erasure, save
 from mace_studio.runtime import examples, library
-from mace_studio.ui.visitors import COOKIE
+from mace_studio.ui.sessions import COOKIE
 from tests.e2e.serving import app
 
 READY = {f"miniature/{name}" for name in examples.NAMES}

@@ -16,9 +16,17 @@ def run(*flags):
     )
 
 
-def test_help_names_every_flag():
+def test_help_names_every_flag_and_the_command_serve_has_the_same():
     done = run("--help")
     assert done.returncode == 0
+    serve = subprocess.run(
+        [sys.executable, "-B", "-m", "mace_studio", "serve", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split("options:")[1] == serve.stdout.split("options:")[1]
     for flag in (
         "--model",
         "--device",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from mace_studio import cli
+from mace_studio import cli, presets
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import library
@@ -77,11 +77,11 @@ def test_low_memory_gives_the_same_erasure(recipe_file, tmp_path, capsys):
 def test_exporting_what_was_erased(recipe_file, tmp_path, capsys):
     assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / "out")]) == 0
     erasure = capsys.readouterr().out.strip()
-    pictures = tmp_path / "pairs"
-    assert cli.main(["compare", erasure, "--prompt", "a cat", "--steps", "2", "--out", str(pictures)]) == 0
+    images = tmp_path / "pairs"
+    assert cli.main(["compare", erasure, "--prompt", "a cat", "--steps", "2", "--out", str(images)]) == 0
     capsys.readouterr()
     export = ["export", erasure, "--format", "lora", "--out", str(tmp_path / "cat.safetensors")]
-    assert cli.main([*export, "--rank", "3", "--pair", str(pictures / "a-cat-0.png")]) == 0
+    assert cli.main([*export, "--rank", "3", "--pair", str(images / "a-cat-0.png")]) == 0
     *layers, last = capsys.readouterr().out.splitlines()
     assert len(layers) == 14 and all(": rank 3, " in line and line.endswith("% left out") for line in layers)
     assert last.startswith(f"{tmp_path / 'cat.safetensors'} ") and last.endswith(" MB")
@@ -116,6 +116,7 @@ def test_composing_what_was_erased(recipe_file, tmp_path, capsys):
         ([erasures[0], erasures[0]], "erased in two"),
         ([erasures[0], "--remove", "dog"], "not among what is erased"),
         ([erasures[0], "--add", str(tmp_path / "no.json")], "cannot be read"),
+        ([erasures[0], "--add", "shop"], "the nearest are miniature/ship"),
         ([str(ship)], "not an erasure"),
     ):
         assert cli.main(["compose", *wrong, "--out", str(tmp_path / "c")]) == 1
@@ -139,10 +140,61 @@ def test_missing_files_are_a_sentence(tmp_path, capsys):
     assert "no erased model “no”" in capsys.readouterr().err
 
 
-def test_what_is_evaluated_together_lies_in_one_folder(tmp_path, capsys):
-    two = [str(tmp_path / "a" / "cat.safetensors"), str(tmp_path / "b" / "dog.safetensors")]
-    assert cli.main(["evaluate", *two, "--out", str(tmp_path)]) == 1
-    assert "must lie in one folder" in capsys.readouterr().err
+def test_what_is_asked_for_by_name_is_found_and_said(recipe_file, tmp_path, capsys, monkeypatch):
+    """The recipe is a preset of this test; the erasure lies in the usual folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(presets, "PRESETS", tmp_path)
+    assert cli.main(["erase", "cat"]) == 0
+    made, said = capsys.readouterr()
+    path = Path(made.strip())
+    assert "cat: the preset cat" in said and path.parent == Path("output") and path.name.startswith("cat-")
+    assert cli.main(["compare", "cat", "--prompt", "a cat", "--steps", "1", "--guidance", "1"]) == 0
+    made, said = capsys.readouterr()
+    assert f"cat: the erased model {path}" in said and made.startswith("output/pairs/a-cat-0.png ")
+    for wrong in ("cta", path.stem.replace("cat", "cut")):
+        assert cli.main(["compare", wrong, "--prompt", "a cat"]) == 1
+        assert f"the nearest are {path.stem}" in capsys.readouterr().err
+
+
+def test_several_at_once_have_a_folder_each(recipe_file, tmp_path, capsys):
+    ship, out = tmp_path / "ship.json", ["--out", str(tmp_path / "out")]
+    ship.write_text(replace(QUICK, concepts=(Concept("ship", "ground"),)).to_json(), encoding="utf-8")
+    assert cli.main(["erase", str(recipe_file), str(ship), "--estimate", *out]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == ["cat", "ship"]
+    assert cli.main(["erase", str(recipe_file), str(ship), *out]) == 0
+    erasures = capsys.readouterr().out.split()
+    cat, boat = (Path(erasure).stem for erasure in erasures)
+    assert cat.startswith("cat-") and boat.startswith("ship-")
+    pairs = ["--prompt", "a cat", "--steps", "1", "--guidance", "1", "--out", str(tmp_path / "pairs")]
+    assert cli.main(["compare", *erasures, *pairs]) == 0
+    assert {p.relative_to(tmp_path / "pairs").as_posix() for p in (tmp_path / "pairs").rglob("*.png")} == {
+        f"{cat}/a-cat-0.png",
+        f"{boat}/a-cat-0.png",
+    }
+    export = ["export", *erasures, "--format", "unet", "--out", str(tmp_path / "exports")]
+    assert cli.main(export) == 0
+    assert {p.name for p in (tmp_path / "exports").glob("*.safetensors")} == {
+        f"{cat}-unet.safetensors",
+        f"{boat}-unet.safetensors",
+    }
+    assert cli.main(["masks", str(recipe_file), str(ship), "--out", str(tmp_path / "masks")]) == 0
+    assert len(list((tmp_path / "masks").glob("*/sheet.png"))) == 2
+    capsys.readouterr()
+    for wrong in (["erase", str(recipe_file), str(ship), "--masks", "m", *out], [*export, "--pair", "a.png"]):
+        assert cli.main(wrong) == 1
+        assert "alone" in capsys.readouterr().err
+
+
+def test_all_recipes_are_read_before_one_is_run(recipe_file, tmp_path, capsys):
+    assert cli.main(["erase", str(recipe_file), str(tmp_path / "no.json"), "--out", str(tmp_path / "out")]) == 1
+    assert "no.json cannot be read" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_what_is_evaluated_together_may_be_neither_erasure_nor_recipe(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", "catt"]) == 1
+    said = capsys.readouterr().err
+    assert "no erased model and no file “catt”" in said and "no preset and no file “catt”; the nearest are" in said
 
 
 def test_interrupting_ends_with_130_and_leaves_no_file(recipe_file, tmp_path):

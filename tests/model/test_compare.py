@@ -10,43 +10,57 @@ from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import image_cache, projections
-from tests.steps import finish
+from tests.steps import cancelled
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
-DRAWING = ImageRequest(("a photo of the cat", "a ship"), (0, 7), steps=2, guidance=4.0)
+REQUEST = ImageRequest(prompts=("a photo of the cat", "a ship"), seeds=(0, 7), steps=2, guidance=4.0)
 
 
 def erasure_of(model, factor):
     weights = {key: factor * weight_PD for key, weight_PD in projections.read(model.unet).items()}
-    return Erasure(RECIPE, weights, model.fingerprint)
+    return Erasure(recipe=RECIPE, weights=weights, fingerprint=model.fingerprint)
 
 
 def test_the_same_weights_give_the_same_images_and_others_do_not(model, unchanged):
-    pairs, seen = finish(comparison.compare(model, erasure_of(model, 1.0), DRAWING))
-    assert [(p.prompt, p.seed) for p in pairs] == [(p, s) for p in DRAWING.prompts for s in DRAWING.seeds]
+    seen = []
+    pairs = comparison.compare(model, erasure_of(model, 1.0), REQUEST, seen.append)
+    assert [(p.prompt, p.seed) for p in pairs] == [(p, s) for p in REQUEST.prompts for s in REQUEST.seeds]
     assert all(p.change == 0 for p in pairs)
-    assert (seen[0].step, seen[-1].step, seen[-1].total, seen[-1].fraction) == (0, 8, 8, 1.0)
-    others, _ = finish(comparison.compare(model, erasure_of(model, 0.0), DRAWING))
+    assert (seen[-1].step, seen[-1].total, seen[-1].fraction) == (8, 8, 1.0)
+    reported = [event.result for event in seen if event.result is not None]
+    assert len(reported) == 4 and all(one is other for one, other in zip(reported, pairs, strict=True))
+    steps = [event.step for event in seen]
+    assert steps == sorted(steps) and {event.stage for event in seen} == {"generate"}
+    others = comparison.compare(model, erasure_of(model, 0.0), REQUEST)
     assert all(p.change > 1 for p in others)
     assert all(np.array_equal(a.before, b.before) for a, b in zip(pairs, others, strict=True))
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_leaving_early_restores_the_model(model, unchanged, steps):
-    drawing = comparison.compare(model, erasure_of(model, 0.0), replace(DRAWING, prompts=("a cat",), seeds=(0,)))
-    for _ in range(steps):
-        next(drawing)
-    drawing.close()
+def test_pairs_are_reported_before_all_are_there(model, unchanged, monkeypatch):
+    monkeypatch.setattr(comparison, "PAIRS_AT_ONCE", 1)
+    seen = []
+    pairs = comparison.compare(model, erasure_of(model, 0.0), REQUEST, seen.append)
+    assert [event.step for event in seen if event.result is not None] == [2, 4, 6, 8]
+    together = comparison.compare(model, erasure_of(model, 0.0), replace(REQUEST, seeds=(7,)))
+    apart = [pair for pair in pairs if pair.seed == 7]
+    assert all(np.array_equal(a.after, b.after) for a, b in zip(apart, together, strict=True))
+
+
+@pytest.mark.parametrize("images", [0.5, 1.5])
+def test_cancelling_restores_the_model(model, unchanged, images):
+    request = replace(REQUEST, prompts=("a cat",), seeds=(0,))
+    with cancelled(lambda event: event.step >= images) as progress:
+        comparison.compare(model, erasure_of(model, 0.0), request, progress)
 
 
 def test_an_erasure_of_another_model_is_refused(other, model):
     with pytest.raises(FileError, match="another model"):
-        next(comparison.compare(other, erasure_of(model, 1.0), DRAWING))
+        comparison.compare(other, erasure_of(model, 1.0), REQUEST)
 
 
-def test_a_drawing_without_a_prompt_is_refused(model):
+def test_a_request_without_a_prompt_is_refused(model):
     with pytest.raises(RecipeError, match="prompt"):
-        next(comparison.compare(model, erasure_of(model, 1.0), replace(DRAWING, prompts=(" ",))))
+        comparison.compare(model, erasure_of(model, 1.0), replace(REQUEST, prompts=(" ",)))
 
 
 def test_change_is_the_mean_absolute_difference():
@@ -55,15 +69,15 @@ def test_change_is_the_mean_absolute_difference():
     assert image_cache.difference(black, grey) == 5.0
 
 
-def test_a_saved_pair_can_be_drawn_again_from_what_is_in_it(tmp_path):
+def test_a_saved_pair_can_be_generated_again_from_what_is_in_it(tmp_path):
     before, after = Image.new("RGB", (3, 2), "red"), Image.new("RGB", (3, 2), "blue")
     settings = {"prompt": "a “cat”", "seed": 3, "recipe": {"concepts": []}}
-    pair = comparison.Pair("a “cat”", 3, before, after, 170.0, settings)
+    pair = comparison.Pair(prompt="a “cat”", seed=3, before=before, after=after, change=170.0, settings=settings)
     comparison.save_pair(pair, tmp_path / "pairs" / "cat.png")
-    with Image.open(tmp_path / "pairs" / "cat.png") as picture:
-        assert picture.size == (6, 2)
-        assert picture.getpixel((0, 0)) == (255, 0, 0) and picture.getpixel((5, 1)) == (0, 0, 255)
-        assert json.loads(picture.text["mace_studio"]) == settings
+    with Image.open(tmp_path / "pairs" / "cat.png") as image:
+        assert image.size == (6, 2)
+        assert image.getpixel((0, 0)) == (255, 0, 0) and image.getpixel((5, 1)) == (0, 0, 255)
+        assert json.loads(image.text["mace_studio"]) == settings
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="could not be written"):
         comparison.save_pair(pair, tmp_path / "file" / "cat.png")

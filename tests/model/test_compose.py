@@ -9,8 +9,8 @@ from mace_studio import erasure
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.methods.mace.compose import APPROXIMATE, compose
+from mace_studio.presets import presets
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.runtime.library import presets
 from mace_studio.sd import judges, lora, projections, sampling
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled

@@ -8,13 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError
-from mace_studio.export import diffusers_folder
-from mace_studio.export import export as exporting
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports import diffusers_folder
+from mace_studio.exports import export as exporting
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import projections
-from tests.steps import finish
 
 UNET = "diffusion_pytorch_model.safetensors"
 
@@ -29,8 +28,10 @@ def export_of(folder, path):
     """The folder's model with every projection doubled, as a folder; what was written is returned with the weights."""
     model = sd_model.load(str(folder), "cpu", "float32")
     weights = {key: 2 * weight_PD for key, weight_PD in projections.read(model.unet).items()}
-    erasure = Erasure(Recipe(concepts=(Concept("cat", "forest"),)), weights, model.fingerprint)
-    finish(exporting.export(model, erasure, ExportRequest("diffusers", path)))
+    erasure = Erasure(
+        recipe=Recipe(concepts=(Concept("cat", "forest"),)), weights=weights, fingerprint=model.fingerprint
+    )
+    exporting.export(model, erasure, ExportRequest("diffusers", path))
     return path, weights
 
 
@@ -109,7 +110,9 @@ def test_weights_in_several_files_are_changed_in_all_of_them(base, tmp_path):
 
 def test_weights_that_no_file_has_are_said(base, tmp_path, monkeypatch):
     rewrite = diffusers_folder.rewrite
-    monkeypatch.setattr(diffusers_folder, "rewrite", lambda s, t, w, m: rewrite(s, t, dict(list(w.items())[1:]), m))
+    monkeypatch.setattr(
+        diffusers_folder, "rewrite", lambda s, t, w, *rest: rewrite(s, t, dict(list(w.items())[1:]), *rest)
+    )
     with pytest.raises(FileError, match="lack 1 of the weights"):
         export_of(base, tmp_path / "cat")
     assert not (tmp_path / "cat").exists()

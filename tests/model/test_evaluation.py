@@ -9,14 +9,14 @@ from PIL import Image
 
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.evaluation import evaluate as evaluation
 from mace_studio.evaluation import metrics, report, report_figures, report_files
-from mace_studio.evaluation.evaluate import Case
-from mace_studio.evaluation.report import ALL, ERASED, KEPT, SYNONYM
+from mace_studio.evaluation.evaluate import Case, evaluate
+from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
+from mace_studio.evaluation.report import ALL
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime import library, outputs
-from mace_studio.sd import judges, projections
-from tests.steps import finish
+from mace_studio.runtime import result_files
+from mace_studio.sd import image_cache, judges, projections, sampling
+from tests.steps import cancelled
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty", "feline")),), preserve=("dog", "ship"), name="Cat|s"
@@ -26,7 +26,7 @@ COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "ship": (0, 0, 255), "none of
 
 
 class Oracle:
-    """A judge that knows what was drawn: the colour of a picture is its answer."""
+    """A judge that knows what was painted: the colour of an image is its answer."""
 
     name, none = "oracle", "none of these"
 
@@ -43,52 +43,42 @@ class Oracle:
 
 @pytest.fixture
 def painted(monkeypatch):
-    """Draw what a prompt names, but for the cat, which an erasure turns into nothing in all but one picture."""
+    """Paint what a prompt names, but for the cat, which an erasure turns into nothing in all but one image."""
 
-    def drawn(model, weights, items, drawing, cache):
-        yield 0
-        return [Image.new("RGB", (8, 8), colour(prompt, seed, bool(weights))) for prompt, seed in items]
+    def generate(model, items, request, cache, progress, changes=""):
+        return [Image.new("RGB", (8, 8), colour(prompt, seed, bool(changes))) for prompt, seed in items]
 
     def colour(prompt, seed, erased):
         word = {"cat": "cat", "kitty": "cat", "feline": "cat", "dog": "dog", "ship": "ship"}.get(prompt.split()[-1])
-        gone = erased and word == "cat" and seed != evaluation.FIRST_SEED
+        gone = erased and word == "cat" and seed != FIRST_SEED
         return COLOURS["none of these" if gone or word is None else word]
 
-    monkeypatch.setattr(evaluation.gallery, "drawn", drawn)
+    monkeypatch.setattr(image_cache, "generate", generate)
 
 
 @pytest.fixture
 def erasure(model):
-    return Erasure(RECIPE, {k: 0.5 * w for k, w in projections.read(model.unet).items()}, model.fingerprint)
+    return Erasure(
+        recipe=RECIPE,
+        weights={k: 0.5 * w for k, w in projections.read(model.unet).items()},
+        fingerprint=model.fingerprint,
+    )
 
 
 def measured(model, erasure, captions=(), judge=None):
-    plan = evaluation.make_plan(erasure.recipe, "quick", captions=captions)
-    return finish(evaluation.evaluate(model, [Case("cat-1", erasure, plan)], judge or Oracle(), None))[0][0]
+    plan = make_plan(erasure.recipe, "quick", captions=captions)
+    return evaluate(model, [Case("cat-1", erasure, plan)], judge or Oracle())[0]
 
 
-def test_a_plan_counts_what_it_draws():
-    plan = evaluation.make_plan(RECIPE, "quick", captions=[f"caption {i}" for i in range(100)])
-    assert [(p.role, p.word, p.label) for p in plan.probes] == [
-        (ERASED, "cat", "cat"),
-        (SYNONYM, "kitty", "cat"),
-        (SYNONYM, "feline", "cat"),
-        (KEPT, "dog", "dog"),
-        (KEPT, "ship", "ship"),
-    ]
-    assert plan.seeds == tuple(range(10_000, 10_008)) and len(plan.captions) == 48
-    assert plan.images == 2 * (5 * 8 + 48) and plan.forwards == plan.images * 20 * 2
-    people = evaluation.make_plan(PEOPLE, "full")
-    assert len(people.probes) == 10 and len(people.seeds) == 12 and people.images == 2 * 120
-    assert "5 prompts with 8 seeds and 48 general captions" in plan.summary()
-    with pytest.raises(RecipeError, match="use one of quick, full"):
-        evaluation.make_plan(RECIPE, "huge")
+def value_of(found, name):
+    """A harmonic mean of a report."""
+    return {mean.name: mean.value for mean in found.harmonic}[name]
 
 
 def test_rows_and_harmonic_means_are_those_by_hand(model, erasure, painted, unchanged):
     found = measured(model, erasure, [f"caption {i}" for i in range(48)])
-    told = {(row.role, row.word): (row.before.correct, row.after.correct, row.after.count) for row in found.rows}
-    assert told == {
+    counts = {(row.role, row.word): (row.before.correct, row.after.correct, row.after.count) for row in found.rows}
+    assert counts == {
         (ERASED, "cat"): (8, 1, 8),
         (ERASED, ALL): (8, 1, 8),
         (SYNONYM, "kitty"): (8, 1, 8),
@@ -98,10 +88,10 @@ def test_rows_and_harmonic_means_are_those_by_hand(model, erasure, painted, unch
         (KEPT, "ship"): (8, 8, 8),
         (KEPT, ALL): (16, 16, 16),
     }
-    assert found.harmonic["H_o, top-1"] == pytest.approx(3 / (8 / 7 + 1 / 1 + 8 / 7))
+    assert value_of(found, "H_o, top-1") == pytest.approx(3 / (8 / 7 + 1 / 1 + 8 / 7))
     gone = 0.7 / 8 + 0.1 * 7 / 8  # mean probability of the cat
     assert found.pooled(ERASED).after.probability == pytest.approx(gone)
-    assert found.harmonic["H_o, mean probability"] == pytest.approx(3 / (2 / (1 - gone) + 1 / 0.7))
+    assert value_of(found, "H_o, mean probability") == pytest.approx(3 / (2 / (1 - gone) + 1 / 0.7))
     assert found.pooled(KEPT).change == 0 and found.pooled(ERASED).change == pytest.approx(7 / 8 * 255 / 3)
     assert found.quality.count == 48 and found.quality.pixel_change == 0 and found.quality.feature_change < 1e-9
     assert found.labels == ("cat", "dog", "ship", "none of these")
@@ -111,20 +101,15 @@ def test_rows_and_harmonic_means_are_those_by_hand(model, erasure, painted, unch
 def test_people_have_no_synonyms_and_h_c(model, erasure, monkeypatch):
     monkeypatch.delitem(COLOURS, "none of these")
     monkeypatch.setitem(COLOURS, "Ada Wren", (0, 0, 0))
-    monkeypatch.setattr(evaluation.gallery, "drawn", lambda m, w, items, *_: blank(items))
+    monkeypatch.setattr(image_cache, "generate", lambda m, items, *_, **__: [Image.new("RGB", (8, 8)) for _ in items])
     found = measured(model, replace(erasure, recipe=PEOPLE))
-    assert found.harmonic["H_c, top-1"] == pytest.approx(2 / (1 / 1 + 1 / 1))
+    assert value_of(found, "H_c, top-1") == pytest.approx(2 / (1 / 1 + 1 / 1))
     assert found.pooled(SYNONYM) is None and found.quality is None
-
-
-def blank(items):
-    yield 0
-    return [Image.new("RGB", (8, 8)) for _ in items]
 
 
 def test_a_report_is_written_to_be_read(model, erasure, painted, tmp_path):
     found = measured(model, erasure, ["a caption"] * 48)
-    files = {path.name: path for path in outputs.evaluation([found], tmp_path)}
+    files = {path.name: path for path in result_files.write_evaluation([found], tmp_path)}
     assert set(files) == {
         "report.md", "report.json", "scores.csv", "scores.png", "efficacy.png", "generality.png", "specificity.png",
     }  # fmt: skip
@@ -134,8 +119,8 @@ def test_a_report_is_written_to_be_read(model, erasure, painted, tmp_path):
     rows = files["scores.csv"].read_text(encoding="utf-8").splitlines()
     assert len(rows) == 9 and rows[1].startswith("erased,cat,object,74.3750,0.365880,8,8,1.000000,")
     for name in ("scores.png", "efficacy.png"):
-        with Image.open(files[name]) as picture:
-            assert picture.width > 300
+        with Image.open(files[name]) as image:
+            assert image.width > 300
     with pytest.raises(FileError, match="Choose another folder"):
         report_files.write(found, files["report.md"] / "below")
     with pytest.raises(FileError, match="Choose another folder"):
@@ -145,58 +130,60 @@ def test_a_report_is_written_to_be_read(model, erasure, painted, tmp_path):
 def test_the_real_judge_on_real_images(model, erasure, tmp_path, unchanged):
     judge = judges.choose(model, None)
     recipe = replace(RECIPE, concepts=(Concept("cat", "forest"),), preserve=("dog",))
-    plan = replace(evaluation.make_plan(recipe, "quick", steps=2), seeds=(1, 2))
+    plan = replace(make_plan(recipe, "quick", steps=2), seeds=(1, 2))
     case = Case("cat-1", replace(erasure, recipe=recipe), plan)
-    (found,), seen = finish(evaluation.evaluate(model, [case], judge, tmp_path))
+    seen = []
+    (found,) = evaluate(model, [case], judge, tmp_path, seen.append)
     assert [row.after.count for row in found.rows] == [2, 2, 2, 2]
     assert all(0 <= row.after.probability <= 1 for row in found.rows)
     fractions = [p.fraction for p in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1
-    (again,), seen = finish(evaluation.evaluate(model, [case], judge, tmp_path))
+    seen = []
+    (again,) = evaluate(model, [case], judge, tmp_path, seen.append)
     assert again == found
-    told = [p.result for p in seen if p.result]
-    assert [(name, row.word) for name, row in told] == [("cat-1", "cat"), ("cat-1", "dog")]
+    rows = [p.result for p in seen if p.result]
+    assert [(name, row.word) for name, row in rows] == [("cat-1", "cat"), ("cat-1", "dog")]
 
 
 def test_a_cancelled_evaluation_goes_on_where_it_was(model, erasure, tmp_path, monkeypatch, unchanged):
     recipe = replace(RECIPE, concepts=(Concept("cat", "forest"),), preserve=("dog",))
-    plan = replace(evaluation.make_plan(recipe, "quick", steps=2), seeds=(1, 2))
+    plan = replace(make_plan(recipe, "quick", steps=2), seeds=(1, 2))
     case, judge = Case("cat-1", replace(erasure, recipe=recipe), plan), judges.of(model)
-    steps = evaluation.evaluate(model, [case], judge, tmp_path)
-    assert next(p for p in steps if p.result).result[1].word == "cat"
-    steps.close()
-    drawn, real = [], evaluation.gallery.generate.draw_pairs
+    with cancelled(lambda event: event.result) as progress:  # of the cat
+        evaluate(model, [case], judge, tmp_path, progress)
+    generated, real = [], sampling.generate_pairs
 
-    def draw(model, batch, *rest):
-        drawn.extend(batch)
-        return real(model, batch, *rest)
+    def spy(model, batch, *rest, **more):
+        generated.extend(batch)
+        return real(model, batch, *rest, **more)
 
-    monkeypatch.setattr(evaluation.gallery.generate, "generate_pairs", draw)
-    (found,), _ = finish(evaluation.evaluate(model, [case], judge, tmp_path))
-    assert {prompt for prompt, _ in drawn} == {"a photo of the dog"} and len(drawn) == 4
+    monkeypatch.setattr(sampling, "generate_pairs", spy)
+    (found,) = evaluate(model, [case], judge, tmp_path)
+    assert {prompt for prompt, _ in generated} == {"a photo of the dog"} and len(generated) == 4
     assert found.pooled(ERASED).after.count == 2
 
 
 def test_what_cannot_be_judged_is_named(model, erasure):
     recipe = replace(RECIPE, preserve=("Van Gogh",))
-    plan = evaluation.make_plan(recipe, "quick")
+    plan = make_plan(recipe, "quick")
     with pytest.raises(RecipeError, match="does not know “Van Gogh”"):
         case = Case("cat-1", replace(erasure, recipe=recipe), plan)
-        next(evaluation.evaluate(model, [case], judges.choose(model, None), None))
+        evaluate(model, [case], judges.choose(model, None))
 
 
 def test_an_erasure_of_another_model_is_refused(other, erasure):
     with pytest.raises(FileError, match="another model"):
-        next(evaluation.evaluate(other, [Case("a", erasure, evaluation.make_plan(RECIPE, "quick"))], Oracle(), None))
+        evaluate(other, [Case("a", erasure, make_plan(RECIPE, "quick"))], Oracle())
 
 
 def test_several_are_measured_in_one_run_and_stand_side_by_side(model, erasure, painted, tmp_path):
     better = replace(erasure, recipe=replace(RECIPE, name="Cats"))
-    cases = [Case(n, e, evaluation.make_plan(e.recipe, "quick")) for n, e in (("cat-1", erasure), ("cat-2", better))]
-    reports, seen = finish(evaluation.evaluate(model, cases, Oracle(), None))
+    cases = [Case(n, e, make_plan(e.recipe, "quick")) for n, e in (("cat-1", erasure), ("cat-2", better))]
+    seen = []
+    reports = evaluate(model, cases, Oracle(), progress=seen.append)
     assert [one.name for one in reports] == ["cat-1", "cat-2"]
     assert seen[-1].step == seen[-1].total == 2 * cases[0].plan.images and seen[-1].fraction == 1
-    files = {path.relative_to(tmp_path).as_posix(): path for path in outputs.evaluation(reports, tmp_path)}
+    files = {path.relative_to(tmp_path).as_posix(): path for path in result_files.write_evaluation(reports, tmp_path)}
     assert {"side-by-side.md", "side-by-side.png", "cat-1/report.md", "cat-2/scores.png"} <= set(files)
     text = files["side-by-side.md"].read_text(encoding="utf-8")
     assert "| Cats | 100.0 % (67.6 to 100.0) | 12.5 % (2.2 to 47.1) |" in text and "| Cat&#124;s |" in text
@@ -214,12 +201,10 @@ def test_a_kept_word_is_asked_for_as_what_it_is(model, erasure, monkeypatch):
     colours = {"Lena Strich": (1, 2, 3), "Ada Finch": (4, 5, 6), "Nora Neonova": (7, 8, 9)}
     for word, colour in colours.items():
         monkeypatch.setitem(COLOURS, word, colour)
-    drawn = []
+    generated = []
 
-    def draw(model, weights, items, drawing, cache):
-        yield 0
-        drawn.extend((bool(weights), prompt) for prompt, _ in items)
-        yield len(items)
+    def generate(model, items, request, cache, progress, changes=""):
+        generated.extend((bool(changes), prompt) for prompt, _ in items)
         return [Image.new("RGB", (8, 8), painted_as(prompt)) for prompt, _ in items]
 
     def painted_as(prompt):
@@ -228,33 +213,20 @@ def test_a_kept_word_is_asked_for_as_what_it_is(model, erasure, monkeypatch):
         styled = any(form in prompt for form in ("style", "Art inspired", "art by", "artwork"))
         return colours[word] if (word == "Ada Finch") != styled else (0, 0, 0)
 
-    monkeypatch.setattr(evaluation.gallery, "drawn", draw)
-    plan = evaluation.make_plan(MIXED, "quick")
+    monkeypatch.setattr(image_cache, "generate", generate)
+    plan = make_plan(MIXED, "quick")
     assert plan.mixed and "at most" in plan.summary()
     case = Case("mixed-1", replace(erasure, recipe=MIXED), plan)
-    (found,), seen = finish(evaluation.evaluate(model, [case], Oracle(), None))
+    seen = []
+    (found,) = evaluate(model, [case], Oracle(), progress=seen.append)
     kept = found.pooled(KEPT)
     assert (kept.before.correct, kept.before.count) == (10, 10) and found.rows[-2].kind == "style"
-    assert sum(after for after, _ in drawn) == 3 * 10 and len(drawn) == 3 * 20 + 10
+    assert sum(after for after, _ in generated) == 3 * 10 and len(generated) == 3 * 20 + 10
     assert seen[-1].fraction == 1 and seen[-1].step == plan.images
     assert any("counted in those where the original" in note for note in found.notes)
     assert "| Specificity | Lena Strich | style | 10 |" in report_files.markdown(found)
     alone = replace(MIXED, concepts=MIXED.concepts[1:])
     assert "asked as" not in report_files.markdown(measured(model, replace(erasure, recipe=alone)))
-
-
-def test_a_kept_word_that_the_presets_know_is_asked_for_as_that():
-    recipe = replace(MIXED, preserve=("lena strich", "Ada Wren", "John Wayne", "Nobody"))
-    plan = evaluation.make_plan(recipe, "quick", known=library.known_kinds())
-    asked = {(probe.word, probe.kind) for probe in plan.probes if probe.role == KEPT}
-    known = {("lena strich", "style"), ("Ada Wren", "celebrity"), ("John Wayne", "celebrity")}
-    assert asked == known | {("Nobody", "celebrity"), ("Nobody", "style")} and plan.mixed
-    assert not evaluation.make_plan(replace(recipe, preserve=("Ada Wren",)), "quick", known=library.known_kinds()).mixed
-
-
-def test_the_fewest_images_are_those_of_the_kind_with_the_fewest_prompts():
-    recipe = replace(MIXED, concepts=(*MIXED.concepts, Concept("cat", "forest")))
-    assert len(evaluation.make_plan(recipe, "quick").seeds) == 8
 
 
 def test_clip_scores_styles_and_is_absent_elsewhere(model, erasure, clip_folder, painted):
@@ -298,7 +270,7 @@ EXPLICIT = Recipe(
 
 
 class Detector:
-    """Finds one part in every picture."""
+    """Finds one part in every image."""
 
     name, classes = "NudeNet 3.4.2", ("BELLY_EXPOSED", "FACE_FEMALE")
 

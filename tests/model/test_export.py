@@ -1,4 +1,4 @@
-"""Every format is loaded back by the program that reads it, and draws what the erasure in place draws."""
+"""Every format is loaded back by the program that reads it, and generates what the erasure in place generates."""
 
 import json
 from dataclasses import replace
@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 from mace_studio import erasure
 from mace_studio.analysis import compare as comparison
 from mace_studio.errors import FileError
-from mace_studio.export import export as exporting
-from mace_studio.export.formats import FORMATS, ExportRequest
+from mace_studio.exports import export as exporting
+from mace_studio.exports import writers
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import files, projections, sampling
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import finish
+from tests.steps import cancelled
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("Ada [Finch]|", "a person", "celebrity")),
@@ -35,26 +36,26 @@ RECIPE = Recipe(
         images=ImageSettings(per_concept=1, steps=4),
     ),
 )
-DRAWING = ImageRequest(("a photo of the cat", "a photo of the ship"), (0, 1), steps=10, guidance=4.0)
+REQUEST = ImageRequest(prompts=("a photo of the cat", "a photo of the ship"), seeds=(0, 1), steps=10, guidance=4.0)
 
 
 @pytest.fixture(scope="module")
 def erased(model):
-    return finish(erase.erase(model, RECIPE))[0]
+    return erase.erase(model, RECIPE)
 
 
 @pytest.fixture(scope="module")
 def wanted(model, erased):
-    """What the model draws with the erasure in place; it differs from what it draws without."""
-    plain = draw(model)
-    with projections.swapped(model.unet, erased.weights):
-        images = draw(model)
+    """What the model generates with the erasure in place; it differs from what it generates without."""
+    plain = generate(model)
+    with erased.applied(model):
+        images = generate(model)
     assert psnr(plain, images) < 20
     return images
 
 
-def draw(model):
-    return np.stack([np.asarray(image, np.float64) for image in finish(sampling.generate(model, DRAWING))[0]])
+def generate(model):
+    return np.stack([np.asarray(image, np.float64) for image in sampling.generate(model, REQUEST)])
 
 
 def psnr(images, others):
@@ -64,7 +65,7 @@ def psnr(images, others):
 
 
 def export(model, erased, path, kind, **settings):
-    return finish(exporting.export(model, erased, ExportRequest(kind, path, **settings)))[0]
+    return exporting.export(model, erased, ExportRequest(kind, path, **settings))
 
 
 def fresh():
@@ -79,13 +80,13 @@ def single(path, config=BUILT_IN):
     return sd_model._checked(sd_model.Model(pipeline, str(path)))
 
 
-def test_the_folder_is_a_model_that_draws_the_same(model, unchanged, erased, wanted, tmp_path):
+def test_the_folder_is_a_model_that_generates_the_same(model, unchanged, erased, wanted, tmp_path):
     result = export(model, erased, tmp_path / "cat", "diffusers")
     again = sd_model.load(str(tmp_path / "cat"), "cpu", "float32")
-    assert psnr(draw(again), wanted) > 40
+    assert psnr(generate(again), wanted) > 40
     # The base model's files are in float16, and so are the changed weights; apart from that rounding nothing differs.
     with projections.swapped(model.unet, {key: w.half() for key, w in erased.weights.items()}):
-        assert psnr(draw(again), draw(model)) == float("inf")
+        assert psnr(generate(again), generate(model)) == float("inf")
     assert again.captions == tmp_path / "cat" / "captions.txt"
     assert result.size == sum(path.stat().st_size for path in (tmp_path / "cat").rglob("*") if path.is_file())
 
@@ -108,7 +109,7 @@ def test_the_partial_unet_is_the_very_erasure(model, erased, wanted, tmp_path):
     again = fresh()
     loaded = again.unet.load_state_dict(load_file(tmp_path / "cat.safetensors"), strict=False)
     assert not loaded.unexpected_keys and len(loaded.missing_keys) + len(erased.weights) == len(model.unet.state_dict())
-    assert psnr(draw(again), wanted) == float("inf")
+    assert psnr(generate(again), wanted) == float("inf")
 
 
 def added(unet, path):
@@ -136,7 +137,7 @@ def test_the_lycoris_file_adds_up_to_the_erasure(model, unchanged, erased, wante
     weights = added(model.unet, tmp_path / "cat.safetensors")
     assert weights.keys() == erased.weights.keys()
     with projections.swapped(model.unet, weights):
-        assert psnr(draw(model), wanted) > 50
+        assert psnr(generate(model), wanted) > 50
 
 
 def test_lycoris_itself_reads_the_lycoris_file(model, erased, wanted, tmp_path):
@@ -147,22 +148,22 @@ def test_lycoris_itself_reads_the_lycoris_file(model, erased, wanted, tmp_path):
     network, _ = lycoris.create_lycoris_from_weights(1.0, str(tmp_path / "cat.safetensors"), again.unet)
     assert len(network.loras) == len(erased.weights)
     network.merge_to(1.0)
-    assert psnr(draw(again), wanted) > 50
+    assert psnr(generate(again), wanted) > 50
 
 
 @pytest.mark.parametrize(
     "settings, bound", [({}, 45), ({"energy": 0.99}, 20), ({"energy": 0.99999}, 50), ({"rank": 200}, 50)]
 )
-def test_diffusers_draws_with_the_lora_as_closely_as_it_keeps_the_difference(
+def test_diffusers_generates_with_the_lora_as_closely_as_it_keeps_the_difference(
     model, erased, wanted, tmp_path, settings, bound
 ):
     result = export(model, erased, tmp_path / "cat.safetensors", "lora", **settings)
     again = fresh()
     again.pipeline.load_lora_weights(str(tmp_path / "cat.safetensors"))
-    drawn = draw(again)
+    drawn = generate(again)
     assert psnr(drawn, wanted) > bound
     with projections.swapped(model.unet, added(model.unet, tmp_path / "cat.safetensors")):
-        assert psnr(draw(model), drawn) > 60
+        assert psnr(generate(model), drawn) > 60
     allowed = (1 - settings.get("energy", 0.9999)) ** 0.5 if "rank" not in settings else 0.0
     assert result.residuals.keys() == erased.weights.keys()
     assert all(share < allowed + 2e-3 for _, share in result.residuals.values())
@@ -172,7 +173,7 @@ def test_diffusers_draws_with_the_lora_as_closely_as_it_keeps_the_difference(
 def test_the_single_file_is_the_whole_model(model, unchanged, erased, wanted, tmp_path):
     export(model, erased, tmp_path / "cat.safetensors", "checkpoint")
     again = single(tmp_path / "cat.safetensors")
-    assert psnr(draw(again), wanted) > 40
+    assert psnr(generate(again), wanted) > 40
     for part in ("unet", "vae", "text_encoder"):
         ours, theirs = getattr(again.pipeline, part).state_dict(), getattr(model.pipeline, part).state_dict()
         assert ours.keys() == theirs.keys()
@@ -188,7 +189,7 @@ def test_the_single_file_is_the_whole_model(model, unchanged, erased, wanted, tm
 @pytest.fixture
 def from_file(model, tmp_path):
     """The built-in model as it is when it came from a single file, with averaged weights beside the others."""
-    same = erasure.Erasure(RECIPE, dict(projections.read(model.unet)), model.fingerprint)
+    same = erasure.Erasure(recipe=RECIPE, weights=dict(projections.read(model.unet)), fingerprint=model.fingerprint)
     path = tmp_path / "base.safetensors"
     export(model, same, path, "checkpoint")
     tensors = load_file(path)
@@ -199,7 +200,7 @@ def from_file(model, tmp_path):
 def test_a_model_from_a_single_file_goes_to_a_single_file(from_file, erased, wanted, tmp_path):
     assert from_file.fingerprint == erased.fingerprint
     export(from_file, erased, tmp_path / "cat.safetensors", "checkpoint")
-    assert psnr(draw(single(tmp_path / "cat.safetensors")), wanted) > 40
+    assert psnr(generate(single(tmp_path / "cat.safetensors")), wanted) > 40
     with safe_open(tmp_path / "cat.safetensors", framework="pt") as file:
         assert file.metadata()["modelspec.title"] == "base"
         assert not any(key.startswith("model_ema") for key in file.keys())  # noqa: SIM118 - not a mapping
@@ -208,15 +209,19 @@ def test_a_model_from_a_single_file_goes_to_a_single_file(from_file, erased, wan
 def test_a_model_from_a_single_file_goes_to_a_folder(from_file, erased, wanted, tmp_path):
     export(from_file, erased, tmp_path / "cat", "diffusers")
     again = sd_model.load(str(tmp_path / "cat"), "cpu", "float32")
-    assert psnr(draw(again), wanted) == float("inf")
+    assert psnr(generate(again), wanted) == float("inf")
     encoder = load_file(tmp_path / "cat" / "text_encoder" / "model.safetensors")
     assert all(key.startswith("text_model.") for key in encoder)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_every_format_has_its_writer():
+    assert all(callable(getattr(writers, row.write)) for row in FORMATS.values())
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_each_format_says_what_it_is(model, erased, tmp_path, kind):
-    path = tmp_path / ("cat" if kind == "diffusers" else "cat.safetensors")
+    path = tmp_path / f"cat{FORMATS[kind].suffix}"
     result = export(model, erased, path, kind)
     weights = path / "unet" / "diffusion_pytorch_model.safetensors" if kind == "diffusers" else path
     with safe_open(weights, framework="pt") as file:
@@ -239,8 +244,8 @@ def test_each_format_says_what_it_is(model, erased, tmp_path, kind):
 @pytest.mark.parametrize("kind, network", [("lycoris", "lycoris.kohya"), ("lora", "networks.lora"), ("unet", None)])
 def test_a1111_learns_which_models_a_lora_is_for(model, erased, tmp_path, monkeypatch, kind, network):
     """It offers a file for Stable Diffusion 2 only if `ss_v2` is "True", for SDXL if the base's version says so."""
-    assert exporting.FAMILIES[2048]["ss_base_model_version"].startswith("sdxl_")
-    monkeypatch.setitem(exporting.FAMILIES, model.width, exporting.FAMILIES[1024])
+    assert exporting.A1111_FAMILIES[2048]["ss_base_model_version"].startswith("sdxl_")
+    monkeypatch.setitem(exporting.A1111_FAMILIES, model.width, exporting.A1111_FAMILIES[1024])
     export(model, erased, tmp_path / "cat.safetensors", kind)
     with safe_open(tmp_path / "cat.safetensors", framework="pt") as file:
         metadata = file.metadata()
@@ -255,12 +260,12 @@ def test_equal_exports_are_equal_files(model, erased, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["diffusers", "unet"])
-def test_the_card_shows_pictures_of_the_same_erasure(model, erased, tmp_path, kind):
-    pairs = finish(comparison.compare(model, erased, replace(DRAWING, steps=2)))[0][:2]
+def test_the_card_shows_images_of_the_same_erasure(model, erased, tmp_path, kind):
+    pairs = comparison.compare(model, erased, replace(REQUEST, steps=2))[:2]
     paths = [tmp_path / f"{i}.png" for i in range(2)]
     for pair, path in zip(pairs, paths, strict=True):
         comparison.save_pair(pair, path)
-    path = tmp_path / ("cat" if kind == "diffusers" else "cat.safetensors")
+    path = tmp_path / f"cat{FORMATS[kind].suffix}"
     export(model, erased, path, kind, pairs=tuple(paths))
     card, picture = (
         (path / "README.md", path / "before-after.png")
@@ -275,7 +280,7 @@ def test_the_card_shows_pictures_of_the_same_erasure(model, erased, tmp_path, ki
     other = replace(erased, recipe=replace(RECIPE, seed=5))
     with pytest.raises(FileError, match="another erasure"):
         export(model, other, tmp_path / "other.safetensors", "unet", pairs=tuple(paths))
-    with pytest.raises(FileError, match="no picture that a comparison saved"):
+    with pytest.raises(FileError, match="no image that a comparison saved"):
         export(model, erased, tmp_path / "other.safetensors", "unet", pairs=(card,))
     assert not (tmp_path / "other.safetensors").exists()
 
@@ -291,7 +296,7 @@ def test_an_erasure_of_another_model_is_refused(other, erased, tmp_path):
 
 @pytest.mark.parametrize("kind", ["diffusers", "lora"])
 def test_overwriting_replaces_all_of_it_and_only_when_asked(model, erased, tmp_path, kind):
-    path = tmp_path / ("cat" if kind == "diffusers" else "cat.safetensors")
+    path = tmp_path / f"cat{FORMATS[kind].suffix}"
     export(model, erased, path, kind)
     if kind == "diffusers":
         (path / "stale.txt").write_text("")
@@ -310,7 +315,7 @@ def test_overwriting_replaces_all_of_it_and_only_when_asked(model, erased, tmp_p
 @pytest.mark.parametrize("inside", [".", "..", "unet/diffusion_pytorch_model.safetensors", "new.safetensors"])
 def test_the_base_model_is_never_touched(other_folder, tmp_path, inside):
     model = sd_model.load(str(other_folder), "cpu", "float32")
-    same = erasure.Erasure(RECIPE, dict(projections.read(model.unet)), model.fingerprint)
+    same = erasure.Erasure(recipe=RECIPE, weights=dict(projections.read(model.unet)), fingerprint=model.fingerprint)
     before = {path: path.read_bytes() for path in other_folder.rglob("*") if path.is_file()}
     path = other_folder / inside
     kind = "unet" if inside.endswith("safetensors") else "diffusers"
@@ -324,20 +329,22 @@ def test_the_base_model_is_never_touched(other_folder, tmp_path, inside):
     assert {path: path.read_bytes() for path in other_folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("kind", ["diffusers", "lora"])
-def test_leaving_early_leaves_nothing(model, unchanged, erased, tmp_path, kind):
-    path = tmp_path / ("cat" if kind == "diffusers" else "cat.safetensors")
-    steps = exporting.export(model, erased, ExportRequest(kind, path))
-    for _ in range(3):
-        next(steps)
-    assert list(tmp_path.iterdir())
-    steps.close()
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cancelling_leaves_nothing(model, unchanged, erased, tmp_path, kind):
+    path = tmp_path / f"cat{FORMATS[kind].suffix}"
+
+    def halfway(event):
+        assert list(tmp_path.iterdir()), "it is written beside the path"
+        return event.fraction > 0.5
+
+    with cancelled(halfway) as progress:
+        exporting.export(model, erased, ExportRequest(kind, path), progress)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_disk_that_is_full_at_the_end_leaves_the_old_one(model, erased, tmp_path, monkeypatch, kind):
-    path = tmp_path / ("cat" if kind == "diffusers" else "cat.safetensors")
+    path = tmp_path / f"cat{FORMATS[kind].suffix}"
     export(model, erased, path, kind)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
@@ -369,8 +376,9 @@ def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(model, erase
 
 def test_progress_only_grows_and_ends_at_the_whole(model, erased, tmp_path):
     for kind in FORMATS:
-        path = tmp_path / (kind if kind == "diffusers" else f"{kind}.safetensors")
-        seen = finish(exporting.export(model, erased, ExportRequest(kind, path)))[1]
+        seen = []
+        request = ExportRequest(kind, tmp_path / f"{kind}{FORMATS[kind].suffix}")
+        exporting.export(model, erased, request, seen.append)
         fractions = [event.fraction for event in seen]
         assert {event.stage for event in seen} == {"export"}
         assert fractions == sorted(fractions) and fractions[-1] == 1.0

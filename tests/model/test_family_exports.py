@@ -1,4 +1,4 @@
-"""Every format of every family draws, read back as other programs read it, what the erasure draws; docs/models.md."""
+"""Every format of every family, read back as other programs do, generates what the erasure does; docs/models.md."""
 
 import json
 import shutil
@@ -12,16 +12,15 @@ from safetensors.torch import load_file
 
 from mace_studio import erasure
 from mace_studio.errors import FileError
-from mace_studio.export import export as exporting
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports import export as exporting
+from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import projections, sampling
 from tests import families
-from tests.steps import finish
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
-DRAWING = ImageRequest(("a photo of the cat",), (0, 1), steps=2, guidance=2.0)
+REQUEST = ImageRequest(prompts=("a photo of the cat",), seeds=(0, 1), steps=2, guidance=2.0)
 WHOLE = [name for name in families.FAMILIES if name != "lcm"]
 MARKERS = {"v_pred", "ztsnr"}
 
@@ -35,16 +34,16 @@ def erasures(models):
             key: w + 10 * w.std() * torch.randn(w.shape, generator=generator)
             for key, w in projections.read(model.unet).items()
         }
-        made[name] = erasure.Erasure(RECIPE, weights, model.fingerprint)
+        made[name] = erasure.Erasure(recipe=RECIPE, weights=weights, fingerprint=model.fingerprint)
     return made
 
 
 @pytest.fixture
 def wanted(family, models, erasures):
-    """What the erasure draws, which is not what the model draws without it."""
-    plain = draw(models[family])
-    with projections.swapped(models[family].unet, erasures[family].weights):
-        images = draw(models[family])
+    """What the erasure generates, which is not what the model generates without it."""
+    plain = generate(models[family])
+    with erasures[family].applied(models[family]):
+        images = generate(models[family])
     assert psnr(plain, images) < 30
     return images
 
@@ -52,8 +51,8 @@ def wanted(family, models, erasures):
 @pytest.fixture
 def write(family, models, erasures, tmp_path):
     def written(kind, **settings):
-        path = tmp_path / ("cat" if kind == "diffusers" else "cat.safetensors")
-        finish(exporting.export(models[family], erasures[family], ExportRequest(kind, path, **settings)))
+        path = tmp_path / f"cat{FORMATS[kind].suffix}"
+        exporting.export(models[family], erasures[family], ExportRequest(kind, path, **settings))
         return path
 
     return written
@@ -62,8 +61,8 @@ def write(family, models, erasures, tmp_path):
 every_family = pytest.mark.parametrize("family", families.FAMILIES)
 
 
-def draw(model):
-    return np.stack([np.asarray(image, np.float64) for image in finish(sampling.generate(model, DRAWING))[0]])
+def generate(model):
+    return np.stack([np.asarray(image, np.float64) for image in sampling.generate(model, REQUEST)])
 
 
 def psnr(images, others):
@@ -83,14 +82,14 @@ def single(path, settings):
 
 @every_family
 def test_export_diffusers(wanted, write):
-    assert psnr(draw(sd_model.load(str(write("diffusers")), "cpu", "float32")), wanted) == float("inf")
+    assert psnr(generate(sd_model.load(str(write("diffusers")), "cpu", "float32")), wanted) == float("inf")
 
 
 @every_family
 def test_export_unet(family, folders, wanted, write):
     again = fresh(folders, family)
     assert not again.unet.load_state_dict(load_file(write("unet")), strict=False).unexpected_keys
-    assert psnr(draw(again), wanted) == float("inf")
+    assert psnr(generate(again), wanted) == float("inf")
 
 
 @every_family
@@ -102,21 +101,29 @@ def test_export_lycoris(family, folders, wanted, write, erasures):
     assert len(tensors) == len(erasures[family].weights)
     for key, diff_PD in tensors.items():
         layers[key].weight.data += diff_PD.float()
-    assert psnr(draw(again), wanted) > 50
+    assert psnr(generate(again), wanted) > 50
 
 
 @every_family
 def test_export_lora(family, folders, wanted, write):
     again = fresh(folders, family)
     again.pipeline.load_lora_weights(str(write("lora", rank=64)))
-    assert psnr(draw(again), wanted) > 50
+    assert psnr(generate(again), wanted) > 50
 
 
 @pytest.mark.parametrize("family", WHOLE)
 def test_export_checkpoint(family, folders, wanted, write):
     path = write("checkpoint")
     assert not MARKERS & load_file(path).keys()
-    assert psnr(draw(single(path, folders[family])), wanted) == float("inf")
+    assert psnr(generate(single(path, folders[family])), wanted) == float("inf")
+
+
+@every_family
+def test_a_family_is_refused_by_the_formats_whose_row_says_so(family, models):
+    """The table says it of LCM alone: no other family has a UNet that reads the guidance scale."""
+    assert models[family].embeds_guidance == (family == "lcm")
+    refusing = [name for name, row in FORMATS.items() if row.refuses]
+    assert refusing == ["checkpoint"]
 
 
 @pytest.mark.parametrize("family", ["lcm"])
@@ -134,16 +141,16 @@ def test_an_sdxl_that_predicts_v_says_so_in_its_checkpoint(family, folders, mode
     v_model.pipeline.scheduler = EulerDiscreteScheduler.from_config(kept.config, **kind)
     path = tmp_path / "cat.safetensors"
     try:
-        finish(exporting.export(v_model, erasures[family], ExportRequest("checkpoint", path)))
-        with projections.swapped(v_model.unet, erasures[family].weights):
-            wanted = draw(v_model)
+        exporting.export(v_model, erasures[family], ExportRequest("checkpoint", path))
+        with erasures[family].applied(v_model):
+            wanted = generate(v_model)
     finally:
         v_model.pipeline.scheduler = kept
     tensors = load_file(path)
     assert tensors.keys() >= MARKERS and all(tensors[name].numel() == 0 for name in MARKERS)
     again = single(path, folders[family])
     assert again.pipeline.scheduler.config.prediction_type == "v_prediction"
-    assert psnr(draw(again), wanted) == float("inf")
+    assert psnr(generate(again), wanted) == float("inf")
 
 
 @pytest.mark.parametrize("family", ["sd2"])
@@ -179,7 +186,7 @@ def report(model, erased, **changes):
             {"role": "erased", "word": "all", "before": tally, "after": gone, "change": 9.0},
             {"role": "kept", "word": "all", "before": tally, "after": tally, "change": 1.0},
         ],
-        "harmonic": {"H_o, top-1": 0.931},
+        "harmonic": [{"metric": "H_o", "over": "top-1", "value": 0.931}],
         "quality": {"count": 48, "kid": 0.00123},
     }
     return about | changes
@@ -194,6 +201,12 @@ def test_the_card_holds_the_scores_of_the_same_erasure(family, models, erasures,
     assert "By CLIP \\| x among 2 answers, images of 20 steps, seeds 10000 to 10001" in card
     assert "| erased | 8 | 100.0 % (68.0 to 100.0) | 12.5 % (2.0 to 47.0) |\n| kept | 8 | 100.0 %" in card
     assert "H\\_o, top-1: 93.1 %. KID of 48 general captions, before against after: 0.0012." in card
+    first = report(models[family], erasures[family], harmonic={"H_o, top-1": 0.931})  # as version 0.1 wrote it
+    first["recipe"] |= first["recipe"].pop("settings")
+    del first["recipe"]["method"]
+    path.write_text(json.dumps(first), encoding="utf-8")
+    write("unet", report=path, overwrite=True)
+    assert (tmp_path / "cat.md").read_text(encoding="utf-8") == card
     for content, said in (
         (json.dumps(report(models[family], erasures[family], fingerprint="other")), "another erasure"),
         (json.dumps({"recipe": {}}), "no report.json"),

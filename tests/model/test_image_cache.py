@@ -29,45 +29,47 @@ def counted(monkeypatch):
 def test_what_was_drawn_is_read_and_equal(model, unchanged, tmp_path, monkeypatch):
     drawn = counted(monkeypatch)
     seen = []
-    plain = image_cache.generate(model, {}, ITEMS, REQUEST, None, progress=seen.append)
-    first = image_cache.generate(model, {}, ITEMS, REQUEST, tmp_path)
+    plain = image_cache.generate(model, ITEMS, REQUEST, None, progress=seen.append)
+    first = image_cache.generate(model, ITEMS, REQUEST, tmp_path)
     counts = []
-    again = image_cache.generate(model, {}, ITEMS, REQUEST, tmp_path, progress=counts.append)
+    again = image_cache.generate(model, ITEMS, REQUEST, tmp_path, progress=counts.append)
     assert drawn == [3, 3] and [p.step for p in counts] == [3]
     assert same(plain, first) and same(first, again)
     steps = [p.step for p in seen]
     assert steps == sorted(steps) and steps[-1] == 3
-    more = image_cache.generate(model, {}, [*ITEMS, ("a ship", 5)], REQUEST, tmp_path)
+    more = image_cache.generate(model, [*ITEMS, ("a ship", 5)], REQUEST, tmp_path)
     assert drawn == [3, 3, 1] and same(more[:3], first)
 
 
 def test_other_weights_steps_and_guidance_are_other_images(model, unchanged, tmp_path, monkeypatch):
     drawn = counted(monkeypatch)
     weights = {key: 0 * weight_PD for key, weight_PD in projections.read(model.unet).items()}
-    first = image_cache.generate(model, {}, ITEMS, REQUEST, tmp_path)
-    for other, drawing in (
-        (weights, REQUEST),
-        ({}, ImageRequest(("",), steps=3, guidance=4.0)),
-        ({}, ImageRequest(("",), steps=2, guidance=3.0)),
-        ({}, ImageRequest(("",), steps=2, guidance=4.0, negative="a tree")),
+    first = image_cache.generate(model, ITEMS, REQUEST, tmp_path)
+    for request in (
+        ImageRequest(("",), steps=3, guidance=4.0),
+        ImageRequest(("",), steps=2, guidance=3.0),
+        ImageRequest(("",), steps=2, guidance=4.0, negative="a tree"),
     ):
-        found = image_cache.generate(model, other, ITEMS, drawing, tmp_path)
-        assert not same(found, first)
+        assert not same(image_cache.generate(model, ITEMS, request, tmp_path), first)
+    with projections.swapped(model.unet, weights):
+        changed = image_cache.generate(model, ITEMS, REQUEST, tmp_path, changes="nothing left")
+        again = image_cache.generate(model, ITEMS, REQUEST, tmp_path, changes="nothing left")
+    assert not same(changed, first) and same(changed, again)
     assert drawn == [3] * 5
 
 
 def test_cancelling_keeps_whole_images_only(model, unchanged, tmp_path):
     items = [("a cat", seed) for seed in range(10)]
     with cancelled(lambda p: p.step >= 9) as progress:
-        image_cache.generate(model, {}, items, REQUEST, tmp_path, progress)
+        image_cache.generate(model, items, REQUEST, tmp_path, progress)
     kept = list(tmp_path.rglob("*.png"))
     assert len(kept) == sd_model.BATCH and not list(tmp_path.rglob("*.part"))
     seen = []
-    images = image_cache.generate(model, {}, items, REQUEST, tmp_path, seen.append)
+    images = image_cache.generate(model, items, REQUEST, tmp_path, seen.append)
     assert len(images) == 10 and seen[0].step == sd_model.BATCH and seen[-1].step == seen[-1].total == 10
 
 
 @pytest.mark.parametrize("items", [[("a cat", 0), ("a cat", 0)], []])
 def test_repeated_and_no_images(model, items):
-    images = image_cache.generate(model, {}, items, REQUEST, None)
+    images = image_cache.generate(model, items, REQUEST, None)
     assert len(images) == len(items) and all(same(images[:1], [image]) for image in images)

@@ -14,9 +14,9 @@ from mace_studio.sd import attention_hooks, attention_maps, judges, projections,
 from mace_studio.sd.attention_maps import TokenMaps
 from mace_studio.sd.text import Word
 from mace_studio.settings import KeepWeights
-from tests.steps import finish
+from tests.steps import cancelled
 
-DRAWING = ImageRequest(("a photo of the cat in the forest",), (0,), steps=3, guidance=4.0)
+REQUEST = ImageRequest(prompts=("a photo of the cat in the forest",), seeds=(0,), steps=3, guidance=4.0)
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
     preserve=("dog",),
@@ -27,14 +27,18 @@ RECIPE = Recipe(
 @pytest.fixture(scope="module")
 def erasure(model):
     """The refinement and a little more, so that the three stages differ."""
-    sums, _ = finish(refinement.gather(model, RECIPE, None))
+    sums = refinement.gather(model, RECIPE, None)
     weights = refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))
-    return Erasure(RECIPE, {key: 0.9 * weight_PD for key, weight_PD in weights.items()}, model.fingerprint)
+    return Erasure(
+        recipe=RECIPE,
+        weights={key: 0.9 * weight_PD for key, weight_PD in weights.items()},
+        fingerprint=model.fingerprint,
+    )
 
 
 @pytest.fixture(scope="module")
 def inspected(model, erasure):
-    return finish(inspection.inspect(model, DRAWING, erasure))[0]
+    return inspection.inspect(model, REQUEST, erasure)
 
 
 def pixels(image):
@@ -42,15 +46,15 @@ def pixels(image):
 
 
 def test_the_images_are_those_of_a_plain_run_and_so_are_the_maps(model, erasure, inspected, unchanged):
-    (plain,), _ = finish(sampling.generate(model, DRAWING))
+    (plain,) = sampling.generate(model, REQUEST)
     assert (pixels(plain) == pixels(inspected.runs["before"].image)).all()
-    with projections.swapped(model.unet, erasure.weights):
-        (after,), _ = finish(sampling.generate(model, DRAWING))
+    with erasure.applied(model):
+        (after,) = sampling.generate(model, REQUEST)
     assert (pixels(after) == pixels(inspected.runs["after"].image)).all()
-    words = text.words(model, ""), text.words(model, DRAWING.prompts[0], ["cat"])
-    recorder = attention_maps.Recorder(words, range(DRAWING.steps), (16, 16))
+    words = text.words(model, ""), text.words(model, REQUEST.prompts[0], ["cat"])
+    recorder = attention_maps.Recorder(words, range(REQUEST.steps), (16, 16))
     with attention_hooks.attention(model.unet, recorder.receive):
-        finish(sampling.generate(model, DRAWING))
+        sampling.generate(model, REQUEST)
     for name, side in zip(("unconditional", "conditional"), recorder.sides(), strict=True):
         ours = getattr(inspected.runs["before"], name)
         assert ours.words == side.words
@@ -58,15 +62,16 @@ def test_the_images_are_those_of_a_plain_run_and_so_are_the_maps(model, erasure,
 
 
 def test_progress_only_grows_and_ends_at_the_whole(model, erasure):
-    for steps, names in (
-        (inspection.inspect(model, DRAWING, erasure), ["before", "after"]),
-        (inspection.residual(model, DRAWING, erasure), ["original", "refined", "erased"]),
+    for use_case, names in (
+        (inspection.inspect, ["before", "after"]),
+        (inspection.residual, ["original", "refined", "erased"]),
     ):
-        result, seen = finish(steps)
+        seen = []
+        result = use_case(model, REQUEST, erasure, progress=seen.append)
         fractions = [p.fraction for p in seen]
         assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1)
         assert list(result.runs) == names
-        assert list(dict.fromkeys(p.concept for p in seen if p.stage == "draw")) == names
+        assert list(dict.fromkeys(p.concept for p in seen if p.stage == "generate")) == names
 
 
 def test_attention_adds_up_and_concepts_are_marked(inspected):
@@ -101,10 +106,10 @@ def test_the_mask_is_the_concepts_own_or_that_of_a_later_word_that_carries_it():
 
 
 def test_without_an_erasure_there_is_one_run_and_a_phrase_of_ones_own(model, unchanged):
-    result, _ = finish(inspection.inspect(model, DRAWING, phrases=["the forest"]))
+    result = inspection.inspect(model, REQUEST, phrases=["the forest"])
     assert list(result.runs) == ["before"] and "recipe" not in result.settings
     assert [w.text for w in result.words if w.role == "concept"] == ["the forest"]
-    nothing, _ = finish(inspection.inspect(model, DRAWING))
+    nothing = inspection.inspect(model, REQUEST)
     assert nothing.mask is None and all(m.inside is None for m in nothing.masses("before"))
 
 
@@ -117,8 +122,8 @@ def test_what_is_replaced_is_the_concept_and_nothing_else(model, erasure, monkey
         return other_BTD
 
     monkeypatch.setattr(inspection, "replaced", spy)
-    finish(inspection.residual(model, DRAWING, erasure))
-    assert len(seen) == 3 * DRAWING.steps
+    inspection.residual(model, REQUEST, erasure)
+    assert len(seen) == 3 * REQUEST.steps
     for context_BTD, other_BTD, positions, source in seen:
         assert positions == [5] and source == model.length - 1
         changed_BT = (context_BTD != other_BTD).any(dim=2)
@@ -127,20 +132,20 @@ def test_what_is_replaced_is_the_concept_and_nothing_else(model, erasure, monkey
 
 
 def test_the_stages_of_the_residual_experiment_are_the_weights_they_say(model, erasure, unchanged):
-    result, _ = finish(inspection.residual(model, DRAWING, erasure))
-    sums, _ = finish(refinement.gather(model, RECIPE, None))
+    result = inspection.residual(model, REQUEST, erasure)
+    sums = refinement.gather(model, RECIPE, None)
     refined = refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))
     for name, weights in (("original", {}), ("refined", refined), ("erased", erasure.weights)):
         edit = attention_hooks.context(model.unet, lambda c: inspection.replaced(c, [5], model.length - 1))
         with projections.swapped(model.unet, weights), edit:
-            (image,), _ = finish(sampling.generate(model, DRAWING))
+            (image,) = sampling.generate(model, REQUEST)
         assert (pixels(image) == pixels(result.runs[name].image)).all()
 
 
 def test_it_is_read_as_it_was_written(inspected, tmp_path):
     path = inspection.save(inspected, tmp_path / "a" / "cat.npz")
     again = inspection.load(path)
-    assert again.settings == inspected.settings | {"prompts": list(DRAWING.prompts), "seeds": [0]}
+    assert again.settings == inspected.settings | {"prompts": list(REQUEST.prompts), "seeds": [0]}
     assert again.mask.word == inspected.mask.word and torch.equal(again.mask.mask_IJ, inspected.mask.mask_IJ)
     assert list(again.runs) == list(inspected.runs)
     for name, run in inspected.runs.items():
@@ -164,20 +169,17 @@ def test_what_is_no_inspection_is_refused(inspected, tmp_path):
         inspection.save(inspected, path / "below.npz")
 
 
-@pytest.mark.parametrize("begin", [inspection.inspect, inspection.residual])
-def test_leaving_early_or_failing_leaves_no_hook(model, erasure, unchanged, monkeypatch, begin):
-    steps = begin(model, DRAWING, erasure)
-    while next(steps).stage != "draw":
-        pass
-    next(steps)
-    steps.close()
+@pytest.mark.parametrize("use_case", [inspection.inspect, inspection.residual])
+def test_cancelling_or_failing_leaves_no_hook(model, erasure, unchanged, monkeypatch, use_case):
+    with cancelled(lambda event: event.stage == "generate" and event.step) as progress:
+        use_case(model, REQUEST, erasure, progress=progress)
 
     def broken(*_):
         raise FloatingPointError("broken")
 
     monkeypatch.setattr(attention_maps.Recorder, "receive", broken)
     with pytest.raises(FloatingPointError):
-        finish(begin(model, DRAWING, erasure))
+        use_case(model, REQUEST, erasure)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +193,13 @@ def test_leaving_early_or_failing_leaves_no_hook(model, erasure, unchanged, monk
 )
 def test_what_cannot_be_inspected_is_named(model, erasure, change, field, said):
     with pytest.raises(RecipeError, match=said) as error:
-        next(inspection.residual(model, replace(DRAWING, **change), erasure))
+        inspection.residual(model, replace(REQUEST, **change), erasure)
     assert error.value.field == field
 
 
 def test_an_erasure_of_another_model_is_refused(other, erasure):
     with pytest.raises(FileError, match="another model"):
-        next(inspection.inspect(other, DRAWING, erasure))
+        inspection.inspect(other, REQUEST, erasure)
 
 
 def test_a_judge_that_does_not_know_a_phrase_says_nothing(model):
@@ -213,4 +215,4 @@ def test_a_model_without_a_judge_has_none(other):
 
 
 def generate_one(model):
-    return finish(sampling.generate(model, replace(DRAWING, steps=1)))[0][0]
+    return sampling.generate(model, replace(REQUEST, steps=1))[0]

@@ -14,8 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError
-from mace_studio.export import export as exporting
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports import export as exporting
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import ldm_keys, projections

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from mace_studio.sd import lora, projections, text
 from mace_studio.settings import LoraSettings
@@ -18,7 +19,39 @@ def subject(model, phrase, masked=True):
     latents = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(len(phrase)))
     mask = torch.zeros(size, size, dtype=torch.bool)
     mask[: size // 2] = True
-    return lora.Subject(phrase, latents, [mask if masked else None] * 2, text.embed(model, sentences), positions, 0)
+    return lora.Subject(
+        phrase=phrase,
+        latents_NCHW=latents,
+        masks=[mask if masked else None] * 2,
+        context_MTD=text.embed(model, sentences),
+        positions=positions,
+        seed=0,
+    )
+
+
+def test_each_sample_of_a_batch_goes_through_its_own_lora():
+    """Three LoRAs in one forward against W x + (alpha / rank) B A x by hand, their gradients too."""
+    torch.manual_seed(0)
+    weight_PD, x_BTD = torch.randn(4, 5), torch.randn(3, 2, 5)
+    pairs = [(torch.randn(4, 2), torch.randn(2, 5)) for _ in range(3)]
+    names, module = ["a", "b", "c"], torch.nn.Sequential(torch.nn.Linear(5, 4, bias=False))
+    module[0].weight.data.copy_(weight_PD)
+    wrapped = get_peft_model(module, LoraConfig(r=2, lora_alpha=3.0, target_modules=["0"]), "a")
+    for name, (up_PR, down_RD) in zip(names, pairs, strict=True):
+        if name != "a":
+            wrapped.add_adapter(name, LoraConfig(r=2, lora_alpha=3.0, target_modules=["0"]))
+        module[0].lora_B[name].weight.data.copy_(up_PR)
+        module[0].lora_A[name].weight.data.copy_(down_RD)
+        module[0].lora_B[name].weight.requires_grad_()
+    with lora.each_its_own([module[0]], names):
+        out_BTP = module(x_BTD)
+    out_BTP.square().sum().backward()
+    for name, (up_PR, down_RD), x_TD, out_TP in zip(names, pairs, x_BTD, out_BTP, strict=True):
+        expected_TP = x_TD @ (weight_PD + 1.5 * up_PR @ down_RD).T
+        torch.testing.assert_close(out_TP, expected_TP)
+        gradient_PR = 2 * expected_TP.T @ (1.5 * x_TD @ down_RD.T)
+        torch.testing.assert_close(module[0].lora_B[name].weight.grad, gradient_PR)
+    assert not module[0]._forward_pre_hooks
 
 
 def test_together_is_the_same_as_one_after_another(model, unchanged):

@@ -31,7 +31,7 @@ def test_the_fingerprint_is_the_models_and_not_the_dtypes(model, other_folder, t
 
 
 def test_memory_is_counted_from_the_weights(model):
-    numbers = sum(t.numel() for m in model._modules().values() for t in m.state_dict().values())
+    numbers = sum(t.numel() for m in model.modules().values() for t in m.state_dict().values())
     assert 4 * numbers < model.memory() < 8 * numbers
 
 

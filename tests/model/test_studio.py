@@ -8,12 +8,12 @@ from safetensors import safe_open
 
 from mace_studio.analysis.compare import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
-from mace_studio.runtime import outputs, tasks
+from mace_studio.runtime import result_files, tasks
 from mace_studio.runtime.jobs import CANCELLED
-from mace_studio.runtime.library import PRESETS, presets, sources
+from mace_studio.runtime.library import sources
 from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
@@ -82,15 +82,15 @@ def test_names_stay_inside_the_output_folder(studio, name):
 def test_comparing_an_entry(studio, entry):
     pairs = studio.compare(entry.name, ImageRequest(("a cat",), (0, 1), 2, 4.0)).wait()
     assert [(p.prompt, p.seed) for p in pairs] == [("a cat", 0), ("a cat", 1)]
-    path = outputs.pair(pairs[1], studio.output)
+    path = result_files.write_pair(pairs[1], studio.output)
     with Image.open(path) as picture:
         assert json.loads(picture.text["mace_studio"])["seed"] == 1
 
 
 def test_pairs_are_saved_under_what_they_show(studio, tmp_path):
     picture = Image.new("RGB", (2, 2))
-    pair = Pair("a cat, “red” / blue", 4, picture, picture, 0.0, {})
-    assert outputs.pair(pair, tmp_path).name == "a-cat-red-blue-4.png"
+    pair = Pair(prompt="a cat, “red” / blue", seed=4, before=picture, after=picture, change=0.0, settings={})
+    assert result_files.write_pair(pair, tmp_path).name == "a-cat-red-blue-4.png"
 
 
 def test_exporting_an_entry(studio, entry, tmp_path):
@@ -153,7 +153,7 @@ def test_the_estimate_counts_forwards_and_sentences(studio):
 
 def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypatch):
     samples = []
-    unet = tasks.held(studio.place).model.unet
+    unet = tasks.process_model(studio.place).model.unet
     forward = unet.forward
 
     def counted(sample, *rest, **named):
@@ -167,22 +167,8 @@ def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypa
 
 
 def test_a_recipe_file_reads_back(studio):
-    path = outputs.recipe(QUICK, studio.output)
+    path = result_files.write_recipe(QUICK, studio.output)
     assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
-
-
-def test_every_preset_is_a_whole_recipe_that_says_what_it_is():
-    found = presets()
-    assert len(found) == len(list(PRESETS.rglob("*.json"))) >= 5
-    for preset in found:
-        assert preset.recipe.check() and preset.recipe.about.endswith(".") and preset.recipe.name
-
-
-def test_presets_hold_only_what_differs_from_the_defaults():
-    defaults = json.loads(Recipe().to_json())
-    for path in PRESETS.rglob("*.json"):
-        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
-            assert value != defaults[key], f"{path.name}: {key} is the default"
 
 
 def test_the_built_in_model_is_small():
@@ -191,7 +177,7 @@ def test_the_built_in_model_is_small():
 
 @pytest.mark.parametrize("title, name", [("Van Gogh, cat", "van-gogh-cat"), ("猫", "猫"), ("../ !", "untitled")])
 def test_file_names_read_like_the_title(studio, title, name):
-    assert outputs.recipe(replace(QUICK, name=title), studio.output).name.rpartition("-")[0] == name
+    assert result_files.write_recipe(replace(QUICK, name=title), studio.output).name.rpartition("-")[0] == name
 
 
 # Composing, and another base model
@@ -234,7 +220,7 @@ def test_an_export_holds_no_loras(studio, entry, tmp_path):
 def test_another_base_model_takes_the_place_of_the_first(tmp_path, other_folder):
     changing = Studio(output=tmp_path)
     cat = changing.erase(QUICK).wait()
-    first = weakref.ref(tasks.held(changing.place).model)
+    first = weakref.ref(tasks.process_model(changing.place).model)
     before, after = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1)), changing.change(f" {other_folder} ")
     later = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1))
     assert len(before.wait()) == 1  # queued before, it ran with the model of then
@@ -265,5 +251,34 @@ def test_a_base_model_that_does_not_load_leaves_the_one_before(tmp_path, source,
 
 
 def test_a_fixed_studio_keeps_its_model(tmp_path):
-    with pytest.raises(RecipeError, match="many visitors"):
+    with pytest.raises(RecipeError, match="many users"):
         Studio(output=tmp_path, fixed=True).change("other")
+
+
+# A studio that many users share
+
+
+def test_only_a_studio_that_users_share_is_bounded(tmp_path):
+    with pytest.raises(RecipeError, match="60 s are lent"):
+        Studio(output=tmp_path, fixed=True).erase(QUICK.with_settings(lora=LoraSettings(steps=5000)))
+    Studio(output=tmp_path).erase(QUICK.with_settings(lora=LoraSettings(steps=5000))).cancel()
+
+
+def test_each_user_has_a_folder_beside_what_all_see(tmp_path):
+    asking = "ann"
+    studio = Studio(output=tmp_path, fixed=True, user=lambda: asking)
+    quick = QUICK.with_settings(lora=LoraSettings(steps=0))
+    everyones = Studio(output=tmp_path).erase(quick).wait()
+    assert studio.entries() == [everyones]
+    anns = studio.erase(replace(quick, name="anns")).wait()
+    assert anns.path.parent == studio.output == tmp_path / "users" / "ann"
+    assert [e.name for e in studio.entries()] == [anns.name, everyones.name]
+    assert studio.entry(anns.name) == anns and studio.entry(everyones.name) == everyones
+    job = studio.erase(replace(quick, name="anns too"))
+    asking = "bob"
+    assert job.wait().path.parent == tmp_path / "users" / "ann"
+    assert studio.entries() == [everyones]
+    with pytest.raises(FileError, match="no erased model"):
+        studio.entry(anns.name)
+    with pytest.raises(FileError):
+        studio.entry(f"../ann/{anns.name}")

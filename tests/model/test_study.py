@@ -3,15 +3,14 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.errors import RecipeError
-from mace_studio.evaluation import study
+from mace_studio.evaluation import report_figures, study
 from mace_studio.evaluation.report import KEPT
 from mace_studio.evaluation.study import Case
-from mace_studio.methods.mace import MaceSettings
+from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime import outputs
-from mace_studio.runtime.jobs import CANCELLED
-from mace_studio.runtime.studio import Studio
+from mace_studio.sd import sampling
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
+from tests.steps import cancelled
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"),),
@@ -23,17 +22,6 @@ QUICK = Recipe(
         images=ImageSettings(guidance=4.0),
     ),
 )
-
-
-def stopped(job):
-    job.cancel()
-    job.wait()
-    return False
-
-
-def finished(job):
-    job.wait()
-    return job.state != CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -60,7 +48,7 @@ def test_the_ablation_adds_one_part_after_the_other(held_back):
     refined, summed, closed, whole = recipes[4:] if held_back else recipes[:4]
     weights = {recipe.settings.refine.preserve for recipe in (refined, summed, closed, whole)}
     assert weights == {study.HELD_BACK if held_back else 0.1}
-    assert refined.lora.steps == 0
+    assert refined.settings.lora.steps == 0
     assert summed.settings.fusion == "weighted-sum" and summed.settings.lora.uniform and summed.settings.lora.steps > 0
     assert closed == summed.with_settings(fusion="closed-form")
     assert whole == closed.with_settings(lora=replace(closed.settings.lora, uniform=False))
@@ -73,22 +61,27 @@ def test_an_unknown_study_or_preset_is_named(asked):
 
 
 def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
-    studio = Studio(output=tmp_path)
     rows = [Case("gone", QUICK), Case("impossible", replace(QUICK, preserve=("Van Gogh",)))]
-    first = list(study.run(studio, rows, "quick", None, finished))
+    seen = []
+    first = study.run(rows, "quick", tmp_path, progress=seen.append)
     assert [outcome.problem != "" for outcome in first] == [False, True]
     assert first[0].seconds > 0 and first[0].report.pooled(KEPT).after.count == 8
-    monkeypatch.setattr(Studio, "erase", None)
-    again = list(study.run(studio, rows[:1], "quick", None, finished))
+    fractions = [event.fraction for event in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1
+    assert list(dict.fromkeys(event.stage for event in seen)) == ["gone", "impossible"]
+    assert [event.result for event in seen if event.result] == first
+    monkeypatch.setattr(erase, "erase", None)
+    monkeypatch.setattr(sampling, "generate_pairs", None)
+    again = study.run(rows[:1], "quick", tmp_path)
     assert again[0].seconds is None and again[0].report == first[0].report
-    grown = [replace(again[0].report, recipe=replace(QUICK, concepts=QUICK.concepts * n)) for n in (1, 5, 12)]
-    files = outputs.study("A table", grown, [1.0, None, 3.0], tmp_path / "people.md")
-    assert [path.name for path in files] == ["people.md", "people.png"] and all(path.is_file() for path in files)
-    assert len(outputs.study("A table", grown[:1] * 3, [None] * 3, tmp_path / "objects.md")) == 1
     text = study.markdown("A study", [*again, first[1]])
     assert "| gone | 1 |" in text and "| impossible | 1 |" in text and "does not know “Van Gogh”" in text
     assert "average" not in text
     assert "| average | | | | | |" in study.markdown("A study", again, averaged=True)
+    grown = [replace(again[0].report, recipe=replace(QUICK, concepts=QUICK.concepts * n)) for n in (1, 5, 12)]
+    (path,) = report_figures.write_growth(grown, [1.0, None, 3.0], tmp_path / "people.png")
+    assert path.is_file()
+    assert report_figures.write_growth(grown[:1] * 3, [None] * 3, tmp_path / "objects.png") == []
 
 
 def test_no_row_of_the_scaling_study_finds_training_images_of_another():
@@ -96,6 +89,9 @@ def test_no_row_of_the_scaling_study_finds_training_images_of_another():
     assert len({recipe.seed for recipe in recipes}) == len(recipes)
 
 
-def test_a_cancelled_study_stops(tmp_path):
-    rows = [Case("gone", QUICK), Case("never", replace(QUICK, seed=1))]
-    assert list(study.run(Studio(output=tmp_path), rows, "quick", None, stopped)) == []
+def test_a_cancelled_study_goes_on_where_it_was(tmp_path):
+    rows = [Case("first", QUICK), Case("second", replace(QUICK, seed=1))]
+    with cancelled(lambda event: event.stage == "second") as progress:
+        study.run(rows, "quick", tmp_path, progress=progress)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == [f"cat-{QUICK.digest()}.safetensors"]
+    assert [outcome.seconds is None for outcome in study.run(rows, "quick", tmp_path)] == [True, False]

@@ -1,24 +1,29 @@
-"""Tasks as a GPU worker runs them: forked, used again for the next visitor, with everything pickled on the way."""
+"""Tasks as a GPU worker runs them: forked, used again for the next user, with everything pickled on the way."""
 
+import contextvars
 import multiprocessing
 import pickle
+import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from mace_studio import erasure
 from mace_studio.core.ridge import SingularGram
-from mace_studio.errors import FileError, RecipeError
-from mace_studio.export.formats import ExportRequest
+from mace_studio.errors import FileError, RecipeError, StudioError
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import whole
 from mace_studio.methods.mace import MaceSettings
+from mace_studio.progress import Cancelled, Progress
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.runtime import tasks
-from mace_studio.runtime.studio import BUILT_IN, Studio
+from mace_studio.runtime import quota, tasks
+from mace_studio.runtime.perform import Done, Failed, Place, outcome, perform
+from mace_studio.runtime.studio import Studio
 from mace_studio.sd import projections
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import finish, untouched
+from tests.steps import untouched
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest"),),
@@ -30,23 +35,29 @@ QUICK = Recipe(
         images=ImageSettings(per_concept=1, steps=2),
     ),
 )
-DRAWING = ImageRequest(("a photo of the cat",), steps=2)
+REQUEST = ImageRequest(("a photo of the cat",), steps=2)
 
 
 def pickled(task, *arguments):
     """`perform` with everything that crosses the border of a process pickled there and back."""
-    for event in tasks.perform(*pickle.loads(pickle.dumps((task, *arguments)))):
+    for event in perform(*pickle.loads(pickle.dumps((task, *arguments)))):
         yield pickle.loads(pickle.dumps(event))
+
+
+def result(events):
+    """What a task returned, and its progress."""
+    seen = []
+    return outcome(events, seen.append), seen
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return tasks.Place(str(BUILT_IN), "cpu", "float32", output=tmp_path_factory.mktemp("output"))
+    return Place(device="cpu", dtype="float32", output=tmp_path_factory.mktemp("output"))
 
 
 @pytest.fixture(scope="module")
 def entry(place):
-    return finish(tasks.outcome(pickled(tasks.erase, place, QUICK)))[0]
+    return result(pickled("erase", place, QUICK))[0]
 
 
 @pytest.fixture
@@ -58,26 +69,26 @@ def quick_plan(place, entry):
 
 def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
     asked = {
-        tasks.load: (),
-        tasks.measure: (),
-        tasks.erase: (QUICK, {("cat", 1): whole((8, 8))}),
-        tasks.masks: (QUICK,),
-        tasks.compose: ((entry.path,), (), None, ""),
-        tasks.compare: (entry.path, DRAWING),
-        tasks.inspect: (entry.path, DRAWING, ("the cat",)),
-        tasks.residual: (entry.path, DRAWING),
-        tasks.preview: (QUICK, DRAWING),
-        tasks.evaluate: ([(entry.path, quick_plan)], None),
-        tasks.export: (entry.path, ExportRequest("unet", tmp_path / "cat.safetensors")),
+        "load": (),
+        "measure": (),
+        "erase": (QUICK, {("cat", 1): whole((8, 8))}),
+        "masks": (QUICK,),
+        "compose": ((entry.path,), (), None, ""),
+        "compare": (entry.path, REQUEST),
+        "inspect": (entry.path, REQUEST, ("the cat",)),
+        "residual": (entry.path, REQUEST),
+        "preview": (QUICK, REQUEST),
+        "evaluate": ([(entry.path, quick_plan)], None),
+        "export": (entry.path, ExportRequest("unet", tmp_path / "cat.safetensors")),
     }
-    # A task that is missing here has not been shown to cross the border.
-    public = {name: value for name, value in vars(tasks).items() if not name.startswith("_")}
-    own = {f for f in public.values() if getattr(f, "__module__", "") == tasks.__name__ and callable(f)}
-    kinds = {tasks.Place, tasks.Loaded, tasks.Done, tasks.Failed, tasks.Held}
-    assert own - kinds == {*asked, tasks.held, tasks.perform, tasks.outcome, tasks.with_defaults}
+    assert set(asked) == set(tasks.TASKS)  # what is missing here has not been shown to cross the border
     for task, arguments in asked.items():
-        direct, events = finish(tasks.outcome(pickled(task, place, *arguments)))
-        assert direct is not None and (events or task is tasks.load), task
+        returned, events = result(pickled(task, place, *arguments))
+        assert returned is not None and (events or task == "load"), task
+
+
+def test_every_task_that_may_take_long_is_limited_on_a_shared_server():
+    assert set(tasks.TASKS) - set(quota.COUNTS) == {"load", "measure", "export"}
 
 
 @pytest.mark.parametrize(
@@ -85,82 +96,82 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
     [RecipeError("lora.steps", "Too many."), RecipeError("", "Not JSON."), FileError("No file."), SingularGram("No.")],
 )
 def test_errors_of_the_user_cross_the_border_whole(error):
-    back = pickle.loads(pickle.dumps(tasks.Failed(error))).error
+    back = pickle.loads(pickle.dumps(Failed(error))).error
     assert type(back) is type(error) and str(back) == str(error) and vars(back) == vars(error)
 
 
 def test_an_error_of_the_user_is_raised_on_the_other_side(place):
     with pytest.raises(FileError, match="no file"):
-        finish(tasks.outcome(pickled(tasks.compare, place, place.output / "none.safetensors", DRAWING)))
+        result(pickled("compare", place, place.output / "none.safetensors", REQUEST))
 
 
 def test_a_run_that_was_broken_off_says_so(place):
-    events = tasks.perform(tasks.preview, place, QUICK, DRAWING)
+    events = perform("preview", place, QUICK, REQUEST)
     cut = (event for event in [next(events)])
     events.close()
-    with pytest.raises(tasks.StudioError, match="broken off"):
-        finish(tasks.outcome(cut))
+    with pytest.raises(StudioError, match="broken off"):
+        result(cut)
 
 
 def worker(calls, results):
     """A process that a GPU lends itself to: it runs one call after another."""
     torch.set_num_threads(1)
     while (call := calls.get()) is not None:
-        for event in tasks.perform(*call):
+        for event in perform(*call):
             results.put(event)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # the worker forks a process with threads
-def test_two_visitors_of_one_forked_worker(place, entry):
-    """Nothing of the work comes back but events and files, and the second visitor finds the first one's file."""
+def test_two_users_of_one_forked_worker(place, entry):
+    """Nothing of the work comes back but events and files, and the second user finds the first one's file."""
     fork = multiprocessing.get_context("fork")
     calls, results = fork.SimpleQueue(), fork.SimpleQueue()
-    before = tasks.held(place).model.checksum()
+    before = tasks.process_model(place).model.checksum()
     process = fork.Process(target=worker, args=(calls, results), daemon=True)
     process.start()
 
-    def perform(*call):
+    def elsewhere(*call):
         calls.put(call)
         while True:
             yield (event := results.get())
-            if isinstance(event, tasks.Done | tasks.Failed):
+            if isinstance(event, Done | Failed):
                 return
 
     try:
-        studio = Studio(device="cpu", dtype="float32", output=place.output, perform=perform)
+        studio = Studio(device="cpu", dtype="float32", output=place.output, perform=elsewhere)
         made = studio.erase(replace(QUICK, seed=5)).wait()
-        pairs = studio.compare(made.name, DRAWING).wait()
+        pairs = studio.compare(made.name, REQUEST).wait()
         assert made.path.is_file() and pairs[0].change > 0
         assert studio.status().state == "ready" and studio.estimate(QUICK).memory
         assert studio.seconds(studio.plan(made.name)) > 0
         with pytest.raises(FileError, match="made from another"):
-            studio.residual(foreign(place, made), DRAWING).wait()
+            studio.residual(foreign(place, made), REQUEST).wait()
     finally:
         calls.put(None)
         process.join(10)
-    assert tasks.held(place).model.checksum() == before
+    assert tasks.process_model(place).model.checksum() == before
 
 
 def foreign(place, entry):
     """The name of an erasure of another model."""
     other = replace(erasure.load(entry.path), fingerprint="another")
-    erasure.save(other, place.output / "foreign.safetensors")
+    other.save(place.output / "foreign.safetensors")
     return "foreign"
 
 
-def drawn(place, entry):
-    pairs, _ = finish(tasks.outcome(tasks.perform(tasks.compare, place, entry.path, DRAWING)))
+def generated(place, entry):
+    pairs, _ = result(perform("compare", place, entry.path, REQUEST))
     return [side.tobytes() for side in (pairs[0].before, pairs[0].after)]
 
 
 @pytest.mark.parametrize("stage", ["images", "refine", "lora", "fuse"])
-def test_the_next_visitor_of_a_closed_run_gets_the_same_pictures(place, entry, stage):
-    first = drawn(place, entry)
-    events = tasks.perform(tasks.erase, place, replace(QUICK.with_settings(lora=LoraSettings(steps=50)), seed=6))
-    with untouched(tasks.held(place).model):
+def test_the_next_user_after_a_closed_run_gets_the_same_images(place, entry, stage):
+    first = generated(place, entry)
+    events = perform("erase", place, replace(QUICK.with_settings(lora=LoraSettings(steps=50)), seed=6))
+    with untouched(tasks.process_model(place).model):
         next(event for event in events if getattr(event, "stage", "") == stage)
         events.close()
-    assert drawn(place, entry) == first
+    assert generated(place, entry) == first
 
 
 def _swapped(unet):
@@ -183,15 +194,104 @@ def _wrapped(unet):
 
 
 @pytest.mark.parametrize("leak", [_swapped, _edited, _hooked, _wrapped])
-def test_what_a_killed_run_left_in_the_model_does_not_reach_the_next_visitor(place, entry, leak):
-    first, checksum = drawn(place, entry), tasks.held(place).model.checksum()
-    leaking = tasks.held(place).model
+def test_what_a_killed_run_left_in_the_model_does_not_reach_the_next_user(place, entry, leak):
+    first, checksum = generated(place, entry), tasks.process_model(place).model.checksum()
+    leaking = tasks.process_model(place).model
     leak(leaking.unet)
-    assert drawn(place, entry) == first
-    assert tasks.held(place).model.checksum() == checksum and tasks.held(place).model is not leaking
+    assert generated(place, entry) == first
+    assert tasks.process_model(place).model.checksum() == checksum and tasks.process_model(place).model is not leaking
 
 
 def test_another_place_is_another_model(place, other_folder):
-    mine, theirs = tasks.held(place), tasks.held(replace(place, source=str(other_folder)))
-    assert theirs.model.source == str(other_folder) and theirs.known is not mine.known
-    assert tasks.held(replace(place, output=place.output / "elsewhere", source=str(other_folder))) is theirs
+    mine, theirs = tasks.process_model(place), tasks.process_model(replace(place, source=str(other_folder)))
+    assert theirs.model.source == str(other_folder) and theirs.previews is not mine.previews
+    assert tasks.process_model(replace(place, output=place.output / "elsewhere", source=str(other_folder))) is theirs
+
+
+# The stream: any call, run hand over hand
+
+
+def stream(monkeypatch, task):
+    """The events of a task that takes no arguments beside the place."""
+    monkeypatch.setitem(tasks.TASKS, "test", task)
+    return perform("test", Place())
+
+
+def test_a_call_becomes_its_events_and_its_result(monkeypatch):
+    def task(place, progress):
+        for i in range(3):
+            progress(Progress("generate", step=i, total=3))
+        return place.device
+
+    *steps, last = stream(monkeypatch, task)
+    assert [event.step for event in steps] == [0, 1, 2] and last == Done("auto")
+
+
+def test_the_call_waits_while_an_event_is_looked_at(monkeypatch):
+    log = []
+
+    def task(place, progress):
+        for i in range(3):
+            log.append(f"task {i}")
+            progress(Progress("generate", step=i))
+
+    for event in stream(monkeypatch, task):
+        time.sleep(0.02)  # long enough for a task that does not wait
+        log.append("end" if isinstance(event, Done) else f"seen {event.step}")
+    assert log == ["task 0", "seen 0", "task 1", "seen 1", "task 2", "seen 2", "end"]
+
+
+def test_closing_raises_in_the_callback_and_waits_for_the_call_to_restore(monkeypatch):
+    log = []
+
+    def task(place, progress):
+        try:
+            while True:
+                progress(Progress("generate"))
+                log.append("step")
+        except Cancelled:
+            log.append("cancelled")
+            raise
+        finally:
+            time.sleep(0.05)
+            log.append("restored")
+
+    events = stream(monkeypatch, task)
+    next(events), next(events)
+    events.close()
+    assert log == ["step", "cancelled", "restored"]
+    assert list(stream(monkeypatch, lambda place, progress: 7)) == [Done(7)]  # the model is free again
+
+
+def test_an_exception_in_the_listener_cancels_the_call(monkeypatch):
+    log = []
+
+    def task(place, progress):
+        try:
+            progress(Progress("generate"))
+        finally:
+            log.append("restored")
+
+    def listener(event):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        outcome(stream(monkeypatch, task), listener)
+    assert log == ["restored"]
+
+
+def test_an_error_of_the_user_is_the_last_event_and_any_other_is_raised(monkeypatch):
+    def task(error, place, progress):
+        progress(Progress("generate"))
+        raise error
+
+    refused = FileError("No file.")
+    assert list(stream(monkeypatch, partial(task, refused)))[-1] == Failed(refused)
+    with pytest.raises(ZeroDivisionError, match="none of the user's"):
+        list(stream(monkeypatch, partial(task, ZeroDivisionError("none of the user's"))))
+
+
+def test_the_call_has_the_context_of_whoever_asked(monkeypatch):
+    user = contextvars.ContextVar("user", default="nobody")
+    user.set("Ada")
+    assert list(stream(monkeypatch, lambda place, progress: user.get())) == [Done("Ada")]

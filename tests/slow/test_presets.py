@@ -8,8 +8,8 @@ from statistics import mean
 
 import pytest
 
+from mace_studio.presets import presets
 from mace_studio.recipe import ImageRequest
-from mace_studio.runtime.library import presets
 from mace_studio.runtime.studio import Studio
 
 FORMS = ("a photo of the {}", "a photo of a {}", "the {}", "a {}", "an image of a {}", "a picture of the {}")

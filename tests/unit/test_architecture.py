@@ -1,6 +1,7 @@
 """Who may import whom, and how large a file and a function may be (docs/architecture.md)."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,39 +13,33 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
-ASKED = {
-    "settings",
-    "recipe",
-    "prompts",
-    "schema",
-    "errors",
-    "progress",
-    "paths",
-    "masks",
-}  # what the user asks: no model, no torch
+# What the user asks: no model, no torch.
+ASKED = {"erasure_header", "recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "presets", "masks"}
+# The table of methods and their settings, without torch: what a recipe, the page and the terminal know of a method.
+TABLE = {"methods.__init__", "methods.mace.__init__"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 MODELS = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub", "nudenet", "torchvision"}
 
-# The table of methods and their settings, without torch: what a recipe, the page and the terminal know of a method.
-TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
-
 # The parts -> the parts that they may import, and the packages. A part is a module or a folder directly in mace_studio;
 # a single module of a folder is written with a dot, what stands in the folder itself as `__init__`. A part may always
-# import itself.
+# import itself. docs/architecture.md shows this table.
 RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
-    ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "captions"): ({*ASKED, *TABLE}, set()),
-    ("masks",): (ASKED, {"numpy", "PIL"}),
+    ("recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "presets", "captions"): (
+        {*ASKED, *TABLE},
+        set(),
+    ),
+    ("masks", "erasure_header"): (ASKED, {"numpy", "PIL", "safetensors"}),
     ("core",): ({"errors"}, {"torch"}),
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
     ("erasure",): ({"sd", "core", *ASKED, *TABLE}, {"torch", "safetensors"}),
     ("methods",): ({"sd", "core", "erasure", *ASKED}, NUMBERS),
-    ("analysis", "evaluation", "export"): (
-        {"methods", "analysis", "sd", "core", "erasure", *ASKED},
+    ("analysis", "evaluation", "exports"): (
+        {"methods", "analysis", "evaluation.report", "sd", "core", "erasure", *ASKED},
         {*NUMBERS, "matplotlib", "huggingface_hub"},
     ),
-    ("runtime",): ({"methods", "analysis", "evaluation", "export", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
-    ("ui", "cli", "__main__", "app"): (
-        {"ui", "cli", "runtime", "analysis.figures", "evaluation.report", "export.formats", *ASKED, *TABLE},
+    ("runtime",): ({"methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
+    ("ui", "cli", "parser", "__main__", "app"): (
+        {"ui", "cli", "parser", "runtime", "analysis.figures", "evaluation", "exports.formats", *ASKED, *TABLE},
         {"gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},
     ),
     ("miniature",): (set(), {*MODELS, "matplotlib", "tokenizers"}),
@@ -163,6 +158,43 @@ def test_a_forbidden_import_is_found(module, source, bad):
 )  # fmt: skip
 def test_an_allowed_import_is_let_pass(module, source):
     assert violations(module, source) == []
+
+
+def names(allowed: set[str]) -> str:
+    """A set as the table in the docs writes it: a group by its name, the rest in code spans."""
+    groups = {"*asked*": ASKED, "*table of methods*": TABLE}
+    said = [name for name, group in groups.items() if group <= allowed]
+    grouped = set().union(*(groups[name] for name in said))
+    return ", ".join([*said, *(f"`{name}`" for name in sorted(allowed - grouped))])
+
+
+def test_the_table_in_the_docs_is_this_one():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [
+        f"| {', '.join(f'`{part}`' for part in parts)} | {names(allowed)} | {names(packages)} |".replace("|  |", "| |")
+        for parts, (allowed, packages) in RULES.items()
+    ]
+    table = "\n".join(["| part | may import | packages |", "| --- | --- | --- |", *rows])
+    assert table in page, f"docs/architecture.md should have:\n{table}"
+    for name, group in (("asked", ASKED), ("table of methods", TABLE)):
+        line = f"*{name}*: {', '.join(f'`{part}`' for part in sorted(group))}"
+        assert line in page, f"docs/architecture.md should have:\n{line}"
+
+
+def test_the_file_map_names_every_module():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.split("## Files\n")[1].split("\n## ")[0]
+    named = re.findall(r"`([^`]+)`", "\n".join(line for line in section.splitlines() if not line.startswith("| **")))
+    folders = [f"{PACKAGE}/{name}" for name in [*named, "miniature/"] if name.endswith("/")]
+    missing = [
+        path.relative_to(ROOT).as_posix()
+        for path in FILES
+        if path.name not in ("__init__.py", "app.py")
+        and path.relative_to(ROOT / PACKAGE).as_posix() not in named
+        and not path.relative_to(ROOT).as_posix().startswith(tuple(folders))
+    ]
+    assert missing == []
+    assert [name for name in named if named.count(name) > 1] == []
 
 
 def test_the_studio_is_there_before_the_heavy_libraries():

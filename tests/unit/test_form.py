@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mace_studio.errors import RecipeError
+from mace_studio.methods import METHODS
 from mace_studio.methods.mace import FUSIONS, MASKS, MaceSettings
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept, Recipe
 from mace_studio.settings import TUNE, ImageSettings, KeepWeights, LoraSettings
-from mace_studio.ui import charts, concept_text, form, run_view
+from mace_studio.ui import concept_text, form
+from mace_studio.ui.cards.recipe_form import preset_change
+from mace_studio.ui.components import charts, text
+from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, method_fields
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -47,7 +51,7 @@ recipes = st.builds(
 
 def values(**changes):
     """The default form with one row, and some values changed."""
-    start = dict(zip(form.BY_KEY, form.values_from(Recipe(concepts=(Concept("cat", "forest"),))), strict=True))
+    start = dict(zip(BY_KEY, form.values_from(Recipe(concepts=(Concept("cat", "forest"),))), strict=True))
     return list((start | changes).values())
 
 
@@ -63,8 +67,14 @@ def test_the_form_shows_every_field_of_a_recipe_once():
             yield from paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
 
     data = json.loads(Recipe().to_json())
-    data |= data.pop("settings")
-    assert sorted([*(f.path for f in form.FIELDS), "method"]) == sorted(paths(data))
+    settings = data.pop("settings")
+    assert sorted(f.path for f in COMMON) == sorted(paths(data))
+    assert sorted(f.path for f in method_fields("mace")) == sorted(paths(settings))
+
+
+def test_every_method_that_the_form_shows_is_in_the_table_and_every_key_is_unique():
+    assert set(METHOD_GROUPS) <= set(METHODS)
+    assert len(BY_KEY) == len(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +100,18 @@ def test_a_bad_value_is_named(changes, path, says):
     assert caught.value.field == path
 
 
+def test_name_and_about_of_a_preset_go_with_its_concepts():
+    preset = Recipe(concepts=(Concept("cat", "forest"),), name="Cat", about="The cat of the miniature.")
+    shown = dict(zip(BY_KEY, form.values_from(preset), strict=True))
+    other = [["guitar", "sky", "object", ""]]
+    changed = form.recipe_from(list((shown | {"concepts": other}).values()))
+    assert (changed.name, changed.about, changed.title()) == ("", "", "guitar")
+    named = form.recipe_from(list((shown | {"concepts": other, "name": "Mine"}).values()))
+    assert (named.name, named.about) == ("Mine", "")
+    stronger = form.recipe_from(list((shown | {"lambda1": "3"}).values()))
+    assert (stronger.name, stronger.about) == ("Cat", "The cat of the miniature.")
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_a_number_that_is_none_is_left_to_the_check(value):
     with pytest.raises(RecipeError, match=r"not allowed|too large") as caught:
@@ -110,12 +132,12 @@ def test_the_main_weights_set_both_stages():
 
 
 @pytest.mark.parametrize(
-    ("number", "text"),
+    ("number", "short"),
     [(0.0, "0"), (1e-4, "1e-4"), (1e-7, "1e-7"), (0.8, "0.8"), (1000.0, "1000"), (0.001, "0.001"), (1e22, "1e22")],
 )
-def test_numbers_are_short(number, text):
-    assert form.number_text(number) == text
-    assert float(text) == number
+def test_numbers_are_short(number, short):
+    assert text.number_text(number) == short
+    assert float(short) == number
 
 
 def test_differences_name_what_a_preset_changes():
@@ -127,8 +149,8 @@ def test_differences_name_what_a_preset_changes():
     )
     assert form.differences(now, then) == [
         ("Concepts", "cat", "c0, c1, c2, c3 and 2 more"),
-        ("Uniform timesteps", "off", "on"),
         ("Seed", "0", "3"),
+        ("Uniform timesteps", "off", "on"),
     ]
 
 
@@ -175,6 +197,35 @@ def test_pasted_lines():
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
 
 
+@pytest.mark.parametrize(
+    ("comma", "found"),
+    [
+        ("mapping", [("whale", "sea"), ("cat", "dog, or so")]),
+        ("concepts", [("whale", ""), ("sea", ""), ("cat", "dog, or so")]),
+        ("phrase", [("whale, sea", ""), ("cat", "dog, or so")]),
+    ],
+)
+def test_a_line_with_a_comma_is_read_as_the_user_says(comma, found):
+    text = "whale, sea\ncat -> dog, or so"
+    assert concept_text.first_unclear(text) == "whale, sea"
+    assert [(c.phrase, c.mapping) for c in concept_text.pasted(text, "object", comma)] == found
+    with pytest.raises(RecipeError, match="how “whale, sea” is to be read"):
+        concept_text.pasted(text, "object")
+    assert concept_text.first_unclear("whale\nsea,\na, b -> c") == ""
+
+
+def test_the_preview_of_a_list_says_what_is_there_already():
+    shown = concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "<b>"), Concept("dog", "")], False)
+    assert "2 concepts" in shown and "In the table already: cat." in shown
+    assert "&lt;b&gt;" in shown and "no mapping yet" in shown
+    assert "already" not in concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "")], True)
+
+
+def test_phrases_of_a_file():
+    assert concept_text.phrases_of_file(b"phrase,note\ndog,1\n\nlion\ndog\n") == ["dog", "lion"]
+    assert concept_text.phrases_of_file(b"Frida Kahlo\nMonet; x\n") == ["Frida Kahlo", "Monet"]
+
+
 def test_empty_rows_make_way_for_added_ones():
     rows = [["", " ", "object", ""], ["cat", "", "object", ""]]
     assert concept_text.appended(rows, [Concept("dog", "sky")]) == [rows[1], ["dog", "sky", "object", ""]]
@@ -210,8 +261,9 @@ def test_quotes_and_commas_in_csv():
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"cat,forest,animal\n", "Line 1 .*animal"),
-        (b"cat,forest\ndog,sky,object,a,b\n", "Line 2 .*5 cells"),
+        (b"phrase,mapping,kind\ncat,forest,animal\n", "Line 2 .*animal"),
+        (b"cat,forest,object\ndog,sky,object,a,b\n", "Line 2 .*5 cells"),
+        (b"foo,bar\n1,2\n", "Line 1 .*does not name its columns"),
         (b'cat,"forest\n', "cannot be read"),
         (b"caf\xe9,forest\n", "UTF-8"),
     ],
@@ -233,9 +285,9 @@ def test_a_recipe_file_must_be_one_that_can_run():
 def test_every_part_of_the_page_escapes_what_people_type():
     attack = "<img src=x onerror=alert(1)>"
     recipe = Recipe(concepts=(Concept(attack, attack),), preserve=(attack,), about=attack)
-    shown = run_view.preset_change(Recipe(concepts=(Concept("cat", "forest"),)), recipe)
+    shown = preset_change(Recipe(concepts=(Concept("cat", "forest"),)), recipe)
     shown += charts.loss_curves({attack: [1.0, 2.0]}, 2, [attack], False)
-    shown += run_view.pairs([(attack, attack)]) + run_view.estimate_missing(attack)
+    shown += text.pairs([(attack, attack)]) + text.estimate_missing(attack)
     assert "<img" not in shown
     assert "&lt;img src=x" in shown
 

@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import save_file
 
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.evaluation.report import Harmonic
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import library
 from mace_studio.settings import LoraSettings
 
 CAT = Recipe(concepts=(Concept("cat", "forest"),), preserve=("dog",))
+HARMONIC = (Harmonic("H_o", "top-1", 0.93), Harmonic("H_o", "mean probability", 0.9))
 HOSTILE = (
     "", " ", ".", "..", "../cat", "..\\cat", "a/b", "/etc/passwd", ".hidden", "-rf", "a\x00b", "a\nb", "C:cat", "~",
     "cat ", "<img src=x>", "x" * 300, "…", "cat\u202e", "$(id)", "猫" * 90,
@@ -103,30 +105,46 @@ def test_what_is_no_erasure_stays_out(folder, tmp_path, spoil):
 
 
 def test_renaming_and_deleting_take_the_scores_along(folder):
-    entry = library.named(folder, "cat")
-    library.note_scores(entry, {"H_o, top-1": 0.93})
-    assert library.rename(folder, "cat", " Cats, all of them ").scores == {"H_o, top-1": 0.93}
+    entry = library.find(folder, "cat")
+    library.write_scores(entry, HARMONIC)
+    assert library.rename(folder, "cat", " Cats, all of them ").scores == HARMONIC
     assert [e.name for e in library.entries(folder)] == ["Cats, all of them"]
     assert library.rename(folder, "Cats, all of them", "Cats, all of them").name == "Cats, all of them"
     library.delete(folder, "Cats, all of them")
     assert [path.name for path in folder.rglob("*")] == ["reports"]
     erasure_file(folder / "Cats, all of them.safetensors", replace(CAT, seed=1))
-    assert library.named(folder, "Cats, all of them").scores == {}
+    assert library.find(folder, "Cats, all of them").scores == ()
+
+
+def test_the_recipe_file_has_the_name_of_its_erasure(folder):
+    first = library.write_recipe(library.named(folder, "cat"))
+    assert first.name == "cat.json" and Recipe.from_json(first.read_text(encoding="utf-8")) == CAT
+    library.rename(folder, "cat", "Mine")
+    assert [path.name for path in first.parent.iterdir()] == ["Mine.json"]
+    library.delete(folder, "Mine")
+    assert list(first.parent.iterdir()) == []
 
 
 def test_scores_are_those_of_this_very_recipe(folder):
-    library.note_scores(library.named(folder, "cat"), {"H_o": 0.5})
+    library.write_scores(library.find(folder, "cat"), HARMONIC)
     erasure_file(folder / "cat.safetensors", replace(CAT, seed=1))
-    assert library.named(folder, "cat").scores == {}
+    assert library.find(folder, "cat").scores == ()
     (folder / "reports" / "cat.json").write_text("[")
-    assert library.named(folder, "cat").scores == {}
+    assert library.find(folder, "cat").scores == ()
+
+
+def test_scores_of_version_0_1_are_read(folder):
+    written = {"recipe": CAT.digest(), "scores": {"H_o, top-1": 0.93, "H_o, mean probability": 0.9}}
+    (folder / "reports").mkdir()
+    (folder / "reports" / "cat.json").write_text(json.dumps(written))
+    assert library.find(folder, "cat").scores == HARMONIC
 
 
 def test_only_what_has_all_its_loras_can_be_composed(folder):
-    assert library.named(folder, "cat").composable
+    assert library.find(folder, "cat").composable
     erasure_file(folder / "old.safetensors")
     erasure_file(folder / "refined.safetensors", CAT.with_settings(lora=LoraSettings(steps=0)))
-    assert not library.named(folder, "old").composable and library.named(folder, "refined").composable
+    assert not library.find(folder, "old").composable and library.find(folder, "refined").composable
 
 
 def test_base_models_are_remembered_newest_first_and_each_once(folder):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mace_studio.export import lora_formats
+from mace_studio.exports import lora_formats
 
 KEY = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 NAME = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"

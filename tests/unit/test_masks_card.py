@@ -12,8 +12,8 @@ from mace_studio.masks import MaskedImage, MaskSheet
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.settings import ImageSettings
-from mace_studio.ui import masks_view
 from mace_studio.ui.cards import masks as masks_card
+from mace_studio.ui.components import mask_grid
 
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"), Concept("<b>", "art", "style")),
@@ -41,7 +41,7 @@ def sheet():
 
 
 def notes(sheet):
-    return [tile["note"] for tile in masks_view.tiles(sheet, sheet.shown)]
+    return [tile["note"] for tile in mask_grid.tiles(sheet, sheet.shown)]
 
 
 def test_each_image_says_whose_mask_it_has_and_how_much_it_covers(sheet):
@@ -50,31 +50,31 @@ def test_each_image_says_whose_mask_it_has_and_how_much_it_covers(sheet):
         "seed 1 · attention · no part stood out · whole image",
         "seed 0 · no mask · whole image",
     ]
-    assert [tile["name"] for tile in masks_view.tiles(sheet, sheet.shown)] == ["cat 1", "cat 2", "<b> 1"]
+    assert [tile["name"] for tile in mask_grid.tiles(sheet, sheet.shown)] == ["cat 1", "cat 2", "<b> 1"]
     sheet.given = {("cat", 2): half(), ("<b>", 1): masks.whole((8, 8))}
     assert notes(sheet)[1:] == ["seed 1 · by hand · 50 %", "seed 0 · by hand · whole image"]
-    assert masks_view.title(sheet, sheet.shown[2]).startswith("<h2>&lt;b&gt; 1</h2>")
+    assert mask_grid.title(sheet, sheet.shown[2]).startswith("<h2>&lt;b&gt; 1</h2>")
 
 
 def test_the_status_says_what_becomes_of_drawn_masks(sheet):
-    assert masks_view.status(sheet, RECIPE) == ""
+    assert mask_grid.status(sheet, RECIPE) == ""
     changed = replace(RECIPE, seed=4)
-    assert "The form has changed: show the masks again" in masks_view.status(sheet, changed)
-    assert "The form has changed" in masks_view.status(sheet, RECIPE.with_settings(masks="clipseg"))
+    assert "The form has changed: show the masks again" in mask_grid.status(sheet, changed)
+    assert "The form has changed" in mask_grid.status(sheet, RECIPE.with_settings(masks="clipseg"))
     sheet.given = {("cat", 1): half(), ("cat", 2): half()}
-    assert "2 masks drawn by hand: the next erasure uses them." in masks_view.status(sheet, RECIPE)
-    fewer = masks_view.status(sheet, RECIPE.with_settings(images=ImageSettings(per_concept=1)))
+    assert "2 masks drawn by hand: the next erasure uses them." in mask_grid.status(sheet, RECIPE)
+    fewer = mask_grid.status(sheet, RECIPE.with_settings(images=ImageSettings(per_concept=1)))
     assert "1 mask drawn by hand: the next erasure uses it." in fewer
     assert "1 mask drawn by hand no longer fits, because concepts, seed or image settings have changed" in fewer
-    assert "2 masks drawn by hand no longer fit, because" in masks_view.status(sheet, changed)
+    assert "2 masks drawn by hand no longer fit, because" in mask_grid.status(sheet, changed)
     sheet.dropped = 1
-    assert "1 mask drawn by hand no longer fitted the images and was dropped." in masks_view.status(sheet, RECIPE)
+    assert "1 mask drawn by hand no longer fitted the images and was dropped." in mask_grid.status(sheet, RECIPE)
 
 
 def test_a_run_uses_the_masks_that_fit(sheet):
     sheet.given = {("cat", 2): half()}
-    assert list(masks_card.given(sheet, RECIPE)) == [("cat", 2)]
-    assert masks_card.given(sheet, replace(RECIPE, seed=4)) == masks_card.given(None, RECIPE) == {}
+    assert list(masks_card.fitting_masks(sheet, RECIPE)) == [("cat", 2)]
+    assert masks_card.fitting_masks(sheet, replace(RECIPE, seed=4)) == masks_card.fitting_masks(None, RECIPE) == {}
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 32), (1024, 768)])

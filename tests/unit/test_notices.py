@@ -5,10 +5,11 @@ import pytest
 
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.ui import notices
+from mace_studio.ui.tabs import compare
 
 
 def failing(error):
-    @notices.spoken
+    @notices.readable
     def on_button():
         raise error
 
@@ -16,7 +17,7 @@ def failing(error):
 
 
 def failing_stream(error):
-    @notices.spoken
+    @notices.readable
     def on_button():
         yield 1
         raise error
@@ -64,8 +65,8 @@ def test_a_problem_is_told_in_the_users_words(path, said, target):
 
 
 def test_a_problem_of_the_compare_tab_points_to_its_control():
-    told = notices.problem(RecipeError("seed", "Bad."), notices.COMPARE_FIELDS)
-    assert told == {"text": "Seeds: Bad.", "target": "#seeds input"}
+    found = notices.problem(RecipeError("seed", "Bad."), compare.PLACES)
+    assert found == {"text": "Seeds: Bad.", "target": "#seeds input"}
 
 
 def test_what_the_host_says_of_its_gpu_reaches_the_visitor():

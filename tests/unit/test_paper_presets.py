@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mace_studio.methods.mace import MaceSettings
+from mace_studio.paths import PRESETS
+from mace_studio.presets import presets
 from mace_studio.recipe import Recipe
-from mace_studio.runtime.library import PRESETS, presets
 
 ROOT = Path(__file__).parents[2]
 TABLES = json.loads((ROOT / "tests" / "golden" / "paper_tables.json").read_text(encoding="utf-8"))

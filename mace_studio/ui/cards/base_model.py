@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -10,12 +10,12 @@ import gradio as gr
 from mace_studio.runtime import library
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
-from mace_studio.ui import model_view, run_view
-from mace_studio.ui.cards.job import JobCard
-from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET, open_to
+from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.components import model_list
+from mace_studio.ui.components.text import heading
+from mace_studio.ui.gradio_compat import enabled
 
-FIELDS = {"source": ("Model", "#base-source")}  # the whole field: its text box would open the list over the sentence
+PLACES = {"source": ("Model", "#base-source")}  # the whole field: its text box would open the list over the sentence
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -27,63 +27,57 @@ class BaseCard:
 
     Args:
         studio: loads.
-        job_id: from `job_card.remembered`.
-        live: what else the page shows of the model, at every beat and at the end.
+        job_id: from `gradio_compat.remembered`.
 
     Attributes:
         job: the change that this browser watches.
         sources: the choice of base models.
     """
 
-    def __init__(self, studio: Studio, job_id: gr.BrowserState, live: Callable[[Job], Update]) -> None:
-        self.studio, self._live = studio, live
+    def __init__(self, studio: Studio, job_id: gr.BrowserState) -> None:
+        self.studio = studio
         with gr.Column(elem_classes="card", elem_id="base-card"):
-            run_view.heading(
-                "base-title", "", "Base model", "It takes the place of the one that is loaded, for all tabs."
-            )
-            self.now = gr.HTML(model_view.base(studio.status()), label="Loaded model", elem_id="base-now")
+            heading("base-title", "", "Base model", "It takes the place of the one that is loaded, for all tabs.")
+            self.now = gr.HTML(model_list.base(studio.status()), label="Loaded model", elem_id="base-now")
             self.source = gr.Dropdown(
                 self._sources(), value=self._sources()[0], label="Model",
                 info="Hub id, folder or .safetensors file; type or choose", allow_custom_value=True,
-                **open_to("base-source"),
+                **enabled("base-source"),
             )  # fmt: skip
             with gr.Row(elem_classes="pair-grid", elem_id="base-grid"):
                 self.device = gr.Dropdown(
-                    list(DEVICES), label="Device", allow_custom_value=True, min_width=100, **open_to("base-device")
+                    list(DEVICES), label="Device", allow_custom_value=True, min_width=100, **enabled("base-device")
                 )
-                self.dtype = gr.Dropdown(list(DTYPES), label="Precision", min_width=100, **open_to("base-dtype"))
+                self.dtype = gr.Dropdown(list(DTYPES), label="Precision", min_width=100, **enabled("base-dtype"))
             self.low = gr.Checkbox(
-                False, label="Low memory: slower, for small graphics cards", container=False, **open_to("base-low")
+                False, label="Low memory: slower, for small graphics cards", container=False, **enabled("base-low")
             )
-            self.job = JobCard(studio, "base", [("load-base", "Load")], job_id, self._beat)
+            self.job = JobCard(studio, "base", [("load-base", "Load")], job_id, PLACES)
 
-    def wire(self, outputs: list[Any]) -> Any:
-        """Connect the button; `outputs` is what `live` updates. Returns the event after which the model may differ."""
-        now = [self.now, *outputs]
-        self.shown = [*self.job.outputs, self.source, *now]
-        asked = [self.job.job_id, self.source, self.device, self.dtype, self.low]
-        loaded = self.job.start[0].click(self.on_load, asked, self.shown, concurrency_limit=None, **QUIET)
-        return loaded.then(lambda: self._beat(None), None, now, **QUIET)  # after a failure, too
+    def wire(self, outputs: list[Any], live: Callable[[], Update]) -> Any:
+        """Connect the button.
 
-    @spoken
-    def on_load(self, job_id: str, source: str | None, device: str, dtype: str, low: bool) -> Iterator[Update]:
-        """Load another model and say how far it is."""
+        Args:
+            outputs: what `live` updates.
+            live: () -> what else the page shows of the model, at every event and at the end.
 
-        def start() -> Job:
-            return self.studio.change(source or "", device or "auto", dtype or "auto", low)
+        Returns:
+            The button's event, after which the model may be another.
+        """
 
-        yield from self.job.begin(job_id, start, self._end, FIELDS)
+        def now(job: Job) -> Update:
+            return {self.now: model_list.base(self.studio.status())} | live()
 
-    @spoken
-    def on_return(self, job_id: str) -> Iterator[Update]:
-        """Show this browser's change of model again after a reload."""
-        yield from self.job.again(job_id, self._end, FIELDS)
+        def done(job: Job) -> Update:
+            return {self.source: gr.Dropdown(self._sources())}
 
-    def _beat(self, job: Job | None) -> Update:
-        return {self.now: model_view.base(self.studio.status())} | self._live(job)
+        asked = [self.source, self.device, self.dtype, self.low]
+        shows = Shows(live=now, done=done)
+        return self.job.wire([self.on_load], asked, [self.source, self.now, *outputs], shows)[0]
 
-    def _end(self, job: Job) -> Update:
-        return self._beat(job) | {self.source: gr.Dropdown(self._sources())}
+    def on_load(self, source: str | None, device: str, dtype: str, low: bool) -> Job:
+        """Start to load another model."""
+        return self.studio.change(source or "", device or "auto", dtype or "auto", low)
 
     def _sources(self) -> list[str]:
         """The present model, the built-in one and those that were loaded before."""

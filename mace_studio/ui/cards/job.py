@@ -1,33 +1,43 @@
-"""Start, progress and cancel of one job at a time, which outlives a reload of the page."""
+"""Start, progress, cancel and result of one job at a time; every job of the page is run by such a card."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import gradio as gr
 
 from mace_studio.errors import RecipeError
 from mace_studio.runtime.jobs import DONE, FAILED, Job
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import notices, run_view
-from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET
+from mace_studio.ui import notices
+from mace_studio.ui.components import progress
+from mace_studio.ui.components.notice import CLEAR, notice
+from mace_studio.ui.gradio_compat import QUIET, WAITING
+from mace_studio.ui.tab import Listener
 
 Update = dict[Any, Any]
-End = Callable[[Job], Update]
+UNDER_WAY = {"text": "A job is under way here; wait for it, or cancel it first.", "target": ""}
 
 
-def remembered(name: str) -> gr.BrowserState:
-    """A job id that outlives a reload; to be made outside of the tabs, since a closed tab's is not read back."""
-    return gr.BrowserState("", storage_key=f"mace-{name}", secret="mace-studio")
+@dataclass(frozen=True, kw_only=True)
+class Shows:
+    """What a tab shows of its job, beside the card; each is a function of the job that returns an update.
 
+    Attributes:
+        begun: when it has just been started.
+        live: at every new event, and once more when it is over.
+        done: when it came to its end.
+        resumed: before anything else after a reload of the page.
+    """
 
-def erased_models(studio: Studio, made: str, chosen: str | None, *other: str) -> gr.Dropdown:
-    """The choice of erased models: the newest run's, or what was chosen, or the newest; `other` choices come first."""
-    names = [entry.name for entry in studio.entries()]
-    choice = next((name for name in (made, chosen, *names) if name in names), other[0] if other else None)
-    return gr.Dropdown([*other, *names], value=choice)
+    begun: Callable[[Job], Update] = lambda job: {}
+    live: Callable[[Job], Update] = lambda job: {}
+    done: Callable[[Job], Update] = lambda job: {}
+    resumed: Callable[[Job], Update] = lambda job: {}
 
 
 class JobCard:
@@ -37,12 +47,15 @@ class JobCard:
         studio: knows the jobs.
         name: begins every elem_id.
         buttons: elem_id and text of each button that starts a job, the main one first.
-        job_id: the job that this browser watches; from `remembered`.
-        live: job under way -> what the tab shows of it so far.
+        job_id: the job that this browser watches; from `gradio_compat.remembered`.
+        places: where the fields are that an error of this job may name, see `notices.problem`.
+        view: (job, studio) -> how far it is, as HTML.
+        idle: what stands there before there is a job.
+        main: whether the first button is the main one of its tab.
 
     Attributes:
         start: the buttons.
-        outputs: what `begin` and `again` update, beside what `end` updates.
+        resume: for the event of the opened page: shows this browser's job again. There once `wire` was called.
     """
 
     def __init__(
@@ -51,75 +64,117 @@ class JobCard:
         name: str,
         buttons: Sequence[tuple[str, str]],
         job_id: gr.BrowserState,
-        live: End = lambda job: {},
+        places: notices.Places | None = None,
+        view: Callable[[Job, Studio], str] = progress.work,
+        idle: str = "",
+        main: bool = True,
     ) -> None:
-        self.studio, self.job_id, self._live = studio, job_id, live
+        self.studio, self.job_id, self._places, self._view = studio, job_id, places, view
+        self._stopping: WeakSet[Job] = WeakSet()
         with gr.Row(elem_classes="run-buttons", elem_id=f"{name}-buttons"):
             self.start = [
-                gr.Button(text, variant="secondary" if i else "primary", scale=3, min_width=120, elem_id=elem_id)
+                gr.Button(
+                    text, variant="primary" if main and not i else "secondary", scale=3, min_width=120, elem_id=elem_id
+                )
                 for i, (elem_id, text) in enumerate(buttons)
             ]
             self.cancel = gr.Button("Cancel", variant="stop", min_width=90, interactive=False, elem_id=f"{name}-cancel")
-        self.notice = notices.notice(f"{name}-notice")
-        self.progress = gr.HTML("", label="Progress", elem_id=f"{name}-progress")
-        self.outputs = [self.job_id, *self.start, self.cancel, self.notice, self.progress]
-        self.cancel.click(self.on_cancel, self.job_id, self.cancel, queue=False, **QUIET)
+        self.notice = notice(f"{name}-notice")
+        self.progress = gr.HTML(idle, label="Progress", elem_id=f"{name}-progress")
+        self._own = [job_id, *self.start, self.cancel, self.notice, self.progress]
+        self.cancel.click(self.on_cancel, job_id, None, queue=False, **QUIET)
 
-    def begin(
-        self, job_id: str, start: Callable[[], Job], end: End, fields: dict[str, tuple[str, str]]
-    ) -> Iterator[Update]:
-        """Start a job, unless one is under way, and watch it.
+    def wire(
+        self,
+        starts: Sequence[Callable[..., Job]],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        shows: Shows,
+        js: str | None = None,
+    ) -> list[Any]:
+        """Connect the buttons.
 
         Args:
-            job_id: of the job before.
-            start: may raise a RecipeError, which the notice then shows.
-            end: job that is done -> what the tab shows of it.
-            fields: as in `notices.problem`.
+            starts: for each button, (values of `inputs`) -> the job that it starts; a RecipeError that it raises is
+                shown at the field. Its name becomes the handler's.
+            inputs: whose values `starts` take.
+            outputs: all that `shows` may update.
+            shows: what the tab shows of the job.
+            js: run in the browser when a button is pressed.
+
+        Returns:
+            The event of each button, whose `then` comes when the job is over.
         """
-        before = self.studio.job(job_id)
-        if before is not None and not before.over:
-            yield {self.notice: {"text": "Something is under way here; wait, or cancel it first.", "target": ""}}
-            return
-        try:
-            job = start()
-        except RecipeError as error:
-            yield {self.notice: notices.problem(error, fields)}
-            return
-        yield {self.notice: notices.CLEAR, self.job_id: job.id}
-        yield from self._watch(job, end, fields)
-
-    def again(self, job_id: str, end: End, fields: dict[str, tuple[str, str]]) -> Iterator[Update]:
-        """Show this browser's job again after a reload."""
-        job = self.studio.job(job_id)
-        if job is None:
-            yield {self.job_id: ""}
-            return
-        yield from self._watch(job, end, fields)
-
-    @spoken
-    def on_cancel(self, job_id: str) -> Any:
-        if job := self.studio.job(job_id):
-            job.cancel()
-        return "Stopping …"
+        self._shows = shows
+        self.resume = Listener(self.on_return, self.job_id, [*self._own, *outputs], waits=True)
+        asked, shown = [self.job_id, *inputs], [*self._own, *outputs]
+        return [
+            button.click(self._handler(start), asked, shown, js=js, **WAITING)
+            for button, start in zip(self.start, starts, strict=True)
+        ]
 
     def result(self, job_id: str) -> Any:
         """What the watched job came to, or None."""
         job = self.studio.job(job_id)
         return job.result if job is not None and job.state == DONE else None
 
-    def _watch(self, job: Job, end: End, fields: dict[str, tuple[str, str]]) -> Iterator[Update]:
-        for _ in job.watch():
-            # Gradio notices a cancel or a closed tab only at a yield, so there is one at every beat.
-            yield self._view(job) | self._live(job)
-        yield self._view(job) | (end(job) if job.state == DONE else {self.job_id: ""})
-        if job.state == FAILED and isinstance(job.error, RecipeError):
-            yield {self.notice: notices.problem(job.error, fields)}
-        elif job.state == FAILED:
-            raise notices.failure(job.error)
+    @notices.readable
+    def on_cancel(self, job_id: str) -> None:
+        """Ask the job to stop; the handler that watches it says so on the button."""
+        if job := self.studio.job(job_id):
+            self._stopping.add(job)
+            job.cancel()
 
-    def _view(self, job: Job) -> Update:
-        return {
-            self.progress: run_view.work(job, self.studio),
-            **{button: gr.Button(interactive=job.over) for button in self.start},
-            self.cancel: gr.Button("Cancel", interactive=False) if job.over else gr.Button(interactive=True),
-        }
+    @notices.readable
+    def on_return(self, job_id: str) -> Iterator[Update]:
+        """Show this browser's job again after a reload."""
+        job = self.studio.job(job_id)
+        if job is None:
+            yield {self.job_id: ""}
+            return
+        if update := self._shows.resumed(job):  # Gradio 6.31 takes an empty update for a missing one
+            yield update
+        yield from self._watch(job, returned=True)
+
+    def _handler(self, start: Callable[..., Job]) -> Callable[..., Iterator[Update]]:
+        def handler(job_id: str, *values: Any) -> Iterator[Update]:
+            yield from self._begin(job_id, partial(start, *values))
+
+        handler.__name__ = start.__name__
+        return notices.readable(handler)
+
+    def _begin(self, job_id: str, start: Callable[[], Job]) -> Iterator[Update]:
+        before = self.studio.job(job_id)
+        if before is not None and not before.over:
+            yield {self.notice: UNDER_WAY}
+            return
+        try:
+            job = start()
+        except RecipeError as error:
+            yield {self.notice: notices.problem(error, self._places)}
+            return
+        yield {self.notice: CLEAR, self.job_id: job.id} | self._shows.begun(job)
+        yield from self._watch(job)
+
+    def _watch(self, job: Job, returned: bool = False) -> Iterator[Update]:
+        for event in job.watch():
+            # Gradio notices a cancel or a closed tab only at a yield, so there is one at every beat.
+            fresh = event is not None or not job.events
+            yield self._buttons(job) | (self._how_far(job) if fresh else {})
+        last = self._buttons(job) | self._how_far(job)
+        yield last | ({self.notice: self._reason(job, returned)} if job.state == FAILED else {})
+        if job.state == DONE and (update := self._shows.done(job)):
+            yield update
+
+    def _how_far(self, job: Job) -> Update:
+        return {self.progress: self._view(job, self.studio)} | self._shows.live(job)
+
+    def _reason(self, job: Job, returned: bool) -> dict[str, str]:
+        if isinstance(job.error, RecipeError) and not returned:
+            return notices.problem(job.error, self._places)
+        return {"text": notices.sentence(job.error), "target": ""}
+
+    def _buttons(self, job: Job) -> Update:
+        stopping = job in self._stopping and not job.over
+        cancel = gr.Button("Stopping …" if stopping else "Cancel", interactive=not job.over and not stopping)
+        return {button: gr.Button(interactive=job.over) for button in self.start} | {self.cancel: cancel}

@@ -1,10 +1,9 @@
-"""The training images with their masks: shown before a run, and drawn anew by whoever knows better."""
+"""The training images with their masks: shown before a run, and corrected by hand where the user knows better."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 import numpy as np
@@ -16,14 +15,17 @@ from mace_studio.masks import Key, MaskedImage, MaskSheet
 from mace_studio.recipe import Recipe
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import form, masks_view, notices, run_view
-from mace_studio.ui.cards.job import JobCard
-from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET, open_to
+from mace_studio.ui import form
+from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.components import mask_grid
+from mace_studio.ui.components.notice import CLEAR, notice
+from mace_studio.ui.components.text import heading, hint
+from mace_studio.ui.gradio_compat import QUIET, enabled
+from mace_studio.ui.notices import readable
 
 ALL = "All concepts"
 AT_ONCE = 48  # images in the gallery, before it shows one concept at a time
-CANVAS = 512  # pixels along the longer side of what is drawn on
+CANVAS = 512  # pixels along the longer side of the canvas
 # White is invisible on snow and pink on pink, so there is a choice; all colours count alike.
 PAINTS = ("#ff2e93a0", "#00b7ffa0", "#ffffffb0")
 OPAQUE = 40  # alpha from which a pixel counts as painted
@@ -40,21 +42,21 @@ class MasksCard:
     """Builds the card; `wire` connects it once the form is built.
 
     Args:
-        studio: draws and masks.
-        job_id: from `job_card.remembered`.
+        studio: generates and masks.
+        job_id: from `gradio_compat.remembered`.
 
     Attributes:
         job: the job that this browser watches.
-        sheet: what it made, with the masks that were drawn since; None before.
-        shown: what `on_return` updates.
+        sheet: what it made, with the masks that the user made since; None before.
     """
 
     def __init__(self, studio: Studio, job_id: gr.BrowserState) -> None:
         self.studio = studio
+        self._before: WeakKeyDictionary[Job, MaskSheet] = WeakKeyDictionary()  # what was shown when a job began
         self.sheet = gr.State(None)
         self.chosen = gr.State(None)
         with gr.Column(elem_classes="card", elem_id="masks-card"):
-            run_view.heading(
+            heading(
                 "masks-title",
                 "",
                 "Training images and masks",
@@ -69,15 +71,14 @@ class MasksCard:
                     self._editor()
 
     def _gallery(self, job_id: gr.BrowserState) -> None:
-        self.job = JobCard(self.studio, "masks", [("show-masks", "Show masks")], job_id)
-        self.job.start[0].variant = "secondary"  # the main button of this tab is another
-        self.status = gr.HTML("", label="Masks drawn by hand", elem_id="masks-status")
-        self.concept = gr.Dropdown([], label="Concept", visible=False, **open_to("masks-concept"))
-        self.grid = masks_view.grid()
+        self.job = JobCard(self.studio, "masks", [("show-masks", "Show masks")], job_id, main=False)
+        self.status = gr.HTML("", label="Masks by hand", elem_id="masks-status")
+        self.concept = gr.Dropdown([], label="Concept", visible=False, **enabled("masks-concept"))
+        self.grid = mask_grid.grid()
 
     def _editor(self) -> None:
         self.title = gr.HTML(
-            masks_view.NOTHING_CHOSEN, label="The chosen image", elem_classes="heading", elem_id="mask-title"
+            mask_grid.NOTHING_CHOSEN, label="The chosen image", elem_classes="heading", elem_id="mask-title"
         )
         self.editor = gr.ImageEditor(
             label="Mask",
@@ -92,13 +93,13 @@ class MasksCard:
             canvas_size=(CANVAS, CANVAS),
             height=430,
             buttons=[],
-            **open_to("mask-editor"),
+            **enabled("mask-editor"),
         )
         with gr.Column(visible=False, elem_id="mask-tools") as self.tools:
             self._tools()
 
     def _tools(self) -> None:
-        self.notice = notices.notice("mask-notice")
+        self.notice = notice("mask-notice")
         with gr.Row(elem_classes="button-row", elem_id="mask-buttons"):
             self.use = gr.Button("Use this mask", variant="primary", size="sm", elem_id="use-mask")
             self.whole = gr.Button("Whole image", size="sm", elem_id="whole-image")
@@ -110,15 +111,12 @@ class MasksCard:
                 type="binary",
                 elem_id="upload-mask",
             )
-        run_view.hint("mask-hint", "Paint where the concept is. An uploaded picture counts where it is white.")
+        hint("mask-hint", "Paint where the concept is. An uploaded image counts where it is white.")
 
     def wire(self, controls: list[Any]) -> None:
-        """Listen to the gallery and the editor; whoever listens to the form listens to the grid too (see `told`)."""
+        """Connect the button, the grid and the editor."""
         made = [self.sheet, self.chosen, self.grid, self.concept, self.panel, self.title, self.editor, self.tools]
-        self.shown = [*self.job.outputs, self.status, *made]
-        self.job.start[0].click(
-            self.on_show, [self.job.job_id, self.sheet, *controls], self.shown, concurrency_limit=None, **QUIET
-        )
+        self.job.wire([self.on_show], [self.sheet, *controls], [self.status, *made], Shows(done=self._images))
         self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
         opened = [self.chosen, self.title, self.editor, self.tools]
         picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **QUIET)
@@ -129,42 +127,37 @@ class MasksCard:
         self.back.click(self.on_back, chosen, changed, **QUIET)
         self.upload.upload(self.on_upload, [*chosen, self.upload], changed, **QUIET)
 
-    @spoken
-    def on_show(self, job_id: str, sheet: MaskSheet | None, *values: Any) -> Iterator[Update]:
-        """Draw and mask the training images of the form's recipe; drawn masks that still fit are kept."""
+    def on_show(self, sheet: MaskSheet | None, *values: Any) -> Job:
+        """Generate and mask the training images of the form's recipe; the user's masks that still fit are kept."""
+        job = self.studio.masks(form.recipe_from(values))
+        if sheet is not None:
+            self._before[job] = sheet
+        return job
 
-        def start() -> Job:
-            return self.studio.masks(form.recipe_from(values))
+    def status_of(self, sheet: MaskSheet | None, recipe: Recipe) -> Update:
+        """Say whether what is shown is still what the form asks for, and what becomes of the user's masks."""
+        return {self.status: mask_grid.status(sheet, recipe)} if sheet else {}
 
-        yield from self.job.begin(job_id, start, partial(self._end, before=sheet), {})
-
-    @spoken
-    def on_return(self, job_id: str) -> Iterator[Update]:
-        """Show this browser's images again after a reload, with the masks that were drawn."""
-        yield from self.job.again(job_id, self._end, {})
-
-    def told(self, sheet: MaskSheet | None, recipe: Recipe) -> Update:
-        """Say whether what is shown is still what the form asks for, and what becomes of the masks that were drawn."""
-        return {self.status: masks_view.status(sheet, recipe)} if sheet else {}
-
-    @spoken
+    @readable
     def on_concept(self, sheet: MaskSheet | None, concept: str | None) -> Any:
-        return masks_view.tiles(sheet, _listed(sheet, concept)) if sheet else gr.skip()
+        """Show the images of one concept, or of all."""
+        return mask_grid.tiles(sheet, _listed(sheet, concept)) if sheet else gr.skip()
 
-    @spoken
+    @readable
     def on_choose(self, sheet: MaskSheet, concept: str, event: gr.EventData) -> Update:
         """Open the pressed image in the editor."""
         one = _listed(sheet, concept)[event.index]
         return {
             self.chosen: one.key,
             self.tools: gr.Column(visible=True),
-            self.title: masks_view.title(sheet, one),
+            self.title: mask_grid.title(sheet, one),
             self.editor: canvas(one.image, sheet.mask(one)),
         }
 
-    @spoken
-    def on_use(self, sheet: MaskSheet, key: Key, concept: str, drawn: dict[str, Any] | None) -> Update:
-        mask = painted(drawn)
+    @readable
+    def on_use(self, sheet: MaskSheet, key: Key, concept: str, edited: dict[str, Any] | None) -> Update:
+        """Use what is painted in the editor."""
+        mask = painted(edited)
         if mask is None:
             text = "Nothing is painted. Paint where the concept is, or press Whole image."
             return {self.notice: {"text": text, "target": ""}}
@@ -173,18 +166,21 @@ class MasksCard:
         del changed[self.editor]  # it shows the mask already
         return changed
 
-    @spoken
+    @readable
     def on_whole(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
+        """Use the whole image."""
         sheet.given[key] = masks.whole(_at(sheet, key).image.size)
         return self._changed(sheet, key, concept)
 
-    @spoken
+    @readable
     def on_back(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
+        """Use the mask that the recipe's source found."""
         sheet.given.pop(key, None)
         return self._changed(sheet, key, concept)
 
-    @spoken
+    @readable
     def on_upload(self, sheet: MaskSheet, key: Key, concept: str, data: bytes) -> Update:
+        """Use a mask from a file."""
         try:
             sheet.given[key] = masks.opened(data)
         except FileError as error:
@@ -194,14 +190,15 @@ class MasksCard:
     def _changed(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
         one = _at(sheet, key)
         return {
-            self.grid: masks_view.tiles(sheet, _listed(sheet, concept)),
-            self.title: masks_view.title(sheet, one),
+            self.grid: mask_grid.tiles(sheet, _listed(sheet, concept)),
+            self.title: mask_grid.title(sheet, one),
             self.editor: canvas(one.image, sheet.mask(one)),
-            self.notice: notices.CLEAR,
+            self.notice: CLEAR,
         }
 
-    def _end(self, job: Job, before: MaskSheet | None = None) -> Update:
+    def _images(self, job: Job) -> Update:
         sheet: MaskSheet = job.result
+        before = self._before.get(job)
         if before is not None and before is not sheet:
             sheet.given |= before.fitting(sheet.recipe)
             sheet.dropped = len(before.given) - len(sheet.given)
@@ -210,19 +207,19 @@ class MasksCard:
         return {
             self.sheet: sheet,
             self.chosen: None,
-            # The editor is there before it gets an image: one that it begins with it would load twice at once.
+            # The editor is there before it gets an image: one that it begins with it would load twice (Gradio 6.31).
             self.panel: gr.Column(visible=True),
-            self.title: masks_view.NOTHING_CHOSEN,
+            self.title: mask_grid.NOTHING_CHOSEN,
             self.editor: None,
             self.tools: gr.Column(visible=False),
             self.concept: gr.Dropdown(choices, value=choices[0], visible=len(choices) > 2 or choices[0] != ALL),
-            self.grid: masks_view.tiles(sheet, _listed(sheet, choices[0])),
-            self.status: masks_view.status(sheet, sheet.recipe),
+            self.grid: mask_grid.tiles(sheet, _listed(sheet, choices[0])),
+            self.status: mask_grid.status(sheet, sheet.recipe),
         }
 
 
-def given(sheet: MaskSheet | None, recipe: Recipe) -> masks.UserMasks:
-    """The masks that were drawn and fit a recipe."""
+def fitting_masks(sheet: MaskSheet | None, recipe: Recipe) -> masks.UserMasks:
+    """The user's masks that fit the training images of a recipe."""
     return {} if sheet is None else sheet.fitting(recipe)
 
 
@@ -237,9 +234,9 @@ def canvas(image: Image.Image, mask: Image.Image | None) -> dict[str, Any]:
     return {"background": image.resize(size, smooth), "layers": [layer], "composite": None}
 
 
-def painted(drawn: dict[str, Any] | None) -> Image.Image | None:
+def painted(edited: dict[str, Any] | None) -> Image.Image | None:
     """What was painted in the editor, as a mask; None where nothing was."""
-    layers = (drawn or {}).get("layers") or []
+    layers = (edited or {}).get("layers") or []
     inside = np.logical_or.reduce([np.asarray(layer.convert("RGBA"))[..., 3] >= OPAQUE for layer in layers])
     return Image.fromarray(inside.astype(np.uint8) * 255) if inside.any() else None
 

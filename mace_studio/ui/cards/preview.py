@@ -1,4 +1,4 @@
-"""The preview of the refinement beside the λ: one picture with and without it, at every edit, with nothing trained."""
+"""The preview of the refinement beside the λ: one image with and without it, at every edit, with nothing trained."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from mace_studio.prompts import suggestions
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import DONE, FAILED, Job
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import form, notices, run_view
-from mace_studio.ui.files import picture_url
-from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET, open_to
+from mace_studio.ui import form, notices
+from mace_studio.ui.components import progress
+from mace_studio.ui.components.files import png_url
+from mace_studio.ui.components.text import heading
+from mace_studio.ui.gradio_compat import WAITING, enabled
+from mace_studio.ui.notices import readable
 
 if TYPE_CHECKING:
     from mace_studio.methods.mace.preview import Preview
@@ -32,25 +34,25 @@ class PreviewCard:
     """Builds the card; `wire` connects it once the form is built.
 
     Args:
-        studio: draws.
+        studio: generates.
     """
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         with gr.Column(elem_classes="card", elem_id="preview-card"):
-            run_view.heading(
+            heading(
                 "preview-title",
                 "",
                 "Preview of the refinement",
                 "Stage 1 alone; nothing is trained and no weight touched.",
             )
-            self.live = gr.Checkbox(False, label="Preview while I edit", container=False, **open_to("preview-live"))
+            self.live = gr.Checkbox(False, label="Preview while I edit", container=False, **enabled("preview-live"))
             self.prompt = gr.Textbox(
                 "",
                 label="Prompt to preview",
                 placeholder="about the first concept",
                 max_lines=2,
-                **open_to("preview-prompt"),
+                **enabled("preview-prompt"),
             )
             self.shown = gr.HTML("", label="Preview", elem_id="preview")
         # One for each visit, changed in place: a later edit is seen by the handlers that are still at work.
@@ -60,9 +62,9 @@ class PreviewCard:
         """Listen to every control of the form."""
         changes = [c.change for c in (self.live, self.prompt, *controls)]
         inputs = [self.latest, self.live, self.prompt, *controls]
-        gr.on(changes, self.on_edit, inputs, self.shown, trigger_mode="multiple", concurrency_limit=None, **QUIET)
+        gr.on(changes, self.on_edit, inputs, self.shown, trigger_mode="multiple", **WAITING)
 
-    @spoken
+    @readable
     def on_edit(self, latest: Latest, live: bool, prompt: str, *values: Any) -> Iterator[Any]:
         """Wait for a pause, then preview; a new edit ends what an earlier one began."""
         turn = latest["turn"] = object()
@@ -77,7 +79,7 @@ class PreviewCard:
             return
         try:
             recipe = form.recipe_from(values).check()
-            job = latest["job"] = self.studio.preview(recipe, _drawing(recipe, prompt))
+            job = latest["job"] = self.studio.preview(recipe, _images(recipe, prompt))
         except RecipeError as error:
             yield _sentence(notices.problem(error)["text"])
             return
@@ -85,28 +87,28 @@ class PreviewCard:
 
     def _watch(self, job: Job) -> Iterator[Any]:
         for _ in job.watch():
-            yield _sentence("Drawing …" if job.events else run_view.waiting(job, self.studio))
+            yield _sentence("Generating …" if job.events else progress.waiting(job, self.studio))
         if job.state == DONE:
             yield _pair(job.result, job.events[-1].seconds)
         elif job.state == FAILED:
             yield _sentence(notices.sentence(job.error))
 
 
-def _drawing(recipe: Recipe, prompt: str) -> ImageRequest:
+def _images(recipe: Recipe, prompt: str) -> ImageRequest:
     asked = prompt.strip() or suggestions(recipe)[0][1]
     return ImageRequest((asked,), (recipe.seed,), STEPS, recipe.settings.images.guidance)
 
 
 def _pair(preview: Preview, seconds: float) -> str:
     sides = (("Before", preview.before), ("After the refinement", preview.after))
-    pictures = "".join(
-        f'<figure><img src="{picture_url(picture)}" alt="{side}: {html.escape(preview.drawing.prompts[0])}">'
+    images = "".join(
+        f'<figure><img src="{png_url(image)}" alt="{side}: {html.escape(preview.request.prompts[0])}">'
         f"<figcaption>{side}</figcaption></figure>"
-        for side, picture in sides
+        for side, image in sides
     )
-    facts = f"{preview.drawing.prompts[0]} · seed {preview.drawing.seeds[0]} · {STEPS} steps · {seconds:.1f} s"
+    facts = f"{preview.request.prompts[0]} · seed {preview.request.seeds[0]} · {STEPS} steps · {seconds:.1f} s"
     return (
-        f'<div class="preview-pair">{pictures}</div><p class="hint">{html.escape(facts)} · '
+        f'<div class="preview-pair">{images}</div><p class="hint">{html.escape(facts)} · '
         f"condition number {preview.condition:.1e}</p>"
     )
 

@@ -8,21 +8,32 @@ from __future__ import annotations
 import gradio as gr
 
 from mace_studio.recipe import KINDS
+from mace_studio.ui.components.files import script
 from mace_studio.ui.concept_text import Row
-from mace_studio.ui.files import page_file
 
-TEMPLATE = """<div class="concept-head" aria-hidden="true"><span>Concept</span><span>Maps to</span><span>Kind</span>
+TEMPLATE = """<div class="concept-bulk" hidden role="group" aria-label="Selected concepts">
+<label><input type="checkbox" class="concept-all"> Select all</label><output></output>
+<input type="text" data-bulk placeholder="Map them to" aria-label="Map the selected concepts to" autocomplete="off">
+<select data-bulk aria-label="Kind of the selected concepts"><option value="">Kind …</option></select>
+<button type="button" class="chip">Delete</button></div>
+<div class="concept-head" aria-hidden="true"><span></span><span>Concept</span><span>Maps to</span><span>Kind</span>
 <span>Synonyms</span><span></span></div><div class="concept-rows"></div>"""
 
 
-def concept_table(rows: list[Row]) -> gr.HTML:
-    """An editor whose value is a list of rows of four texts: phrase, mapping, kind, synonyms."""
+def concept_table(rows: list[Row], known: dict[str, str]) -> gr.HTML:
+    """An editor whose value is a list of rows of four texts: phrase, mapping, kind, synonyms.
+
+    Args:
+        rows: to begin with.
+        known: phrase in lower case -> its kind, which is chosen when the phrase is typed.
+    """
     return gr.HTML(
         rows,
         label="Concepts to erase",
         html_template=TEMPLATE,
-        js_on_load=page_file("concept_table.js"),
+        js_on_load=script(__file__),
         apply_default_css=False,
         elem_id="concepts",
         kinds=list(KINDS),
+        known=known,
     )

@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import html
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import gradio as gr
-from PIL import Image
 
+from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
-from mace_studio.recipe import ImageRequest
-from mace_studio.runtime import outputs
+from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
-from mace_studio.runtime.studio import Studio
-from mace_studio.ui import form, notices, run_view
-from mace_studio.ui.cards.job import JobCard, erased_models
+from mace_studio.ui import form
+from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components.divider import divided, divider
-from mace_studio.ui.files import download, page_file
-from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET, STEPS, open_to
+from mace_studio.ui.components.model_list import erased_models
+from mace_studio.ui.components.pair_grid import cells, pair_grid
+from mace_studio.ui.components.suggestions import suggested_prompts
+from mace_studio.ui.components.text import heading, number_text, pairs
+from mace_studio.ui.form import GENERATED_STEPS
+from mace_studio.ui.gradio_compat import QUIET, download, enabled
+from mace_studio.ui.notices import readable
+from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
 
-GRID_HEIGHT = 256
+TITLE = "Compare "  # how the title of such a job begins, before the name of the erased model
+NO_PAIR = '<p class="hint">Nothing is generated yet.</p>'
+PLACES = {
+    "prompt": ("Prompts", "#prompts textarea"),
+    "seed": ("Seeds", "#seeds input"),
+    "steps": ("Steps", "#compare-steps input"),
+    "guidance": ("Guidance", "#compare-guidance input"),
+}
+
+if TYPE_CHECKING:
+    from mace_studio.analysis.compare import Pair
 
 Update = dict[Any, Any]
 
 
 class CompareTab:
-    """Builds the tab and answers its buttons.
+    """Builds the tab and answers its buttons."""
 
-    Args:
-        studio: draws, and knows the erased models.
-        guidance: the scale to begin with.
-        job_id: from `job_card.remembered`.
-
-    Attributes:
-        job: the comparison that this browser watches.
-        shown: what `on_return` updates.
-    """
-
-    def __init__(self, studio: Studio, guidance: float, job_id: gr.BrowserState) -> None:
-        self.studio = studio
-        self.offered = gr.State("")
+    def __init__(self, shared: Shared) -> None:
+        self.studio, self.job_id = shared.studio, shared.jobs["compare"]
+        self.usual = number_text(shared.start.settings.images.guidance)
+        self.suggested = gr.State("")
+        self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
             with gr.Column(scale=4, min_width=310):
-                self._prompt_card(form.number_text(guidance), job_id)
+                self._prompt_card()
             with gr.Column(scale=6, min_width=330):
                 self._pair_card()
             with gr.Column(scale=4, min_width=310):
@@ -51,28 +57,40 @@ class CompareTab:
                 self._suggestion_card()
         self._grid_card()
         self._wire()
+        choose = Listener(self.on_open, [shared.newest, self.name], self.name)
+        settings = [self.steps, self.guidance]
+        self.listens = {
+            PAGE_OPENED: [choose, self.job.resume],
+            SELECTED: [choose],
+            ERASURES_CHANGED: [choose],
+            MODEL_LOADED: [Listener(self.on_model_loaded, settings, settings)],
+        }
+        self.emits: dict[str, list[Any]] = {}
 
-    def _prompt_card(self, guidance: str, job_id: gr.BrowserState) -> None:
-        with gr.Column(elem_classes="card", elem_id="draw-card"):
-            run_view.heading("draw-title", "", "What to draw", "Every prompt with every seed, with both models.")
+    def _prompt_card(self) -> None:
+        with gr.Column(elem_classes="card", elem_id="compare-card"):
+            heading("compare-title", "", "What to generate", "Every prompt with every seed, with both models.")
             self.name = gr.Dropdown(
-                [], label="Erased model", info="The Erase tab makes them", **open_to("erased-model")
+                [], label="Erased model", info="The Erase tab makes them", **enabled("erased-model")
             )
-            self.prompts = gr.Textbox("", label="Prompts", info="One a line", lines=4, **open_to("prompts"))
+            self.prompts = gr.Textbox("", label="Prompts", info="One a line", lines=4, **enabled("prompts"))
             self.seeds = gr.Textbox(
-                "0-3", label="Seeds", info="Such as 0, 1, 2 or 0-3", max_lines=1, **open_to("seeds")
+                "0-3", label="Seeds", info="Such as 0, 1, 2 or 0-3", max_lines=1, **enabled("seeds")
             )
-            with gr.Row(elem_classes="pair-grid", elem_id="draw-settings"):
+            with gr.Row(elem_classes="pair-grid", elem_id="compare-settings"):
                 self.steps = gr.Textbox(
-                    STEPS, label="Steps", info="Denoising steps", max_lines=1, min_width=100, **open_to("draw-steps")
-                )
+                    GENERATED_STEPS, label="Steps", info="Denoising steps", max_lines=1, min_width=100,
+                    **enabled("compare-steps"),
+                )  # fmt: skip
                 self.guidance = gr.Textbox(
-                    guidance, label="Guidance", info="1 is none", max_lines=1, min_width=100, **open_to("draw-guidance")
-                )
+                    self.usual, label="Guidance", info="1 is none", max_lines=1, min_width=100,
+                    **enabled("compare-guidance"),
+                )  # fmt: skip
             self.negative = gr.Textbox(
-                "", label="Negative prompt", info="What to steer away from", max_lines=2, **open_to("negative")
+                "", label="Negative prompt", info="What to steer away from", max_lines=2, **enabled("negative")
             )
-            self.job = JobCard(self.studio, "draw", [("draw", "Draw before and after")], job_id)
+            button = ("generate", "Generate before and after")
+            self.job = JobCard(self.studio, "compare", [button], self.job_id, PLACES)
 
     def _pair_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="pair-card"):
@@ -85,102 +103,91 @@ class CompareTab:
 
     def _figures_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="figures-card"):
-            run_view.heading("figures-title", "", "This pair")
-            self.figures = gr.HTML(_no_figures(), label="This pair", elem_id="figures")
+            heading("figures-title", "", "This pair")
+            self.shown_model = gr.HTML("", label="Erased model of the images", elem_id="shown-model")
+            self.figures = gr.HTML(NO_PAIR, label="This pair", elem_id="figures")
             self.pair_file = gr.DownloadButton("Download pair", size="sm", interactive=False, elem_id="pair-file")
 
     def _suggestion_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="suggestion-card"):
-            run_view.heading("suggestion-title", "", "Suggested prompts", "Press one to add it to the prompts.")
-            self.suggestions = gr.HTML(
-                [],
-                label="Suggested prompts",
-                html_template='<div class="suggestions"></div>',
-                js_on_load=page_file("suggestions.js"),
-                apply_default_css=False,
-                elem_id="suggestions",
-            )
+            heading("suggestion-title", "", "Suggested prompts", "Press one to add it to the prompts.")
+            self.suggestions = suggested_prompts("suggestions")
 
     def _grid_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="grid-card", visible=False) as self.grid_card:
-            run_view.heading("grid-title", "", "All pairs", "Left before, right after. Press one to see it above.")
-            self.grid = gr.Gallery(
-                label="All pairs",
-                show_label=False,
-                format="png",
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="pairs",
-            )
+            heading("grid-title", "", "All pairs", "Left before, right after. Press one to see it above.")
+            self.grid = pair_grid()
 
     def _wire(self) -> None:
-        drawing = [self.name, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
+        asked = [self.name, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
         pair = [self.divider, self.figures, self.pair_file]
-        self.shown = [*self.job.outputs, self.grid_card, self.grid, *pair]
-        self.job.start[0].click(self.on_draw, [self.job.job_id, *drawing], self.shown, concurrency_limit=None, **QUIET)
-        self.grid.select(self.on_pair, self.job.job_id, pair, **QUIET)
-        suggested = [self.suggestions, self.prompts, self.offered]
-        self.name.change(self.on_model, [self.name, self.prompts, self.offered], suggested, **QUIET)
+        shows = Shows(begun=self._begun, live=self._pairs, resumed=self._begun)
+        self.job.wire([self.on_generate], asked, [self.grid_card, self.grid, self.shown_model, *pair], shows)
+        self.grid.pick(self.on_pair, self.job_id, pair, **QUIET)
+        suggested = [self.suggestions, self.prompts, self.suggested, self.shown_model]
+        chosen = [self.job_id, self.name, self.prompts, self.suggested]
+        self.name.change(self.on_model, chosen, suggested, **QUIET)
         self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
 
-    @spoken
-    def on_open(self, made: str, chosen: str | None) -> Any:
-        """List the erased models, with the newest run's chosen."""
-        return erased_models(self.studio, made, chosen)
+    @readable
+    def on_open(self, newest: str, chosen: str | None) -> Any:
+        """List the erased models, with the newest chosen."""
+        return erased_models(self.studio, newest, chosen)
 
-    @spoken
-    def on_model(self, name: str | None, prompts: str, offered: str) -> tuple[Any, Any, str]:
+    @readable
+    def on_model_loaded(self, steps: str, guidance: str) -> tuple[str, str]:
+        """Fill in what suits a distilled model, unless the user typed something else."""
+        return form.usual_settings(self.studio, steps, guidance, self.usual)
+
+    @readable
+    def on_model(self, job_id: str, name: str | None, prompts: str, suggested: str) -> tuple[Any, ...]:
         """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
         if not name:
-            return [], gr.skip(), offered
-        suggested = suggestions(self.studio.entry(name).recipe)
-        first = {role: prompt for role, prompt in reversed(suggested) if role != "synonym"}
+            return [], gr.skip(), suggested, gr.skip()
+        offered = suggestions(self.studio.entry(name).recipe, known_kinds())
+        first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
         start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
-        typed = form.prompts_from(prompts) != form.prompts_from(offered)
-        return [list(pair) for pair in suggested], gr.skip() if typed else start, start
+        typed = form.prompts_from(prompts) != form.prompts_from(suggested)
+        shown = _shown_model(self.studio.job(job_id), name)
+        return [list(pair) for pair in offered], gr.skip() if typed else start, start, shown
 
-    @spoken
+    @readable
     def on_suggestion(self, prompts: str, event: gr.EventData) -> str:
+        """Add the pressed prompt to the prompts."""
         lines = form.prompts_from(prompts)
         return "\n".join([*lines, event.prompt] if event.prompt not in lines else lines)
 
-    @spoken
-    def on_draw(self, job_id: str, name: str | None, prompts: str, seeds: str, *settings: Any) -> Iterator[Update]:
-        """Start a comparison and watch it."""
+    def on_generate(self, name: str | None, prompts: str, *settings: Any) -> Job:
+        """Start a comparison."""
+        return self.studio.compare(name or "", form.images_from(form.prompts_from(prompts), *settings))
 
-        def start() -> Job:
-            steps, guidance, negative = settings
-            drawing = ImageRequest(
-                tuple(form.prompts_from(prompts)),
-                tuple(form.seeds_from(seeds)),
-                form.steps_from(steps),
-                form.guidance_from(guidance),
-                str(negative or ""),
-            )
-            return self.studio.compare(name or "", drawing)
-
-        yield from self.job.begin(job_id, start, self._end, notices.COMPARE_FIELDS)
-
-    @spoken
-    def on_return(self, job_id: str) -> Iterator[Update]:
-        """Show this browser's comparison again after a reload."""
-        yield from self.job.again(job_id, self._end, notices.COMPARE_FIELDS)
-
-    @spoken
-    def on_pair(self, job_id: str, event: gr.SelectData) -> Update:
+    @readable
+    def on_pair(self, job_id: str, event: gr.EventData) -> Update:
         """Show the pressed pair under the divider."""
-        pairs = self.job.result(job_id)
-        return self._pair(pairs[event.index]) if pairs else {self.figures: gr.skip()}
+        job = self.studio.job(job_id)
+        return {self.figures: gr.skip()} if job is None else self._pair(_generated(job)[event.index])
 
-    def _end(self, job: Job) -> Update:
-        pictures = [(side_by_side(p.before, p.after), f"{p.prompt} · seed {p.seed}") for p in job.result]
-        return self._pair(job.result[0]) | {self.grid: pictures, self.grid_card: gr.Column(visible=True)}
+    def _begun(self, job: Job) -> Update:
+        self._showing.discard(job)
+        return {
+            self.grid_card: gr.Column(visible=True),
+            self.grid: cells(job.id, job.request, ()),
+            self.divider: {},
+            self.figures: NO_PAIR,
+            self.pair_file: gr.DownloadButton(interactive=False),
+            self.shown_model: _shown_model(job, None),
+        }
 
-    def _pair(self, pair: Any) -> Update:
+    def _pairs(self, job: Job) -> Update:
+        """What is generated so far; of a job that was cancelled, too."""
+        found = _generated(job)
+        update: Update = {self.grid: cells(job.id, job.request, found)}
+        if found and job not in self._showing:
+            self._showing.add(job)
+            update |= self._pair(found[0])
+        return update
+
+    def _pair(self, pair: Pair) -> Update:
         rows = [
             ("Prompt", pair.prompt),
             ("Seed", str(pair.seed)),
@@ -189,19 +196,22 @@ class CompareTab:
         ]
         return {
             self.divider: divided(pair.before, pair.after, pair.prompt),
-            self.figures: run_view.pairs(rows),
-            self.pair_file: download(outputs.pair(pair, self.studio.output / "pairs"), interactive=True),
+            self.figures: pairs(rows),
+            self.pair_file: download(result_files.write_pair(pair, self.studio.output / "pairs"), interactive=True),
         }
 
 
-def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
-    """One picture of both, for the grid; small pictures are enlarged by whole pixels."""
-    both = Image.new("RGB", (before.width + after.width, before.height))
-    both.paste(before, (0, 0))
-    both.paste(after, (before.width, 0))
-    times = max(1, GRID_HEIGHT // before.height)
-    return both.resize((both.width * times, both.height * times), Image.Resampling.NEAREST)
+def _generated(job: Job) -> list[Pair]:
+    return [event.result for event in list(job.events) if event.result is not None]
 
 
-def _no_figures() -> str:
-    return '<p class="hint">Nothing is drawn yet.</p>'
+def _shown_model(job: Job | None, chosen: str | None) -> str:
+    """Which erased model the images are of, and a warning where another one is chosen."""
+    if job is None:
+        return ""
+    name = job.title.removeprefix(TITLE)
+    shown = f'<p class="hint">Erased model: <b>{html.escape(name)}</b></p>'
+    if chosen in (None, name):
+        return shown
+    other = f"These images are of {name}; generate again to see {chosen}."
+    return f'<p class="estimate is-missing" role="status">{html.escape(other)}</p>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -10,17 +9,20 @@ import gradio as gr
 from mace_studio.errors import RecipeError
 from mace_studio.masks import MaskSheet
 from mace_studio.recipe import Recipe
-from mace_studio.runtime import outputs
-from mace_studio.runtime.jobs import DONE, FAILED, Job
-from mace_studio.runtime.studio import Studio
-from mace_studio.ui import form, notices, run_view
+from mace_studio.runtime import library
+from mace_studio.runtime.estimate import counted_as
+from mace_studio.runtime.jobs import Job
+from mace_studio.ui import form, notices
 from mace_studio.ui.cards import masks as masks_card
-from mace_studio.ui.cards.job import remembered
+from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.cards.masks import MasksCard
 from mace_studio.ui.cards.preview import PreviewCard
-from mace_studio.ui.files import download
-from mace_studio.ui.notices import spoken
-from mace_studio.ui.recipe_form import QUIET, RecipeForm
+from mace_studio.ui.cards.recipe_form import RecipeForm, preset_change
+from mace_studio.ui.components import progress
+from mace_studio.ui.components.text import estimate, estimate_missing, heading
+from mace_studio.ui.gradio_compat import QUIET, download
+from mace_studio.ui.notices import readable
+from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, Listener, Shared
 
 # On a phone the button is fixed at the bottom and the run is far below the form.
 SHOW_RUN = """(...values) => {
@@ -32,24 +34,11 @@ Update = dict[Any, Any]
 
 
 class EraseTab:
-    """Builds the tab and answers its buttons.
+    """Builds the tab and answers its buttons."""
 
-    Attributes:
-        form: the recipe's form.
-        masks: the card of training images and masks.
-        job_id: the run that this browser watches; it outlives a reload.
-        compare: the button that leads to the Compare tab.
-        made: the name of the erasure that was made last, or "".
-        ran: the event after which a new erasure may exist.
-        counts: the listener that counts what a run takes; to be called again once the model is there.
-        shown: what `on_return` updates.
-    """
-
-    def __init__(self, studio: Studio, start: Recipe) -> None:
-        self.studio = studio
-        self.form = RecipeForm(start, studio.fixed)
-        self.job_id = remembered("erase")
-        self.made = gr.State("")
+    def __init__(self, shared: Shared) -> None:
+        self.studio, self.newest = shared.studio, shared.newest
+        self.form = RecipeForm(shared.start, self.studio.fixed)
         self.form.bar()
         with gr.Row(elem_classes="columns", elem_id="erase-columns"):
             with gr.Column(scale=5, min_width=330):
@@ -58,21 +47,26 @@ class EraseTab:
             with gr.Column(scale=4, min_width=330):
                 self.form.settings_card()
             with gr.Column(scale=4, min_width=330):
-                self._run_card(start)
-                self.preview = PreviewCard(studio)
+                self._run_card(shared.start, shared.jobs["erase"])
+                self.preview = PreviewCard(self.studio)
                 self._loss_card()
-        self.masks = MasksCard(studio, remembered("masks"))
-        self._wire()
+        self.masks = MasksCard(self.studio, shared.jobs["masks"])
+        shared.controls = self.form.controls
+        edited, erased = self._wire()
+        self.compare.click(lambda: gr.Tabs(selected="compare"), None, shared.tabs, **QUIET)
+        self.listens = {
+            PAGE_OPENED: [self.job.resume, self.masks.job.resume],
+            MODEL_LOADED: [edited],  # the memory is known once the model is loaded, the time when it is timed
+            MODEL_TIMED: [edited],
+        }
+        self.emits = {ERASURES_CHANGED: [erased.then]}
 
-    def _run_card(self, start: Recipe) -> None:
+    def _run_card(self, start: Recipe, job_id: gr.BrowserState) -> None:
         with gr.Column(elem_classes="card", elem_id="run-card"):
-            run_view.heading("run-title", "4", "Run")
+            heading("run-title", "4", "Run")
             self.estimate = gr.HTML(self._estimate(start), label="Estimate", elem_id="estimate")
-            with gr.Row(elem_id="run-buttons", elem_classes="run-buttons"):
-                self.erase = gr.Button(_erase(len(start.concepts)), variant="primary", scale=3, elem_id="erase")
-                self.cancel = gr.Button("Cancel", variant="stop", min_width=90, interactive=False, elem_id="cancel")
-            self.notice = notices.notice("notice")
-            self.progress = gr.HTML(run_view.idle(), label="Progress", elem_id="progress")
+            button = ("erase", _button_text(len(start.concepts)))
+            self.job = JobCard(self.studio, "erase", [button], job_id, view=progress.run, idle=progress.idle())
             with gr.Column(visible=False, elem_classes="panel", elem_id="result") as self.result:
                 self.summary = gr.HTML("", label="Result", elem_id="summary")
                 with gr.Row(elem_classes="button-row", elem_id="result-buttons"):
@@ -82,104 +76,76 @@ class EraseTab:
 
     def _loss_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="loss-card"):
-            self.loss = gr.HTML(run_view.losses(None, None), label="Attention loss", elem_id="loss")
+            self.loss = gr.HTML(progress.losses(None, None), label="Attention loss", elem_id="loss")
 
-    def _wire(self) -> None:
-        counted = [self.erase, self.estimate, self.form.preset_about, self.form.use_preset]
-        edited = [self.form.preset, self.masks.sheet, *self.form.controls]
-        self.counts = {"fn": self.on_edit, "inputs": edited, "outputs": [*counted, self.masks.status]}
-        self.counts["concurrency_limit"] = 1  # answered in the order asked, or an older one could stand over a newer
-        self.form.wire(self.counts, self.masks.grid)
+    def _wire(self) -> tuple[Listener, Any]:
+        erase = self.job.start[0]
+        form_parts = [self.form.preset_about, self.form.use_preset, self.form.name]
+        counted = [erase, self.estimate, *form_parts, self.masks.status]
+        # Answered in the order asked, or an older answer could stand over a newer.
+        edited = Listener(
+            self.on_edit,
+            [self.form.preset, self.masks.sheet, *self.form.controls],
+            counted,
+            options={"concurrency_limit": 1},
+        )
+        self.form.wire(edited, self.job.notice, self.masks.grid)
         self.preview.wire(self.form.controls)
         self.masks.wire(self.form.controls)
-        shown = [self.notice, self.erase, self.cancel, self.progress, self.loss, self.result, self.summary]
-        shown += [self.weights_file, self.recipe_file, self.made, self.job_id]
-        asked = [self.job_id, self.masks.sheet, *self.form.controls]
-        self.ran = self.erase.click(self.on_erase, asked, shown, js=SHOW_RUN, concurrency_limit=None, **QUIET)
-        self.cancel.click(self.on_cancel, self.job_id, self.cancel, queue=False, **QUIET)
-        self.shown = [*self.form.controls, *shown]
+        files = [self.weights_file, self.recipe_file]
+        shown = [*self.form.controls, self.loss, self.result, self.summary, *files, self.newest]
+        shows = Shows(begun=self._begun, live=self._losses, done=self._result, resumed=self._recipe)
+        asked = [self.masks.sheet, *self.form.controls]
+        return edited, self.job.wire([self.on_erase], asked, shown, shows, js=SHOW_RUN)[0]
 
-    @spoken
+    @readable
     def on_edit(self, preset: str | None, sheet: MaskSheet | None, *values: Any) -> Update:
-        """Count what the recipe takes as it is now, what the chosen preset would change, and which masks still fit."""
-        count = len(values[0] or [])
+        """Say what the recipe takes as it is now, what the chosen preset would change, and which masks still fit."""
+        button = _button_text(len(values[0] or []))
         try:
             recipe = form.recipe_from(values)
-            text = self._estimate(recipe)
         except RecipeError as error:
-            return {self.erase: _erase(count), self.estimate: run_view.estimate_missing(notices.problem(error)["text"])}
-        update: Update = {self.erase: _erase(count), self.estimate: text} | self.masks.told(sheet, recipe)
+            text = estimate_missing(notices.problem(error)["text"])
+            return {self.job.start[0]: button, self.estimate: text}
+        update: Update = {self.job.start[0]: button, self.estimate: self._estimate(recipe)}
+        update |= self.masks.status_of(sheet, recipe)
+        if not recipe.name:
+            update[self.form.name] = ""
         if preset:
-            update[self.form.preset_about] = run_view.preset_change(recipe, self.form.presets[preset])
+            update[self.form.preset_about] = preset_change(recipe, self.form.presets[preset])
             update[self.form.use_preset] = gr.Button(interactive=True)
         return update
 
-    @spoken
-    def on_erase(self, job_id: str, sheet: MaskSheet | None, *values: Any) -> Iterator[Update]:
-        """Start a run, with the masks that were drawn, and watch it."""
-        before = self.studio.job(job_id)
-        if before is not None and not before.over:
-            yield {self.notice: {"text": "A run is under way; wait for it, or cancel it first.", "target": ""}}
-            return
-        try:
-            recipe = form.recipe_from(values)
-            job = self.studio.erase(recipe, masks_card.given(sheet, recipe))
-        except RecipeError as error:
-            yield {self.notice: notices.problem(error)}
-            return
-        yield {self.notice: notices.CLEAR, self.job_id: job.id, self.result: gr.Column(visible=False)}
-        yield from self._watch(job)
+    def on_erase(self, sheet: MaskSheet | None, *values: Any) -> Job:
+        """Start a run, with the masks that the user made."""
+        recipe = form.recipe_from(values)
+        return self.studio.erase(recipe, masks_card.fitting_masks(sheet, recipe))
 
-    @spoken
-    def on_return(self, job_id: str) -> Iterator[Update]:
-        """Show the run of this browser again after a reload, with its recipe in the form."""
-        job = self.studio.job(job_id)
-        if job is None:
-            yield {self.job_id: ""}
-            return
-        yield dict(zip(self.form.controls, form.values_from(job.request), strict=True))
-        yield from self._watch(job)
+    def _begun(self, job: Job) -> Update:
+        return {self.result: gr.Column(visible=False)}
 
-    @spoken
-    def on_cancel(self, job_id: str) -> Any:
-        if job := self.studio.job(job_id):
-            job.cancel()
-        return "Stopping …"
+    def _recipe(self, job: Job) -> Update:
+        return dict(zip(self.form.controls, form.values_from(job.request), strict=True))
 
-    def _watch(self, job: Job) -> Iterator[Update]:
-        for event in job.watch():
-            # Gradio notices a cancel or a closed tab only at a yield, so there is one at every beat.
-            fresh = event is not None or not job.events
-            yield self._buttons(job) | (self._view(job) if fresh else {})
-        yield self._buttons(job) | self._view(job) | self._end(job)
-        if job.state == FAILED:
-            raise notices.failure(job.error)
+    def _losses(self, job: Job) -> Update:
+        return {self.loss: progress.losses(job, job.request)}
 
-    def _buttons(self, job: Job) -> Update:
-        cancel = gr.Button("Cancel", interactive=False) if job.over else gr.Button(interactive=True)
-        return {self.erase: gr.Button(interactive=job.over), self.cancel: cancel}
-
-    def _view(self, job: Job) -> Update:
-        return {self.progress: run_view.run(job, self.studio), self.loss: run_view.losses(job, job.request)}
-
-    def _end(self, job: Job) -> Update:
-        if job.state != DONE:
-            return {self.job_id: ""}
+    def _result(self, job: Job) -> Update:
         entry = job.result
         return {
             self.result: gr.Column(visible=True),
-            self.summary: run_view.summary(entry),
+            self.summary: progress.summary(entry),
             self.weights_file: download(entry.path),
-            self.recipe_file: download(outputs.recipe(entry.recipe, self.studio.output / "recipes")),
-            self.made: entry.name,
+            self.recipe_file: download(library.write_recipe(entry)),
+            self.newest: entry.name,
         }
 
     def _estimate(self, recipe: Recipe) -> str:
         try:
-            return run_view.estimate(self.studio.estimate(recipe.check()))
+            return estimate(self.studio.estimate(self.studio.check(recipe)).summary())
         except RecipeError as error:
-            return run_view.estimate_missing(notices.problem(error)["text"])
+            return estimate_missing(notices.problem(error)["text"])
 
 
-def _erase(count: int) -> str:
-    return f"Erase {run_view.counted_as(count, 'concept')}"
+def _button_text(count: int) -> str:
+    return f"Erase {counted_as(count, 'concept')}"

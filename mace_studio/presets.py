@@ -1,0 +1,33 @@
+"""The recipes that come with the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mace_studio.paths import PRESETS
+from mace_studio.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe that comes with the project; `recipe.about` says in a sentence what it is."""
+
+    name: str
+    recipe: Recipe
+
+
+def presets() -> list[Preset]:
+    """The recipes that come with the project, by folder and name."""
+    found = []
+    for path in sorted(PRESETS.rglob("*.json")):
+        name = path.relative_to(PRESETS).with_suffix("").as_posix()
+        found.append(Preset(name, Recipe.from_json(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def known_kinds() -> dict[str, str]:
+    """Phrase in lower case -> the kind that the presets know it as: erased as one, or kept where only one is erased."""
+    recipes = [preset.recipe for preset in presets()]
+    alone = [recipe for recipe in recipes if len({concept.kind for concept in recipe.concepts}) == 1]
+    kept = {phrase.lower(): recipe.concepts[0].kind for recipe in alone for phrase in recipe.preserve}
+    return kept | {concept.phrase.lower(): concept.kind for recipe in recipes for concept in recipe.concepts}

@@ -1,0 +1,81 @@
+"""Results as files, under names that say what they show."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mace_studio.analysis import figures
+from mace_studio.evaluation import report_figures, report_files
+from mace_studio.paths import slug
+from mace_studio.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mace_studio.analysis.attention import Inspection
+    from mace_studio.analysis.compare import Pair
+    from mace_studio.evaluation.report import Report
+    from mace_studio.exports.export import Exported
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> Path:
+    """A recipe as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{slug(recipe.title())}-{recipe.digest()}.json"
+    path.write_text(recipe.to_json(), encoding="utf-8")
+    return path
+
+
+def write_pair(pair: Pair, folder: Path) -> Path:
+    """Before and after side by side as a PNG with the settings in it."""
+    from mace_studio.analysis.compare import save_pair  # noqa: PLC0415 - needs torch, as whatever made the pair did
+
+    path = folder / f"{slug(pair.prompt)}-{pair.seed}.png"
+    save_pair(pair, path)
+    return path
+
+
+def write_inspection(inspection: Inspection, folder: Path) -> list[Path]:
+    """Data of an inspection, its figures (PNG and PDF) and its images."""
+    from mace_studio.analysis.attention import save  # noqa: PLC0415 - needs torch, as whatever made the inspection did
+
+    settings: dict[str, Any] = inspection.settings
+    name = f"{slug(settings['prompts'][0])}-{settings['seeds'][0]}-{settings['kind']}"
+    return [save(inspection, folder / f"{name}.npz"), *figures.write(inspection, folder, name)]
+
+
+def write_evaluation(reports: Sequence[Report], folder: Path) -> list[Path]:
+    """A report as Markdown, JSON and CSV, its chart and its contact sheets; several in a folder each, and a summary."""
+    if len(reports) == 1:
+        return [*report_files.write(reports[0], folder), *report_figures.write(reports[0], folder)]
+    together = report_files.write_side_by_side(reports, folder) + report_figures.write_side_by_side(reports, folder)
+    return [*together, *(path for one in reports for path in write_evaluation([one], folder / one.name))]
+
+
+def write_archive(folder: Path) -> Path:
+    """All files of a folder as one ZIP file beside it."""
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
+    """A study's table as Markdown, and a curve where its rows erase more and more."""
+    path.write_text(text, encoding="utf-8")
+    return [path, *report_figures.write_growth(reports, seconds, path.with_suffix(".png"))]
+
+
+def pack_export(exported: Exported) -> tuple[Path, Path]:
+    """An export as one file to download, a folder as a zip archive beside it, and its model card."""
+    path = exported.path
+    if not path.is_dir():
+        return path, path.with_suffix(".md")
+    archive = path.with_name(f"{path.name}.zip")
+    if not archive.is_file() or archive.stat().st_mtime < path.stat().st_mtime:
+        part = archive.with_suffix(".part")
+        # Stored as they are: weights hardly shrink, and gigabytes take minutes to try.
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as made:
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                made.write(file, Path(path.name) / file.relative_to(path))
+        part.replace(archive)
+    return archive, path / "README.md"

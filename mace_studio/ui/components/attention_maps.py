@@ -1,0 +1,159 @@
+"""What the page shows of an inspection: maps that the browser draws, and the share of attention of each word."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from mace_studio.analysis import figures
+from mace_studio.ui.components.files import png_url, script
+
+if TYPE_CHECKING:
+    from mace_studio.analysis.attention import Inspection, Mass, Run
+
+ALL_LAYERS = "All layers, mean"
+ALL_HEADS = "All heads, mean"
+SIDES = {"Prompt (conditional)": "conditional", "Negative prompt (unconditional)": "unconditional"}
+LEVELS = 65535
+CLOSING = ("end", "padding")
+EMPTY = '<p class="hint">Nothing is read yet.</p>'
+
+TEMPLATE = """<div class="maps is-empty">
+<p class="maps-empty">Read a prompt to see where the model looks for each of its words.</p>
+<div class="maps-controls">
+<fieldset class="maps-steps"><legend>Steps</legend>
+<input type="range" min="1" value="1" aria-label="First step">
+<input type="range" min="1" value="1" aria-label="Last step">
+<output></output><button type="button" class="chip maps-play" aria-pressed="false">▶ Play</button></fieldset>
+<label><input type="checkbox" class="maps-over"> Over the image</label>
+<label><input type="checkbox" class="maps-shared" checked> One colour scale</label>
+<div class="maps-scales"></div></div>
+<div class="maps-scroll" tabindex="0" role="region" aria-label="Attention to each word">
+<table class="maps-grid"></table></div>
+<p class="maps-value" role="status"></p>
+<section class="maps-large" aria-label="The chosen word, enlarged"></section></div>"""
+
+
+def viewer() -> gr.HTML:
+    """Maps of all words, a row for each run, that the browser colours, averages and enlarges; see `shown`."""
+    return gr.HTML(
+        {},
+        label="Attention maps",
+        html_template=TEMPLATE,
+        js_on_load=script(__file__),
+        apply_default_css=False,
+        elem_id="maps",
+    )
+
+
+def shown(inspection: Inspection, group: str, head: str, side: str) -> dict[str, Any]:
+    """The viewer's value: everything that the browser needs to show one layer group of one side.
+
+    Args:
+        inspection: of any number of runs.
+        group: of `groups`.
+        head: of `heads`.
+        side: of `SIDES`.
+    """
+    chosen = {name: getattr(run, SIDES[side]) for name, run in inspection.runs.items()}
+    layer = None if group == ALL_LAYERS else group
+    number = None if head == ALL_HEADS else int(head.split()[-1]) - 1
+    maps_RSTIJ = np.stack([token_maps.mean(layer, number).numpy() for token_maps in chosen.values()])
+    words = next(iter(chosen.values())).words
+    highest = float(maps_RSTIJ.max()) or 1.0
+    return {
+        "rows": [_row(name, run) for name, run in inspection.runs.items()],
+        "words": [{"text": w.text, "tokens": " ".join(w.tokens), "role": w.role} for w in words],
+        "shape": maps_RSTIJ.shape,
+        "highest": highest,
+        "maps": _bytes((maps_RSTIJ * (LEVELS / highest)).round().astype("<u2")),
+        "maskWord": inspection.mask.word if inspection.mask else "",
+        "mask": _bytes(_mask(inspection, maps_RSTIJ.shape[-2:])),
+        "palette": _bytes(np.array(figures.palette(figures.COLOURS), np.uint8)),
+        "changes": _bytes(np.array(figures.palette(figures.DIFFERENCES), np.uint8)),
+        "replaced": inspection.settings["kind"] == figures.RESIDUAL,
+    }
+
+
+def groups(inspection: Inspection) -> list[str]:
+    """The layer groups, all of them together first, then by size."""
+    found = next(iter(inspection.runs.values())).conditional.maps
+    return [ALL_LAYERS, *sorted(found, key=lambda name: -found[name].shape[-1])]
+
+
+def heads(inspection: Inspection, group: str) -> list[str]:
+    """The heads of a layer group."""
+    token_maps = next(iter(inspection.runs.values())).conditional
+    count = token_maps.heads(None if group == ALL_LAYERS else group)
+    return [ALL_HEADS, *(f"Head {i + 1}" for i in range(count))]
+
+
+def sides(inspection: Inspection) -> list[str]:
+    """The halves that were read."""
+    run = next(iter(inspection.runs.values()))
+    return [title for title, side in SIDES.items() if getattr(run, side) is not None]
+
+
+def mass_bars(inspection: Inspection) -> str:
+    """The share of attention of each word in every run, in the whole image and inside the concept's mask."""
+    rows = {name: inspection.masses(name) for name in inspection.runs}
+    top = max(m.total for masses in rows.values() for m in masses if m.word.role != "padding")
+    inside = inspection.mask is not None
+    lines = [_mass_row([rows[name][i] for name in rows], list(rows), top, inside) for i in range(len(inspection.words))]
+    columns = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in rows)
+    more = "<th scope='col'>inside the mask</th>" if inside else ""
+    head = f"<tr><th scope='col'>Word</th>{columns}{more}</tr>"
+    return f'<table class="mass"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>{_closing(rows)}'
+
+
+def presence(inspection: Inspection) -> str:
+    """The judge's probability of each concept in each run, or nothing."""
+    parts = [
+        f"{html.escape(name)} <b>{percent(share)}</b> {html.escape(phrase)}"
+        for name, run in inspection.runs.items()
+        for phrase, share in run.presence.items()
+    ]
+    return f'<p class="hint">The judge sees: {" · ".join(parts)}</p>' if parts else ""
+
+
+def percent(share: float) -> str:
+    """Such as "7.4 %"."""
+    return f"{100 * share:.1f} %"
+
+
+def _mass_row(masses: Sequence[Mass], names: Sequence[str], top: float, inside: bool) -> str:
+    word = masses[0].word
+    bars = "".join(
+        f'<td><i class="is-{name}" style="width:{100 * min(1, m.total / top):.1f}%"></i>{percent(m.total)}</td>'
+        for name, m in zip(names, masses, strict=True)
+    )
+    more = f"<td>{' → '.join(percent(mass.inside) for mass in masses)}</td>" if inside else ""
+    return f'<tr class="is-{word.role}"><th scope="row">{html.escape(word.text)}</th>{bars}{more}</tr>'
+
+
+def _closing(rows: dict[str, Sequence[Mass]]) -> str:
+    closing = {name: sum(m.total for m in masses if m.word.role in CLOSING) for name, masses in rows.items()}
+    shares = [f"{percent(share)} {name}" for name, share in closing.items()]
+    return f'<p class="hint">End and padding tokens together: {html.escape(", ".join(shares))}.</p>'
+
+
+def _row(name: str, run: Run) -> dict[str, Any]:
+    return {"name": name, "image": png_url(run.image), "presence": list(run.presence.items())}
+
+
+def _mask(inspection: Inspection, size: tuple[int, int]) -> np.ndarray:
+    """The mask at the size of the maps, by nearest neighbour; empty where there is none."""
+    if inspection.mask is None:
+        return np.zeros(0, np.uint8)
+    picture = Image.fromarray(inspection.mask.mask_IJ.numpy().astype(np.uint8))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _bytes(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()

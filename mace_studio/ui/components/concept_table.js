@@ -1,0 +1,152 @@
+// The table of concepts. Its value is a list of rows of four texts: phrase, mapping, kind, synonyms.
+// What a user typed only ever becomes text (.value, .textContent), never markup.
+// props: kinds; known: phrase in lower case -> kind.
+const list = element.querySelector(".concept-rows");
+const bulk = element.querySelector(".concept-bulk");
+const [mapping, kind] = bulk.querySelectorAll("[data-bulk]");
+const LABELS = ["Concept", "Maps to", "Kind", "Synonyms"];
+const names = (n) => [`Concept ${n}`, `Concept ${n} maps to`, `Kind of concept ${n}`, `Synonyms of concept ${n}`];
+const hints = ["such as Van Gogh", "such as an artist", "", "for testing"];
+
+const cellsOf = (row) => [...row.querySelectorAll("[data-cell]")];
+const read = () => [...list.children].map((row) => cellsOf(row).map((cell) => cell.value));
+const commit = () => { props.value = read(); };
+const selected = () => [...list.children].filter((row) => row.querySelector(".concept-select").checked);
+
+function number() {
+  [...list.children].forEach((row, i) => {
+    row.setAttribute("aria-label", `Concept ${i + 1}`);
+    row.querySelector(".concept-number").textContent = i + 1;
+    row.querySelector(".concept-select").setAttribute("aria-label", `Select concept ${i + 1}`);
+    cellsOf(row).forEach((cell, column) => {
+      cell.setAttribute("aria-label", names(i + 1)[column]);
+      cell.dataset.cell = `${i}-${column}`;
+    });
+    row.querySelector(".concept-remove").setAttribute("aria-label", `Remove concept ${i + 1}`);
+  });
+  showSelection();
+}
+
+function cellFor(column, text) {
+  const box = document.createElement("div");
+  const label = document.createElement("span");
+  const cell = document.createElement(column === 2 ? "select" : "input");
+  if (column === 2) props.kinds.forEach((one) => cell.add(new Option(one, one)));
+  else Object.assign(cell, { type: "text", placeholder: hints[column], autocomplete: "off", spellcheck: false });
+  cell.value = text;
+  cell.dataset.cell = "";
+  label.textContent = LABELS[column];
+  label.setAttribute("aria-hidden", "true");
+  box.className = "concept-cell";
+  box.append(label, cell);
+  return box;
+}
+
+function rowFor(texts) {
+  const row = document.createElement("div");
+  row.className = "concept-row";
+  row.setAttribute("role", "group");
+  const mark = document.createElement("label");
+  const select = Object.assign(document.createElement("input"), { type: "checkbox", className: "concept-select" });
+  const shown = Object.assign(document.createElement("span"), { className: "concept-number" });
+  mark.className = "concept-mark";
+  mark.append(select, shown);
+  const remove = document.createElement("button");
+  Object.assign(remove, { type: "button", textContent: "×", className: "concept-remove", title: "Remove this concept" });
+  row.append(mark, ...texts.map((text, column) => cellFor(column, text)), remove);
+  row.filled = texts;
+  row.touched = new Set();
+  return row;
+}
+
+// What a preset says of a concept goes when another phrase takes its place, and comes back with it; what the user typed
+// stays.
+function follow(row, column) {
+  const cells = cellsOf(row);
+  row.touched.add(column);
+  if (column !== 0) return;
+  const phrase = cells[0].value.trim();
+  const same = phrase === row.filled[0].trim();
+  if (!row.touched.has(3)) cells[3].value = same ? row.filled[3] : "";
+  if (!row.touched.has(2)) cells[2].value = same ? row.filled[2] : kindOf(phrase, row.filled[2]);
+}
+
+function kindOf(phrase, otherwise) {
+  const known = props.known[phrase.toLowerCase()];
+  if (known) return known;
+  if (/\b(style|painting|art) (of|by)\b/i.test(phrase)) return "style";
+  if (/^\p{Lu}[^\s]+( \p{Lu}[^\s]+)+$/u.test(phrase)) return "celebrity";
+  return otherwise;
+}
+
+function show(rows) {
+  list.replaceChildren(...rows.map(rowFor));
+  number();
+}
+
+function addAfter(row) {
+  const kindBefore = row ? row.querySelector("select").value : props.kinds[0];
+  const fresh = rowFor(["", "", kindBefore, ""]);
+  if (row) row.after(fresh); else list.append(fresh);
+  number();
+  fresh.querySelector("[data-cell]").focus();
+  commit();
+}
+
+// Several rows at once
+
+function showSelection() {
+  const count = selected().length;
+  bulk.hidden = list.children.length < 2;
+  bulk.classList.toggle("is-active", count > 0);
+  bulk.querySelector("output").textContent = count ? `${count} selected` : "";
+  bulk.querySelector(".concept-all").checked = count > 0 && count === list.children.length;
+}
+
+function setAll(column, value) {
+  selected().forEach((row) => {
+    cellsOf(row)[column].value = value;
+    row.touched.add(column);
+  });
+  commit();
+}
+
+list.addEventListener("input", (event) => {
+  if (event.target.matches(".concept-select")) return showSelection();
+  const row = event.target.closest(".concept-row");
+  follow(row, cellsOf(row).indexOf(event.target));
+  commit();
+});
+list.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !event.target.matches("input[type=text]") || event.isComposing) return;
+  event.preventDefault();
+  addAfter(event.target.closest(".concept-row"));
+});
+list.addEventListener("click", (event) => {
+  if (!event.target.matches(".concept-remove")) return;
+  const row = event.target.closest(".concept-row");
+  const next = row.nextElementSibling || row.previousElementSibling;
+  row.remove();
+  number();
+  (next ? next.querySelector(".concept-remove") : document.querySelector("#add-concept")).focus();
+  commit();
+});
+props.kinds.forEach((one) => kind.add(new Option(one, one)));
+kind.value = "";
+kind.addEventListener("change", () => { if (kind.value) setAll(2, kind.value); kind.value = ""; });
+mapping.addEventListener("keydown", (event) => { if (event.key === "Enter") mapping.blur(); });
+mapping.addEventListener("change", () => { if (mapping.value.trim()) setAll(1, mapping.value.trim()); mapping.value = ""; });
+bulk.querySelector(".concept-all").addEventListener("input", (event) => {
+  list.querySelectorAll(".concept-select").forEach((box) => { box.checked = event.target.checked; });
+  showSelection();
+});
+bulk.querySelector("button").addEventListener("click", () => {
+  selected().forEach((row) => row.remove());
+  number();
+  commit();
+  document.querySelector("#add-concept").focus();
+});
+element.closest("#concepts").addEventListener("add-row", () => addAfter(list.lastElementChild));
+element.closest("#concepts").addEventListener("clear-rows", () => { show([]); commit(); });
+watch("value", () => { if (JSON.stringify(props.value || []) !== JSON.stringify(read())) show(props.value || []); });
+show(props.value || []);

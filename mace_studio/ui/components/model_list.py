@@ -1,0 +1,163 @@
+"""The list of erased models and what the page says of them, of exports and of the base model."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from mace_studio.methods import METHODS
+from mace_studio.paths import slug
+from mace_studio.recipe import Recipe
+from mace_studio.runtime.estimate import Estimate, Status, counted_as
+from mace_studio.runtime.estimate import size as size_text
+from mace_studio.runtime.library import Entry
+from mace_studio.runtime.studio import Studio
+from mace_studio.ui.components.files import script
+from mace_studio.ui.components.text import estimate, number_text, pairs
+from mace_studio.ui.components.text import warnings as warning_list
+
+if TYPE_CHECKING:
+    from mace_studio.exports.export import Exported
+
+NAMED = 6
+NONE_CHOSEN = '<p class="hint">Choose a model in the list to see what it is; choose several to compose them.</p>'
+OTHER_BASE = "Made from another base model than the one that is loaded."
+OLDER = "Made by an older version, without its LoRAs: it cannot be composed."
+LIST = """<div class="model-list"><table><thead><tr><th scope="col">Name</th><th scope="col">Erased</th>
+<th scope="col" class="hide-phone">Scores</th><th scope="col" class="hide-phone">Size</th>
+<th scope="col" class="hide-phone">Made</th></tr></thead><tbody></tbody></table>
+<p class="hint">No erased model yet. The Erase tab makes one, or open a file.</p></div>"""
+
+
+def model_list() -> gr.HTML:
+    """The list with a checkbox for each model; its value is made by `value`."""
+    return gr.HTML(
+        {"rows": [], "chosen": []},
+        label="Erased models",
+        html_template=LIST,
+        js_on_load=script(__file__),
+        apply_default_css=False,
+        elem_id="models",
+    )
+
+
+def erased_models(studio: Studio, newest: str, chosen: str | None, *other: str) -> gr.Dropdown:
+    """The choice of erased models: the newest, or what was chosen, or the first; `other` choices come first."""
+    listed = choices(studio.entries())
+    names = [name for _, name in listed]
+    choice = next((name for name in (newest, chosen, *names) if name in names), other[0] if other else None)
+    return gr.Dropdown([*((one, one) for one in other), *listed], value=choice)
+
+
+def choices(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """(label, name) of each erased model; the label is such as "guitar, pizza · 17:53 · MACE".
+
+    It begins with the file's name where the user gave it one.
+    """
+    now = datetime.now().date()
+    labels = []
+    for entry in entries:
+        when = f"{entry.made:%H:%M}" if entry.made.date() == now else f"{entry.made:%d %b %H:%M}"
+        title = entry.recipe.title()
+        title = title if entry.name.startswith(slug(title)) else entry.name
+        labels.append(f"{title} · {when} · {METHODS[entry.recipe.method].title}")
+    return [
+        (f"{label} · {entry.name}" if labels.count(label) > 1 else label, entry.name)
+        for label, entry in zip(labels, entries, strict=True)
+    ]
+
+
+def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
+    """What the list shows of each model."""
+    return [
+        {
+            "name": entry.name,
+            "erased": _few([concept.phrase for concept in entry.recipe.concepts]),
+            "scores": "\n".join(f"{mean.name}: {100 * mean.value:.1f}\u00a0%" for mean in entry.scores),
+            "size": size_text(entry.size),
+            "made": f"{entry.made:%Y-%m-%d %H:%M}",
+            "note": _note(entry, status),
+        }
+        for entry in entries
+    ]
+
+
+def details(entry: Entry, status: Status) -> str:
+    """One model: what it erases, how, and what to know of it."""
+    recipe, lora = entry.recipe, entry.recipe.settings.lora
+    weights = (recipe.settings.refine.general, recipe.settings.fuse.general, recipe.settings.refine.preserve)
+    facts = [
+        ("Erased", _few([f"{c.phrase} → {c.mapping}" for c in recipe.concepts])),
+        ("Kept", _few(recipe.preserve) or "no list"),
+        ("LoRA", f"{lora.steps} steps, rank {lora.rank}" if lora.steps else "none, refined only"),
+        ("λ1 · λ2 · λ3", " · ".join(map(number_text, weights))),
+        ("Seed", str(recipe.seed)),
+        ("Size", size_text(entry.size)),
+        ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
+        *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),
+    ]
+    notes = [note for note in (_note(entry, status), *entry.warnings) if note]
+    return f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}"
+
+
+def several(entries: Sequence[Entry]) -> str:
+    """What is chosen when it is more than one model."""
+    names = "".join(f"<li>{html.escape(entry.name)}</li>" for entry in entries)
+    return f'<h2>{len(entries)} models</h2><ul class="chosen">{names}</ul>'
+
+
+def composition(recipe: Recipe, training: Estimate | None) -> str:
+    """What composing would make, and what it takes to train what is added."""
+    erased = _few([concept.phrase for concept in recipe.concepts])
+    takes = (
+        f"{counted_as(training.concepts, 'LoRA')} to train, {counted_as(training.unet_forwards, 'UNet forward')}"
+        if training and training.unet_forwards
+        else "nothing to train"
+    )
+    return estimate(f"Erases {erased} · {takes}")
+
+
+def exported(written: Exported) -> str:
+    """What an export wrote, and what a LoRA leaves out of each layer."""
+    head = f'<p class="saved"><b>{html.escape(written.path.name)}</b>, {size_text(written.size)}.</p>'
+    if not written.residuals:
+        return head
+    worst = max(share for _, share in written.residuals.values())
+    lines = [
+        (layer.removesuffix(".weight"), f"rank {rank}, {share:.2%} left out")
+        for layer, (rank, share) in written.residuals.items()
+    ]
+    return (
+        f'{head}<details class="residuals"><summary>At most {worst:.2%} of a layer’s difference is left out</summary>'
+        f"{pairs(lines)}</details>"
+    )
+
+
+def base(status: Status) -> str:
+    """The base model that is loaded."""
+    facts = [("Loaded", status.name if status.state == "ready" else f"{status.name}: {status.state}")]
+    facts += [("On", status.detail)] if status.state == "ready" else [("Why", status.detail)] if status.detail else []
+    if status.memory is not None:
+        facts.append(("Memory", f"about {size_text(status.memory)} with an erasure"))
+    return pairs(facts)
+
+
+def _note(entry: Entry, status: Status) -> str:
+    if status.fingerprint and entry.fingerprint != status.fingerprint:
+        return OTHER_BASE
+    return "" if entry.composable else OLDER
+
+
+def _few(phrases: Sequence[str]) -> str:
+    more = f" and {len(phrases) - NAMED} more" if len(phrases) > NAMED else ""
+    return ", ".join(phrases[:NAMED]) + more
+
+
+def value(entries: Sequence[Entry], status: Status, chosen: Sequence[str]) -> dict[str, Any]:
+    """The value of the list: its rows, and which of them are chosen."""
+    names = {entry.name for entry in entries}
+    return {"rows": rows(entries, status), "chosen": [name for name in chosen if name in names]}

@@ -1,0 +1,53 @@
+// A list of phrases: chips that can be removed, and an input that adds one at Enter and many at a paste.
+// value: list of texts, which only ever become text. props: name, of the list.
+const list = element.querySelector("ul");
+const input = element.querySelector("input");
+const phrases = () => props.value || [];
+input.setAttribute("aria-label", props.name);
+
+function chip(phrase, i) {
+  const item = document.createElement("li");
+  const text = document.createElement("span");
+  const remove = document.createElement("button");
+  text.textContent = phrase;
+  Object.assign(remove, { type: "button", textContent: "×" });
+  remove.setAttribute("aria-label", `Remove ${phrase}`);
+  remove.addEventListener("click", () => {
+    props.value = phrases().filter((_, j) => j !== i);
+    (list.querySelectorAll("button")[Math.min(i, list.children.length - 1)] || input).focus();
+  });
+  item.append(text, remove);
+  return item;
+}
+
+function add(more) {
+  const fresh = more.map((phrase) => phrase.trim()).filter((phrase) => phrase && !phrases().includes(phrase));
+  if (fresh.length) props.value = [...phrases(), ...new Set(fresh)];
+}
+
+function take() {
+  add([input.value]);
+  input.value = "";
+}
+
+input.addEventListener("keydown", (event) => {
+  if (event.isComposing) return;
+  if (event.key === "Enter") { event.preventDefault(); take(); }
+  if (event.key === "Backspace" && !input.value) props.value = phrases().slice(0, -1);
+});
+input.addEventListener("change", take);
+input.addEventListener("paste", (event) => {
+  const lines = event.clipboardData.getData("text").split(/[\r\n]+/).filter((line) => line.trim());
+  const parts = lines.length > 1 ? lines : lines.join("").split(/[,;\t]/);
+  if (parts.length < 2) return;
+  event.preventDefault();
+  add(parts);
+});
+
+function show() {
+  list.replaceChildren(...phrases().map(chip));
+  list.hidden = !list.children.length;
+}
+
+watch("value", show);
+show();

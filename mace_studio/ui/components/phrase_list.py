@@ -1,0 +1,25 @@
+"""A list of phrases as chips with one input; gr.Dropdown names its buttons "Remove 0", at 16 pixels (Gradio 6.31)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gradio as gr
+
+from mace_studio.ui.components.files import script
+
+TEMPLATE = """<div class="phrase-list"><ul></ul>
+<input type="text" placeholder="Type a phrase and press Enter, or paste a list" autocomplete="off"></div>"""
+
+
+def phrase_list(phrases: Sequence[str], label: str, elem_id: str) -> gr.HTML:
+    """An editor whose value is a list of phrases."""
+    return gr.HTML(
+        list(phrases),
+        label=label,
+        html_template=TEMPLATE,
+        js_on_load=script(__file__),
+        apply_default_css=False,
+        elem_id=elem_id,
+        name=label,
+    )

@@ -1,0 +1,236 @@
+"""The controls of the recipe's form: what every method has, and the settings of each method.
+
+A second method is one more entry of `METHOD_GROUPS`; the form is built from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mace_studio.methods.mace import FUSIONS, MASKS
+from mace_studio.settings import TUNE
+from mace_studio.ui.components.charts import timestep_chart
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a slider begins and ends.
+
+    Attributes:
+        low, high: its ends; exponents of ten when `log`.
+        step: between two places.
+        log: the slider moves in powers of ten.
+        off: its left end is 0.
+    """
+
+    low: float
+    high: float
+    step: float
+    log: bool = True
+    off: bool = False
+
+
+WEIGHT = Span(-8, 4, 0.1, off=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One control of the form.
+
+    Attributes:
+        key: its name here, unique; with hyphens it is the control's elem_id.
+        label: what the user calls it.
+        path: the recipe field that it shows, dotted; for a setting of a method within its settings.
+        hint: a few words below it.
+        kind: "decimal" or "whole" number, "text", "choice" or "flag". Numbers are typed as text, so that 1e-7, 0 and a
+            seed of twenty digits reach the recipe as they were written.
+        span: of its slider; None for a number without one.
+        choices: of a "choice".
+        same_as: key of the field whose value counts while this one is blank.
+    """
+
+    key: str
+    label: str
+    path: str
+    hint: str = ""
+    kind: str = "text"
+    span: Span | None = None
+    choices: tuple[str, ...] = ()
+    same_as: str = ""
+
+    @property
+    def elem_id(self) -> str:
+        return self.key.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Fields that stand side by side.
+
+    Attributes:
+        elem_id: of their row.
+        fields: in this order.
+        columns: how many stand in a line; 1 for flags.
+        advanced: folded away at first.
+        chart: (values of `chart_fields`) -> a chart as HTML, or None while a value is being typed.
+        chart_fields: keys of the fields that the chart below this group shows.
+    """
+
+    elem_id: str
+    fields: tuple[Field, ...]
+    columns: int = 2
+    advanced: bool = False
+    chart: Callable[..., str | None] | None = None
+    chart_fields: tuple[str, ...] = ()
+
+
+COMMON = (
+    Field(key="concepts", label="Concepts", path="concepts"),
+    Field(key="preserve", label="Keep unchanged", path="preserve"),
+    Field(key="method", label="Method", path="method", kind="choice"),
+    Field(key="seed", label="Seed", path="seed", hint="Of images, noise, timesteps", kind="whole"),
+    Field(key="name", label="Name", path="name", hint="What to call the result; made of the concepts when blank"),
+    # Not a text: with it the form keeps name and phrases of the recipe that filled it, see `form.name_from`.
+    Field(key="about", label="About", path="about"),
+)
+
+MACE = (
+    Group(
+        elem_id="weights",
+        fields=(
+            Field(
+                key="lambda1", label="λ1", path="refine.general", kind="decimal", span=WEIGHT,
+                hint="General captions, in Refine",
+            ),
+            Field(
+                key="lambda2", label="λ2", path="fuse.general", kind="decimal", span=WEIGHT,
+                hint="General captions, in Fuse",
+            ),
+            Field(
+                key="lambda3", label="λ3", path="refine.preserve", kind="decimal", span=WEIGHT,
+                hint="Your keep list, in both",
+            ),
+            Field(
+                key="identity", label="Identity weight", path="refine.identity", kind="decimal", span=WEIGHT,
+                hint="The weights themselves, in both",
+            ),
+        ),
+    ),
+    Group(
+        elem_id="window",
+        columns=3,
+        fields=(
+            Field(
+                key="t1", label="t₁", path="lora.t1", kind="decimal", span=Span(0, 999, 1, log=False),
+                hint="Focus begins",
+            ),
+            Field(
+                key="t2", label="t₂", path="lora.t2", kind="decimal", span=Span(0, 999, 1, log=False),
+                hint="Focus ends",
+            ),
+            Field(
+                key="gamma", label="γ", path="lora.gamma", kind="decimal", span=Span(-3, 0, 0.05), hint="Steepness"
+            ),
+        ),
+        chart=timestep_chart,
+        chart_fields=("t1", "t2", "gamma", "uniform"),
+    ),
+    Group(
+        elem_id="lora",
+        fields=(
+            Field(
+                key="lora_steps", label="LoRA steps", path="lora.steps", kind="whole",
+                hint="Per concept; 0 leaves it out",
+            ),
+            Field(
+                key="learning_rate", label="Learning rate", path="lora.learning_rate", kind="decimal",
+                hint="Of AdamW, such as 1e-4",
+            ),
+            Field(key="rank", label="Rank", path="lora.rank", kind="whole", hint="Of each LoRA, usually 1"),
+            Field(
+                key="alpha", label="Alpha", path="lora.alpha", kind="decimal", hint="Scales it by alpha / rank"
+            ),
+        ),
+    ),
+    Group(
+        elem_id="advanced-grid",
+        advanced=True,
+        fields=(
+            Field(
+                key="lambda3_fuse", label="λ3 in the fusion", path="fuse.preserve", kind="decimal",
+                hint="Blank: same as in Refine", same_as="lambda3",
+            ),
+            Field(
+                key="identity_fuse", label="Identity weight in the fusion", path="fuse.identity", kind="decimal",
+                hint="Blank: same as in Refine", same_as="identity",
+            ),
+            Field(
+                key="tune", label="LoRA trains", path="lora.tune", kind="choice", choices=TUNE,
+                hint="Key and value projections",
+            ),
+            Field(
+                key="fusion", label="Fusion", path="fusion", kind="choice", choices=FUSIONS,
+                hint="Weighted sum: the ablation",
+            ),
+            Field(
+                key="masks", label="Masks", path="masks", kind="choice", choices=MASKS,
+                hint="Not for styles and explicit",
+            ),
+            Field(
+                key="concepts_at_once", label="Concepts at once", path="concepts_at_once", kind="whole",
+                hint="Memory and speed only",
+            ),
+            Field(
+                key="image_count", label="Images per concept", path="images.per_concept", kind="whole",
+                hint="For training, generated first",
+            ),
+            Field(
+                key="image_steps", label="Image steps", path="images.steps", kind="whole",
+                hint="Denoising steps of each",
+            ),
+            Field(
+                key="image_guidance", label="Image guidance", path="images.guidance", kind="decimal",
+                hint="Of each; 1 is none",
+            ),
+        ),
+    ),
+    Group(
+        elem_id="advanced-flags",
+        advanced=True,
+        columns=1,
+        fields=(
+            Field(
+                key="pad_tokens", label="End and padding tokens", path="lora.pad_tokens", kind="flag",
+                hint="also press down what they carry",
+            ),
+            Field(
+                key="squared", label="Squared loss", path="lora.squared", kind="flag",
+                hint="of squared norms, as Eq. 3 is printed",
+            ),
+            Field(
+                key="uniform", label="Uniform timesteps", path="lora.uniform", kind="flag",
+                hint="all equally often (ablation)",
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+METHOD_GROUPS: dict[str, tuple[Group, ...]] = {"mace": MACE}
+
+
+def method_fields(method: str) -> list[Field]:
+    """The fields of a method's own settings; none for a method without an entry."""
+    return [field for group in METHOD_GROUPS.get(method, ()) for field in group.fields]
+
+
+FIELDS: tuple[Field, ...] = (*COMMON, *(field for method in METHOD_GROUPS for field in method_fields(method)))
+BY_KEY: dict[str, Field] = {field.key: field for field in FIELDS}
+
+
+def value_at(owner: Any, field: Field) -> Any:
+    """The value of a field in a recipe or in a method's settings."""
+    for part in field.path.split("."):
+        owner = getattr(owner, part)
+    return owner

@@ -1,0 +1,79 @@
+"""Workarounds for Gradio, all of them, each with what goes wrong without it. Seen with Gradio 6.31.
+
+Some components of our own stand in place of Gradio's: `components/concept_table.py` (gr.Dataframe loses the first
+letter typed into a cell, and rows of Gradio components take 2.1 s each at a hundred rows), `components/divider.py`
+(gr.ImageSlider works by mouse only) and `components/mask_grid.py` (gr.Gallery writes the files of all its images again
+whenever one changes, while the page reads them). `theme.py` uses only the weights 400 and 700 of the bundled fonts,
+since other files lack ASCII. No public issue of these was found.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# No overlay over what a handler changes. "private" keeps a handler out of the API's description, and no more than that:
+# see `NamedEndpointsOnly`.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# The same for handlers that may wait for minutes: by default only one call of a handler runs at a time.
+WAITING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
+
+CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")
+BY_NUMBER = ("predict",)
+
+
+def enabled(elem_id: str) -> dict[str, Any]:
+    """Options of an input. Gradio disables every component with a value that no handler reads.
+
+    gradio-app/gradio#4471 and #5293: by design.
+    """
+    return {"interactive": True, "elem_id": elem_id}
+
+
+def remembered(name: str) -> gr.BrowserState:
+    """A text that the browser keeps over a reload.
+
+    It has to be made outside of the tabs: one in a tab that is not open is not read back. Key and secret are given,
+    since those that Gradio makes up differ after every start. No public issue was found.
+    """
+    return gr.BrowserState("", storage_key=f"mace-{name}", secret="mace-studio")
+
+
+def serve_in_place(path: Path) -> None:
+    """Let a file be downloaded where it lies. Gradio copies and hashes it first: 1.2 s for 300 MB.
+
+    gradio-app/gradio#7618 brought the function.
+    """
+    gr.set_static_paths([path])
+
+
+def download(path: Path, **changes: object) -> gr.DownloadButton:
+    """A download button's new file, served in place."""
+    serve_in_place(path)
+    return gr.DownloadButton(value=str(path), **changes)
+
+
+class NamedEndpointsOnly:
+    """Middleware that refuses calls of the page's own handlers by name; the page itself calls them by number.
+
+    gradio-app/gradio#13051: a handler with api_visibility="private" can still be called by its name.
+
+    Args:
+        app: what it wraps.
+        names: of the endpoints that may be called.
+    """
+
+    def __init__(self, app: ASGIApp, names: tuple[str, ...]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        called = CALL.search(scope["path"]) if scope["type"] == "http" else None
+        if called and called[2] not in (self.names if called[1] == "call" else BY_NUMBER):
+            await PlainTextResponse("There is no such endpoint.", status_code=404)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)

@@ -1,0 +1,95 @@
+"""What a tab is to the page: a name, a function that builds it, and the events that it listens to and emits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gradio as gr
+
+from mace_studio.recipe import Recipe
+from mace_studio.runtime.studio import Studio
+from mace_studio.ui.gradio_compat import QUIET, WAITING
+
+# Events. SELECTED is the tab's own; the others are the same for all tabs.
+PAGE_OPENED = "page opened"
+SELECTED = "tab selected"
+ERASURES_CHANGED = "erasures changed"  # there may be a new erasure, or another is to be chosen
+MODEL_LOADED = "model loaded"
+MODEL_TIMED = "model timed"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A handler with what it reads and what it updates.
+
+    Attributes:
+        fn, inputs, outputs: as a component's event takes them.
+        waits: it may take minutes, so any number of its calls may run at a time.
+        options: more of the event's options.
+    """
+
+    fn: Callable[..., Any]
+    inputs: Any
+    outputs: Any
+    waits: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def on(self, event: Callable[..., Any]) -> Any:
+        """Call the handler at an event, such as `button.click`; returns what Gradio returns for it."""
+        return event(self.fn, self.inputs, self.outputs, **(WAITING if self.waits else QUIET) | self.options)
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """What the tabs share.
+
+    Attributes:
+        studio: does the work.
+        start: the recipe that the form begins with.
+        header: of the page; says which model is loaded.
+        newest: name of the erasure that the tabs choose next: the one that was made last.
+        tabs: all tabs; there when the first is built.
+        jobs: name -> id of the job of that name that this browser watches, see `gradio_compat.remembered`.
+        controls: of the recipe's form; there once the Erase tab is built.
+    """
+
+    studio: Studio
+    start: Recipe
+    header: gr.HTML
+    newest: gr.State
+    jobs: dict[str, gr.BrowserState]
+    tabs: gr.Tabs | None = None
+    controls: Sequence[Any] = ()
+
+
+class View(Protocol):
+    """A tab that is built.
+
+    Attributes:
+        listens: event -> listeners that are called when it happens.
+        emits: event -> Gradio events, such as `button.click`'s `then`, that mean it.
+    """
+
+    listens: dict[str, list[Listener]]
+    emits: dict[str, list[Callable[..., Any]]]
+
+
+@dataclass(frozen=True)
+class Tab:
+    """A tab of the page.
+
+    Attributes:
+        name: on the tab; in lower case it is its id.
+        build: builds the tab into the container that is open.
+        jobs: names of the jobs that can be started there.
+    """
+
+    name: str
+    build: Callable[[Shared], View]
+    jobs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.name.lower()

@@ -1,0 +1,34 @@
+"""What the lists of erased models say."""
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime.library import Entry
+from mace_studio.ui.components.model_list import choices
+
+THREE = Recipe(concepts=tuple(Concept(phrase, "sky") for phrase in ("guitar", "pizza", "penguin")))
+
+
+def entry(name, made, recipe=THREE):
+    return Entry(
+        name=name, path=Path(f"{name}.safetensors"), recipe=recipe, made=made, size=1, conditions={}, warnings=()
+    )
+
+
+def test_a_model_is_listed_with_its_concepts_time_and_method():
+    today = datetime.now().replace(hour=17, minute=53)
+    (found,) = choices([entry("guitar-pizza-penguin-12345678", today)])
+    assert found == ("guitar, pizza, penguin · 17:53 · MACE", "guitar-pizza-penguin-12345678")
+    (older,) = choices([entry("guitar-pizza-penguin-12345678", datetime(2020, 3, 1, 9, 5))])
+    assert older[0] == "guitar, pizza, penguin · 01 Mar 09:05 · MACE"
+
+
+def test_a_name_that_the_user_gave_comes_first_and_no_two_labels_are_the_same():
+    made = datetime(2020, 3, 1, 9, 5)
+    assert choices([entry("Mine", made)])[0][0] == "Mine · 01 Mar 09:05 · MACE"
+    first, second = choices([entry("guitar-pizza-penguin-1", made), entry("guitar-pizza-penguin-2", made)])
+    assert first[0] != second[0] and first[0].endswith(" · guitar-pizza-penguin-1")
+    named = entry("cat-1", made, replace(THREE, name="Cat"))
+    assert choices([named])[0][0].startswith("Cat · ")

@@ -1,0 +1,49 @@
+"""What an evaluation asks: prompts, seeds and counts, worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from mace_studio.errors import RecipeError
+from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM, make_plan
+from mace_studio.presets import known_kinds
+from mace_studio.recipe import Concept, Recipe
+
+RECIPE = Recipe(concepts=(Concept("cat", "forest", synonyms=("kitty", "feline")),), preserve=("dog", "ship"))
+PEOPLE = Recipe(concepts=(Concept("Ada Finch", "a person", "celebrity"),), preserve=("Ada Wren",))
+MIXED = Recipe(
+    concepts=(Concept("Ada Finch", "a person", "celebrity"), Concept("Nora Neonova", "art", "style")),
+    preserve=("Lena Strich",),
+)
+
+
+def test_a_plan_counts_what_it_generates():
+    plan = make_plan(RECIPE, "quick", captions=[f"caption {i}" for i in range(100)])
+    assert [(p.role, p.word, p.label) for p in plan.probes] == [
+        (ERASED, "cat", "cat"),
+        (SYNONYM, "kitty", "cat"),
+        (SYNONYM, "feline", "cat"),
+        (KEPT, "dog", "dog"),
+        (KEPT, "ship", "ship"),
+    ]
+    assert plan.seeds == tuple(range(10_000, 10_008)) and len(plan.captions) == 48
+    assert plan.images == 2 * (5 * 8 + 48) and plan.forwards == plan.images * 20 * 2
+    people = make_plan(PEOPLE, "full")
+    assert len(people.probes) == 10 and len(people.seeds) == 12 and people.images == 2 * 120
+    assert "5 prompts with 8 seeds and 48 general captions" in plan.summary()
+    with pytest.raises(RecipeError, match="use one of quick, full"):
+        make_plan(RECIPE, "huge")
+
+
+def test_a_kept_word_that_the_presets_know_is_asked_for_as_that():
+    recipe = replace(MIXED, preserve=("lena strich", "Ada Wren", "John Wayne", "Nobody"))
+    plan = make_plan(recipe, "quick", kinds=known_kinds())
+    asked = {(probe.word, probe.kind) for probe in plan.probes if probe.role == KEPT}
+    known = {("lena strich", "style"), ("Ada Wren", "celebrity"), ("John Wayne", "celebrity")}
+    assert asked == known | {("Nobody", "celebrity"), ("Nobody", "style")} and plan.mixed
+    assert not make_plan(replace(recipe, preserve=("Ada Wren",)), "quick", kinds=known_kinds()).mixed
+
+
+def test_the_fewest_images_are_those_of_the_kind_with_the_fewest_prompts():
+    recipe = replace(MIXED, concepts=(*MIXED.concepts, Concept("cat", "forest")))
+    assert len(make_plan(recipe, "quick").seeds) == 8
