@@ -15,6 +15,7 @@ from mace_studio.methods.mace.training_images import TrainingImages
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import batching
+from mace_studio.sd.embeddings import LIMIT, Embeddings
 from mace_studio.sd.lora import LoraDelta
 from mace_studio.sd.model import Model, captions_of
 
@@ -57,7 +58,8 @@ def erase(
     images: list[TrainingImages] = []
     if rest.concepts:
         images = training_images.make(model, rest, cache, warnings, user_masks, report)
-    sums = refine.gather(model, recipe, cache, report)
+    embeddings = Embeddings(model, LIMIT if trains else 0)
+    sums = refine.gather(model, recipe, cache, report, embeddings=embeddings)
     if sums.general is not None and model.captions != captions_of(model.source):
         warnings.append(f"General knowledge was taken from {model.captions.name}.")
     solved = refine.solve(sums, recipe.settings.refine)
@@ -66,16 +68,17 @@ def erase(
     if trains:
         # Memory that one stage used is returned before the next one needs its own.
         batching.free()
-        trained = train_loras.train(model, rest, images, weights, warnings, report)
+        trained = train_loras.train(model, rest, images, weights, embeddings, warnings, report)
         batching.free()
         trained = {phrase: replace(lora, origin=origin(recipe, phrase, user_masks)) for phrase, lora in trained.items()}
         loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}
-        weights, condition = fuse.fuse(model, recipe, weights, loras, sums, report)
+        weights, condition = fuse.fuse(model, recipe, weights, loras, sums, embeddings, report)
         conditions |= condition
+    embeddings.log()
     report(Progress("fuse", step=1, total=1))
     return Erasure(
         recipe=recipe,
-        weights={key: weight_PD.cpu() for key, weight_PD in weights.items()},
+        weights={key: weight_PD.to("cpu", model.dtype) for key, weight_PD in weights.items()},
         fingerprint=model.fingerprint,
         loras=loras,
         conditions=conditions,
@@ -91,5 +94,5 @@ def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
         **training_images.costs(untrained),
         "refine": prompts.count(recipe) * SENTENCE_COST,
         "lora": len(untrained.concepts) * steps * LORA_COST,
-        "fuse": (steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
+        "fuse": 1.0,
     }

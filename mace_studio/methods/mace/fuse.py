@@ -11,7 +11,8 @@ from mace_studio.core import ridge
 from mace_studio.methods.mace.refine import Sums
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.recipe import Recipe
-from mace_studio.sd import grams, lora, projections
+from mace_studio.sd import lora, projections
+from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 
 
@@ -21,6 +22,7 @@ def fuse(
     refined: Mapping[str, Tensor],
     loras: Mapping[str, lora.LoraDelta],
     sums: Sums,
+    embeddings: Embeddings,
     progress: Report = silent,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Fuse the LoRAs of all concepts.
@@ -31,25 +33,26 @@ def fuse(
         refined: state-dict key -> W'_PD of every projection.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
+        embeddings: of the same model; encodes the concepts' prompts, or remembers them.
         progress: told of stage "fuse" at every batch of prompts and every projection that is solved.
 
     Returns:
-        State-dict key -> W*_PD of every projection, and "fuse" -> condition number of the solve, if there was one.
+        State-dict key -> W*_PD of every projection, in the model's dtype, or in float32 where it is a weighted sum; and
+        "fuse" -> condition number of the solve, if there was one.
 
     Raises:
         SingularGram: too little is kept.
     """
     if recipe.settings.fusion == "weighted-sum":
         return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()]), {}
-    fusion, originals = ridge.Fusion(model.width), projections.read(model.unet)
+    keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
+    fusion, originals = ridge.Fusion(sums.all_DD, keep), projections.read(model.unet)
     concepts = len(recipe.concepts)
     total = concepts + len(originals)
     for i, concept in enumerate(recipe.concepts):
         at = Progress("fuse", concept.phrase, i, total)
-        moments = grams.gram(model, prompts.about(concept), lambda _, at=at: progress(at))
-        fusion.add(moments.gram_DD, loras[concept.phrase].pairs)
-    keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
-    fused = fusion.solve(
-        originals, refined, keep, lambda done: progress(Progress("fuse", step=concepts + done, total=total))
-    )
+        progress(at)
+        context_NTD = embeddings.of(prompts.about(concept), lambda _, at=at: progress(at)).context_NTD
+        fusion.add(context_NTD.flatten(0, 1), loras[concept.phrase].pairs)
+    fused = fusion.solve(originals, refined, lambda done: progress(Progress("fuse", step=concepts + done, total=total)))
     return fused.weights, {"fuse": fused.condition}
