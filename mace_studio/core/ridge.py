@@ -5,7 +5,7 @@ All solves are in float64 on the CPU, by one Cholesky factorisation whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,14 +102,18 @@ class Fusion:
         gram_DD: S, the sum of e e^T over all positions of the prompts of all concepts that will be added.
         keep: R and the identity weight.
 
+    Attributes:
+        condition: condition number of the matrix that was factorised.
+
     Raises:
         SingularGram: S + R + identity I is not positive definite.
     """
 
     def __init__(self, gram_DD: Tensor, keep: Keep) -> None:
-        self._factor_DD, self._condition = _factorise(gram_DD.double() + keep.total_DD)
-        self._keep_DD = keep.gram_DD
-        self._cross_DD = torch.zeros_like(self._factor_DD)
+        self._factor_DD, self.condition = _factorise(gram_DD.double() + keep.total_DD)
+        # Z = R (S + R + identity I)^-1, or None where it is 0
+        self._kept_DD = self._divided(keep.gram_DD) if keep.gram_DD.any() else None
+        self._crossed_DD: Tensor | None = None
         self._change_PD: dict[str, Tensor] = {}
         self._waiting: dict[str, list[tuple[Tensor, Tensor]]] = {}  # name -> B_i and A_i G_i
         self._ranks = 0
@@ -140,41 +144,33 @@ class Fusion:
         Args:
             moments: over their pairs of a guide g and a context e.
         """
-        self._cross_DD += moments.cross_DD - moments.gram_DD
+        crossed_DD = self._divided(moments.cross_DD - moments.gram_DD)
+        self._crossed_DD = crossed_DD if self._crossed_DD is None else self._crossed_DD + crossed_DD
 
-    def solve(
-        self,
-        original: Mapping[str, Tensor],
-        refined: Mapping[str, Tensor],
-        on_solved: Callable[[int], None] = lambda done: None,
-    ) -> FusedWeights:
-        """W* = W' + [sum_i B_i (A_i G_i) + (W - W') R] (S + R + identity I)^-1 for every projection.
+    def fused(self, name: str, original_PD: Tensor, refined_PD: Tensor) -> Tensor:
+        """W* = W' + [sum_i B_i (A_i G_i) + (W - W') R] (S + R + identity I)^-1, for what has been added.
 
         This is Eq. 7 in correction form: general and preserve Grams pull back to the original weights W, the
         identity term to the refined weights W', because pulling that to W would undo stage 1.
 
         Args:
-            original: projection name -> W, weight_PD.
-            refined: projection name -> W', weight_PD, in its own dtype.
-            on_solved: called after each projection with the number of those solved.
+            name: of the projection.
+            original_PD: W.
+            refined_PD: W'. The solve can multiply its rounding by hundreds, so give it in float64.
+
+        Returns:
+            In the dtype and on the device of W.
         """
         self._flush()
-        kept_DD, crossed_DD = (
-            self._divided(sum_DD) if sum_DD.any() else None for sum_DD in (self._keep_DD, self._cross_DD)
-        )
-        weights = {}
-        for name, weight_PD in original.items():
-            refined_PD = refined[name].cpu().double()
-            fused_PD = refined_PD.clone()
-            if kept_DD is not None:  # (W - W') Z with Z = R (S + R + identity I)^-1
-                fused_PD.addmm_(weight_PD.cpu().double() - refined_PD, kept_DD)
-            if crossed_DD is not None:
-                fused_PD.addmm_(refined_PD, crossed_DD)
-            if name in self._change_PD:
-                fused_PD += self._change_PD[name]
-            weights[name] = fused_PD.to(weight_PD)
-            on_solved(len(weights))
-        return FusedWeights(weights, self._condition)
+        refined_PD = refined_PD.cpu().double()
+        fused_PD = refined_PD.clone()
+        if self._kept_DD is not None:
+            fused_PD.addmm_(original_PD.cpu().double() - refined_PD, self._kept_DD)
+        if self._crossed_DD is not None:
+            fused_PD.addmm_(refined_PD, self._crossed_DD)
+        if name in self._change_PD:
+            fused_PD += self._change_PD[name]
+        return fused_PD.to(original_PD)
 
     def _flush(self) -> None:
         """Solve for the LoRAs that wait and add them to the weights' change, one product per projection."""
@@ -192,19 +188,6 @@ class Fusion:
     def _divided(self, rows_KD: Tensor) -> Tensor:
         """rows (S + R + identity I)^-1."""
         return torch.cholesky_solve(rows_KD.T, self._factor_DD).T
-
-
-@dataclass(frozen=True)
-class FusedWeights:
-    """Stage 3 solved.
-
-    Attributes:
-        weights: projection name -> W*, weight_PD, in the dtype and on the device of W.
-        condition: condition number of the matrix that was factorised.
-    """
-
-    weights: dict[str, Tensor]
-    condition: float
 
 
 def fuse(
@@ -229,7 +212,7 @@ def fuse(
     fusion = Fusion(gram_DD, Keep(keep_gram_DD.double(), identity))
     for up_PR, down_RD, context_ND in deltas:
         fusion.add(context_ND, {"": (up_PR, down_RD)})
-    return fusion.solve({"": original_PD}, {"": refined_PD}).weights[""]
+    return fusion.fused("", original_PD, refined_PD)
 
 
 def weighted_sum(

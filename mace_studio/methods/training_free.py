@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mace_studio.core.moments import Moments
-from mace_studio.core.ridge import FusedWeights, Fusion, Keep
+from mace_studio.core.ridge import Fusion, Keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,19 @@ class Settings:
     """
 
     fuse: bool = True
+
+
+@dataclass(frozen=True)
+class FusedWeights:
+    """The fusion solved.
+
+    Attributes:
+        weights: name -> W*, weight_PD, in the dtype and on the device of W.
+        condition: condition number of the matrix that was factorised.
+    """
+
+    weights: dict[str, Tensor]
+    condition: float
 
 
 def edit(
@@ -38,7 +51,8 @@ def edit(
     moments = sum(concepts, start=Moments.zero(len(keep.gram_DD)))
     fusion = Fusion(moments.gram_DD, keep)
     fusion.add_pairs(moments)
-    return fusion.solve(original, refined)
+    weights = {name: fusion.fused(name, weight_PD, refined[name]) for name, weight_PD in original.items()}
+    return FusedWeights(weights, fusion.condition)
 
 
 def targets(

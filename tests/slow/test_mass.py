@@ -87,13 +87,17 @@ def studio(count: int, clock: Clock) -> dict[str, Tensor]:
     with clock:
         solved = ridge.refinement(sums.moments(), kept.total_DD)
         refined = {name: ridge.refine(weight_PD.float(), solved) for name, weight_PD in original.items()}
+        assert len(refined) == len(OUT)  # stage 2 would train on them
         fusion = ridge.Fusion(sums.all_positions(), kept)
     for i in range(count):
         context_NTD, deltas = contexts(i), loras(i)
         with clock:
             fusion.add(context_NTD.flatten(0, 1), deltas)
     with clock:
-        return fusion.solve(original, refined).weights
+        return {
+            name: fusion.fused(name, weight_PD, weight_PD.double() @ solved.matrix_DD)
+            for name, weight_PD in original.items()
+        }
 
 
 def plain(count: int, clock: Clock) -> dict[str, Tensor]:

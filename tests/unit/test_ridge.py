@@ -64,12 +64,10 @@ def test_all_projections_share_one_solve_and_untrained_ones_are_kept():
     # "k" has a LoRA of +8, "v" none; S = 1, R = 1, W = W' = 2: k = 2 + 8 / 2 = 6, v = 2.
     fusion = Fusion(number(1), Keep(number(1), 0.0))
     fusion.add(number(1), {"k": (number(2), number(4))})
-    weights = {"k": number(2).half(), "v": number(2)}
-    solved = fusion.solve(weights, weights)
-    assert solved.weights["k"].item() == 6
-    assert solved.weights["v"].item() == 2
-    assert solved.weights["k"].dtype == torch.float16
-    assert solved.condition == pytest.approx(1)
+    fused = fusion.fused("k", number(2).half(), number(2))
+    assert fused.item() == 6 and fused.dtype == torch.float16
+    assert fusion.fused("v", number(2), number(2)).item() == 2
+    assert fusion.condition == pytest.approx(1)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 64])
@@ -80,24 +78,21 @@ def test_loras_are_added_up_however_many_are_fused_in_one_product(monkeypatch, r
     for up in (1.0, 3.0, 5.0):
         fusion.add(context_ND, {"k": (number(up), number(1)), "v": (number(0), number(1))})
     # W* = 0 + (1 + 3 + 5) / (1 + 1 + 1)
-    solved = fusion.solve({"k": number(0)}, {"k": number(0)})
-    assert solved.weights["k"].item() == pytest.approx(3)
+    assert fusion.fused("k", number(0), number(0)).item() == pytest.approx(3)
     assert context_ND.item() == 1 and gram_DD.item() == 3
 
 
-def test_what_is_refined_in_float32_counts_in_float32():
-    # W' = 1 + 2^-20 is no float16; with nothing to keep and nothing trained W* is W', rounded once, at the end.
-    refined = {"k": torch.tensor([[1 + 2**-20]])}
+def test_refined_weights_are_rounded_once_at_the_end():
+    # W' = 1 + 2^-20 is no float16; with nothing to keep and nothing trained W* is W'.
     fusion = Fusion(number(2), Keep(number(0), 0.0))
-    assert fusion.solve({"k": number(5)}, refined).weights["k"].item() == 1 + 2**-20
-    assert fusion.solve({"k": number(5).half()}, refined).weights["k"].item() == 1
+    assert fusion.fused("k", number(5), number(1 + 2**-20)).item() == 1 + 2**-20
+    assert fusion.fused("k", number(5).half(), number(1 + 2**-20)).item() == 1
 
 
 def test_a_gram_of_zeros_is_not_multiplied():
     # 0 times infinity would be no number.
-    weights = {"k": number(float("inf"))}
-    refined = {"k": number(3)}
-    assert Fusion(number(2), Keep(number(0), 1.0)).solve(weights, refined).weights["k"].item() == 3
+    fusion = Fusion(number(2), Keep(number(0), 1.0))
+    assert fusion.fused("k", number(float("inf")), number(3)).item() == 3
 
 
 def test_equal_weights_add_all_loras_divided_by_their_number():

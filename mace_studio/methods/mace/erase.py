@@ -72,7 +72,7 @@ def erase(
         batching.free()
         trained = {phrase: replace(lora, origin=origin(recipe, phrase, user_masks)) for phrase, lora in trained.items()}
         loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}
-        weights, condition = fuse.fuse(model, recipe, weights, loras, sums, embeddings, report)
+        weights, condition = fuse.fuse(model, recipe, weights, solved, loras, sums, embeddings, report)
         conditions |= condition
     embeddings.log()
     report(Progress("fuse", step=1, total=1))

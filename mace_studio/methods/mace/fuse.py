@@ -20,6 +20,7 @@ def fuse(
     model: Model,
     recipe: Recipe,
     refined: Mapping[str, Tensor],
+    solved: ridge.Refinement,
     loras: Mapping[str, lora.LoraDelta],
     sums: Sums,
     embeddings: Embeddings,
@@ -30,7 +31,8 @@ def fuse(
     Args:
         model: with its own weights in place; its text encoder is read.
         recipe: concepts, keep weights of the fusion, and "closed-form" or "weighted-sum".
-        refined: state-dict key -> W'_PD of every projection.
+        refined: state-dict key -> W'_PD of every projection, for a weighted sum.
+        solved: M, from which the closed form computes W' without rounding.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
         embeddings: of the same model; encodes the concepts' prompts, or remembers them.
@@ -54,5 +56,8 @@ def fuse(
         progress(at)
         context_NTD = embeddings.of(prompts.about(concept), lambda _, at=at: progress(at)).context_NTD
         fusion.add(context_NTD.flatten(0, 1), loras[concept.phrase].pairs)
-    fused = fusion.solve(originals, refined, lambda done: progress(Progress("fuse", step=concepts + done, total=total)))
-    return fused.weights, {"fuse": fused.condition}
+    fused = {}
+    for key, weight_PD in originals.items():
+        fused[key] = fusion.fused(key, weight_PD, weight_PD.cpu().double() @ solved.matrix_DD)
+        progress(Progress("fuse", step=concepts + len(fused), total=total))
+    return fused, {"fuse": fusion.condition}

@@ -103,7 +103,7 @@ def solve(sums: Sums, weights: KeepWeights) -> ridge.Refinement:
 def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -> dict[str, Tensor]:
     """W' = W M: state-dict key -> weight_PD of every projection of the model, in float32 on the CPU.
 
-    A model in half precision rounds it when it is put in place; the fusion starts from what is not rounded.
+    A model in half precision rounds it when it is put in place.
 
     Args:
         model: with its own weights in place.
