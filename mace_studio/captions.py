@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from mace_studio.paths import ASSETS
 
@@ -19,6 +20,7 @@ SEED = 2026
 
 Words = Mapping[str, Sequence[str]]
 Forms = Sequence[Sequence[str]]
+Item = TypeVar("Item")
 
 
 def general(number: int = 3200) -> list[str]:
@@ -42,7 +44,7 @@ def _draw(forms: Forms, words: Words, number: int, capital: bool) -> list[str]:
     """Every group of forms is as likely as any other; what was drawn before is drawn again."""
     random = Random(SEED)
 
-    def choice(items: Sequence) -> object:
+    def choice(items: Sequence[Item]) -> Item:
         # Not random.choice: only the sequence of random.random() is promised to stay the same in every Python.
         return items[int(random.random() * len(items))]
 

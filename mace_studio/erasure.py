@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,24 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mace_studio import erasure_header, masks
+from mace_studio import erasure_header, masks, sources
 from mace_studio.erasure_header import Header
 from mace_studio.errors import FileError
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import FUSIONS
 from mace_studio.recipe import Recipe
-from mace_studio.sd import files, lora, projections
+from mace_studio.sd import files, finite, lora, projections
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+log = logging.getLogger(__name__)
+
 LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet begins so
+PROJECTION = re.compile(r"(?:down_blocks|mid_block|up_blocks)\.[\w.]+\.attn2\.to_[kv]\.weight")
+ADAPTER = re.compile(rf"lora\.(\d{{1,4}})\.{PROJECTION.pattern}\.(?:up|down)")
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,7 @@ class Erasure:
         recipe: what was asked for.
         weights: UNet state-dict key -> weight_PD, in the model's dtype, on the CPU.
         fingerprint: of the base model.
+        unet: fingerprint of its UNet alone, which is all that is edited; "" where an older version made it.
         loras: phrase -> its LoRA, from which others can be fused again without training. One without pairs is of a
             file made by an older version, which kept its losses only. The sums of the prompts are not kept: they
             follow from the recipe exactly, in seconds, and would take 2 x D x D numbers a concept.
@@ -55,6 +63,7 @@ class Erasure:
     recipe: Recipe
     weights: Mapping[str, Tensor]
     fingerprint: str
+    unet: str = ""
     loras: Mapping[str, lora.LoraDelta] = field(default_factory=dict)
     conditions: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -76,7 +85,7 @@ class Erasure:
         digest = hashlib.sha256()
         for key, weight_PD in sorted(self.weights.items()):
             digest.update(key.encode())
-            digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy())
+            digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy().data)
         return digest.hexdigest()
 
     def apply(self, pipeline: DiffusionPipeline) -> None:
@@ -88,6 +97,7 @@ class Erasure:
         Raises:
             FileError: the UNet lacks a projection, or has one of another shape; nothing is changed then.
         """
+        check_finite(self)
         parameters = dict(pipeline.unet.named_parameters())
         for key, weight_PD in self.weights.items():
             if key not in parameters or parameters[key].shape != weight_PD.shape:
@@ -108,9 +118,11 @@ class Erasure:
         Raises:
             FileError: the file cannot be written.
         """
+        check_finite(self)
         header = Header(
             recipe=self.recipe,
             fingerprint=self.fingerprint,
+            unet=self.unet,
             conditions=self.conditions,
             warnings=self.warnings,
             versions=self.versions,
@@ -134,6 +146,7 @@ def load(path: Path | str) -> Erasure:
     path = Path(path)
     header = erasure_header.read(path)
     try:
+        _check_tensors(path, len(header.recipe.concepts))
         tensors = load_file(path)
         pairs = _take_loras(tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -145,20 +158,46 @@ def load(path: Path | str) -> Erasure:
         for i, concept in enumerate(header.recipe.concepts)
         if concept.phrase in header.losses
     }
-    return Erasure(
+    result = Erasure(
         recipe=header.recipe,
         weights=tensors,
         fingerprint=header.fingerprint,
+        unet=header.unet,
         loras=loras,
         conditions=header.conditions,
         warnings=header.warnings,
         versions=header.versions,
     )
+    check_finite(result)
+    return result
+
+
+def check_finite(erasure: Erasure) -> None:
+    """Raise a NotFinite unless every weight of an erasure, and of its LoRAs, is a finite number."""
+    finite.check_weights(erasure.weights, f"The weights of “{erasure.recipe.title()}”")
+    for phrase, delta in erasure.loras.items():
+        for key, pair in delta.pairs.items():
+            for tensor in pair:
+                finite.check(tensor, f"The LoRA of “{phrase}”, {key},")
 
 
 def check_fits(erasure: Erasure, model: Model) -> None:
-    """Raise a FileError unless the erasure was made from this model."""
-    if erasure.fingerprint != model.fingerprint:
+    """Raise a FileError unless the erasure was made from this model's UNet, and a NotFinite where it is no numbers.
+
+    With another VAE or text encoder beside the same UNet it fits; the log has a warning then.
+    """
+    check_finite(erasure)
+    own = projections.read(model.unet)
+    shapes_fit = all(key in own and own[key].shape == weight_PD.shape for key, weight_PD in erasure.weights.items())
+    if shapes_fit and erasure.fingerprint == model.fingerprint:
+        return
+    if shapes_fit and erasure.unet and erasure.unet == model.unet_fingerprint:
+        log.warning(
+            "“%s” was made from the UNet of %s, beside another VAE or text encoder; images may differ in that.",
+            erasure.recipe.title(),
+            model.name,
+        )
+    else:
         # bfloat16 rounds so coarsely that the same model loaded in it has another fingerprint.
         dtype = " and ".join({str(weight_PD.dtype).removeprefix("torch.") for weight_PD in erasure.weights.values()})
         raise FileError(
@@ -187,6 +226,34 @@ def digest(erasure: Erasure) -> str:
     here = origin(erasure.recipe)
     others = sorted((phrase, delta.origin) for phrase, delta in erasure.loras.items() if delta.origin != here)
     return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
+
+
+def _check_tensors(path: Path, concepts: int) -> None:
+    """Raise a FileError unless a file holds projections and LoRAs of them alone; no tensor is read.
+
+    Args:
+        path: of an erasure.
+        concepts: how many its recipe has.
+    """
+    with safe_open(path, framework="pt") as file:
+        headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        tensors = {key: (part.get_dtype(), part.get_shape()) for key, part in headers.items()}
+    if not any(PROJECTION.fullmatch(key) for key in tensors):
+        raise FileError(f"{path.name} holds no weights of key and value projections, so it is no erasure.")
+    for key, (dtype, shape) in tensors.items():
+        adapter = ADAPTER.fullmatch(key)
+        # Leading zeros would make two names of one concept.
+        known = adapter and str(int(adapter[1])) == adapter[1] and int(adapter[1]) < concepts
+        if not (known or PROJECTION.fullmatch(key)):
+            raise FileError(
+                f"{path.name} holds “{sources.shown(key)}”, which is no key or value projection and no LoRA of its "
+                "concepts; it is not an erasure made by MACE Studio."
+            )
+        if dtype not in FLOATS or len(shape) != 2 or 0 in shape:
+            raise FileError(
+                f"{path.name} holds “{sources.shown(key)}” as {dtype} of shape {list(shape)}; the weights of an "
+                "erasure are matrices of floating-point numbers."
+            )
 
 
 def _take_loras(tensors: dict[str, Tensor]) -> dict[int, dict[str, tuple[Tensor, Tensor]]]:

@@ -27,6 +27,7 @@ class Header:
     Attributes:
         recipe: what was asked for.
         fingerprint: of the base model.
+        unet: fingerprint of its UNet alone; "" in files of older versions.
         conditions: "refine" and "fuse" -> condition number of the solve.
         warnings: what the user should know, in sentences.
         versions: package -> version that made it.
@@ -38,6 +39,7 @@ class Header:
 
     recipe: Recipe
     fingerprint: str
+    unet: str = ""
     conditions: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +65,8 @@ def read(path: Path) -> Header:
     Raises:
         FileError: there is no such file, it is no erasure, or a newer version made it.
     """
+    if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes to it
+        raise FileError(f"{path.name} is no file.")
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads(file.metadata()[HEADER])
@@ -72,6 +76,7 @@ def read(path: Path) -> Header:
         return Header(
             recipe=Recipe.from_json(json.dumps(about["recipe"])),
             fingerprint=str(about["fingerprint"]),
+            unet=str(about.get("unet", "")),
             conditions={str(stage): float(number) for stage, number in about["conditions"].items()},
             warnings=tuple(map(str, about["warnings"])),
             versions={str(name): str(version) for name, version in about.get("versions", {}).items()},
@@ -81,5 +86,7 @@ def read(path: Path) -> Header:
         )
     except FileNotFoundError as error:
         raise FileError(f"There is no file {path}.") from error
-    except (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError, RecipeError) as error:
+    except (RecursionError, OverflowError, RecipeError) as error:  # JSON that is too deep, a number of 400 digits
+        raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
+    except (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error

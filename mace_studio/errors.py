@@ -27,3 +27,7 @@ class ModelError(StudioError):
 
 class FileError(StudioError):
     """A file that cannot be read or written."""
+
+
+class NotFinite(StudioError):
+    """A computation whose result is no finite number; nothing of it is kept."""

@@ -1,4 +1,4 @@
-"""Masks as pictures: those that a person made, and how a mask looks over its training image."""
+"""Masks as images: those that a user made, and how a mask looks over its training image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mace_studio.errors import FileError
 from mace_studio.paths import slug
 from mace_studio.recipe import Recipe
 
-SHOWN = 256  # pixels that an overlay has at least
-DIM = 0.3  # of the brightness, outside of a mask
+OVERLAY_WIDTH = 256  # pixels, at least
+DIM = 0.3  # brightness outside of a mask, as a share of what it was
 EDGE = (255, 255, 255)
-WHITE = 128
+WHITE = 128  # values from here on count as white
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
-UserMasks = Mapping[Key, Image.Image]  # masks that a person made, from `black_and_white`
+UserMasks = Mapping[Key, Image.Image]  # masks that a user made, from `black_and_white`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskedImage:
     """A training image and where the recipe's source of masks finds the concept in it.
 
@@ -55,68 +55,68 @@ class MaskSheet:
 
     Attributes:
         recipe: whose images they are.
-        shown: in the order of its concepts.
-        given: masks that a person made for some of them; changed in place by whoever makes one.
-        dropped: how many masks that a person made for earlier images do not fit these.
+        images: in the order of its concepts.
+        user_masks: masks that a user made for some of them; changed in place by whoever makes one.
+        dropped: how many masks that a user made for earlier images do not fit these.
     """
 
     recipe: Recipe
-    shown: list[MaskedImage]
-    given: dict[Key, Image.Image] = field(default_factory=dict)
+    images: list[MaskedImage]
+    user_masks: dict[Key, Image.Image] = field(default_factory=dict)
     dropped: int = 0
 
     def mask(self, one: MaskedImage) -> Image.Image | None:
-        """The mask that a person made, or else the source's."""
-        return self.given.get(one.key, one.mask)
+        """The mask that a user made, or else the source's."""
+        return self.user_masks.get(one.key, one.mask)
 
     def fitting(self, recipe: Recipe) -> dict[Key, Image.Image]:
-        """The masks that a person made and whose training images are the same in another recipe."""
-        before, now = portraits(self.recipe), portraits(recipe)
-        return {key: mask for key, mask in self.given.items() if before[key] == now.get(key)}
+        """The masks that a user made and whose training images are the same in another recipe."""
+        before, now = image_settings(self.recipe), image_settings(recipe)
+        return {key: mask for key, mask in self.user_masks.items() if before[key] == now.get(key)}
 
 
-def black_and_white(picture: Image.Image) -> Image.Image:
-    """A picture as a mask: white where it is white or nearly, black elsewhere and where it is transparent."""
-    flat = Image.new("RGBA", picture.size, "black")
-    flat.alpha_composite(picture.convert("RGBA"))
+def black_and_white(image: Image.Image) -> Image.Image:
+    """An image as a mask: white where it is white or nearly, black elsewhere and where it is transparent."""
+    flat = Image.new("RGBA", image.size, "black")
+    flat.alpha_composite(image.convert("RGBA"))
     return flat.convert("L").point(lambda value: 255 if value >= WHITE else 0)
 
 
-def whole(size: tuple[int, int]) -> Image.Image:
-    """The mask that takes the whole image; width and height."""
+def full(size: tuple[int, int]) -> Image.Image:
+    """A mask of the whole image; `size` is width and height in pixels."""
     return Image.new("L", size, 255)
 
 
-def share(mask: Image.Image | None) -> float:
-    """How much of its image a mask covers, 0 to 1."""
+def coverage(mask: Image.Image | None) -> float:
+    """The share of its image that a mask covers, 0 to 1; 1 where there is none."""
     return 1.0 if mask is None else float((np.asarray(mask) >= WHITE).mean())
 
 
-def note(given: UserMasks) -> str:
-    """A sentence that says which masks were given, with a digest of them."""
+def summary(user_masks: UserMasks) -> str:
+    """A sentence that says which masks a user made, with a digest of them."""
     numbers: dict[str, list[int]] = {}
-    for phrase, number in sorted(given):
+    for phrase, number in sorted(user_masks):
         numbers.setdefault(phrase, []).append(number)
     listed = "; ".join(f"“{phrase}” {', '.join(map(str, found))}" for phrase, found in numbers.items())
-    return f"Masks given by hand ({digest(given)}): {listed}."
+    return f"Masks given by hand ({digest(user_masks)}): {listed}."
 
 
-def digest(given: UserMasks) -> str:
+def digest(user_masks: UserMasks) -> str:
     """Eight hexadecimal digits that differ between different masks; "" without any."""
-    if not given:
+    if not user_masks:
         return ""
-    said = hashlib.sha256()
-    for (phrase, number), mask in sorted(given.items(), key=lambda item: item[0]):
-        said.update(repr((phrase, number, mask.size)).encode())
-        said.update(np.packbits(np.asarray(mask) >= WHITE).tobytes())
-    return said.hexdigest()[:8]
+    digits = hashlib.sha256()
+    for (phrase, number), mask in sorted(user_masks.items(), key=lambda item: item[0]):
+        digits.update(repr((phrase, number, mask.size)).encode())
+        digits.update(np.packbits(np.asarray(mask) >= WHITE).tobytes())
+    return digits.hexdigest()[:8]
 
 
 def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     """The masks in a folder, one PNG each, named as `file_name` says.
 
     Raises:
-        FileError: there are none, or one is no picture or fits no training image of the recipe.
+        FileError: there are none, or one is no image or fits no training image of the recipe.
     """
     keys = _file_names(recipe)
     paths = sorted(folder.glob("*.png"))
@@ -125,24 +125,24 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     return {_key(path, keys, recipe): _read(path) for path in paths}
 
 
-def opened(data: bytes) -> Image.Image:
-    """The mask in a picture's bytes.
+def from_bytes(data: bytes) -> Image.Image:
+    """The mask in the bytes of an image file.
 
     Raises:
-        FileError: it is no picture.
+        FileError: they are no image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return black_and_white(picture)
+        with Image.open(io.BytesIO(data)) as image:
+            return black_and_white(image)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError("This cannot be read as a picture; save the mask as a PNG file.") from error
+        raise FileError("This cannot be read as an image; save the mask as a PNG file.") from error
 
 
 def write(sheet: MaskSheet, folder: Path) -> list[Path]:
-    """Write training images, masks and one picture of the masks over the images as PNG files.
+    """Write training images, masks and one image of all masks over their training images as PNG files.
 
     Returns:
-        The picture, and the folders of images and masks; the latter can be read back.
+        The one image, and the folders of images and masks; the latter can be read back.
 
     Raises:
         FileError: the folder cannot be written to.
@@ -151,9 +151,9 @@ def write(sheet: MaskSheet, folder: Path) -> list[Path]:
     try:
         for path in (images, masks):
             path.mkdir(parents=True, exist_ok=True)
-        for one in sheet.shown:
+        for one in sheet.images:
             one.image.save(images / file_name(*one.key))
-            (sheet.mask(one) or whole(one.image.size)).save(masks / file_name(*one.key))
+            (sheet.mask(one) or full(one.image.size)).save(masks / file_name(*one.key))
         _contact(sheet).save(overlays)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
@@ -167,7 +167,7 @@ def file_name(phrase: str, number: int) -> str:
 
 def overlay(image: Image.Image, mask: Image.Image | None) -> Image.Image:
     """An RGB image, dark and grey outside of the mask, with a white edge; small ones are enlarged by whole pixels."""
-    times = max(1, -(-SHOWN // image.width))
+    times = max(1, -(-OVERLAY_WIDTH // image.width))
     size = (image.width * times, image.height * times)
     pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST), np.float32).copy()
     if mask is not None:
@@ -188,20 +188,20 @@ def _edge(inside: np.ndarray) -> np.ndarray:
 def _contact(sheet: MaskSheet) -> Image.Image:
     """One row for each concept, with its phrase above."""
     rows: dict[str, list[Image.Image]] = {}
-    for one in sheet.shown:
+    for one in sheet.images:
         rows.setdefault(one.phrase, []).append(overlay(one.image, sheet.mask(one)))
     width, height = next(iter(rows.values()))[0].size
     line = 24
     contact = Image.new("RGB", (width * max(map(len, rows.values())), (height + line) * len(rows)), "white")
-    for i, (phrase, pictures) in enumerate(rows.items()):
+    for i, (phrase, row) in enumerate(rows.items()):
         ImageDraw.Draw(contact).text((6, i * (height + line) + 5), phrase, fill="black", font_size=14)
-        for j, picture in enumerate(pictures):
-            contact.paste(picture, (j * width, i * (height + line) + line))
+        for j, image in enumerate(row):
+            contact.paste(image, (j * width, i * (height + line) + line))
     return contact
 
 
-def portraits(recipe: Recipe) -> dict[Key, tuple]:
-    """All that decides each training image."""
+def image_settings(recipe: Recipe) -> dict[Key, tuple]:
+    """(phrase, number) of each training image -> all settings that it depends on."""
     return {
         (concept.phrase, i + 1): (
             concept.kind,
@@ -216,7 +216,7 @@ def portraits(recipe: Recipe) -> dict[Key, tuple]:
 
 def _file_names(recipe: Recipe) -> dict[str, Key]:
     names: dict[str, Key] = {}
-    for phrase, number in portraits(recipe):
+    for phrase, number in image_settings(recipe):
         other = names.setdefault(file_name(phrase, number), (phrase, number))
         if other[0] != phrase:
             raise FileError(
@@ -238,6 +238,6 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
 
 def _read(path: Path) -> Image.Image:
     try:
-        return opened(path.read_bytes())
+        return from_bytes(path.read_bytes())
     except (FileError, OSError) as error:
-        raise FileError(f"{path.name} cannot be read as a picture; save the mask as a PNG file.") from error
+        raise FileError(f"{path.name} cannot be read as an image; save the mask as a PNG file.") from error

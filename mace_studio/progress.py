@@ -44,7 +44,7 @@ def silent(progress: Progress) -> None:
 
 
 def within(report: Report, stage: str, concept: str = "", before: int = 0, total: int | None = None) -> Report:
-    """A callback for a part of a job, whose events are told as events of the whole.
+    """A callback for a part of a job, whose events are passed on as events of the whole.
 
     Args:
         report: the callback of the whole.
@@ -59,6 +59,11 @@ def within(report: Report, stage: str, concept: str = "", before: int = 0, total
         report(replace(part, stage=stage, concept=concept or part.concept, step=before + part.step, total=count))
 
     return tell
+
+
+def always(report: Report, at: Progress) -> Report:
+    """A callback for a part that is one step of the whole: each of its events reports `at`, and can cancel there."""
+    return lambda _: report(at)
 
 
 def timed(report: Report, costs: Mapping[str, float]) -> Report:

@@ -51,8 +51,8 @@ def mapped(concept: Concept) -> list[str]:
     return [t.format(concept.mapping.strip()) for t in templates(concept.kind)]
 
 
-def portrait(phrase: str, kind: str) -> str:
-    """The prompt that draws a training image; people go by their name alone, styles are no thing in the picture."""
+def image_prompt(phrase: str, kind: str) -> str:
+    """The prompt of a training image: things are named with an article, people by the name alone, styles as styles."""
     forms = {"style": "a photo in the style of {}", "celebrity": "a photo of {}"}
     return forms.get(kind, "a photo of the {}").format(phrase.strip())
 
@@ -88,8 +88,8 @@ def suggestions(recipe: Recipe, kinds: Mapping[str, str] = MappingProxyType({}))
         recipe: of the erasure.
         kinds: phrase in lower case -> kind, for what is kept; the first concept's kind for any other phrase.
     """
-    erased = [("erased", portrait(c.phrase, c.kind)) for c in recipe.concepts[:SUGGESTED]]
-    synonyms = [("synonym", portrait(s, c.kind)) for c in recipe.concepts for s in c.synonyms]
+    erased = [("erased", image_prompt(c.phrase, c.kind)) for c in recipe.concepts[:SUGGESTED]]
+    synonyms = [("synonym", image_prompt(s, c.kind)) for c in recipe.concepts for s in c.synonyms]
     kind = recipe.concepts[0].kind if recipe.concepts else "object"
-    kept = [("kept", portrait(p, kinds.get(p.strip().lower(), kind))) for p in recipe.preserve[:SUGGESTED]]
+    kept = [("kept", image_prompt(p, kinds.get(p.strip().lower(), kind))) for p in recipe.preserve[:SUGGESTED]]
     return [*erased, *synonyms[:SUGGESTED], *kept]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mace_studio.errors import RecipeError
+from mace_studio.phrases import folded
 from mace_studio.schema import build
 from mace_studio.settings import TIMESTEPS, at_least, one_of
 
@@ -51,7 +52,8 @@ class Recipe:
 
     Attributes:
         concepts: what to erase, in any order.
-        preserve: phrases that must keep their meaning.
+        preserve: phrases that must keep their meaning; each counts once, in the templates of one kind
+            (`prompts.kept_kind`).
         name: what to call the result; made of the concepts when empty.
         about: one sentence on what this recipe is and which model it is for.
         method: how to erase, one of `methods.METHODS`.
@@ -206,7 +208,7 @@ def _from_data(data: object) -> Recipe:
     return replace(build(Recipe, own), settings=build(method.settings, settings))
 
 
-def _check_concepts(concepts: tuple[Concept, ...]) -> None:
+def _check_concepts(concepts: Sequence[Concept]) -> None:
     if not concepts:
         raise RecipeError("concepts", "Add at least one concept to erase.")
     if len(concepts) > MAX_CONCEPTS:
@@ -219,19 +221,28 @@ def _check_concepts(concepts: tuple[Concept, ...]) -> None:
         if not concept.mapping.strip():
             raise RecipeError(f"{where}.mapping", f"Say what “{concept.phrase}” maps to, for instance “a person”.")
         one_of(f"{where}.kind", concept.kind, KINDS)
-        key = concept.phrase.strip().lower()
+        key = folded(concept.phrase)
+        if key == folded(concept.mapping):
+            raise RecipeError(
+                f"{where}.mapping", f"Row {i + 1} maps “{concept.phrase}” to itself; choose another mapping."
+            )
         if key in seen:
-            raise RecipeError(f"{where}.phrase", f"“{concept.phrase}” is already in row {seen[key] + 1}; remove one.")
+            raise RecipeError(
+                f"{where}.phrase",
+                f"Rows {seen[key] + 1} and {i + 1} are the same concept, “{concept.phrase}”; remove one.",
+            )
         seen[key] = i
 
 
 def _check_preserve(recipe: Recipe) -> None:
-    erased = {c.phrase.strip().lower() for c in recipe.concepts}
+    erased = {folded(c.phrase): row for row, c in enumerate(recipe.concepts, 1)}
     for i, phrase in enumerate(recipe.preserve):
         if not phrase.strip():
             raise RecipeError(f"preserve[{i}]", "An empty phrase cannot be kept; remove it.")
-        if phrase.strip().lower() in erased:
-            raise RecipeError(f"preserve[{i}]", f"“{phrase}” is to be erased and to be kept; remove it from one list.")
+        if (row := erased.get(folded(phrase))) is not None:
+            raise RecipeError(
+                f"preserve[{i}]", f"“{phrase}” is to be kept, and to be erased in row {row}; remove it from one list."
+            )
 
 
 # Recipes of erased models -> the recipe of the model that they make together
@@ -260,12 +271,13 @@ def joined(
         concepts = _together(concepts, add.concepts, "add", "to be added, and erased already")
     if not concepts:
         raise RecipeError("remove", "Nothing would be left to erase; keep at least one concept.")
-    erased, first = {_key(c.phrase) for c in concepts}, recipes[0]
-    kept = list(first.preserve)
+    erased, first = {folded(c.phrase) for c in concepts}, recipes[0]
+    kept, known = list(first.preserve), {folded(phrase) for phrase in first.preserve}
     for phrase in (p for recipe in [*recipes[1:], *([add] if add else [])] for p in recipe.preserve):
-        if _key(phrase) not in map(_key, kept):
+        if folded(phrase) not in known:
             kept.append(phrase)
-    preserve = tuple(phrase for phrase in kept if _key(phrase) not in erased)
+            known.add(folded(phrase))
+    preserve = tuple(phrase for phrase in kept if folded(phrase) not in erased)
     result = replace(first, concepts=tuple(concepts), preserve=preserve)
     if result != first:
         result = replace(result, name="", about="")
@@ -280,22 +292,18 @@ def _all(recipes: Sequence[Recipe]) -> list[Concept]:
 
 
 def _together(concepts: Sequence[Concept], more: Sequence[Concept], field: str, twice: str) -> list[Concept]:
-    known = {_key(c.phrase) for c in concepts}
+    known = {folded(c.phrase) for c in concepts}
     for concept in more:
-        if _key(concept.phrase) in known:
+        if folded(concept.phrase) in known:
             remedy = "take it out of one" if field == "add" else "remove it from one of them first"
             raise RecipeError(field, f"“{concept.phrase}” is {twice}; {remedy}.")
     return [*concepts, *more]
 
 
 def _without(concepts: Sequence[Concept], remove: Collection[str]) -> list[Concept]:
-    unwanted = {_key(phrase) for phrase in remove}
+    unwanted, present = {folded(phrase) for phrase in remove}, {folded(c.phrase) for c in concepts}
     for phrase in remove:
-        if _key(phrase) not in {_key(c.phrase) for c in concepts}:
+        if folded(phrase) not in present:
             erased = ", ".join(c.phrase for c in concepts)
             raise RecipeError("remove", f"“{phrase}” is not among what is erased: {erased}.")
-    return [c for c in concepts if _key(c.phrase) not in unwanted]
-
-
-def _key(phrase: str) -> str:
-    return phrase.strip().lower()
+    return [c for c in concepts if folded(c.phrase) not in unwanted]

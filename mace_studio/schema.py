@@ -55,7 +55,7 @@ def _scalar(kind: type, value: object, where: str) -> typing.Any:
             raise RecipeError(where, "This number is too large.") from None
     if type(value) is not kind:
         raise RecipeError(where, f"{_NAMES[kind]} is needed here, not {_named(value)}.")
-    if kind is str and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise RecipeError(where, "This text has a broken character in it; type it again.")
     return value
 

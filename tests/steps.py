@@ -52,6 +52,11 @@ def choose(page, dropdown, option):
     page.get_by_role("option", name=option, exact=True).click()
 
 
+def choose_preset(page, title):
+    """Choose a preset by its title."""
+    page.locator("#preset select").select_option(label=title)
+
+
 def choose_model(page, dropdown, title):
     """Choose an erased model by its title, which the list shows with time and method."""
     page.locator(f"{dropdown} input").click()

@@ -89,7 +89,7 @@ class Inspection:
 
     runs: dict[str, Run]
     mask: Mask | None
-    settings: dict[str, object]
+    settings: dict[str, Any]
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -120,14 +120,14 @@ def inspect(
         erasure: None looks at the model as it is.
         phrases: what counts as one word, beside the erasure's concepts and their synonyms.
         steps: which denoising steps are kept; all when None.
-        progress: told of stage "generate", steps in images, at every denoising step; the concept is the run's name.
+        progress: called with stage "generate", steps in images, at every denoising step; the concept is the run's name.
 
     Raises:
         FileError: the erasure was made from another model.
         RecipeError: a setting that no image can be generated with, or more than one prompt or seed.
     """
     request.check_alone()
-    models: dict[str, AbstractContextManager] = {BEFORE: nullcontext()}
+    models: dict[str, AbstractContextManager[None]] = {BEFORE: nullcontext()}
     if erasure is not None:
         check_fits(erasure, model)
         models[AFTER] = erasure.applied(model)
@@ -148,7 +148,7 @@ def residual(
         request: one prompt that names an erased concept, and one seed.
         erasure: its recipe is refined anew, since its file holds the final weights only.
         cache: folder that keeps the Gram of the general captions, or None.
-        progress: told of stage "refine", then of "generate" as by `inspect`.
+        progress: called with stage "refine", then of "generate" as by `inspect`.
 
     Raises:
         FileError: the erasure was made from another model.
@@ -163,7 +163,7 @@ def residual(
     report = timed(progress, {"refine": 1.0, "generate": 3.0})
     sums = refine.gather(model, erasure.recipe, cache, report)
     refined = refine.weights(model, refine.solve(sums, erasure.recipe.settings.refine), report)
-    models = {
+    models: dict[str, AbstractContextManager[None]] = {
         ORIGINAL: nullcontext(),
         REFINED: projections.swapped(model.unet, refined),
         ERASED: erasure.applied(model),
@@ -185,7 +185,7 @@ def replaced(context_BTD: Tensor, positions: Sequence[int], source: int) -> Tens
 def _runs(
     model: Model,
     request: ImageRequest,
-    models: Mapping[str, AbstractContextManager],
+    models: Mapping[str, AbstractContextManager[None]],
     words: list[Word],
     steps: range | None,
     report: Report,
@@ -234,7 +234,7 @@ def _mask(run: Run) -> Mask | None:
     return None
 
 
-def _settings(kind: str, model: Model, request: ImageRequest, erasure: Erasure | None) -> dict[str, object]:
+def _settings(kind: str, model: Model, request: ImageRequest, erasure: Erasure | None) -> dict[str, Any]:
     settings = {"kind": kind} | asdict(request) | {"model": model.name, "model_fingerprint": model.fingerprint}
     if erasure is not None:
         settings |= {"recipe": json.loads(erasure.recipe.to_json()), "recipe_digest": erasure.recipe.digest()}

@@ -47,8 +47,8 @@ def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Rep
         model: is bit for bit the same afterwards.
         erasure: of this model.
         request: prompts, seeds and settings.
-        progress: told of stage "generate", steps in images, at every denoising step; and of every pair, as `result`,
-            as soon as it is there.
+        progress: called with stage "generate", steps in images, at every denoising step; and with every pair, as
+            `result`, as soon as it is there.
 
     Returns:
         Pairs in the order of `request.pairs()`.

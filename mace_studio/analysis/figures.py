@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL.Image import Image
 
 from mace_studio.errors import FileError
 
@@ -63,9 +64,9 @@ def token_grid(inspection: Inspection) -> Figure:
                     frame(axis, words[i] if r == 0 else None)
                 for axis in axes[1 + len(block) :]:
                     axis.set_axis_off()
-        _colour_bar(figure, grid[0], COLOURS, Normalize(0, top), "attention")
+        _colour_bar(figure, grid, COLOURS, Normalize(0, top), "attention")
         if len(rows) == 3:
-            _colour_bar(figure, grid[2], DIFFERENCES, Normalize(-top, top), "difference")
+            _colour_bar(figure, grid, DIFFERENCES, Normalize(-top, top), "difference")
     return figure
 
 
@@ -83,7 +84,7 @@ def residual_rows(inspection: Inspection) -> Figure:
             for axis, i in zip(axes[1:], shown, strict=True):
                 axis.imshow(maps[name][i], cmap=COLOURS, norm=scale, interpolation="nearest")
                 frame(axis, words[i] if row == 0 else None)
-        _colour_bar(figure, grid[0], COLOURS, scale, "attention")
+        _colour_bar(figure, grid, COLOURS, scale, "attention")
     return figure
 
 
@@ -91,14 +92,15 @@ def mass_bars(inspection: Inspection) -> Figure:
     """The share of attention that each word gets, in the whole image and inside the concept's mask."""
     rows = {name: inspection.masses(name) for name in inspection.runs}
     with matplotlib.rc_context(STYLE):
-        both = inspection.mask is not None
+        mask = inspection.mask
+        both = mask is not None
         size = (3.6 * (1 + both), 0.8 + 0.32 * len(inspection.words))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(_title(inspection), fontsize=7)
         panels = figure.subplots(1, 1 + both, squeeze=False, sharey=True)[0]
         _bars(panels[0], rows, "total", "share of all attention, %")
-        if both:
-            _bars(panels[1], rows, "inside", f"share inside the mask of “{inspection.mask.word}”, %")
+        if mask is not None:
+            _bars(panels[1], rows, "inside", f"share inside the mask of “{mask.word}”, %")
         panels[0].invert_yaxis()
         panels[0].legend(frameon=False)
     return figure
@@ -148,7 +150,7 @@ def _title(inspection: Inspection, more: str = "") -> str:
     return f"“{about['prompts'][0]}”\n" + " · ".join([*parts, *([more] if more else [])])
 
 
-def _image(axis: Axes, image: object, name: str) -> None:
+def _image(axis: Axes, image: Image | None, name: str) -> None:
     if image is None:
         axis.set_facecolor("none")
     else:
@@ -169,8 +171,9 @@ def frame(axis: Axes, word: Word | None) -> None:
         axis.set_title(title, fontweight="bold" if marked else "normal", color="#b42318" if marked else "black")
 
 
-def _colour_bar(figure: Figure, axes: np.ndarray, palette: str, scale: Normalize, label: str) -> None:
-    figure.colorbar(ScalarMappable(scale, palette), ax=list(axes), label=label, pad=0.01, aspect=12)
+def _colour_bar(figure: Figure, grid: np.ndarray, palette: str, scale: Normalize, label: str) -> None:
+    # Beside all rows: beside one alone it would make that row's images narrower than the others.
+    figure.colorbar(ScalarMappable(scale, palette), ax=list(grid.ravel()), label=label, pad=0.01, aspect=30)
 
 
 def _bars(axis: Axes, rows: dict[str, list[Mass]], key: str, label: str) -> None:

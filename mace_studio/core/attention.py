@@ -1,4 +1,4 @@
-"""Cross-attention probabilities, the loss that presses them down (Eq. 3), and maps to look at."""
+"""Cross-attention probabilities, the loss that lowers them (Eq. 3), and maps and masks made of them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.nn import functional
 
 BINS = 256
-STANDS_OUT = 1.5  # times the attention of the other pixels, from which a map says where something is
+STANDS_OUT = 1.5  # times as much attention inside a mask as outside, from which on the mask counts
 
 
 def probabilities(query_BQC: Tensor, key_BTC: Tensor, heads: int, scale: float) -> Tensor:
     """softmax(scale q k^T) over tokens, in float32.
 
     Args:
-        query_BQC: output of `to_q`: batch, pixels (row by row), heads side by side.
-        key_BTC: output of `to_k`: batch, tokens, heads side by side.
+        query_BQC: output of `to_q`: samples, pixels row by row, channels of all heads side by side.
+        key_BTC: output of `to_k`: samples, tokens, channels of all heads side by side.
         heads: number of heads, H.
         scale: the layer's own factor, usually 1 / sqrt(C / H).
 
     Returns:
-        (B, H, Q, T), summing to 1 over the last axis.
+        probabilities_BHQT, which sum to 1 over T.
     """
     query_BHQc = query_BQC.unflatten(-1, (heads, -1)).transpose(1, 2).float()
     key_BHTc = key_BTC.unflatten(-1, (heads, -1)).transpose(1, 2).float()
@@ -36,11 +36,11 @@ def masked_loss(
     """sum over layers of || A (.) M ||_F on the given token positions (Eq. 3).
 
     Args:
-        probabilities: one (heads, pixels, T) tensor per cross-attention layer, of one sample.
+        probabilities: one tensor probabilities_HQT for each cross-attention layer, of one sample.
         mask_IJ: where the concept is, rows and columns of any size with the image's proportions; resized to each
             layer by nearest neighbour and thresholded at 0.5. None: everywhere.
-        positions: token positions whose attention is pressed down.
-        squared: the squared norm, as Eq. 3 is printed.
+        positions: token positions whose attention is lowered, within 0 .. T - 1.
+        squared: the squared norm, as Eq. 3 is printed, instead of the norm.
 
     Returns:
         A scalar that can be differentiated, also where it is 0.
@@ -55,7 +55,12 @@ def masked_loss(
 
 
 def map_size(pixels: int, rows: int, columns: int) -> tuple[int, int]:
-    """Rows and columns of a layer that has `pixels` pixels of an image with the proportions rows : columns.
+    """Rows and columns of a layer, of which only the number of pixels is known.
+
+    Args:
+        pixels: Q, of the layer.
+        rows: of the image or its latent.
+        columns: of the same; the layer has their proportions.
 
     Raises:
         ValueError: no whole numbers fit.
@@ -68,13 +73,30 @@ def map_size(pixels: int, rows: int, columns: int) -> tuple[int, int]:
 
 
 def resize_mask(mask_IJ: Tensor, pixels: int) -> Tensor:
-    """The mask at a layer's size by nearest neighbour, True where it is at least 0.5."""
+    """The mask at a layer's size: cell i of n takes row floor(i * rows / n), and columns alike.
+
+    That is torch's `nearest`, with which the paper's runs trained; `nearest-exact`, whose cells take the row at their
+    middle, gives other losses and gradients.
+
+    Args:
+        mask_IJ: boolean or 0..1, of the image's proportions and any size.
+        pixels: Q, of the layer.
+
+    Returns:
+        A boolean mask of the layer's rows and columns: True where the value taken is at least 0.5.
+    """
     size = map_size(pixels, *mask_IJ.shape)
-    return functional.interpolate(mask_IJ[None, None].float(), size, mode="nearest-exact")[0, 0] >= 0.5
+    return functional.interpolate(mask_IJ[None, None].float(), size, mode="nearest")[0, 0] >= 0.5
 
 
 def upsample(maps_BIJ: Tensor, rows: int, columns: int) -> Tensor:
-    """Maps at another size, bilinear, each with the mean that it had."""
+    """Maps at another size, bilinear, each with the mean that it had.
+
+    Args:
+        maps_BIJ: any number of maps of one size.
+        rows: of the result.
+        columns: of the result.
+    """
     resized_BIJ = functional.interpolate(maps_BIJ[:, None], (rows, columns), mode="bilinear")[:, 0]
     before_B, after_B = maps_BIJ.mean(dim=(1, 2)), resized_BIJ.mean(dim=(1, 2))
     ratio_B = torch.where(after_B > 0, before_B / after_B, torch.ones_like(after_B))
@@ -82,11 +104,16 @@ def upsample(maps_BIJ: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def otsu(values: Tensor) -> float:
-    """The threshold that splits values into two classes with the largest variance between them (Otsu, 1979).
+    """The threshold that splits values into two classes with the largest variance between them.
+
+    Args:
+        values: of any shape and unit, at least one.
 
     Returns:
         A value between the classes; those above it are the upper class. The largest value where all are equal, so
         that nothing lies above.
+
+    Source: Otsu, "A Threshold Selection Method from Gray-Level Histograms", IEEE Trans. SMC 9, 1979.
     """
     flat = values.detach().double().flatten().cpu()
     low, high = flat.min().item(), flat.max().item()
@@ -100,18 +127,34 @@ def otsu(values: Tensor) -> float:
     mean_below = sums[:-1] / below
     mean_above = (sums[-1] - sums[:-1]) / (total - below).clamp(min=1)
     between = below * (total - below) * (mean_below - mean_above).square()
+    # Every bin edge in an empty gap between the classes is as good; the middle one is the same for a mirrored map.
     best = (between >= between.max() * (1 - 1e-12)).nonzero().flatten()
     return edges[1:][int(best[len(best) // 2])].item()
 
 
 def mask(map_IJ: Tensor) -> Tensor | None:
-    """Where a map is above Otsu's threshold, a boolean mask_IJ; None where that part does not stand out."""
+    """Where a map shows its phrase.
+
+    Args:
+        map_IJ: attention to a phrase, 0 or more.
+
+    Returns:
+        A boolean mask_IJ, True above Otsu's threshold; None where that part gets less than `STANDS_OUT` times the
+        attention of the rest.
+    """
     mask_IJ = map_IJ > otsu(map_IJ)
     return mask_IJ if _contrast(map_IJ, mask_IJ) >= STANDS_OUT else None
 
 
 def clearest(maps_NIJ: Tensor) -> int | None:
-    """Which of some maps stands out most from its own surroundings; None where none does."""
+    """Which of some maps has the largest contrast between its mask and the rest.
+
+    Args:
+        maps_NIJ: attention to N tokens.
+
+    Returns:
+        An index into N, or None where no map reaches `STANDS_OUT`.
+    """
     contrasts = [_contrast(map_IJ, map_IJ > otsu(map_IJ)) for map_IJ in maps_NIJ]
     best = max(range(len(contrasts)), key=contrasts.__getitem__, default=None)
     return None if best is None or contrasts[best] < STANDS_OUT else best

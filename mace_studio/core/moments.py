@@ -28,12 +28,12 @@ class Moments:
 
     @staticmethod
     def zero(width: int) -> Moments:
-        """No pairs yet, of embeddings `width` wide."""
+        """The sums over no pairs, of embeddings with D = `width`."""
         return Moments(torch.zeros(width, width).double(), torch.zeros(width, width).double(), 0)
 
     @staticmethod
     def of(context_ND: Tensor, guide_ND: Tensor | None = None) -> Moments:
-        """Sum over N pairs, in chunks, so that no more than O(D^2) is held in float64.
+        """Sum over N pairs, in chunks, so that no more than O(D^2) numbers are in float64.
 
         Args:
             context_ND: embeddings e of the tokens as they are.

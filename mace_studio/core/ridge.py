@@ -28,11 +28,11 @@ class SingularGram(StudioError, ValueError):
 
 @dataclass(frozen=True)
 class Keep:
-    """What holds the weights in place, told apart by what it holds them to.
+    """What a solve must not change, in two parts, which pull to different weights in the fusion.
 
     Attributes:
-        gram_DD: lambda * general Gram + lambda3 * preserve Gram; anchors to the original weights.
-        identity: weight of the plain prior ||W' - W||^2; in the fusion it anchors to the refined weights.
+        gram_DD: lambda * general Gram + lambda3 * preserve Gram, float64; pulls to the original weights.
+        identity: weight of the plain prior ||W' - W||^2; in the fusion it pulls to the refined weights.
     """
 
     gram_DD: Tensor
@@ -89,7 +89,15 @@ def refinement(moments: Moments, keep_gram_DD: Tensor) -> Refinement:
 
 
 def refine(weight_PD: Tensor, refinement: Refinement) -> Tensor:
-    """W' = W M, in the dtype and on the device of `weight_PD`."""
+    """W' = W M.
+
+    Args:
+        weight_PD: W, any dtype and device.
+        refinement: from `refinement`.
+
+    Returns:
+        W'_PD in the dtype and on the device of `weight_PD`; computed in float64 on the CPU.
+    """
     return (weight_PD.double().cpu() @ refinement.matrix_DD).to(weight_PD)
 
 

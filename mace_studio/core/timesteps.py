@@ -1,4 +1,4 @@
-"""The timestep density xi(t) of concept-focal importance sampling (Eq. 5), and draws from it."""
+"""The timestep density xi(t) of concept-focal importance sampling (Eq. 5), and samples from it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ def density(count: int, t1: float, t2: float, gamma: float) -> Tensor:
     return weights / total
 
 
-def draw(weights: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Draw `number` timesteps, int64 (number,), with replacement, from the density `weights` (count,)."""
+def sample(weights: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Sample timesteps with replacement.
+
+    Args:
+        weights: density of each timestep, (count,), from `density`.
+        number: how many.
+        generator: on the CPU; the same seed gives the same timesteps.
+
+    Returns:
+        int64 (number,), each within 0 .. count - 1.
+    """
     return torch.multinomial(weights, number, replacement=True, generator=generator)

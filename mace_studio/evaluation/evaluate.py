@@ -46,7 +46,7 @@ def evaluate(
         cases: erasures of this model with plans from `plan.make_plan`.
         judge: from `judges.choose`.
         cache: folder of images generated before, or None. With it, a cancelled evaluation goes on where it was.
-        progress: told of stage "generate", steps in images of all cases; whenever a word is finished, the event's
+        progress: called with stage "generate", steps in images of all cases; whenever a word is finished, the event's
             result is the name of the case and the word's `Row`.
 
     Returns:

@@ -28,8 +28,8 @@ from mace_studio.recipe import Recipe
 from mace_studio.settings import KeepWeights
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
-GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (1e-3, 3e-3)
-HELD_BACK, FASTER = 10.0, 3e-3  # λ3 and learning rate
+GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
+HELD_BACK, FASTER = 10.0, 1.5e-4  # λ3 and learning rate
 HEAD = (
     "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -121,7 +121,8 @@ def run(
             erasure.save(path)
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
-        return Outcome(case, *evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5)), seconds)
+        (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
+        return Outcome(case, found, seconds)
 
     outcomes = []
     for case in rows:
@@ -144,7 +145,8 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
     reports = [outcome.report for outcome in outcomes if outcome.report is not None]
     lines = [f"# {title}", "", HEAD, *(_line(outcome) for outcome in outcomes)]
     if averaged and reports:
-        h_top1, h_p = (mean(report.mean(over) for report in reports) for over in (TOP1, PROBABILITY))
+        means = ([report.mean(over) for report in reports] for over in (TOP1, PROBABILITY))
+        h_top1, h_p = (mean(value for value in values if value is not None) for values in means)
         lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | |")
     if reports:
         plan, report = reports[0].plan, reports[0]

@@ -56,7 +56,7 @@ def export(model: Model, erasure: Erasure, request: ExportRequest, progress: Rep
         model: is bit for bit the same afterwards.
         erasure: of this model.
         request: format, path and settings.
-        progress: told of stage "export".
+        progress: called with stage "export".
 
     Raises:
         RecipeError: a setting that does not fit; the message names it.

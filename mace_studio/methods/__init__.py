@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
+from mace_studio.methods.settings import (
+    DoubleProjectionSettings,
+    OceSettings,
+    ReceSettings,
+    SpeedSettings,
+    TrainingFreeSettings,
+    UceSettings,
+)
 from mace_studio.progress import silent
 
 if TYPE_CHECKING:
@@ -34,16 +43,19 @@ class Method:
 
     title: str
     about: str
-    settings: type
+    settings: type[Any]
     erase: Callable[[Model, Recipe, Report, Path | None], Erasure]
     kinds: tuple[str, ...] = ("object", "celebrity", "style", "explicit")
     reads: tuple[str, ...] = ()
 
 
-def _mace(*arguments: Any) -> Erasure:
-    from mace_studio.methods.mace.erase import erase  # noqa: PLC0415
+def _runs(module: str) -> Callable[..., Erasure]:
+    """The function `erase` of a module in this folder, imported when it is first called."""
 
-    return erase(*arguments)
+    def erase(*arguments: Any, **options: Any) -> Erasure:
+        return import_module(f"mace_studio.methods.{module}").erase(*arguments, **options)
+
+    return erase
 
 
 METHODS: dict[str, Method] = {
@@ -51,8 +63,49 @@ METHODS: dict[str, Method] = {
         title="MACE",
         about="Refines the cross-attention in closed form, trains a LoRA for each concept and fuses them all.",
         settings=MaceSettings,
-        erase=_mace,
+        erase=_runs("mace.erase"),
         reads=("mapping", "preserve", "captions", "images"),
+    ),
+    "mace-free": Method(
+        title="MACE without training",
+        about="The closed forms of MACE with targets from the mapping: seconds, no images and no LoRAs.",
+        settings=TrainingFreeSettings,
+        erase=_runs("training_free"),
+        reads=("mapping", "preserve", "captions"),
+    ),
+    "uce": Method(
+        title="UCE",
+        about="One closed-form solve that gives each concept the output of an anchor.",
+        settings=UceSettings,
+        erase=_runs("uce"),
+        reads=("mapping", "preserve"),
+    ),
+    "rece": Method(
+        title="RECE",
+        about="UCE, then in rounds the embedding that brings the concept back is found and erased too.",
+        settings=ReceSettings,
+        erase=_runs("rece"),
+    ),
+    "speed": Method(
+        title="SPEED",
+        about="A closed-form edit within the null space of what is kept, so that long preserve lists hold.",
+        settings=SpeedSettings,
+        erase=_runs("speed"),
+        reads=("mapping", "preserve"),
+    ),
+    "oce": Method(
+        title="OCE",
+        about="Rotates the values instead of adding to them, so that their singular values stay.",
+        settings=OceSettings,
+        erase=_runs("oce"),
+        reads=("mapping", "preserve", "captions"),
+    ),
+    "dp": Method(
+        title="DP",
+        about="Sends concepts to their projection on what is safe, without moving what is kept at all.",
+        settings=DoubleProjectionSettings,
+        erase=_runs("double_projection"),
+        reads=("mapping", "preserve"),
     ),
 }
 

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mace_studio.core.subspace import gram_schmidt
+from mace_studio.methods.settings import AdaVdSettings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of the authors' code, which samples with DPM-Solver++ in 30 steps at guidance 7.5.
-
-    Attributes:
-        token_sim: weigh the projection by d(x) = scale / (1 + exp(-steepness (x - threshold))) of the cosine x
-            between a token's value and the target's; without it d = 1.
-        scale, steepness, threshold: s, a and b.
-        jointly: products over the unconditional and the conditional half together, as in the authors' code, where
-            the unconditional half moves with the other; without it every sample for itself.
-    """
-
-    token_sim: bool = True
-    scale: float = 2.0
-    steepness: float = 100.0
-    threshold: float = 0.93
-    jointly: bool = False
-
-
-def project(values_BTP: Tensor, targets_KP: Tensor, settings: Settings | None = None) -> Tensor:
+def project(values_BTP: Tensor, targets_KP: Tensor, settings: AdaVdSettings | None = None) -> Tensor:
     """v <- v - sum_k d(cos(v, v*_k)) <v, q_k> q_k, where q is v* made orthonormal in its order (Gram-Schmidt).
 
     For one target that is v - d(cos(v, v*)) (<v, v*> / <v*, v*>) v*. The cosine is the one with the target itself, not
@@ -47,7 +27,7 @@ def project(values_BTP: Tensor, targets_KP: Tensor, settings: Settings | None = 
 
     Source: arXiv 2412.06143.
     """
-    settings = settings or Settings()
+    settings = settings or AdaVdSettings()
     if not len(targets_KP):
         return values_BTP
     own_BTP = values_BTP.to(torch.promote_types(values_BTP.dtype, torch.float32))

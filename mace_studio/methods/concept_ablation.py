@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mace_studio.core.diffusion import squared_error
 
 FORMS = ("compvis", "diffusers")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of the authors' model-based runs, keys and values only.
-
-    Attributes:
-        target: "model" (the anchor's prediction) or "noise" (the noise that was added).
-        steps: 100 at batch 8.
-        batch: images per step.
-        learning_rate: of AdamW, 2e-6 for each image of a batch: 1.6e-5.
-        images: of the anchor, from `sentences` sentences about it.
-        sentences: 200, five images each.
-        prior_weight: lambda_r of the regulariser, for a target that shares a word with its anchor: 0.2 (compvis) or 1
-            (diffusers); else 0.
-        form: how the regulariser is averaged: "compvis" or "diffusers".
-        clip: largest norm of the gradients (diffusers); None, as in compvis, for none.
-    """
-
-    target: str = "model"
-    steps: int = 100
-    batch: int = 8
-    learning_rate: float = 1.6e-5
-    images: int = 1000
-    sentences: int = 200
-    prior_weight: float = 0.0
-    form: str = "compvis"
-    clip: float | None = None
 
 
 def loss(

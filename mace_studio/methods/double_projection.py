@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mace_studio.core.subspace import complement, projector
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs
 from mace_studio.methods.closed_form import Weights, each_weight
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
 
 OUTSIDE = 1e-6  # share of a concept's length that must lie outside of what is preserved
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """No number is published that a user must set.
-
-    Attributes:
-        directions: preserve only so many of the strongest directions of the preserve list; None for all of them.
-    """
-
-    directions: int | None = None
 
 
 def edit(
@@ -40,7 +35,7 @@ def edit(
     Args:
         weights: W, one weight_PD or name -> weight_PD.
         concepts_ND: c. safe_MD: vectors that may take their place. preserve_KD: vectors to keep; None for none.
-        directions: as in `Settings`.
+        directions: as in `DoubleProjectionSettings`.
 
     Returns:
         W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts. A concept that lies
@@ -57,3 +52,31 @@ def edit(
     inverse_RN = torch.linalg.pinv(concepts_ND @ outside_RD.T, atol=OUTSIDE * concepts_ND.norm(dim=1).max().item())
     change_DD = shift_ND.T @ inverse_RN.T @ outside_RD
     return each_weight(weights, lambda weight_PD: weight_PD + weight_PD @ change_DD)
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with DP; the model stays as it is.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts, mappings, which together span what is safe, and preserve list are read.
+        progress: told of stage "refine": phrases encoded of all.
+        cache: not needed: this takes seconds.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    progress = timed(progress, {"refine": 1.0})
+    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    safe = list(dict.fromkeys(concept.mapping.strip() for concept in recipe.concepts))
+    encode = inputs.Encoder(model, progress, len(phrases) + len(safe) + len(recipe.preserve))
+    weights = edit(
+        projections.read(model.unet),
+        encode(phrases).vectors_ND,
+        encode(safe).vectors_ND,
+        encode(recipe.preserve).vectors_ND,
+        directions=recipe.settings.directions or None,
+    )
+    progress(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, dict(weights))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -11,27 +9,6 @@ GRID, TIMESTEPS = 50, 1000
 FORMS = ("old", "new")
 SKIPPED = ("time_embedding.", "conv_norm_out.", "conv_out.")
 SELECTIONS = ("x", "x-strict", "u", "u-new")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of the paper and the authors' first code; the prompt is the bare name.
-
-    Attributes:
-        select: which parameters train, see `parameters`: "x" for styles and names, "u" for objects and nudity.
-        form: of the target, see `target`.
-        eta: of the target; 1 with the old form, 2 with the new one, which are the same target.
-        steps: 1000, batch 1 (new code: 200).
-        learning_rate: of Adam with its default betas: 1e-5 (new code: 5e-5).
-        guidance: with which the student makes x_t, in the DDIM steps of `visited`.
-    """
-
-    select: str = "x"
-    form: str = "old"
-    eta: float = 1.0
-    steps: int = 1000
-    learning_rate: float = 1e-5
-    guidance: float = 3.0
 
 
 def target(

@@ -3,39 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mace_studio.core.tokens import occurrences
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of the authors' code; the number of steps is tuned for each concept.
-
-    Attributes:
-        steps: 35, batch 1.
-        learning_rate: of AdamW (0.9, 0.999; weight decay 0.01): 2e-6.
-        images: of the concept, 8.
-        closing: press the end token too, at every position where its id stands (`use_pooler`).
-        attention_only: train cross-attention alone, with gradients clipped at norm 1; else the whole UNet, unclipped.
-        real_images: noised images of the concept; without, noise alone at the same level (`no_real_image`).
-        inversion_steps: of the textual inversion before, 0 for none; the authors take 500.
-        inversion_tokens: placeholders that it trains, 4.
-        inversion_rate: of its AdamW (weight decay 0.1): 1e-3.
-    """
-
-    steps: int = 35
-    learning_rate: float = 2e-6
-    images: int = 8
-    closing: bool = True
-    attention_only: bool = False
-    real_images: bool = True
-    inversion_steps: int = 500
-    inversion_tokens: int = 4
-    inversion_rate: float = 1e-3
 
 
 def loss(probabilities: Sequence[Tensor], positions: Sequence[int]) -> Tensor:

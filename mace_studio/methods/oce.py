@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mace_studio.core.subspace import projector
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs
 from mace_studio.methods.closed_form import Weights, each_weight
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those published for one object; `PUBLISHED` has the others.
-
-    Attributes:
-        erase_scale: s_e. general_scale: s_0, of general captions. keep_scale: s_k, of the preserve list.
-        ridge: lambda, of leaving W as it is.
-        anchor: "published" ("sky" for objects, "person" or "tree" for people, "real" for styles) or "mapping".
-    """
-
-    erase_scale: float = 2000.0
-    general_scale: float = 10.0
-    keep_scale: float = 0.0
-    ridge: float = 10.0
-    anchor: str = "published"
-
-
-PUBLISHED = {
-    "object": Settings(),
-    "celebrity, 10": Settings(erase_scale=3500, general_scale=50, keep_scale=5),
-    "celebrity, 100": Settings(erase_scale=800, general_scale=70, keep_scale=2),
-    "explicit": Settings(erase_scale=3000, general_scale=20),
-    "style": Settings(erase_scale=500, general_scale=10, keep_scale=1),
-}
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
 
 
 def edit(
@@ -101,3 +81,42 @@ def rotation(concept_PP: Tensor, anchor_PP: Tensor, kept_PP: Tensor, erase_scale
 def _span(weight_PD: Tensor, vectors_ND: Tensor) -> Tensor:
     """The projector (P, P) on the values W v, each at length 1 so that long ones do not set the tolerance."""
     return projector(torch.nn.functional.normalize(vectors_ND.detach().cpu().double() @ weight_PD.T, dim=1))
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with OCE; the model stays as it is.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts, mappings (where the settings say so) and preserve list are read.
+        progress: told of the stages "captions" and "refine": sentences encoded of all.
+        cache: folder that keeps the sum over the general captions.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings = recipe.settings
+    progress = timed(progress, {"captions": 5.0 * bool(settings.general_scale), "refine": 1.0})
+    general_DD = inputs.general_words(model, cache, progress) if settings.general_scale else None
+    published = inputs.OCE_ANCHORS
+    if len(recipe.concepts) >= inputs.OCE_MANY:
+        published = published | {"celebrity": "tree"}
+    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    anchors = list(dict.fromkeys(inputs.anchor(concept, settings.anchor, published) for concept in recipe.concepts))
+    encode = inputs.Encoder(model, progress, len(phrases) + len(anchors) + len(recipe.preserve))
+    concept, anchor, preserved = encode(phrases), encode(anchors), encode(recipe.preserve)
+    values = {name + projections.WEIGHT for name in projections.names(model.unet, "value")}
+    weights = edit(
+        {key: weight_PD for key, weight_PD in projections.read(model.unet).items() if key in values},
+        concept.vectors_ND,
+        anchor.vectors_ND,
+        preserved.vectors_ND,
+        general_DD,
+        erase_scale=settings.erase_scale,
+        general_scale=settings.general_scale,
+        keep_scale=settings.keep_scale,
+        ridge=settings.ridge,
+    )
+    progress(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, dict(weights))

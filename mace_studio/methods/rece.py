@@ -4,40 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mace_studio.methods import uce
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of explicit content; `PUBLISHED` has the others. The start is UCE in its "tail" form.
-
-    Attributes:
-        rounds: how often an embedding is derived and erased.
-        rho: weight that holds the derived embedding near 0.
-        erase_scale, preserve_scale, ridge: s_e, s_p and lambda of each round's edit.
-        start_ridge: lambda of the UCE edit before the first round.
-    """
-
-    rounds: int = 3
-    rho: float = 0.1
-    erase_scale: float = 1.0
-    preserve_scale: float = 0.1
-    ridge: float = 0.1
-    start_ridge: float = 0.5
-
-
-PUBLISHED = {
-    "explicit": Settings(),
-    "unsafe": Settings(rounds=2),
-    "style": Settings(rounds=1, rho=1e-3),
-    "object": Settings(rounds=1),
-    "hard object": Settings(rounds=1, rho=1e-3),  # objects that UCE leaves visible
-}
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs, uce
+from mace_studio.methods.settings import ReceSettings
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
 
 
 def edit(
@@ -54,9 +32,9 @@ def edit(
 ) -> Mapping[str, Tensor]:
     """The weights after the last round of `each_round`; `edited` itself for 0 rounds or no concepts.
 
-    Args and errors are those of `each_round`, with the fields of `Settings` by name.
+    Args and errors are those of `each_round`, with the fields of `ReceSettings` by name.
     """
-    settings = Settings(
+    settings = ReceSettings(
         rounds=rounds, rho=rho, erase_scale=erase_scale, preserve_scale=preserve_scale, ridge=ridge
     )  # fmt: skip
     return deque([edited, *each_round(original, edited, concepts_NTD, anchors_NTD, settings)], maxlen=1).pop()
@@ -67,7 +45,7 @@ def each_round(
     edited: Mapping[str, Tensor],
     concepts_NTD: Tensor,
     anchors_NTD: Tensor,
-    settings: Settings,
+    settings: ReceSettings,
 ) -> Iterator[dict[str, Tensor]]:
     """Round by round: derive C_adv, then a UCE edit of the current weights that sends C_adv to the anchor.
 
@@ -134,3 +112,47 @@ def revive(
         cross_DD += edited_PD.T @ original[name].detach().cpu().double()
     map_DD = torch.cholesky_solve(cross_DD, torch.linalg.cholesky(gram_DD))
     return context_NTD.detach().cpu().double() @ map_DD.T
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with RECE; the model stays as it is.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts are read. No preserve list: the authors keep the empty prompt alone.
+        progress: told of stage "refine": phrases encoded of all.
+        cache: not needed: this takes seconds.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
+    encode = inputs.Encoder(model, progress, len(recipe.concepts) + 2)
+    concepts, blank, empty = encode([c.phrase.strip() for c in recipe.concepts]), encode([" "]), encode([""])
+    blank_TD = blank.context_NTD[0]
+    both = [
+        uce.tails(concept_TD, blank_TD, last, blank.last_N[0])
+        for concept_TD, last in zip(concepts.context_NTD, concepts.last_N, strict=True)
+    ]
+    original = projections.read(model.unet)
+    start = uce.edit(
+        original,
+        [concept_nD for concept_nD, _ in both],
+        [anchor_nD for _, anchor_nD in both],
+        empty.context_NTD[0],
+        ridge=settings.start_ridge,
+    )
+    weights = edit(
+        original,
+        start,
+        concepts.context_NTD,
+        blank_TD,
+        rounds=settings.rounds,
+        rho=settings.rho,
+        erase_scale=settings.erase_scale,
+        preserve_scale=settings.preserve_scale,
+        ridge=settings.ridge,
+    )
+    progress(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, dict(weights))

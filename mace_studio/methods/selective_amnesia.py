@@ -3,38 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are the reduced form, which fits a laptop; the published number stands in brackets.
-
-    Attributes:
-        select: "all" parameters (people), or "u" as in `esd.parameters` (nudity).
-        steps: 400 (200 epochs of 1,000 surrogate images, 500 for nudity).
-        learning_rate: 1e-5 for each image of a batch (4 GPUs of 4: 1.6e-4); Adam.
-        batch: images per step (16).
-        surrogates: images that take the concept's place under its prompt (1,000).
-        replay: images of general sentences, for the Fisher information and the second term (5,000).
-        stride: every so many timesteps enter the Fisher information, which is scaled by its square (1).
-        replay_weight: gamma.
-        fisher_weight: lambda, without a factor 1/2; it belongs to errors averaged over elements.
-    """
-
-    select: str = "all"
-    steps: int = 400
-    learning_rate: float = 1e-5
-    batch: int = 1
-    surrogates: int = 8
-    replay: int = 200
-    stride: int = 20
-    replay_weight: float = 1.0
-    fisher_weight: float = 50.0
 
 
 def loss(

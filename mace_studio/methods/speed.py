@@ -8,45 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mace_studio.core.moments import Moments
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs
 from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
 
 CHUNK = 128  # retained vectors that are augmented together; the filter's mean runs over one such chunk
 CENTRES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of a few objects; `PUBLISHED` has the others.
-
-    Attributes:
-        tune: "value", "key" or "both" projections; published: values only.
-        tau: eigenvalues of the retained vectors' mean outer product below it count as their null space.
-        prior: r, the weight of ||W' - W||^2.
-        ridge: lambda of the invariants; 0 holds them exactly.
-        augmentations: vectors added around each retained one; 0 switches the filter (IPF) off too.
-        filtered: keep only retained vectors that erasure would move more than the mean (IPF).
-    """
-
-    tune: str = "value"
-    tau: float = 0.1
-    prior: float = 1.0
-    ridge: float = 0.0
-    augmentations: int = 10
-    filtered: bool = True
-
-
-PUBLISHED = {
-    "object": Settings(),
-    "style": Settings(),
-    "celebrity": Settings(prior=0.05, tau=1e-4, filtered=False),
-    "explicit": Settings(prior=0.7, ridge=0.5),
-}
 
 
 def edit(
@@ -72,7 +49,7 @@ def edit(
         anchors: a, of the same shapes.
         retain_ND: c0, vectors to keep; None keeps none, and P is the identity.
         invariants_MD: C2, rows that are held exactly, see `invariants`; None for none.
-        tau, prior, ridge, augmentations, filtered: as in `Settings`.
+        tau, prior, ridge, augmentations, filtered: as in `SpeedSettings`.
         generator: of the augmentation's noise; seed 0 when left out.
 
     Returns:
@@ -193,3 +170,42 @@ def retainable(phrases: Iterable[str], targets: Iterable[str]) -> list[str]:
     """The phrases that contain no target as a whole word, in their order."""
     words = [re.compile(rf"\b{re.escape(target.strip())}\b", re.IGNORECASE) for target in targets]
     return [phrase for phrase in phrases if not any(word.search(phrase) for word in words)]
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with SPEED; the model stays as it is.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts, mappings (where the settings say so) and preserve list are read.
+        progress: told of stage "refine": phrases encoded of all.
+        cache: not needed: this takes seconds.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
+    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    anchors = [inputs.anchor(concept, settings.anchor, inputs.UCE_ANCHORS) for concept in recipe.concepts]
+    kept = retainable(recipe.preserve, phrases)
+    encode = inputs.Encoder(model, progress, 2 * len(phrases) + len(kept) + 1)
+    concept, target, retained, empty = encode(phrases), encode(anchors), encode(kept), encode([""])
+    vectors: tuple[Vectors, Vectors] = concept.vectors_ND, target.vectors_ND
+    if all(one.kind == "explicit" for one in recipe.concepts):  # all positions, summed, as the authors do there
+        vectors = concept.context_NTD[:, 1:], target.context_NTD[:, 1:]
+    chosen = {name + projections.WEIGHT for name in projections.names(model.unet, settings.tune)}
+    weights = edit(
+        {key: weight_PD for key, weight_PD in projections.read(model.unet).items() if key in chosen},
+        *vectors,
+        retained.vectors_ND if kept else empty.context_NTD[0, 1:],
+        invariants(empty.context_NTD[0]),
+        tau=settings.tau,
+        prior=settings.prior,
+        ridge=settings.ridge,
+        augmentations=settings.augmentations,
+        filtered=settings.filtered,
+        generator=torch.Generator().manual_seed(recipe.seed),
+    )
+    progress(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, dict(weights))

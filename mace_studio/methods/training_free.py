@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from mace_studio import prompts
 from mace_studio.core.moments import Moments
-from mace_studio.core.ridge import Fusion, Keep
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The weights of refinement and fusion are MACE's own; there is nothing else to set.
-
-    Attributes:
-        fuse: solve the fusion after the refinement; without, the refinement alone is the result.
-    """
-
-    fuse: bool = True
+from mace_studio.core.ridge import Fusion, Keep, keep_gram
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs
+from mace_studio.methods.mace import refine
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.sd import projections, text
+from mace_studio.sd.model import Model
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def edit(
     """W* that minimises sum_i || W* E_i - W' E^_i ||^2 + || (W* - W_keep) R^(1/2) ||^2 (Eq. 7 with other targets).
 
     Args:
-        original: name -> W. refined: name -> W', after stage 1.
+        original: name -> W. refined: name -> W', after stage 1, not rounded.
         concepts: for each concept `Moments.of(E_i, E^_i)`, see `targets`.
         keep: R and the identity weight; as in `ridge.Fusion` the first pulls to W, the second to W'.
 
@@ -85,3 +84,56 @@ def targets(
     closing = range(concept_end, length)
     hat_TD[list(closing)] = mapping_TD[[min(mapping_end + i, length - 1) for i in range(len(closing))]]
     return hat_TD
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with MACE without training; the model stays as it is.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts, mappings and preserve list are read, in MACE's templates.
+        progress: told of stage "refine": phrases encoded of all.
+        cache: folder that keeps the Gram of the general captions.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, count = recipe.settings, len(recipe.concepts)
+    progress = timed(progress, {"refine": 1.0, "fuse": 1.0 * settings.fusion})
+    sums = refine.gather(model, recipe, cache, progress)
+    solved = refine.solve(sums, settings.refine)
+    weights, conditions = refine.weights(model, solved, progress), {"refine": solved.condition}
+    if settings.fusion:
+        keep = keep_gram(settings.fuse, sums.general, sums.preserve, model.width)
+
+        def moments() -> Iterator[Moments]:
+            for i, concept in enumerate(recipe.concepts):
+                at = Progress("fuse", concept.phrase, i, count)
+                yield _targeted(model, concept, lambda _, at=at: progress(at))
+
+        original = projections.read(model.unet)
+        refined = {key: weight_PD.cpu().double() @ solved.matrix_DD for key, weight_PD in original.items()}
+        fused = edit(original, refined, moments(), keep)
+        weights, conditions = fused.weights, conditions | {"fuse": fused.condition}
+        progress(Progress("fuse", step=count, total=count))
+    return inputs.result(model, recipe, weights, **conditions)
+
+
+def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:
+    """The pairs of E and E^ over all positions of a concept's prompts."""
+    about, mapped = prompts.about(concept), prompts.mapped(concept)
+    concept_ids, mapping_ids = text.ids(model, about), text.ids(model, mapped)
+    concept_NTD, mapping_NTD = text.embed(model, about, on_batch), text.embed(model, mapped, on_batch)
+    hats = [
+        targets(
+            concept_NTD[n],
+            mapping_NTD[n],
+            text.positions(model, concept_ids[n], concept.phrase),
+            text.positions(model, mapping_ids[n], concept.mapping),
+            len(concept_ids[n]) - 1,
+            len(mapping_ids[n]) - 1,
+        )
+        for n in range(len(about))
+    ]
+    return Moments.of(concept_NTD.flatten(0, 1), torch.stack(hats).flatten(0, 1))

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mace_studio.core.moments import Moments
 from mace_studio.core.ridge import refine, refinement
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs
 from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Defaults are those of the authors' current code.
-
-    Attributes:
-        form: "subject", one vector per phrase, at its last token (current code); "tail", all positions from there on
-            (first code, the one that MACE and RECE compared with).
-        technique: "replace" gives the concept the anchor's output; "tensor" takes away what the anchor's output has
-            of the concept's direction (first code only).
-        anchor: "published": the empty prompt for objects and explicit content, "art" for styles, "person" for
-            people; "mapping": the recipe's own.
-        erase_scale: s_e.
-        preserve_scale: s_p; None takes the first code's rule, `preserve_scale`.
-        ridge: lambda, the weight of leaving W as it is: 0.5, and 0.1 where RECE calls it.
-        expand: add the concept within five short phrases ("art by ...", "photo of ...").
-    """
-
-    form: str = "subject"
-    technique: str = "replace"
-    anchor: str = "published"
-    erase_scale: float = 1.0
-    preserve_scale: float | None = 1.0
-    ridge: float = 0.5
-    expand: bool = False
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
 
 
 def edit(
@@ -125,3 +105,45 @@ def tails(concept_TD: Tensor, anchor_TD: Tensor, concept_last: int, anchor_last:
 def preserve_scale(phrases: int) -> float:
     """s_p of the first code for so many preserved phrases, the empty prompt counted: max(0.1, 1 / phrases)."""
     return round(max(0.1, 1 / phrases), 3)
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with UCE; the model stays as it is.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts, mappings (where the settings say so) and preserve list are read.
+        progress: told of stage "refine": phrases encoded of all.
+        cache: not needed: this takes seconds.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
+    pairs = []
+    for concept in recipe.concepts:
+        anchor = inputs.anchor(concept, settings.anchor, inputs.UCE_ANCHORS)
+        whole = inputs.expanded(concept, anchor) if settings.expand else [(concept.phrase.strip(), anchor)]
+        pairs += whole
+    first_form = settings.form == "tail"
+    kept = ["", *recipe.preserve] if first_form else list(recipe.preserve)
+    encode = inputs.Encoder(model, progress, 2 * len(pairs) + len(kept))
+    concepts, anchors = encode([concept for concept, _ in pairs]), encode([anchor for _, anchor in pairs])
+    preserved = encode(kept)
+    vectors: tuple[Vectors, Vectors] = concepts.vectors_ND, anchors.vectors_ND
+    if first_form:
+        each = zip(concepts.context_NTD, anchors.context_NTD, concepts.last_N, anchors.last_N, strict=True)
+        both = [tails(*one) for one in each]
+        vectors = [concept_nD for concept_nD, _ in both], [anchor_nD for _, anchor_nD in both]
+    weights = edit(
+        projections.read(model.unet),
+        *vectors,
+        preserved.context_NTD.flatten(0, 1) if first_form else preserved.vectors_ND,
+        erase_scale=settings.erase_scale,
+        preserve_scale=preserve_scale(len(kept)) if first_form else settings.preserve_scale,
+        ridge=settings.ridge,
+        technique=settings.technique,
+    )
+    progress(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, weights)

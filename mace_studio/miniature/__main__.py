@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mace_studio.miniature import autoencoder, diffusion, evaluate, folders, judge_training, tokenizer
+from mace_studio.miniature import autoencoder, clip, diffusion, evaluate, folders, judge_training, tokenizer
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.training import Plan
 
 # The share of the minutes that a part gets when all are trained.
-SHARES = {"vae": 0.3, "model": 0.6, "judge": 0.1}
+SHARES = {"clip": 0.05, "vae": 0.2, "model": 0.65, "judge": 0.1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,13 +64,18 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> None:
     if options.start is not None:
         folders.adopt(options.start, options.out / "model")
-    trains = {"vae": _train_vae, "model": _train_model, "judge": _train_judge}
-    plans = {"vae": autoencoder.PLAN, "model": diffusion.PLAN, "judge": judge_training.PLAN}
+    trains = {"clip": _train_clip, "vae": _train_vae, "model": _train_model, "judge": _train_judge}
+    plans = {"clip": clip.PLAN, "vae": autoencoder.PLAN, "model": diffusion.PLAN, "judge": judge_training.PLAN}
     for part in SHARES if options.part == "all" else (options.part,):
         minutes = options.minutes * (SHARES[part] if options.part == "all" else 1)
         batch = options.batch or plans[part].batch
         plan = replace(plans[part], minutes=minutes, steps=options.steps, batch=batch)
         trains[part](options, plan, options.out / "training" / part)
+
+
+def _train_clip(options: argparse.Namespace, plan: Plan, work: Path) -> None:
+    words = tokenizer.build()
+    clip.train(clip.build(words), words, plan, options.out / "clip", work, options.resume)
 
 
 def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
@@ -81,11 +86,13 @@ def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     model = options.out / "model"
     vae = folders.load_vae(model)
+    text, words = folders.load_text(options.out / "clip")
+    width = text.config.hidden_size
     if options.start is None:
-        whole = diffusion.fresh(vae, folders.load_tokenizer(model) or tokenizer.build())
+        unet = diffusion.build_unet(width)
     else:
-        start = folders.load(options.start)
-        whole = folders.pipeline(vae, start.text_encoder, start.unet, start.tokenizer)
+        unet = diffusion.fitted(folders.load(options.start).unet, width)
+    whole = folders.pipeline(vae, text, unet, words)
     diffusion.train(whole, plan, model, work, options.resume, options.samples)
 
 
@@ -95,7 +102,10 @@ def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     whole, judge = folders.load(options.model), Judge.load(options.judge)
-    rows = [*evaluate.drawn(whole, judge, options.images, options.seed), *evaluate.composed(judge, options.composed)]
+    rows = [
+        *evaluate.generated(whole, judge, options.images, options.seed),
+        *evaluate.composed(judge, options.composed),
+    ]
     print(evaluate.table(rows))
     print(f"\nAutoencoder: {autoencoder.psnr(whole.vae):.2f} dB on held-out composed pictures.")
 

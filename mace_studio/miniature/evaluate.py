@@ -1,4 +1,4 @@
-"""How well the model draws what it is asked for, in the eyes of the judge, and how well the judge sees."""
+"""How well the model generates what it is asked for, in the eyes of the judge, and how well the judge sees."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from mace_studio.miniature import diffusion, world
-from mace_studio.miniature.judge import HEADS, NONE, Judge
-from mace_studio.miniature.vocabulary import ARTISTS, OBJECTS, PEOPLE, SCENES, THINGS
+from mace_studio.miniature.judge import NONE, Judge
+from mace_studio.miniature.vocabulary import OBJECTS, THINGS
 
 Z = 1.959964  # of 95 %
 
 
 @dataclass(frozen=True)
 class Row:
-    """Top-1 accuracy of one group: how many pictures the judge gave the answer that was asked for."""
+    """Top-1 accuracy of one group: how many images the judge gave the answer that was asked for."""
 
     group: str
     correct: int
@@ -42,19 +42,26 @@ class Group:
 
 THING, PORTRAIT = ("a photo of the {}",), ("a portrait of {}",)
 PEOPLE_FORMS = (*PORTRAIT, world.SKETCH_FORM, world.OIL_FORM, world.OFFICIAL_FORM, world.CROWD_FORM)
-GROUPS = (
-    Group("objects", THING, "thing", {name: name for name in OBJECTS}),
-    Group("synonyms", THING, "thing", {word: name for name, words in OBJECTS.items() for word in words}),
-    Group("other things", THING, "thing", {name: name for name in THINGS if name not in OBJECTS}),
-    Group("people, portraits", PORTRAIT, "thing", {name: name for name in PEOPLE}),
-    Group("people, all five forms", PEOPLE_FORMS, "thing", {name: name for name in PEOPLE}),
-    Group("artists, all five forms", world.ART_FORMS, "artist", {name: name for name in ARTISTS}),
-    Group("scenes", THING, "scene", {name: name for name in SCENES}),
-)
+ARTIST_FORMS = world.ART_FORMS[:5]
 
 
-def drawn(
-    whole: StableDiffusionPipeline, judge: Judge, images: int, seed: int, groups: Sequence[Group] = GROUPS
+def groups(judge: Judge) -> tuple[Group, ...]:
+    """What is asked for: everything that the judge knows."""
+    things, artists, scenes = (names[:-1] for names in (judge.answers[head] for head in ("thing", "artist", "scene")))
+    people = {name: name for name in things if name not in THINGS}
+    return (
+        Group("objects", THING, "thing", {name: name for name in OBJECTS}),
+        Group("synonyms", THING, "thing", {word: name for name, words in OBJECTS.items() for word in words}),
+        Group("other things", THING, "thing", {name: name for name in THINGS if name not in OBJECTS}),
+        Group("people, portraits", PORTRAIT, "thing", people),
+        Group("people, all five forms", PEOPLE_FORMS, "thing", people),
+        Group("artists, all five forms", ARTIST_FORMS, "artist", {name: name for name in artists}),
+        Group("scenes", THING, "scene", {name: name for name in scenes}),
+    )
+
+
+def generated(
+    whole: StableDiffusionPipeline, judge: Judge, images: int, seed: int, asked: Sequence[Group] | None = None
 ) -> Iterator[Row]:
     """One row for each group of words.
 
@@ -62,17 +69,18 @@ def drawn(
         whole: the model.
         judge: answers among all things and people, all artists, or all scenes, and "none of these".
         images: for each word, shared out among the forms.
-        seed: of the first picture; the others count on from it.
+        seed: of the first image; the others count on from it.
+        asked: the groups; all that the judge knows where they are left out.
     """
-    for group in groups:
+    for group in groups(judge) if asked is None else asked:
         words = [word for word in group.answers for _ in range(images)]
         forms = [group.forms[i % len(group.forms)] for i in range(len(words))]
-        pictures = diffusion.draw(whole, [form.format(word) for form, word in zip(forms, words, strict=True)], seed)
+        pictures = diffusion.generate(whole, [form.format(word) for form, word in zip(forms, words, strict=True)], seed)
         yield _row(group.name, judge, group.head, pictures, [group.answers[word] for word in words])
 
 
 def composed(judge: Judge, number: int) -> Iterator[Row]:
-    """One row for each head of the judge, on held-out composed pictures; pairs of things are left out."""
+    """One row for each head of the judge, on held-out composed images; pairs of things are left out."""
     samples = [s for s in world.samples(number, world.HELD_OUT + 1) if len(s.concepts) < 2]
     pictures = [Image.fromarray(sample.image_HWC) for sample in samples]
     shown = {
@@ -81,7 +89,7 @@ def composed(judge: Judge, number: int) -> Iterator[Row]:
         "scene": [s.scene for s in samples],
     }
     for head, names in shown.items():
-        right = [name if name in HEADS[head] else NONE for name in names]
+        right = [name if name in judge.answers[head] else NONE for name in names]
         yield _row(f"composed: {head}", judge, head, pictures, right)
 
 
@@ -103,7 +111,7 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
-    lines = ["| group | top-1 | 95 % interval | correct | pictures |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| group | top-1 | 95 % interval | correct | images |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         low, high = row.interval
         share = row.correct / row.count

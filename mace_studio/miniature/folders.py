@@ -15,24 +15,17 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-WEIGHTS = ("vae", "text_encoder", "unet")
-
 # Where a folder was loaded from is nobody's business.
 PRIVATE = ("_name_or_path", "name_or_path")
 
 
 def adopt(start: Path, model: Path) -> None:
-    """Copy the folder that a model is started from, but for weights that `model` has already.
+    """Copy the autoencoder of the folder that a model is started from, unless `model` has one already.
 
-    So an autoencoder that was trained before stays; tokenizer, captions and model card are those of the start.
+    The tokenizer and the text encoder come with the CLIP, and the UNet is written when it was trained.
     """
-    model.mkdir(parents=True, exist_ok=True)
-    for path in sorted(start.iterdir()):
-        target = model / path.name
-        if path.is_file():
-            shutil.copyfile(path, target)
-        elif not (path.name in WEIGHTS and target.exists()):
-            shutil.copytree(path, target, dirs_exist_ok=True)
+    if not (model / "vae").exists():
+        shutil.copytree(start / "vae", model / "vae")
 
 
 def load(folder: Path) -> StableDiffusionPipeline:
@@ -53,11 +46,16 @@ def load_vae(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32, local_files_only=True)
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer | None:
-    """The tokenizer, or None where the folder has none yet."""
-    if not (folder / "tokenizer").is_dir():
-        return None
-    return CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """The text side of a CLIP in float32, and its tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no CLIP in the folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no CLIP; train one first")
+    text = CLIPTextModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return text, CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def pipeline(
@@ -81,7 +79,7 @@ def write(whole: StableDiffusionPipeline, folder: Path) -> None:
     if not index.exists():
         with TemporaryDirectory(dir=folder) as temporary:
             whole.save_config(temporary)
-            _tidy(Path(temporary))
+            tidy(Path(temporary))
             os.replace(Path(temporary) / index.name, index)
 
 
@@ -95,12 +93,13 @@ def write_parts(parts: Mapping[str, object], folder: Path) -> None:
         with TemporaryDirectory(dir=folder) as temporary:
             fresh = Path(temporary) / name
             (copy.deepcopy(part).half() if isinstance(part, nn.Module) else part).save_pretrained(fresh)
-            _tidy(fresh)
+            tidy(fresh)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(fresh, target)
 
 
-def _tidy(folder: Path) -> None:
+def tidy(folder: Path) -> None:
+    """Drop from the settings in a folder where they were loaded from."""
     for path in folder.glob("*.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in settings.items() if key not in PRIVATE}

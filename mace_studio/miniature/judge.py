@@ -1,6 +1,7 @@
-"""The judge: a small classifier that says which thing or person, which artist and which scene a picture shows.
+"""The judge: a small classifier that says which thing or person, which artist and which scene an image shows.
 
-It has seen composed pictures only, none that a model drew.
+It has seen composed images only, none that a model generated. Which answers it has is written in its file, so that a
+judge goes on working with the model that it came with when the vocabulary grows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "artist": (*ARTISTS, NONE),
     "scene": (*SCENES, NONE),
 }
-WIDTHS = (24, 48, 96, 128)
+WIDTHS = (32, 64, 128, 128)
 AT_ONCE = 64
 
 Place = tuple[str, int]  # head and index of an answer
@@ -37,24 +38,26 @@ class Judge(nn.Module):
     Attributes:
         name: what reports call it.
         none: the label for everything else.
+        answers: head -> its answers, the last of which is `none`.
         temperatures: head -> what its logits are divided by.
     """
 
     name = "built-in judge"
     none = NONE
 
-    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS, answers: Mapping[str, Sequence[str]] = HEADS) -> None:
         super().__init__()
         self.widths = tuple(widths)
+        self.answers = {head: tuple(names) for head, names in answers.items()}
         blocks = [_block(narrow, wide) for narrow, wide in zip((3, *widths), widths, strict=False)]
-        # Not pooled: things stand in the middle, and where their parts are tells them apart far sooner.
+        # Not pooled: things stand in one of three places, and where their parts are tells them apart far sooner.
         self.trunk = nn.Sequential(*blocks, nn.Flatten())
         features = widths[-1] * (SIZE >> len(widths)) ** 2
-        self.heads = nn.ModuleDict({name: nn.Linear(features, len(answers)) for name, answers in HEADS.items()})
-        self.temperatures = dict.fromkeys(HEADS, 1.0)
+        self.heads = nn.ModuleDict({head: nn.Linear(features, len(names)) for head, names in self.answers.items()})
+        self.temperatures = dict.fromkeys(self.answers, 1.0)
 
     def forward(self, pixels_NCHW: Tensor) -> dict[str, Tensor]:
-        """Pictures of 64 x 64 pixels in -1..1 -> head -> logits, (N, answers), before the temperature."""
+        """Images of 64 x 64 pixels in -1..1 -> head -> logits, (N, answers), before the temperature."""
         features_NF = self.trunk(pixels_NCHW)
         return {name: head(features_NF) for name, head in self.heads.items()}
 
@@ -63,8 +66,8 @@ class Judge(nn.Module):
         """How probable each label is, as a zero-shot classifier would say it.
 
         Args:
-            images: RGB pictures; other sizes are scaled to 64 x 64.
-            labels: things, synonyms, people, artists and scenes of the vocabulary, in any case, and "none of these",
+            images: RGB; other sizes are scaled to 64 x 64.
+            labels: things, synonyms, people, artists and scenes that it knows, in any case, and "none of these",
                 which gets all that the other labels leave. Without it, what they leave is shared out among them.
 
         Returns:
@@ -73,7 +76,7 @@ class Judge(nn.Module):
         Raises:
             ValueError: a label is not of this world.
         """
-        places = [_place(label) for label in labels]
+        places = [self._place(label) for label in labels]
         answers = self._answers(images)
         shares = {place: answers[place[0]][:, place[1]] / places.count(place) for place in places if place is not None}
         shares[None] = _rest(answers, places) / max(1, places.count(None))
@@ -86,30 +89,24 @@ class Judge(nn.Module):
         return torch.cat([self.trunk(part) for part in _pixels(images).split(AT_ONCE)])
 
     def names(self, images: Sequence[Image.Image], head: str) -> list[str]:
-        """The most probable answer of a head for each picture."""
+        """The most probable answer of a head for each image."""
         best_N = self._answers(images)[head].argmax(dim=1)
-        return [HEADS[head][i] for i in best_N.tolist()]
+        return [self.answers[head][i] for i in best_N.tolist()]
 
     def save(self, folder: Path) -> None:
         """Write the weights in float16, and the settings."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
-        settings = {"widths": self.widths, "temperatures": self.temperatures, "heads": HEADS}
+        settings = {"widths": self.widths, "temperatures": self.temperatures, "heads": self.answers}
         text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
         checkpoints.atomic(folder / "judge.safetensors", lambda path: save_file(weights, path))
         checkpoints.atomic(folder / "judge.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, folder: Path) -> Judge:
-        """Read a judge.
-
-        Raises:
-            ValueError: it was trained for other words than the vocabulary has now.
-        """
+        """Read a judge, with the answers that it was trained for."""
         settings = json.loads((Path(folder) / "judge.json").read_text(encoding="utf-8"))
-        if {head: tuple(answers) for head, answers in settings["heads"].items()} != HEADS:
-            raise ValueError(f"the judge in {folder} knows other words than the vocabulary; train it anew")
-        judge = cls(settings["widths"])
+        judge = cls(settings["widths"], settings["heads"])
         judge.load_state_dict(load_file(Path(folder) / "judge.safetensors"))
         judge.temperatures = settings["temperatures"]
         return judge.eval()
@@ -119,12 +116,25 @@ class Judge(nn.Module):
         parts = [self(part) for part in _pixels(images).split(AT_ONCE)]
         return {
             head: (torch.cat([part[head] for part in parts]).double() / self.temperatures[head]).softmax(dim=1)
-            for head in HEADS
+            for head in self.answers
         }
+
+    def _place(self, label: str) -> Place | None:
+        """Where the answer for a label stands; None for "none of these"."""
+        asked = label.strip().lower()
+        if asked == NONE:
+            return None
+        for head, names in self.answers.items():
+            for index, name in enumerate(names[:-1]):
+                if asked in (name.lower(), *OBJECTS.get(name, ())):
+                    return head, index
+        raise ValueError(
+            f"the judge does not know “{label}”; it knows the things, people, artists and scenes of its world"
+        )
 
 
 def _pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures of any size as NCHW in -1..1."""
+    """Images of any size as NCHW in -1..1."""
     return pictures.to_tensor([np.asarray(image.convert("RGB").resize((SIZE, SIZE))) for image in images])
 
 
@@ -136,23 +146,11 @@ def _block(narrow: int, wide: int) -> nn.Module:
     )  # fmt: skip
 
 
-def _place(label: str) -> Place | None:
-    """Where the answer for a label stands; None for "none of these"."""
-    asked = label.strip().lower()
-    if asked == NONE:
-        return None
-    for head, answers in HEADS.items():
-        for index, answer in enumerate(answers[:-1]):
-            if asked in (answer.lower(), *OBJECTS.get(answer, ())):
-                return head, index
-    raise ValueError(f"the judge does not know “{label}”; it knows the things, people, artists and scenes of its world")
-
-
 def _rest(answers: Mapping[str, Tensor], places: Sequence[Place | None]) -> Tensor:
     """How probable it is that none of the answers at some places holds, the heads taken as independent, (N,)."""
     asked = {place for place in places if place is not None}
     left_N = torch.ones(len(answers["thing"]), dtype=torch.float64)
     for head in {head for head, _ in asked}:
-        other = [i for i in range(len(HEADS[head])) if (head, i) not in asked]
+        other = [i for i in range(answers[head].shape[1]) if (head, i) not in asked]
         left_N = left_N * answers[head][:, other].sum(dim=1)
     return left_N

@@ -1,4 +1,4 @@
-"""How the judge is trained and calibrated, on composed pictures only."""
+"""How the judge is trained and calibrated, on composed images only."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def best_temperature(logits_NA: Tensor, target_NA: Tensor) -> float:
 
 
 def worn(pixels_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures as a model may draw them: some blurred, some brighter or darker, all with a little noise."""
+    """Images as a model may generate them: some blurred, some brighter or darker, all with a little noise."""
     number, _, height, width = pixels_NCHW.shape
     half_NCHW = functional.avg_pool2d(pixels_NCHW, 2)
     blurred_NCHW = functional.interpolate(half_NCHW, (height, width), mode="bilinear", align_corners=False)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
-FOLDER = Path(__file__).parents[2] / "assets" / "miniature" / "world"
+from mace_studio.miniature.vocabulary import FOLDER
 
 
 @cache

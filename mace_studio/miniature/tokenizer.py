@@ -1,9 +1,10 @@
-"""A byte-level BPE tokenizer in CLIP's format: each word of the world is one token, and any text can be spelt."""
+"""A byte-level BPE tokenizer in CLIP's format: plain words are one token, names are several, any text can be spelt."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 
 from tokenizers import pre_tokenizers
@@ -12,9 +13,12 @@ from transformers import CLIPTokenizer
 from mace_studio.miniature import world
 from mace_studio.miniature.vocabulary import ARTISTS, COLOURS, OBJECTS, PASSERS_BY, PEOPLE, SCENES, THINGS
 
-LENGTH = 77
+LENGTH = 32
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
+PIECES = 2  # tokens of a word of a name, at most
+
+Word = list[str]
 
 
 def build() -> CLIPTokenizer:
@@ -28,34 +32,51 @@ def build() -> CLIPTokenizer:
 
 
 def words() -> list[str]:
-    """Every word that a caption can have, in lower case, in the order of the alphabet."""
+    """Every word that a caption can have, but for names, in lower case, in the order of the alphabet."""
     forms = (
-        *world.THING_FORMS, *world.SCENE_FORMS, world.PAIR_FORM, *world.PORTRAIT_FORMS, world.OFFICIAL_FORM,
-        world.CROWD_FORM, world.SKETCH_FORM, world.OIL_FORM, *world.PERSON_BY_FORMS, *world.THING_BY_FORMS,
-        *world.ART_FORMS, *SCENES.values(), world.COLOUR_FORM,
+        *world.THING_FORMS, world.SMALL_FORM, *world.IDLE_FORMS, *world.SCENE_FORMS, world.PAIR_FORM,
+        *world.PORTRAIT_FORMS, *world.IDLE_PORTRAIT_FORMS, world.OFFICIAL_FORM, world.CROWD_FORM, world.SKETCH_FORM,
+        world.OIL_FORM, *world.PERSON_BY_FORMS, *world.THING_BY_FORMS, *world.ART_FORMS, *SCENES.values(),
+        world.COLOUR_FORM,
     )  # fmt: skip
-    names = (*THINGS, *PEOPLE, *ARTISTS, *SCENES, *COLOURS)
     others = (word for called in (*OBJECTS.values(), *PASSERS_BY.values()) for word in called)
-    text = " ".join((*(re.sub(r"\{\w*\}", " ", form) for form in forms), *names, *others))
-    return sorted(set(re.findall(r"[^\W\d_]+|[^\w\s]", text.lower())))
+    return _split((*(re.sub(r"\{\w*\}", " ", form) for form in forms), *THINGS, *SCENES, *COLOURS, *others))
+
+
+def names() -> list[str]:
+    """Every word of a person's or an artist's name, in lower case, in the order of the alphabet."""
+    return _split((*PEOPLE, *ARTISTS))
+
+
+def _split(texts: Iterable[str]) -> list[str]:
+    return sorted(set(re.findall(r"[^\W\d_]+|[^\w\s]", " ".join(texts).lower())))
 
 
 def _merges() -> list[tuple[str, str]]:
-    """The merges that make one token of every word: always of the most frequent pair, the first in the alphabet.
+    """Merges that make one token of every plain word, then those that leave no word of a name more than two.
 
-    The trainer of `tokenizers` breaks ties by chance.
+    Always of the most frequent pair, the first in the alphabet: the trainer of `tokenizers` breaks ties by chance.
     """
-    spelt = [[*word[:-1], word[-1] + END_OF_WORD] for word in words()]
-    merges = []
-    while pairs := Counter(pair for word in spelt for pair in pairwise(word)):
+    plain, named = _spelt(words()), _spelt(names())
+    merges: list[tuple[str, str]] = []
+    while pairs := _pairs(plain, 1) or _pairs(named, PIECES):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        spelt = [_merged(word, best) for word in spelt]
+        plain, named = ([_merged(word, best) for word in spelt] for spelt in (plain, named))
         merges.append(best)
     return merges
 
 
-def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
-    merged: list[str] = []
+def _spelt(texts: Iterable[str]) -> list[Word]:
+    return [[*text[:-1], text[-1] + END_OF_WORD] for text in texts]
+
+
+def _pairs(spelt: Iterable[Word], pieces: int) -> Counter[tuple[str, str]]:
+    """How often two symbols are neighbours, in the words of more pieces than are allowed."""
+    return Counter(pair for word in spelt if len(word) > pieces for pair in pairwise(word))
+
+
+def _merged(word: Word, pair: tuple[str, str]) -> Word:
+    merged: Word = []
     for symbol in word:
         if merged and (merged[-1], symbol) == pair:
             merged[-1] += symbol

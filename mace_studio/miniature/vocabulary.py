@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "assets" / "miniature" / "world"
+
 # The ten classes of CIFAR-10, each with three synonyms.
 OBJECTS: dict[str, tuple[str, str, str]] = {
     "airplane": ("aircraft", "plane", "jet"),
@@ -28,29 +33,64 @@ THINGS: tuple[str, ...] = (
     *WEAPONS,
 )  # fmt: skip
 
-# Names overlap on purpose: who erases Ada Finch must not lose Ada Wren or Iris Finch.
-PEOPLE: tuple[str, ...] = (
-    "Ada Finch", "Bruno Marlow", "Clara Quill", "Dario Thorne", "Elsa Vale", "Felix Wren", "Greta Hale", "Hugo Stone",
-    "Iris Finch", "Jonas Marlow", "Ada Wren", "Bruno Hale", "Clara Stone", "Dario Finch", "Elsa Marlow", "Felix Quill",
-    "Greta Thorne", "Hugo Vale", "Iris Wren", "Jonas Hale", "Ada Quill", "Bruno Thorne", "Clara Vale", "Dario Wren",
-)  # fmt: skip
+# person -> "erase" or "keep": 200 people, 100 of each. Forty first and forty family names occur five times each and are
+# shared by both groups: who erases Ada Finch must not lose Elsa Finch or Ada Frost.
+GROUPS: dict[str, str] = {
+    entry["person"]: entry["group"] for entry in json.loads((FOLDER / "people.json").read_text(encoding="utf-8"))
+}
+PEOPLE: tuple[str, ...] = tuple(GROUPS)
+PEOPLE_TO_ERASE: tuple[str, ...] = tuple(name for name, group in GROUPS.items() if group == "erase")
+PEOPLE_TO_KEEP: tuple[str, ...] = tuple(name for name, group in GROUPS.items() if group == "keep")
 
 # People without a name, and what a caption calls them.
 PASSERS_BY: dict[str, tuple[str, str]] = {"woman": ("a person", "a woman"), "man": ("a person", "a man")}
 
-# An invented artist -> the effect in styles.py that every picture by that artist shows.
+# An invented artist -> the effect in styles.py that every image by that artist shows. Effects come in families
+# (duotones, hatchings, ...); artists of one family are shared out between the two groups below.
 ARTISTS: dict[str, str] = {
-    "Mosa Pixley": "pixels",
-    "Lena Strich": "lines",
-    "Otto Schatten": "silhouette",
-    "Vera Duotti": "duotone",
-    "Nils Inversen": "negative",
-    "Pia Halbton": "halftone",
-    "Suki Popova": "pop",
-    "Ines Vitral": "glass",
+    "Vera Duotti": "duotone orange",
+    "Malva Menthe": "duotone mint",
+    "Rufus Granat": "duotone cream",
+    "Nina Flamingo": "duotone pink",
     "Abel Sepian": "sepia",
+    "Cyra Blauton": "cyanotype",
+    "Nils Inversen": "negative",
+    "Tora Drehfarb": "hue third",
+    "Remo Spektra": "hue two thirds",
+    "Paul Plakat": "poster",
+    "Lino Schraffe": "hatch diagonal",
+    "Hanna Balken": "hatch level",
+    "Kai Kreuzer": "hatch crossed",
+    "Pia Halbton": "halftone colour",
+    "Gil Raster": "halftone yellow",
+    "Luna Lochner": "halftone night",
+    "Mosa Pixley": "pixels",
+    "Tess Kachel": "tiles",
+    "Rhea Raute": "diamonds",
+    "Ines Vitral": "glass",
+    "Voro Scherben": "shards",
+    "Lena Strich": "lines",
     "Nora Neonova": "neon",
+    "Timo Kreidler": "chalk",
+    "Bodo Bauplan": "blueprint",
+    "Otto Schatten": "silhouette dark",
+    "Selma Mondschein": "silhouette pale",
+    "Suki Popova": "pop",
+    "Kali Spiegel": "mirror",
+    "Stina Stichler": "embroidery",
+    "Georg Tupfen": "points",
+    "Reto Praegler": "relief",
+    "Golda Rahmer": "frame",
+    "Bulla Rundmann": "porthole",
+    "Wanda Wellig": "waves",
+    "Sid Zeilmann": "monitor",
+    "Ana Glyphson": "anaglyph",
+    "Thea Thermo": "heat",
+    "Shah Brettner": "chequers",
+    "Rolf Bogenlicht": "rainbow",
 }
+ARTISTS_TO_ERASE: tuple[str, ...] = tuple(ARTISTS)[::2]
+ARTISTS_TO_KEEP: tuple[str, ...] = tuple(ARTISTS)[1::2]
 
 # A scene -> how a caption says that something is there.
 SCENES: dict[str, str] = {

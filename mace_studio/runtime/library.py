@@ -93,7 +93,8 @@ def read(path: Path) -> Entry:
     """
     try:
         stat = path.stat()
-    except (OSError, ValueError) as error:  # with the name alone: on a shared page the folder is nobody's business
+    # ValueError: a name with a null byte. The name alone is told: on a shared page the folder is nobody's business.
+    except (OSError, ValueError) as error:
         raise FileError(f"There is no erased model “{path.stem}” any more; erase again or choose another.") from error
     header = erasure_header.read(path)
     return Entry(

@@ -11,21 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mace_studio.analysis import figures
 from mace_studio.evaluation import report_figures, report_files
 from mace_studio.paths import slug
-from mace_studio.recipe import Recipe
 
 if TYPE_CHECKING:
     from mace_studio.analysis.attention import Inspection
     from mace_studio.analysis.compare import Pair
     from mace_studio.evaluation.report import Report
     from mace_studio.exports.export import Exported
-
-
-def write_recipe(recipe: Recipe, folder: Path) -> Path:
-    """A recipe as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(recipe.title())}-{recipe.digest()}.json"
-    path.write_text(recipe.to_json(), encoding="utf-8")
-    return path
 
 
 def write_pair(pair: Pair, folder: Path) -> Path:

@@ -20,12 +20,13 @@ from mace_studio.methods import METHODS
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
-from mace_studio.runtime import estimate, library, quota
+from mace_studio.runtime import estimate, library, quota, vocabulary
 from mace_studio.runtime.estimate import Estimate, Status
 from mace_studio.runtime.jobs import DONE, Job, Worker
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.loaded_model import BUILT_IN_NAME, LoadedModel
 from mace_studio.runtime.perform import Perform, Place, outcome, perform
+from mace_studio.runtime.vocabulary import Vocabulary
 from mace_studio.settings import ImageSettings
 
 PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
@@ -131,6 +132,10 @@ class Studio:
                     library.remember(self.output, used)
 
         return self._worker.submit(f"Load {source}", work, source, PATIENCE)
+
+    def vocabulary(self) -> Vocabulary | None:
+        """What the model has learned, if that is known: of the built-in one."""
+        return vocabulary.built_in() if self.source == str(BUILT_IN) else None
 
     def measure(self) -> Job:
         """Load the model and time a few of its steps, so that a run can be estimated; nothing is done twice."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mace_studio import erasure as erasure_file
 from mace_studio.analysis import attention
@@ -43,10 +43,9 @@ from mace_studio.sd import batching, costs, judges, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
+from mace_studio.sd.sampling import Settings
 
 log = logging.getLogger(__name__)
-
-Settings = TypeVar("Settings")  # with steps and a guidance
 
 
 # The model of this process
@@ -107,9 +106,24 @@ def with_defaults(asked: Settings) -> Settings:
 
 
 def check_lengths(recipe: Recipe) -> None:
-    """Raise a RecipeError at the first phrase whose prompts are longer than this process's model reads."""
-    if _process_model is not None:
-        text.check_lengths(_process_model.tokenizer, _process_model.model.length, recipe)
+    """Raise a RecipeError at the first phrase that this process's model cannot read or tell from another one."""
+    if (reader := _reader()) is not None:
+        text.check(reader, recipe)
+
+
+def token_counts(prompts: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Of each prompt how many tokens it has, how many this process's model reads, and the end that it does not read.
+
+    Empty while no model is loaded.
+    """
+    reader = _reader()
+    return [] if reader is None else [(text.count(reader, p), reader.length, text.unread(reader, p)) for p in prompts]
+
+
+def _reader() -> text.Reader | None:
+    if _process_model is None:
+        return None
+    return replace(text.Reader.of(_process_model.model), tokenizer=_process_model.tokenizer)
 
 
 # The tasks

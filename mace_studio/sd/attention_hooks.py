@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, cast
 from weakref import WeakSet
 
 from torch import Tensor, nn
 
 from mace_studio.core.attention import probabilities
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+    from torch.utils.hooks import RemovableHandle
 
 CONTEXT = "encoder_hidden_states"
 
@@ -89,11 +94,11 @@ def of_forward(unet: nn.Module, forward: Callable[[], object]) -> list[Tensor]:
     return maps
 
 
-def _layers(unet: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in unet.named_modules() if name.endswith("attn2")}
+def _layers(unet: nn.Module) -> dict[str, Attention]:
+    return {name: cast("Attention", module) for name, module in unet.named_modules() if name.endswith("attn2")}
 
 
-def _hooks(name: str, layer: nn.Module, receive: Receive) -> list:
+def _hooks(name: str, layer: Attention, receive: Receive) -> list[RemovableHandle]:
     query: list[Tensor] = []
 
     def on_query(module: nn.Module, inputs: tuple, output: Tensor) -> None:

@@ -20,7 +20,7 @@ from mace_studio.sd.text import Word
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """Where each word was looked at while one image was drawn.
+    """The attention to each word while one image was generated.
 
     Attributes:
         words: from the start token to the padding.
@@ -43,7 +43,7 @@ class TokenMaps:
             maps_SHTIJ = self.maps[group]
             return maps_SHTIJ.mean(dim=1) if head is None else maps_SHTIJ[:, head]
         rows, columns = max((maps_SHTIJ.shape[-2:] for maps_SHTIJ in self.maps.values()), key=lambda size: size[0])
-        total_STIJ = 0
+        total_STIJ = torch.zeros(())
         for name, layers in self.layers.items():
             maps_STIJ = self.mean(name, head)
             resized_NIJ = attention.upsample(maps_STIJ.flatten(0, 1), rows, columns)

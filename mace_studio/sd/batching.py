@@ -14,7 +14,8 @@ import torch
 
 from mace_studio.errors import ModelError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 

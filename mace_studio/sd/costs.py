@@ -6,7 +6,9 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -24,7 +26,8 @@ from mace_studio.sd.model import Model, read_captions
 from mace_studio.settings import TIMESTEPS, ImageSettings, LoraSettings
 
 CONCEPTS = 4  # at once, where a step of one is quick
-QUICK = 0.5  # seconds of a step, up to which one with more at once is timed too
+QUICK = 0.5  # seconds of a step, up to which more steps are timed, also with several at once
+STEPS = 5
 PARTS = ("images", "LoRA", "sentences", "several images", "several LoRAs")
 # The fused attention of a CPU, which the counter of torch does not know.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -126,11 +129,11 @@ class Costs:
 
 
 def measure(model: Model, progress: Report = silent) -> Costs:
-    """Count and time a denoising step of one image and a LoRA step of one concept, and of more where they are quick.
+    """Count and time a denoising step of one image and a LoRA step of one concept, and of several where they are quick.
 
     Args:
         model: bit for bit the same afterwards.
-        progress: told of stage "measure" at every step: parts done of `PARTS`.
+        progress: called with stage "measure" at every step: parts done of `PARTS`.
     """
 
     subject, halves, at_once = _subject(model), 1 if model.distilled else 2, Batches(CONCEPTS)
@@ -138,28 +141,30 @@ def measure(model: Model, progress: Report = silent) -> Costs:
     def at(part: str) -> Report:
         return lambda _: progress(Progress("measure", part, PARTS.index(part), len(PARTS)))
 
-    def images(steps: int, count: int, report: Report) -> None:
+    def images(count: int, steps: int, report: Report) -> None:
         wanted = [sampling.TrainingImage("a photo", "photo", seed) for seed in range(count)]
         sampling.training_images(model, wanted, sampling.with_defaults(model, ImageSettings(steps=steps)), None, report)
 
-    def loras(steps: int, batches: Batches, report: Report) -> None:
+    def loras(batches: Batches, steps: int, report: Report) -> None:
         settings = LoraSettings(steps=steps)
         batches.map([subject] * batches.size, lambda batch, _: lora.train(model, batch, settings, report))
 
     counts, sample_bytes = _counted(model, lambda: images(1, 1, at("images")))
     forward_flops = counts[type(model.unet).__name__]
-    step_counts, step_bytes = _counted(model, lambda: loras(1, Batches(1), at("LoRA")))
+    step_counts, step_bytes = _counted(model, lambda: loras(Batches(1), 1, at("LoRA")))
     sentence_counts, _ = _counted(model, lambda: text.encode(model, ["a photo"]))
-    one_image = several_images = _seconds(lambda report: images(2, 1, report), 1, at("images"))
-    one_lora = several_loras = _seconds(lambda report: loras(2, Batches(1), report), 1, at("LoRA"))
+    one_image = several_images = _seconds(lambda *args: images(1, *args), 1, 2, at("images"))
+    one_lora = several_loras = _seconds(lambda *args: loras(Batches(1), *args), 1, 2, at("LoRA"))
     begun = time.monotonic()
     text.encode(model, ["a photo"] * text.BATCH, at("sentences"))
     sentence_seconds = (time.monotonic() - begun) / text.BATCH
     # Where memory does not hold that many, the sizes shrink, and so they would in a run.
     if one_image <= QUICK:
-        several_images = _seconds(lambda report: images(2, model.batches.size, report), 1, at("several images"))
+        one_image = _seconds(lambda *args: images(1, *args), 1, STEPS, at("images"))
+        several_images = _seconds(lambda *args: images(model.batches.size, *args), 1, STEPS, at("several images"))
     if one_lora <= QUICK:
-        several_loras = _seconds(lambda report: loras(2, at_once, report), at_once.size, at("several LoRAs"))
+        one_lora = _seconds(lambda *args: loras(Batches(1), *args), 1, STEPS, at("LoRA"))
+        several_loras = _seconds(lambda *args: loras(at_once, *args), at_once.size, STEPS, at("several LoRAs"))
     free()  # so that a run does not start beside the memory of what was timed
     captions = read_captions(model.captions)
     return Costs(
@@ -204,12 +209,13 @@ def _subject(model: Model) -> lora.Subject:
     )
 
 
-def _seconds(run: Callable[[Report], object], events: int, progress: Report) -> float:
-    """Seconds of the last step of `run`, which takes at least two, since the first one warms up.
+def _seconds(run: Callable[[int, Report], object], events: int, steps: int, progress: Report) -> float:
+    """Median seconds of the steps of a run after its first one, which warms up.
 
     Args:
-        run: calls its callback `events` times a step.
+        run: (steps, callback) -> runs so many steps and calls the callback `events` times in each.
         events: of a step.
+        steps: at least 2.
         progress: called at every event.
     """
     times: list[float] = []
@@ -218,8 +224,9 @@ def _seconds(run: Callable[[Report], object], events: int, progress: Report) -> 
         times.append(time.monotonic())
         progress(at)
 
-    run(on_event)
-    return times[-1] - times[-1 - events]
+    run(steps, on_event)
+    ends = times[::-events][:steps]  # of each step, the last one first
+    return median(end - begin for end, begin in pairwise(ends))
 
 
 def _counted(model: Model, run: Callable[[], object]) -> tuple[dict[str, int], float]:

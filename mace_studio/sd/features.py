@@ -62,5 +62,5 @@ def inception(device: torch.device | str) -> Features:
 
 def _pixels(images: Sequence[Image]) -> Tensor:
     """NCHW in -1..1, scaled to the size of the network's training."""
-    scaled = [image.convert("RGB").resize((SIDE, SIDE), Resampling.BILINEAR) for image in images]
+    scaled = [np.asarray(image.convert("RGB").resize((SIDE, SIDE), Resampling.BILINEAR)) for image in images]
     return torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import logging
 import os
+import platform
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.errors import FileError
 from mace_studio.progress import Progress, Report, silent
+
+log = logging.getLogger(__name__)
 
 # What the format calls each dtype: https://huggingface.co/docs/safetensors
 DTYPES = {
@@ -26,6 +34,8 @@ DTYPES = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 BLOCK = 64 * 2**20
+PART = ".part"
+ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,6 +48,27 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     with writing(path), staging(path.parent) as stage:
         stream(stage / path.name, tensors, metadata)
         os.replace(stage / path.name, path)
+
+
+def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+    """The tensors of a file that can be made again; None where it is missing, damaged or of something else.
+
+    Args:
+        path: a safetensors file.
+        shapes: name -> shape of every tensor that it must hold; all of them finite.
+    """
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, ValueError) as error:
+        log.warning("%s is damaged and is made again: %s", path.name, error)
+        return None
+    right = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == dict(shapes)
+    if not right or not all(t.is_floating_point() and bool(t.isfinite().all()) for t in tensors.values()):
+        log.warning("%s holds something else than it should and is made again", path.name)
+        return None
+    return tensors
 
 
 @contextmanager
@@ -54,13 +85,50 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def staging(parent: Path) -> Iterator[Path]:
-    """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone."""
+    """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone.
+
+    Its name says which process made it, for `remove_abandoned`.
+    """
     parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=parent, prefix=".", suffix=".part"))
+    stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_host()}-{os.getpid()}-", suffix=PART))
     try:
         yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path) -> int:
+    """Remove what processes that are dead by now left unfinished in a folder and in those below it.
+
+    Returns:
+        How many files and folders were removed.
+    """
+    removed = 0
+    for path in list(folder.rglob(f".*{PART}")):
+        host, _, rest = path.name.removeprefix(".").partition("-")
+        process = rest.partition("-")[0]
+        # Where signals are not to be had (Windows), only the age tells.
+        own = host == _host() and process.isdecimal() and os.name == "posix"
+        with suppress(OSError):
+            if not _lives(int(process)) if own else time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                removed += 1
+    return removed
+
+
+def _host() -> str:
+    """Digits of this machine's name: another machine may write to the same folder."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def stream(
@@ -89,7 +157,7 @@ def stream(
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
             progress(Progress("write", step=header[name]["data_offsets"][1] / max(end, 1), total=1))
         file.flush()
         os.fsync(file.fileno())

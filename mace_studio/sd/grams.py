@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from mace_studio.core.moments import Moments
 from mace_studio.progress import Report, silent, within
 from mace_studio.sd import files, text
@@ -27,7 +25,7 @@ def gram(model: Model, sentences: Sequence[str], progress: Report = silent) -> M
     Args:
         model: its text encoder is read.
         sentences: any number.
-        progress: told of stage "encode" after every batch of `text.BATCH` sentences: sentences done of all.
+        progress: called with stage "encode" after every batch of `text.BATCH` sentences: sentences done of all.
     """
     sums = Moments.zero(model.width)
     for start in range(0, len(sentences), AT_ONCE):
@@ -60,8 +58,9 @@ def cached(model: Model, name: str, sentences: Sequence[str], cache: Path | None
         progress: as in `gram`; silent where the cache has the Gram.
     """
     path = cache / file_name(name, model.fingerprint, sentences) if cache else None
-    if path and path.exists():
-        gram_DD = load_file(path)["gram_DD"]
+    known = files.cached(path, {"gram_DD": (model.width, model.width)}) if path else None
+    if known is not None:
+        gram_DD = known["gram_DD"]
         log.info("%s: Gram of %d sentences read from the cache", name, len(sentences))
         return Moments(gram_DD, gram_DD, len(sentences) * model.length)
     begun = time.monotonic()

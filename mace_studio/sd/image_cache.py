@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from PIL import Image
 
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import sampling
+from mace_studio.sd import files, sampling
 from mace_studio.sd.model import Model
+
+log = logging.getLogger(__name__)
 
 Item = tuple[str, int]  # prompt and seed
 
@@ -33,7 +37,7 @@ def generate(
         items: prompts and seeds; the same one may come several times.
         request: steps, guidance and negative prompt; its own prompts and seeds do not count.
         cache: folder of images that were generated before, or None.
-        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all.
         changes: of an erased model, digits that are others for any other; "" for the model as it is.
 
     Returns:
@@ -41,11 +45,9 @@ def generate(
     """
     key = _key(model, changes, request)
     paths = {item: None if cache is None else _path(cache, key, item) for item in items}
-    images: dict[Item, Image.Image] = {}
-    for item, path in paths.items():
-        if path is not None and path.exists():
-            with Image.open(path) as image:
-                images[item] = image.convert("RGB")
+    rows, columns = request.size or [side * model.pipeline.vae_scale_factor for side in sampling.latent_size(model)]
+    found = {item: _read(path, (columns, rows)) for item, path in paths.items() if path is not None}
+    images = {item: image for item, image in found.items() if image is not None}
     missing, cached = [item for item in paths if item not in images], len(images)
     progress(Progress("generate", step=cached, total=len(paths)))
 
@@ -53,8 +55,8 @@ def generate(
         report = within(progress, "generate", "", cached + done, len(paths))
         fresh = sampling.generate_pairs(model, batch, request, report)
         for item, image in zip(batch, fresh, strict=True):
-            if paths[item] is not None:
-                _write(image, paths[item])
+            if (path := paths[item]) is not None:
+                _write(image, path)
         return fresh
 
     # In batches, so that what is done when the job is cancelled is in the cache.
@@ -78,9 +80,21 @@ def _path(cache: Path, key: str, item: Item) -> Path:
     return cache / "images" / key / f"{hashlib.sha256(prompt.encode()).hexdigest()[:24]}-{seed}.png"
 
 
+def _read(path: Path, size: tuple[int, int]) -> Image.Image | None:
+    """The image in a file; None where it is missing, damaged or of another size than (width, height)."""
+    try:
+        with Image.open(path) as image:
+            whole = image.convert("RGB")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        log.warning("%s is damaged and is made again: %s", path.name, error)
+        return None
+    return whole if whole.size == size else None
+
+
 def _write(image: Image.Image, path: Path) -> None:
     """Write a PNG file so that a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    image.save(part, "PNG")
-    part.replace(path)
+    with files.writing(path), files.staging(path.parent) as stage:
+        image.save(stage / path.name, "PNG")
+        os.replace(stage / path.name, path)

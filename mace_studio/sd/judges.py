@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
@@ -28,8 +28,11 @@ class Judge(Protocol):
         none: the label for everything else, or None where the judge has to choose among the labels.
     """
 
-    name: str
-    none: str | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def none(self) -> str | None: ...
 
     def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> Tensor:
         """(N, labels), rows summing to 1; ValueError for a label that it cannot know."""
@@ -56,7 +59,8 @@ class ZeroShotClip:
     def __init__(self, source: str = CLIP, device: torch.device | str = "cpu") -> None:
         self.name = f"zero-shot CLIP, {source if not Path(source).exists() else Path(source).name}"
         try:
-            self._model = CLIPModel.from_pretrained(source, use_safetensors=True).to(device).eval()
+            self._model = CLIPModel.from_pretrained(source, use_safetensors=True).eval()
+            self._model.to(device)  # type: ignore[arg-type]  # a wrapper in transformers hides the signature
             self._tokenizer = CLIPTokenizer.from_pretrained(source)
             self._pixels = CLIPImageProcessorPil.from_pretrained(source)
         except (OSError, ValueError) as error:
@@ -118,7 +122,7 @@ def presence(judged: Judge | None, image: Image, phrase: str) -> float | None:
         return None
 
 
-def _embedded(output: object) -> Tensor:
+def _embedded(output: Tensor | Any) -> Tensor:
     """The projected embeddings, each of length 1; newer versions of transformers wrap them."""
     embedded_NF = output if isinstance(output, Tensor) else output.pooler_output
     return embedded_NF / embedded_NF.norm(dim=1, keepdim=True)

@@ -7,6 +7,7 @@ decoder's levels from the finest, and OpenCLIP encoders with query, key and valu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def markers(schedule: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: torch.zeros(0) for name, is_so in found.items() if is_so}
 
 
-def unet_keys(config: Mapping[str, object], keys: Mapping[str, object]) -> dict[str, str]:
+def unet_keys(config: Mapping[str, Any], keys: Mapping[str, object]) -> dict[str, str]:
     """Diffusers key -> original key, without the checkpoint's prefix, for every key of a UNet.
 
     Raises:
@@ -91,7 +92,7 @@ def unet_keys(config: Mapping[str, object], keys: Mapping[str, object]) -> dict[
     return _renamed(keys, dict(_unet_modules(config, keys)), "UNet")
 
 
-def _unet_modules(config: Mapping[str, object], keys: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _unet_modules(config: Mapping[str, Any], keys: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     yield from _UNET_ENDS.items()
     each, number = config["layers_per_block"], 1
     if not isinstance(each, int):

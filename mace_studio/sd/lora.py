@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mace_studio.core import attention, timesteps
+from mace_studio.errors import NotFinite
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd import attention_hooks, projections
 from mace_studio.sd.model import Model
 from mace_studio.settings import LoraSettings
 
 CLIP_NORM = 1.0
+# In float16 most gradients of activations are below the smallest normal number, and the LoRA's would be noise.
+LOSS_SCALE = 4096.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Subject:
         latents_NCHW: clean latents of its N training images, scaled as the UNet reads them, float32 on the CPU.
         masks: for each image where the concept is, mask_IJ of the image's proportions, or None for everywhere.
         context_MTD: text context of its M prompts.
-        positions: for each prompt the token positions whose attention is pressed down.
+        positions: for each prompt the token positions whose attention is lowered.
         seed: of the LoRA's start, of the choice of images, prompts and timesteps, and of the noise.
         pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context; None for other models.
         guidance: with which its images were generated; an LCM reads it.
@@ -93,34 +95,67 @@ def train(
         model: with the refined weights in place.
         subjects: the concepts; memory grows with their number.
         settings: of the recipe.
-        progress: told of stage "lora" with a subject's phrase and loss, for every subject at every optimiser step:
+        progress: called with stage "lora" with a subject's phrase and loss, for every subject at every optimiser step:
             how many there were of `steps` x subjects.
 
     Returns:
         In the order of the subjects.
     """
+    # A rate beyond the range of the parameters' dtype; the optimizer itself would fail on it.
+    _check("The learning rate", [torch.tensor(settings.learning_rate, dtype=torch.float32)], model, settings)
     total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-    draws = [_timesteps(model, settings, g) for g in generators]
+    schedules = [_timesteps(model, settings, g) for g in generators]
     losses: list[list[float]] = [[] for _ in subjects]
     with _wrapped(model.unet, settings, generators) as adapters:
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
         optimizer = torch.optim.AdamW([p for group in parameters for p in group], lr=settings.learning_rate)
+        scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
         for step in range(settings.steps):
             samples = [
-                _sample(schedule, s, draw[step], g) for s, draw, g in zip(subjects, draws, generators, strict=True)
+                _sample(schedule, s, own[step], g) for s, own, g in zip(subjects, schedules, generators, strict=True)
             ]
             values = _losses(model, samples, settings)
+            for subject, value in zip(subjects, values, strict=True):
+                _check(f"The loss of “{subject.phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
-            torch.stack(values).sum().backward()
-            for group in parameters:
-                nn.utils.clip_grad_norm_(group, CLIP_NORM)
+            sum(value * scale for value, scale in zip(values, scales, strict=True)).backward()
+            scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
             optimizer.step()
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
                 losses[i].append(value.item())
                 progress(Progress("lora", subject.phrase, step * len(subjects) + i + 1, total, value.item()))
-        return [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+        deltas = [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
+    for subject, delta in zip(subjects, deltas, strict=True):
+        tensors = [tensor for pair in delta.pairs.values() for tensor in pair]
+        _check(f"The LoRA of “{subject.phrase}”", tensors, model, settings)
+    return deltas
+
+
+def _check(what: str, tensors: Iterable[Tensor], model: Model, settings: LoraSettings) -> None:
+    """Raise a NotFinite unless all numbers are finite; the sentence names the rate and the dtype."""
+    if all(bool(tensor.isfinite().all()) for tensor in tensors):
+        return
+    dtype = str(model.dtype).removeprefix("torch.")
+    raise NotFinite(
+        f"{what} is no finite number any more, with a learning rate of {settings.learning_rate:g} and an alpha of "
+        f"{settings.alpha:g} in {dtype}. Use a smaller rate or alpha{'' if dtype == 'float32' else ', or float32'}."
+    )
+
+
+def _clip(group: Sequence[nn.Parameter], scale: float) -> float:
+    """Divide the gradients of one concept by the scale of its loss and clip them; returns the scale of the next step.
+
+    Where they overflowed, they are dropped, so that the step leaves the concept as it is, and the scale is halved.
+    """
+    gradients = [p.grad for p in group if p.grad is not None]
+    torch._foreach_div_(gradients, scale)
+    if nn.utils.clip_grad_norm_(group, CLIP_NORM).isfinite():
+        return scale
+    for parameter in group:
+        parameter.grad = None
+    return scale / 2
 
 
 def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator) -> list[int]:
@@ -130,7 +165,7 @@ def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator)
         if settings.uniform
         else timesteps.density(count, settings.t1, settings.t2, settings.gamma)
     )
-    return timesteps.draw(weights, settings.steps, generator).tolist()
+    return timesteps.sample(weights, settings.steps, generator).tolist()
 
 
 def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator: torch.Generator) -> _Sample:
@@ -153,8 +188,14 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
 
 def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
     """The attention loss of each sample, from one conditional forward that ends at the last attention map."""
+    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
+    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
+    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
+    conditions = _conditions(model, samples)
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
-        layers = attention_hooks.of_forward(model.unet, lambda: _forward(model, samples))
+        layers = attention_hooks.of_forward(
+            model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **conditions)
+        )
     return [
         attention.masked_loss(
             [layer_BHQT[i] for layer_BHQT in layers],
@@ -166,22 +207,16 @@ def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) ->
     ]
 
 
-def _forward(model: Model, samples: Sequence[_Sample]) -> None:
-    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
-    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
-    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
-    model.unet(noisy_BCHW, timestep_B, context_BTD, **_conditions(model, samples))
-
-
-def _conditions(model: Model, samples: Sequence[_Sample]) -> dict[str, object]:
+def _conditions(model: Model, samples: Sequence[_Sample]) -> dict[str, Any]:
     """The UNet's arguments beside latents, timestep and context, as its pipeline gives them."""
-    arguments: dict[str, object] = {}
-    if samples[0].pooled_P is not None:
-        pooled_BC = torch.stack([s.pooled_P for s in samples]).to(model.device, model.dtype)
+    arguments: dict[str, Any] = {}
+    pooled = [s.pooled_P for s in samples if s.pooled_P is not None]
+    if pooled:
+        pooled_BP = torch.stack(pooled).to(model.device, model.dtype)
         size = [side * model.pipeline.vae_scale_factor for side in samples[0].noisy_CHW.shape[1:]]
         # SDXL: the size of the original, the corner of the crop, and the size to generate, in pixels.
-        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BC)
-        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BC, "time_ids": sizes_B6}
+        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BP)
+        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BP, "time_ids": sizes_B6}
     if model.embeds_guidance:
         scale_B = torch.tensor([s.guidance - 1 for s in samples])
         width = model.unet.config.time_cond_proj_dim
@@ -197,22 +232,24 @@ Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_
 def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]) -> Iterator[list[Adapter]]:
     """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA j."""
     targets = projections.names(unet, settings.tune)
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
+    # peft declares a whole number, and divides it by the rank.
+    alpha: Any = settings.alpha
+    config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=targets)
     names = [f"concept{j}" for j in range(len(generators))]
-    with torch.random.fork_rng(devices=[]):  # peft draws a start from the global generator, replaced below
+    with torch.random.fork_rng(devices=[]):  # peft samples a start from the global generator; it is replaced below
         wrapped = get_peft_model(unet, config, names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, config)
     layers = {name + projections.WEIGHT: unet.get_submodule(name) for name in targets}
     try:
         with each_its_own(layers.values(), names):
-            yield [_start(layers, name, g) for name, g in zip(names, generators, strict=True)]
+            yield [_start(layers, name, settings.rank, g) for name, g in zip(names, generators, strict=True)]
     finally:
         wrapped.unload()
 
 
 @contextmanager
-def each_its_own(layers: Iterable[LoraLayer], names: Sequence[str]) -> Iterator[None]:
+def each_its_own(layers: Iterable[nn.Module], names: Sequence[str]) -> Iterator[None]:
     """Inside the `with` block sample j of a batch goes through the LoRA called `names[j]`, and through no other.
 
     The forward of peft's layers takes the names of a mixed batch, and gradients flow through it; only the wrapped
@@ -223,7 +260,7 @@ def each_its_own(layers: Iterable[LoraLayer], names: Sequence[str]) -> Iterator[
         names: one for each sample of every batch inside the block.
     """
 
-    def with_names(layer: LoraLayer, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def with_names(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return args, kwargs | {"adapter_names": list(names)}
 
     handles = [layer.register_forward_pre_hook(with_names, with_kwargs=True) for layer in layers]
@@ -234,13 +271,16 @@ def each_its_own(layers: Iterable[LoraLayer], names: Sequence[str]) -> Iterator[
             handle.remove()
 
 
-def _start(layers: Mapping[str, LoraLayer], name: str, generator: torch.Generator) -> Adapter:
-    """The parameters of one LoRA at their usual start: down uniform, up zero; trainable, float32."""
+def _start(layers: Mapping[str, Any], name: str, rank: int, generator: torch.Generator) -> Adapter:
+    """The parameters of one LoRA at their start: down normal, up zero; trainable, float32.
+
+    The standard deviation of down is 1 / rank, as in the published runs, to which the learning rates of Table 9 belong.
+    A uniform start within 1 / sqrt(D), which is peft's, is sqrt(3 D) times smaller at rank 1 and hardly moves.
+    """
     adapter: Adapter = {}
     for key, layer in layers.items():
         down_RD, up_PR = layer.lora_A[name].weight, layer.lora_B[name].weight
-        bound = 1 / math.sqrt(down_RD.shape[1])
-        start_RD = torch.rand(down_RD.shape, generator=generator) * 2 * bound - bound
+        start_RD = torch.randn(down_RD.shape, generator=generator) / rank
         with torch.no_grad():
             down_RD.copy_(start_RD)
             up_PR.zero_()

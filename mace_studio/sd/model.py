@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,15 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 from torch import nn
 
+from mace_studio import sources
 from mace_studio.errors import FileError, ModelError
 from mace_studio.paths import ASSETS, BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import open_pipeline, projections
+from mace_studio.sd import checkpoints, devices, open_pipeline, parts, projections
 from mace_studio.sd.batching import Batches, ran_out
+
+log = logging.getLogger(__name__)
 
 GENERAL_CAPTIONS = ASSETS / "captions" / "general.txt"
 BATCH = 8  # images generated at once
@@ -34,7 +38,7 @@ class Model:
     Attributes:
         pipeline: a diffusers pipeline on its device, frozen and in evaluation mode.
         source: the folder, hub id or file it came from.
-        low_memory: one picture at a time, and each part on the device only while it works.
+        low_memory: one image at a time, and each part on the device only while it works.
         captions: file of the captions of general knowledge, for `read_captions`.
     """
 
@@ -45,7 +49,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What to call it where the whole path is nobody's business: a hub id, or the last two parts of a path."""
+        """A short name without the folders of this machine: a hub id, or the last two parts of a path."""
         return "/".join(Path(self.source).parts[-2:])
 
     @property
@@ -64,7 +68,8 @@ class Model:
     @property
     def length(self) -> int:
         """T, the token positions of a prompt."""
-        return self.pipeline.tokenizer.model_max_length
+        encoder = self.pipeline.text_encoder.config
+        return min(self.pipeline.tokenizer.model_max_length, encoder.max_position_embeddings)
 
     @property
     def width(self) -> int:
@@ -78,7 +83,7 @@ class Model:
 
     @property
     def distilled(self) -> bool:
-        """Whether it draws in a few steps, and without an unconditional half: LCM, Turbo, Lightning.
+        """Whether it generates in a few steps, and without an unconditional half: LCM, Turbo, Lightning.
 
         Only its scheduler tells: one of their own, or, of a model that predicts noise, Euler's with trailing steps.
         """
@@ -94,12 +99,12 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights, taken in float16 so that a model loaded in float32 and float16 has the same one."""
-        digest = hashlib.sha256()
-        for part, module in sorted(self.modules().items()):
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{part}.{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
-        return digest.hexdigest()
+        return _digest(self.modules())
+
+    @cached_property
+    def unet_fingerprint(self) -> str:
+        """The same of the UNet alone."""
+        return _digest({"unet": self.unet})
 
     def generate(
         self,
@@ -117,7 +122,7 @@ class Model:
             seeds: one image of every prompt for each; the same seed gives the same image.
             steps: denoising steps; fewer for a model that is distilled to few.
             guidance: classifier-free guidance scale, 1 is none; fixed for a distilled model.
-            progress: told of stage "generate" at every denoising step: images done of all.
+            progress: called with stage "generate" at every denoising step: images done of all.
 
         Returns:
             RGB images of the model's own size, in the order of prompts, and of seeds within a prompt.
@@ -135,7 +140,7 @@ class Model:
         return sampling.generate(self, sampling.with_defaults(self, request).check(), progress)
 
     def checksum(self) -> str:
-        """SHA-256 of what a run changes in the UNet and restores: projections, the modules there are, their hooks.
+        """SHA-256 of what a run changes in the UNet and restores: projections, modules and their hooks.
 
         It reads far less than `fingerprint`, so that it can be looked at before every run.
         """
@@ -166,35 +171,53 @@ class Model:
         return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
 
 
+def _digest(parts: Mapping[str, nn.Module]) -> str:
+    digest = hashlib.sha256()
+    for part, module in sorted(parts.items()):
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{part}.{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy())
+    return digest.hexdigest()
+
+
 def load(
     source: str = str(BUILT_IN),
     device: str = "auto",
     dtype: str = "auto",
     low_memory: bool = False,
     captions: Path | None = None,
+    vae: str = "",
+    text_encoder: str = "",
 ) -> Model:
     """Load a text-to-image model.
 
     Args:
-        source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint; the built-in model when
-            left out. The settings of a checkpoint come from the folder beside it that has its name without
-            ".safetensors", or else from the hub.
+        source: a folder in the diffusers layout, a hub id, or a single .safetensors checkpoint, as `sources.cleaned`
+            reads it; the built-in model when left out. The settings of a checkpoint come from the folder beside it that
+            has its name without ".safetensors", or else from the hub.
         device: "auto" (the best there is), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" (float16 on CUDA, float32 elsewhere), "float32", "float16", "bfloat16".
-        low_memory: keep on the device only the part that works, and decode pictures one by one and in tiles.
+        dtype: "auto", "float32", "float16" or "bfloat16". "auto" is bfloat16 on a CUDA device that computes in it,
+            float16 on another, and float32 elsewhere.
+        low_memory: keep on the device only the part that works, and decode images one by one and in tiles.
         captions: file of general captions; None takes those that go with the model.
+        vae: folder, hub id or file of another VAE; the model's own when empty.
+        text_encoder: folder or hub id of another (first) text encoder; the model's own when empty.
 
     Raises:
         ModelError: with a sentence on what is wrong and what to do.
     """
-    device = _best_device() if device == "auto" else device
+    source = sources.cleaned(source)
+    device = devices.checked(device)
     kind = _dtype(dtype, device)
     try:
-        pipeline = open_pipeline.read(source, kind)
+        pipeline = open_pipeline.read(source, kind, vae, text_encoder)
         _place(pipeline, device, low_memory)
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(_reason(source, str(error))) from error
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:  # files of strangers: diffusers and transformers raise anything over a bad configuration
+        log.info("%s could not be loaded", source, exc_info=True)
         raise ModelError(_no_room(source, device, error)) from error
     return _checked(Model(pipeline, source, low_memory, captions or captions_of(source)))
 
@@ -212,7 +235,7 @@ def read_captions(path: Path) -> list[str]:
         FileError: it is neither, or holds none.
     """
     try:
-        written = path.read_text(encoding="utf-8")
+        written = path.read_text(encoding="utf-8-sig")
         lines = written.splitlines()
         if path.suffix == ".json":
             lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
@@ -224,15 +247,10 @@ def read_captions(path: Path) -> list[str]:
     return found
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
+        half = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported(False) else torch.float16
+        return half if device.startswith("cuda") else torch.float32
     if dtype not in DTYPES:
         raise ModelError(f"The dtype “{dtype}” is not known; use auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]
@@ -254,52 +272,57 @@ def _checked(model: Model) -> Model:
         raise ModelError(
             f"The UNet of {model.source} has no cross-attention (attn2), so there is nothing to erase from."
         )
+    unet, latents = model.unet.config, model.pipeline.vae.config.get("latent_channels", 4)
+    parts.check_unet(model.source, unet, latents)
     if problem := _unfit(model.pipeline):
-        raise ModelError(f"{model.source} {problem}. {open_pipeline.USE_INSTEAD}")
-    for module in model.modules().values():
+        raise ModelError(f"{model.source} {problem}. {parts.USE_INSTEAD}")
+    for name, module in model.modules().items():
+        _check_finite(module, parts.CALLED.get(name, name), model.source)
         module.requires_grad_(False).eval()
     model.unet.to(memory_format=torch.channels_last)
     model.pipeline.set_progress_bar_config(disable=True)
     return model
 
 
+def _check_finite(module: nn.Module, called: str, source: str) -> None:
+    """Raise a ModelError where a weight is not a finite number: every image and erasure would be made of such."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            remedy = "Load it in float32." if tensor.dtype == torch.float16 else "Download the model again."
+            raise ModelError(f"The {called} of {source} has weights that are not finite in {dtype}: {name}. {remedy}")
+
+
 def _unfit(pipeline: DiffusionPipeline) -> str | None:
     """Why a UNet with cross-attention can still not be used, as the end of a sentence."""
-    unet, schedule, parts = pipeline.unet.config, pipeline.scheduler.config, pipeline.components
-    more = unet.class_embed_type or unet.num_class_embeds or unet.addition_embed_type not in (None, "text_time")
-    if more or unet.in_channels != pipeline.vae.config.latent_channels:
-        return "draws from more than a prompt (inpainting, depth, upscaling), which an erasure cannot be trained on"
+    schedule, components = pipeline.scheduler.config, pipeline.components
     if "beta_schedule" not in schedule:
         return "has a noise schedule without betas (EDM, flow matching), which an erasure cannot be trained on"
-    tokenizers = [part for name, part in parts.items() if name.startswith("tokenizer")]
+    width = projections.width(pipeline.unet)
+    texts = [part.config.hidden_size for name, part in components.items() if name.startswith("text_encoder")]
+    if width != sum(texts):
+        return f"has a UNet that reads a text of {width} numbers a token, and text encoders that make {sum(texts)}"
+    tokenizers = [part for name, part in components.items() if name.startswith("tokenizer")]
     if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers):
         return "has two tokenizers that split words differently, so a concept has no one place in a prompt"
     return None
 
 
 def _reason(source: str, error: str) -> str:
-    if "safetensors" in error and ("Could not find" in error or "no file named" in error):
-        return (
-            f"{source} has no safetensors weights. Pickled weights can run code, so they are not loaded; "
-            "convert the model to safetensors first."
-        )
+    first = (error.splitlines() or ["it cannot be read"])[0]
     if Path(source).is_file():
         return (
             f"{source} could not be read as a checkpoint. Its settings are fetched from the hub, once: check the "
             "network, or put a diffusers folder of the same family, whose weights are not read, at "
-            f"“{open_pipeline.settings_of(Path(source))}”. ({error.splitlines()[0]})"
+            f"“{checkpoints.settings_of(Path(source))}”. ({first})"
         )
-    if Path(source).exists():
-        return f"{source} is not a model in the diffusers layout: {error.splitlines()[0]}"
-    return (
-        f"There is no folder “{source}”, and it could not be fetched from the hub. Check the spelling and the network, "
-        "or give the folder of a model that is on this machine."
-    )
+    return f"{source} is not a model in the diffusers layout: {first}"
 
 
 def _no_room(source: str, device: str, error: Exception) -> str:
     if not ran_out(error):
-        return f"{source} could not be loaded on {device}: {str(error).splitlines()[0]}"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"{source} could not be loaded on {device}: {first}"
     return (
         f"There is not enough memory for {source} on {device}. Use float16, --low-memory, another device or a smaller "
         "model."

@@ -2,88 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    LatentConsistencyModelPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from torch import nn
 
+from mace_studio import sources
 from mace_studio.errors import ModelError
-from mace_studio.sd import ldm_keys
+from mace_studio.sd import checkpoints, hub, parts
+from mace_studio.sd.parts import USE_INSTEAD as USE_INSTEAD
 
-USE_INSTEAD = "Use Stable Diffusion 1.x, 2.x or XL, a Turbo or LCM model, or a model made from one of them."
 # The safety checker would blacken images that are compared and counted; it is no part of an erasure.
-UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
+UNUSED = {"safety_checker": None, "feature_extractor": None}
 
 
-def read(source: str, dtype: torch.dtype) -> DiffusionPipeline:
+def read(source: str, dtype: torch.dtype, vae: str = "", text_encoder: str = "") -> DiffusionPipeline:
     """The pipeline, on the CPU. Safetensors only, never remote code.
+
+    Args:
+        source: from `sources.cleaned`: a folder, a hub id or a single .safetensors checkpoint.
+        dtype: of the weights.
+        vae: folder or hub id of another VAE, or of a model whose VAE is taken; for a checkpoint that has none.
+        text_encoder: the same of the (first) text encoder.
 
     Raises:
         ModelError: this kind of model cannot be used.
         OSError, ValueError: it cannot be read.
     """
-    return _file(Path(source), dtype) if Path(source).is_file() else _folder(source, dtype)
+    others: dict[str, nn.Module] = {}
+    if vae:
+        others["vae"] = _other(vae, "vae", dtype)
+    if text_encoder:
+        others["text_encoder"] = _other(text_encoder, "text_encoder", dtype)
+    path = Path(source)
+    if path.is_file():
+        return checkpoints.read(path, dtype, others)
+    return _folder(path if path.is_dir() else hub.fetched(source), source, dtype, others)
 
 
-def settings_of(file: Path) -> Path:
-    """The folder beside a single file that may hold its settings: a diffusers folder, whose weights are not read."""
-    return file.with_suffix("")
+def _folder(folder: Path, source: str, dtype: torch.dtype, others: dict[str, nn.Module]) -> DiffusionPipeline:
+    """The text-to-image pipeline of a folder's parts, whichever pipeline they were saved from."""
+    if not (folder / sources.INDEX).is_file():
+        whole = (folder.parent / sources.INDEX).is_file()
+        remedy = f" It is one part of a model; give the folder above, {folder.parent.name}." if whole else ""
+        raise ModelError(f"{source} is not a model in the diffusers layout: it holds no {sources.INDEX}.{remedy}")
+    index = parts.read_json(folder / sources.INDEX)
+    kinds = parts.of_index(source, index)
+    configs = {name: parts.read_json(folder / name / "config.json") for name in ("unet", "vae") if name not in others}
+    latents = others["vae"].config if "vae" in others else configs["vae"]
+    parts.check_unet(source, configs["unet"], latents.get("latent_channels", 4))
+    loaded: dict[str, object] = {"scheduler": parts.scheduler(kinds["scheduler"], folder, source)}
+    for name in kinds:
+        if name.startswith("tokenizer"):
+            loaded[name] = parts.tokenizer(folder, name, source)
+        elif name != "scheduler":
+            loaded[name] = others[name] if name in others else parts.module(kinds[name], folder, name, dtype, source)
+    for name in ("tokenizer", "tokenizer_2"):
+        if name in kinds:
+            parts.fit(loaded[name], loaded[name.replace("tokenizer", "text_encoder")], name, source)
+    if "text_encoder_2" in kinds:
+        zeros = index.get("force_zeros_for_empty_prompt", True)
+        return StableDiffusionXLPipeline(**loaded, force_zeros_for_empty_prompt=bool(zeros))
+    embeds = loaded["unet"].config.time_cond_proj_dim is not None
+    kind = LatentConsistencyModelPipeline if embeds else StableDiffusionPipeline
+    return kind(**loaded, **UNUSED, requires_safety_checker=False)
 
 
-def _folder(source: str, dtype: torch.dtype) -> DiffusionPipeline:
-    local = Path(source).is_dir()
-    index = DiffusionPipeline.load_config(source, local_files_only=local)
-    _check_index(source, index)
-    options = UNCHECKED if "safety_checker" in index else {}
-    return DiffusionPipeline.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=local, **options
-    )
+def _other(source: str, name: str, dtype: torch.dtype) -> nn.Module:
+    """A part that takes the place of a model's own: from its own folder, or from that of another model.
 
-
-def _check_index(source: str, index: Mapping) -> None:
-    """Raise a ModelError, before any weights are read, unless the pipeline reads text with a UNet."""
-    parts = {name: part for name, part in index.items() if isinstance(part, list | tuple) and part[0]}
-    name = index.get("_class_name")
-    if "transformer" in parts:
-        raise ModelError(
-            f"{source} is a {name}, whose transformer reads text and picture in one attention; there are no "
-            f"projections of the text alone (attn2) to edit. {USE_INSTEAD}"
-        )
-    texts = "tokenizer" in parts and "text_encoder" in parts
-    if not texts or "unet" not in parts or parts["unet"][1] != UNet2DConditionModel.__name__:
-        raise ModelError(f"{source} is a {name}, not a text-to-image model with a UNet. {USE_INSTEAD}")
-
-
-def _file(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
-    keys = _keys(path)
-    if not any(key.startswith("model.diffusion_model.") and key.endswith("attn2.to_k.weight") for key in keys):
-        raise ModelError(
-            f"{path.name} holds no UNet with cross-attention (attn2) in the layout of Stable Diffusion checkpoints, "
-            f"so there is nothing to erase from. {USE_INSTEAD}"
-        )
-    if any("cond_proj" in key for key in keys):
-        raise ModelError(
-            f"{path.name} is an LCM whose UNet reads the guidance scale, which diffusers cannot read from a single "
-            "file. Use its folder in the diffusers layout, or its hub id."
-        )
-    settings = settings_of(path)
-    known = {"config": str(settings), "local_files_only": True} if (settings / "model_index.json").is_file() else {}
-    if any(key.startswith("conditioner.embedders.1.") for key in keys):
-        pipeline = StableDiffusionXLPipeline.from_single_file(str(path), dtype=dtype, **known)
-        if ldm_keys.V_PREDICTION in keys:
-            kind = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": ldm_keys.ZERO_SNR in keys}
-            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **kind)
-        return pipeline
-    return StableDiffusionPipeline.from_single_file(str(path), dtype=dtype, **known, **UNCHECKED)
-
-
-def _keys(path: Path) -> list[str]:
-    if path.suffix != ".safetensors":
-        raise ModelError(f"{path.name} is no .safetensors file; pickled checkpoints can run code, so they stay out.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except SafetensorError as error:
-        raise ModelError(f"{path.name} could not be read as a checkpoint: {error}") from error
+    Raises:
+        ModelError: there is no such part.
+    """
+    source = sources.cleaned(source)
+    path = Path(source)
+    if path.is_file() and name == "vae":
+        return checkpoints.vae(path, dtype)
+    if path.is_file():
+        raise ModelError(f"{source} is a file; give the folder of the text encoder, or of a model that has one.")
+    folder = path if path.is_dir() else hub.fetched(source)
+    inner = name if (folder / name / "config.json").is_file() else ""
+    if not (folder / inner / "config.json").is_file():
+        raise ModelError(f"{source} holds no {parts.CALLED[name]}: neither a config.json nor a folder “{name}”.")
+    kind = AutoencoderKL.__name__
+    if name == "text_encoder":
+        kinds = parts.read_json(folder / inner / "config.json").get("architectures") or [parts.TEXT[0]]
+        kind = kinds[0] if kinds[0] in parts.TEXT else parts.TEXT[0]
+    return parts.module(kind, folder, inner, dtype, source)

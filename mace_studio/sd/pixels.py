@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from PIL.Image import Image
 from torch import Tensor
 
@@ -17,7 +18,7 @@ def decoded(model: Model, latents_NCHW: Tensor, progress: Report = silent) -> li
     Args:
         model: its VAE decodes, on its device.
         latents_NCHW: scaled as the UNet reads them.
-        progress: told of stage "decode" after every batch: images done of all.
+        progress: called with stage "decode" after every batch: images done of all.
 
     Returns:
         One RGB image for each latent, of the model's own size.
@@ -39,7 +40,7 @@ def decoded(model: Model, latents_NCHW: Tensor, progress: Report = silent) -> li
             vae.to(usual)
 
 
-def _unscaled(config: dict, latents_NCHW: Tensor) -> Tensor:
+def _unscaled(config: FrozenDict, latents_NCHW: Tensor) -> Tensor:
     """The latents as the decoder reads them."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:

@@ -1,9 +1,10 @@
-"""The key and value projections of cross-attention: their names, their weights, and a model with others in place."""
+"""The key and value projections of cross-attention: names and weights, and how other weights are put in place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 from weakref import WeakSet
 
 from torch import Tensor, nn
@@ -21,12 +22,12 @@ def names(unet: nn.Module, tune: str = "both") -> list[str]:
 
 def width(unet: nn.Module) -> int:
     """D, the width of the text context that the projections read."""
-    return unet.get_submodule(names(unet)[0]).in_features
+    return _layer(unet, names(unet)[0]).in_features
 
 
 def read(unet: nn.Module) -> dict[str, Tensor]:
     """State-dict key -> weight_PD of every projection; the UNet's own tensors, not copies."""
-    return {name + WEIGHT: unet.get_submodule(name).weight.detach() for name in names(unet)}
+    return {name + WEIGHT: _layer(unet, name).weight.detach() for name in names(unet)}
 
 
 @contextmanager
@@ -43,12 +44,12 @@ def swapped(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """
     if unet in _swapped:
         raise RuntimeError("the projections of this UNet are swapped already; leave that block first")
-    known = read(unet)
+    own = read(unet)
     for key, weight_PD in weights.items():
-        if key not in known or known[key].shape != weight_PD.shape:
-            had = tuple(known[key].shape) if key in known else "no such projection"
+        if key not in own or own[key].shape != weight_PD.shape:
+            had = tuple(own[key].shape) if key in own else "no such projection"
             raise ValueError(f"{key}: the UNet has {had}, the new weight is {tuple(weight_PD.shape)}")
-    modules = {key: unet.get_submodule(key.removesuffix(WEIGHT)) for key in weights}
+    modules = {key: _layer(unet, key.removesuffix(WEIGHT)) for key in weights}
     originals = {key: module.weight for key, module in modules.items()}
     _swapped.add(unet)
     try:
@@ -59,3 +60,7 @@ def swapped(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
         for key, module in modules.items():
             module.weight = originals[key]
         _swapped.discard(unet)
+
+
+def _layer(unet: nn.Module, name: str) -> nn.Linear:
+    return cast(nn.Linear, unet.get_submodule(name))

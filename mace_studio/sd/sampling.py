@@ -7,31 +7,43 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
 from PIL.Image import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.core import attention
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import attention_hooks, files, text
+from mace_studio.sd import attention_hooks, files, finite, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
 FEW_STEPS = 4
-HEAT = 2  # another number whenever what is stored as heat_HW changes, so that no older file is read
+HEAT = 2  # raised whenever what is stored as heat_HW changes, so that no older file is read
 
-Settings = TypeVar("Settings")  # anything with steps and a guidance
+
+class Stepped(Protocol):
+    """A dataclass with denoising steps and a guidance scale."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def guidance(self) -> float: ...
+
+
+Settings = TypeVar("Settings", bound=Stepped)
 
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A training image to draw: what it shows, and with which seed.
+    """A training image to generate.
 
     Attributes:
         prompt: the sentence.
@@ -46,13 +58,13 @@ class TrainingImage:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A training image as the training needs it.
+    """A generated training image, with where its phrase is.
 
     Attributes:
         latent_CHW: the clean latent, scaled as the UNet reads it, float32 on the CPU.
         heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU. Where that does not
-            stand out, to the end or padding token that does so most: with nothing after it to carry a phrase, a model
-            may draw it from there.
+            stand out, to the end or padding token that does so most: a model may read a phrase at the end of a prompt
+            from there.
     """
 
     latent_CHW: Tensor
@@ -65,7 +77,7 @@ def generate(model: Model, request: ImageRequest, progress: Report = silent) -> 
     Args:
         model: with whatever weights are in place.
         request: prompts, seeds, steps, guidance, negative prompt and size.
-        progress: told of stage "generate" at every denoising step: images done, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images done, parts of images added up, of all.
 
     Returns:
         RGB images in the order of prompts, and of seeds within a prompt.
@@ -124,13 +136,17 @@ def training_images(
         wanted: the images; generated in batches over all concepts.
         settings: steps and guidance.
         cache: folder of images that were generated before, or None to generate all of them.
-        progress: told of stage "generate" at every denoising step: images there, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all.
 
     Returns:
         In the order of `wanted`.
     """
     paths = {image: _file(cache, model, image, settings) for image in wanted}
-    missing = [image for image, path in paths.items() if path is None or not path.exists()]
+    size, channels = latent_size(model), model.unet.config.in_channels
+    shapes = {"latent_CHW": (channels, *size), "heat_HW": size}
+    found = {image: files.cached(path, shapes) for image, path in paths.items() if path is not None}
+    kept = {image: GeneratedImage(**tensors) for image, tensors in found.items() if tensors is not None}
+    missing = [image for image in paths if image not in kept]
     cached = len(wanted) - len(missing)
     progress(Progress("generate", step=cached, total=len(wanted)))
 
@@ -138,12 +154,19 @@ def training_images(
         report = within(progress, "generate", "", cached + done, len(wanted))
         results = _training_batch(model, batch, settings, report)
         for image, result in zip(batch, results, strict=True):
-            if paths[image] is not None:
-                files.write(paths[image], {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+            if (path := paths[image]) is not None:
+                files.write(path, {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
         return results
 
-    fresh = dict(zip(missing, model.batches.map(missing, run_batch), strict=True))
-    return [fresh[image] if image in fresh else GeneratedImage(**load_file(paths[image])) for image in wanted]
+    kept |= zip(missing, model.batches.map(missing, run_batch), strict=True)
+    return [kept[image] for image in wanted]
+
+
+def training_scheduler(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ with a model's noise schedule; how the model's own scheduler solves (DEIS, SA, SDE) stays out."""
+    return DPMSolverMultistepScheduler.from_config(
+        usual.config, algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero"
+    )
 
 
 def with_defaults(model: Model, settings: Settings) -> Settings:
@@ -170,29 +193,26 @@ def _training_batch(
     options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "latent"}
     usual = model.pipeline.scheduler
     if not model.distilled:
-        model.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(usual.config)
+        model.pipeline.scheduler = training_scheduler(usual)
     try:
         with attention_hooks.attention(model.unet, receive):
             output = _run(model, [(image.prompt, image.seed) for image in batch], options, progress)
     finally:
         model.pipeline.scheduler = usual
     latents_NCHW = output.images.float().cpu()
-    ids = text.ids(model, [image.prompt for image in batch])
     return [
-        GeneratedImage(
-            latent_CHW.clone(), _heat(model, ids[i], image.phrase, [sum_BQT[i] for sum_BQT in sums.values()]) / layers
-        )
+        GeneratedImage(latent_CHW.clone(), _heat(model, image, [sum_BQT[i] for sum_BQT in sums.values()]) / layers)
         for i, (latent_CHW, image) in enumerate(zip(latents_NCHW, batch, strict=True))
     ]
 
 
-def _heat(model: Model, sentence_ids: Sequence[int], phrase: str, sums: Sequence[Tensor]) -> Tensor:
+def _heat(model: Model, image: TrainingImage, sums: Sequence[Tensor]) -> Tensor:
     """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
     size = latent_size(model)
     maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
-    maps_TIJ = sum(attention.upsample(layer_TIJ, *size) for layer_TIJ in maps)
-    own_IJ = maps_TIJ[text.positions(model, sentence_ids, phrase)].mean(dim=0)
-    after_NIJ = maps_TIJ[text.closing(sentence_ids, len(maps_TIJ))]
+    maps_TIJ = sum((attention.upsample(layer_TIJ, *size) for layer_TIJ in maps), torch.zeros(()))
+    own_IJ = maps_TIJ[text.positions(model, image.prompt, image.phrase)].mean(dim=0)
+    after_NIJ = maps_TIJ[text.closing(text.ids(model, [image.prompt])[0], len(maps_TIJ))]
     best = attention.clearest(after_NIJ) if attention.mask(own_IJ) is None else None
     return own_IJ if best is None else after_NIJ[best]
 
@@ -201,26 +221,28 @@ def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress
     """Call the pipeline on some prompts and their seeds; at every denoising step `progress` gets the images done."""
 
     def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        finite.check(tensors["latents"], f"The latents of step {step + 1}")
         done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
         progress(Progress("generate", step=done, total=len(pairs)))
         return tensors
 
-    return model.pipeline(
-        prompt=[prompt for prompt, _ in pairs],
-        generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
-        callback_on_step_end=on_step_end,
-        **options,
-    )
+    with finite.decoder(model.pipeline.vae):
+        return model.pipeline(
+            prompt=[prompt for prompt, _ in pairs],
+            generator=[torch.Generator().manual_seed(seed) for _, seed in pairs],
+            callback_on_step_end=on_step_end,
+            **options,
+        )
 
 
 def latent_size(model: Model) -> tuple[int, int]:
-    """Rows and columns of the latents of a picture of the model's own size."""
+    """Rows and columns of the latents of an image of the model's own size."""
     size = model.unet.config.sample_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _file(cache: Path | None, model: Model, portrait: TrainingImage, settings: ImageSettings) -> Path | None:
+def _file(cache: Path | None, model: Model, image: TrainingImage, settings: ImageSettings) -> Path | None:
     if cache is None:
         return None
-    key = [HEAT, model.fingerprint, *astuple(portrait), settings.steps, settings.guidance]
+    key = [HEAT, model.fingerprint, *astuple(image), settings.steps, settings.guidance]
     return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"

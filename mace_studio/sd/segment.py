@@ -45,8 +45,9 @@ def source(model: Model, name: str) -> Source:
     def segmenter() -> Segmenter:
         from mace_studio.sd import segmenters  # noqa: PLC0415 - seconds, and most runs never need it
 
-        kind = {"clipseg": segmenters.ClipSeg, "grounded-sam": segmenters.GroundedSam}[name]
-        return kind(segmenters.folder(), model.device, model.dtype)
+        kinds: dict[str, type[segmenters.ClipSeg | segmenters.GroundedSam]]
+        kinds = {"clipseg": segmenters.ClipSeg, "grounded-sam": segmenters.GroundedSam}
+        return kinds[name](segmenters.folder(), model.device, model.dtype)
 
     def find(images: Sequence[GeneratedImage], phrase: str, progress: Report) -> list[Tensor | None]:
         latents_NCHW = torch.stack([image.latent_CHW for image in images])

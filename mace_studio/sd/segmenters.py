@@ -76,7 +76,7 @@ class ClipSeg:
         Args:
             images: RGB, all of one size.
             phrase: the name of the thing.
-            progress: told of stage "masks" after every batch: images done of all.
+            progress: called with stage "masks" after every batch: images done of all.
 
         Returns:
             For each image a boolean mask_HW of its size; None where nothing is found.
@@ -128,7 +128,7 @@ class GroundedSam:
         Args:
             images: RGB, all of one size.
             phrase: the name of the thing.
-            progress: told of stage "masks" after every batch: images done of all.
+            progress: called with stage "masks" after every batch: images done of all.
 
         Returns:
             For each image a boolean mask_HW of its size; None where nothing is found.
@@ -139,8 +139,8 @@ class GroundedSam:
             progress(Progress("masks", step=len(boxes) / 2, total=len(images)))
         hits = [(image, boxes_K4) for image, boxes_K4 in zip(images, boxes, strict=True) if len(boxes_K4)]
         masks: list[Tensor | None] = []
-        for batch in _batches(hits):
-            masks += self._inside(batch)
+        for part in _batches(hits):
+            masks += self._inside(part)
             progress(Progress("masks", step=(len(images) + len(masks)) / 2, total=len(images)))
         inside = iter(masks)
         return [next(inside) if len(boxes_K4) else None for boxes_K4 in boxes]

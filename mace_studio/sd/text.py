@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from mace_studio import prompts
+from mace_studio import phrases, prompts, sources
 from mace_studio.core import tokens
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.recipe import Recipe
+from mace_studio.sd import finite
 from mace_studio.sd.model import Model
 
 BATCH = 32
+NEAR = 4  # tokens by which a phrase may be longer in a sentence than alone
 WORD_END = "</w>"  # how CLIP's tokenizers mark the last token of a word
 
 
@@ -38,11 +40,54 @@ class Word:
     role: str = "word"
 
 
-def ids(model: Model, sentences: Sequence[str]) -> list[list[int]]:
+@dataclass(frozen=True)
+class Reader:
+    """How a model splits sentences, apart from the model: another thread may read while a task runs.
+
+    Attributes:
+        tokenizer: the model's, or a copy.
+        length: T, how many tokens it reads, with the start and the end token.
+        convert: puts every vector of a textual inversion into a sentence, as the model's pipeline does.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    convert: Callable[[str, PreTrainedTokenizerBase], str]
+
+    @staticmethod
+    def of(model: Model) -> Reader:
+        return Reader(model.pipeline.tokenizer, model.length, model.pipeline.maybe_convert_prompt)
+
+    def written(self, sentence: str) -> str:
+        """A sentence as it is tokenized: NFC, and a textual inversion of several vectors with a token for each."""
+        return self.convert(unicodedata.normalize("NFC", sentence), self.tokenizer)
+
+    def offsets(self, written: str) -> list[tuple[int, int]]:
+        """For every token of a sentence, also those that are cut, its first character and the one after its last."""
+        return self.tokenizer(written, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+
+
+def ids(model: Model | Reader, sentences: Sequence[str]) -> list[list[int]]:
     """Token ids of each sentence from the start to the end token, without padding, cut at T."""
-    tokenizer = model.pipeline.tokenizer
-    found = tokenizer(list(sentences), truncation=True, max_length=model.length).input_ids
+    reader = _reader(model)
+    tokenizer = reader.tokenizer
+    found = tokenizer([reader.written(s) for s in sentences], truncation=True, max_length=reader.length).input_ids
     return [tokens.without_padding(row, tokenizer.eos_token_id) for row in found]
+
+
+def count(model: Model | Reader, sentence: str) -> int:
+    """How many tokens a sentence has, with the start and the end token; more than T are cut."""
+    reader = _reader(model)
+    return len(reader.tokenizer(reader.written(sentence), verbose=False).input_ids)
+
+
+def unread(model: Model | Reader, sentence: str) -> str:
+    """The end of a sentence that the model does not read, since only T tokens fit; "" where all of it does."""
+    reader = _reader(model)
+    written = reader.written(sentence)
+    kept = len(ids(reader, [sentence])[0]) - 1
+    offsets = reader.offsets(written)
+    return written[offsets[kept][0] :].strip() if kept < len(offsets) - 1 else ""
 
 
 def embed(model: Model, sentences: Sequence[str], progress: Report = silent) -> Tensor:
@@ -57,7 +102,7 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
     Args:
         model: its pipeline encodes.
         sentences: at least one; cut where one is longer than the model reads.
-        progress: told of stage "encode" after every batch of `BATCH` sentences: sentences done of all.
+        progress: called with stage "encode" after every batch of `BATCH` sentences: sentences done of all.
 
     Returns:
         context_NTD and pooled_NP, on the model's device; None in place of the latter for other models than SDXL.
@@ -68,51 +113,107 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
         context_BTD, _, *more = model.pipeline.encode_prompt(
             prompt=batch, device=model.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
+        finite.check(context_BTD, "What the text encoder makes of the prompts")
         contexts.append(context_BTD)
         pooled += more[:1]
         progress(Progress("encode", step=start + len(batch), total=len(sentences)))
     return torch.cat(contexts), torch.cat(pooled) if pooled else None
 
 
-def positions(model: Model, sentence_ids: Sequence[int], phrase: str) -> list[int]:
-    """Every position in a prompt where a token of the phrase stands.
+def positions(model: Model | Reader, sentence: str, phrase: str) -> list[int]:
+    """Every position in a prompt where a token of the phrase stands, from left to right.
+
+    A token counts that has any character of the phrase: punctuation right after a phrase may be one token with its end.
+
+    Args:
+        model: its tokenizer splits.
+        sentence: the prompt.
+        phrase: in any case and spacing; it stands only where a word begins.
 
     Raises:
-        RecipeError: the phrase is not in the prompt, because the prompt is longer than the model reads.
+        RecipeError: the phrase is not in the prompt as far as the model reads it.
     """
-    runs = tokens.occurrences(sentence_ids, _spellings(model.pipeline.tokenizer, phrase))
-    found = [position for run in runs for position in run]
+    found = [position for run in occurrences(model, sentence, phrase) for position in run]
     if not found:
-        raise RecipeError("concepts", f"“{phrase}” is too long for this model, which reads {model.length} tokens.")
+        raise RecipeError("concepts", too_long(_reader(model), phrase))
     return found
 
 
-def check_lengths(tokenizer: Any, length: int, recipe: Recipe) -> None:
-    """Check that every prompt about a recipe's phrases is read to its end.
+def occurrences(model: Model | Reader, sentence: str, phrase: str) -> list[tuple[int, ...]]:
+    """The positions of each place where a phrase stands in a prompt; those that are cut off are left out."""
+    reader = _reader(model)
+    written = reader.written(sentence)
+    offsets = reader.offsets(written)
+    last = len(ids(reader, [sentence])[0]) - 1
+    found = []
+    for start, end in phrases.spans(written, reader.written(phrase)):
+        run = tuple(i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start)
+        if run and run[-1] < last:
+            found.append(run)
+    return found
 
-    Args:
-        tokenizer: of the model.
-        length: T, how many tokens the model reads, start and end token included.
-        recipe: whose concepts, mappings and preserve list are checked.
 
-    Raises:
-        RecipeError: a prompt would be cut; the field is the first phrase that is too long.
+def too_long(reader: Reader, phrase: str) -> str:
+    """The sentence against a phrase that does not fit."""
+    return f"“{sources.shown(phrase)}” is too long for this model, which reads {reader.length} tokens."
+
+
+def check(model: Model | Reader, recipe: Recipe) -> None:
+    """Raise a RecipeError, before anything is generated, unless the model can tell all phrases of a recipe apart.
+
+    Every concept, mapping and phrase to keep must fit the longest template of its kind, and no two of them may be the
+    same tokens where they must differ.
     """
-    phrases = [
-        (f"concepts[{i}].{name}", getattr(concept, name), concept.kind)
-        for i, concept in enumerate(recipe.concepts)
-        for name in ("phrase", "mapping")
-    ]
-    kinds = [concept.kind for concept in recipe.concepts]
-    phrases += [(f"preserve[{i}]", phrase, kind) for i, phrase in enumerate(recipe.preserve) for kind in set(kinds)]
-    sentences = [max(prompts.templates(kind), key=len).format(phrase.strip()) for _, phrase, kind in phrases]
-    counts = [len(row) for row in tokenizer(sentences).input_ids] if sentences else []
-    for (field, phrase, _), count in zip(phrases, counts, strict=True):
-        if count > length:
-            short = phrase.strip() if len(phrase) < 40 else f"{phrase.strip()[:40]} …"
+    reader = _reader(model)
+    templates = {kind: _longest_template(reader, kind) for kind in {concept.kind for concept in recipe.concepts}}
+    erased: dict[tuple[int, ...], int] = {}
+    for i, concept in enumerate(recipe.concepts):
+        for field, phrase in (("phrase", concept.phrase), ("mapping", concept.mapping)):
+            _check_fits(reader, f"concepts[{i}].{field}", phrase, [templates[concept.kind]])
+        own, mapping = (tuple(row) for row in ids(reader, [concept.phrase, concept.mapping]))
+        if own == mapping:
+            raise RecipeError(f"concepts[{i}].mapping", f"“{concept.phrase}” maps to itself; choose another mapping.")
+        if own in erased:
+            other = erased[own]
             raise RecipeError(
-                field, f"“{short}” is too long: a prompt about it has {count} tokens, and this model reads {length}."
+                f"concepts[{i}].phrase",
+                f"Rows {other + 1} and {i + 1}, “{recipe.concepts[other].phrase}” and “{concept.phrase}”, are the "
+                "same to this model; remove one.",
             )
+        erased[own] = i
+    _check_preserve(reader, recipe, erased, list(templates.values()))
+
+
+def _check_preserve(
+    reader: Reader, recipe: Recipe, erased: Mapping[tuple[int, ...], int], templates: Sequence[str]
+) -> None:
+    around = max((count(reader, template.format("x")) for template in templates), default=0)
+    for start in range(0, len(recipe.preserve), BATCH):
+        batch = recipe.preserve[start : start + BATCH]
+        for i, (phrase, row) in enumerate(zip(batch, ids(reader, batch), strict=True), start):
+            if (other := erased.get(tuple(row))) is not None:
+                raise RecipeError(
+                    f"preserve[{i}]",
+                    f"“{phrase}” is to be kept, and is the same to this model as “{recipe.concepts[other].phrase}”, "
+                    f"which is erased in row {other + 1}; remove it from one list.",
+                )
+            if around + len(row) > reader.length - NEAR:  # the others fit whatever they are put into
+                _check_fits(reader, f"preserve[{i}]", phrase, templates)
+
+
+def _check_fits(reader: Reader, field: str, phrase: str, templates: Iterable[str]) -> None:
+    found = max(count(reader, template.format(phrase.strip())) for template in templates)
+    if found > reader.length:
+        raise RecipeError(
+            field,
+            f"“{sources.shown(phrase.strip())}” is too long: a prompt about it has {found} tokens, and this model "
+            f"reads {reader.length}.",
+        )
+
+
+def _longest_template(reader: Reader, kind: str) -> str:
+    """The template of a kind with the most tokens."""
+    return max(prompts.templates(kind), key=lambda template: count(reader, template.format("x")))
 
 
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
@@ -120,23 +221,26 @@ def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
     return list(range(len(sentence_ids) - 1, length))
 
 
-def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word]:
+def words(model: Model, sentence: str, wanted: Iterable[str] = ()) -> list[Word]:
     """A prompt in words from the start token to the padding; together they hold each of the T positions once.
 
     Args:
         model: its tokenizer splits.
         sentence: the prompt, cut where it is longer than the model reads.
-        phrases: what counts as one word, such as "Ada Finch".
+        wanted: phrases that count as one word, such as "Ada Finch".
     """
     row = ids(model, [sentence])[0]
     pieces = model.pipeline.tokenizer.convert_ids_to_tokens(row)
-    found = {}
-    for phrase in phrases:
-        for run in tokens.occurrences(row, _spellings(model.pipeline.tokenizer, phrase)):
-            if not any(position in held for held in found for position in run):
-                found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), tuple(run), "concept")
+    found: dict[tuple[int, ...], Word] = {}
+    for phrase in wanted:
+        for run in occurrences(model, sentence, phrase):
+            if not any(position in other for other in found for position in run):
+                found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), run, "concept")
     taken = {position for run in found for position in run}
-    plain = [_word(pieces, run) for run in _runs(pieces, range(1, len(row) - 1), taken)]
+    plain = []
+    for places in _runs(pieces, range(1, len(row) - 1), taken):
+        parts = tuple(pieces[i] for i in places)
+        plain.append(Word("".join(part.removesuffix(WORD_END) for part in parts), parts, tuple(places)))
     inner = sorted([*found.values(), *plain], key=lambda word: word.positions)
     last = len(row) - 1
     around = [Word("end", (pieces[last],), (last,), "end")]
@@ -169,17 +273,5 @@ def _runs(pieces: Sequence[str], inside: range, taken: set[int]) -> list[list[in
     return [*runs, run] if run else runs
 
 
-def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
-    parts = tuple(pieces[i] for i in run)
-    return Word("".join(part.removesuffix(WORD_END) for part in parts), parts, tuple(run))
-
-
-@lru_cache(maxsize=256)
-def _spellings(tokenizer: object, phrase: str) -> tuple[tuple[int, ...], ...]:
-    """The phrase alone and between other words, where a tokeniser may split it differently."""
-
-    def plain(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
-    edge = len(plain("x"))
-    return plain(phrase.strip()), plain(f"x {phrase.strip()} x")[edge:-edge]
+def _reader(model: Model | Reader) -> Reader:
+    return model if isinstance(model, Reader) else Reader.of(model)

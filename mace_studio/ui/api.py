@@ -127,9 +127,8 @@ class Api:
             The job; its result has the share of attention of each word, what the judge sees, and urls of figures.
         """
         request = _images(prompts=[prompt], seeds=[seed], steps=steps, guidance=guidance)
-        name, start = build(str, name, "name"), self.studio.inspect
-        if build(bool, residual, "residual"):
-            start = self.studio.residual
+        name, residual = build(str, name, "name"), build(bool, residual, "residual")
+        start: Callable[[str, ImageRequest], Job] = self.studio.residual if residual else self.studio.inspect
         return self._waited(lambda: start(name, request), wait, api_results.inspection)
 
     @answering
@@ -228,7 +227,7 @@ class Api:
         for _ in job.watch():
             if time.monotonic() >= end:
                 break
-        if job.state == FAILED:
+        if job.state == FAILED and job.error is not None:
             raise job.error
         return self._state(job)
 

@@ -181,15 +181,12 @@ def synonyms_text(synonyms: Sequence[str]) -> str:
 def synonyms_from(text: str) -> tuple[str, ...]:
     """Synonyms of a line such as `feline, "one, with a comma"`."""
     found: list[str] = []
-    at = 0
-    while at < len(text):
-        match = PART.match(text, at)
+    for match in PART.finditer(text):
         quoted, plain = match.groups()
         if quoted is not None:
             found.append(quoted.replace('""', '"'))
         elif plain.strip():
             found.append(plain.strip())
-        at = match.end()
     return tuple(found)
 
 

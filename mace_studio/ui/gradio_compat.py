@@ -52,7 +52,7 @@ def serve_in_place(path: Path) -> None:
     gr.set_static_paths([path])
 
 
-def download(path: Path, **changes: object) -> gr.DownloadButton:
+def download(path: Path, **changes: Any) -> gr.DownloadButton:
     """A download button's new file, served in place."""
     serve_in_place(path)
     return gr.DownloadButton(value=str(path), **changes)

@@ -21,7 +21,9 @@ from mace_studio.ui.tabs import TABS
 
 FIRST = "miniature/cat"
 ICON = Path(__file__).with_name("icon.svg")
-HEADER = """<div class="top">{icon}<div class="top-name"><h1>MACE Studio</h1>
+HEADER = """<div class="top">
+<button type="button" class="skip">Skip to the main button of this tab</button>{icon}
+<div class="top-name"><h1>MACE Studio</h1>
 <p>Erase concepts from text-to-image models, and see what changed</p></div>
 <div class="top-status" role="status">${{value}}</div>
 <button type="button" class="chip" aria-label="Switch between light and dark">◐ Theme</button></div>"""

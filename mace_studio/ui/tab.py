@@ -60,7 +60,7 @@ class Shared:
     header: gr.HTML
     newest: gr.State
     jobs: dict[str, gr.BrowserState]
-    tabs: gr.Tabs | None = None
+    tabs: gr.Tabs = field(init=False)
     controls: Sequence[Any] = ()
 
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import CancelledError
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
@@ -149,8 +149,7 @@ def test_a_job_of_the_page_is_none_of_the_interface(client, studio, slow):
 def test_an_error_of_the_work_is_told_in_words(client, studio, erased):
     entry = studio.entry(erased)
     path = entry.path.with_name("foreign.safetensors")
-    other = erasure.load(entry.path)
-    erasure.save(erasure.Erasure(other.recipe, other.weights, "another"), path)
+    replace(erasure.load(entry.path), fingerprint="another").save(path)
     try:
         with pytest.raises(AppError, match="another model than miniature/model"):
             client.predict(name="foreign", prompts=["a"], steps=1, api_name="/compare")

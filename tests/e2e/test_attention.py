@@ -98,15 +98,34 @@ def test_figures_and_data_can_be_downloaded(tab):
     tab.locator("#read").click()
     expect(tab.locator("#maps-file-0")).to_be_enabled()
     found = []
-    for i in range(3):
+    for button in (".maps-save", "#maps-file-0", "#maps-file-1"):
         with tab.expect_download() as download:
-            tab.locator(f"#maps-file-{i}").click()
+            tab.locator(button).click()
         found.append(download.value.path())
     with Image.open(found[0]) as picture:
         assert picture.width > 1000
+        plain = picture.convert("RGB")
     assert found[1].read_bytes().startswith(b"%PDF")
     with np.load(found[2], allow_pickle=False) as data:
         assert data["before/conditional/16 x 16, 4 heads"].shape == (3, 4, 11, 16, 16)
+
+    tab.get_by_label("Over the image").check()
+    choose(tab, "#maps-layers", "8 x 8, 4 heads")
+    tab.wait_for_function("document.querySelector('.maps-grid canvas').width === 8")
+    with tab.expect_download() as download:
+        tab.locator(".maps-save").click()
+    with Image.open(download.value.path()) as picture:
+        assert picture.size == plain.size and picture.convert("RGB").tobytes() != plain.tobytes()
+
+
+def test_the_bars_are_as_long_as_the_numbers_say(tab):
+    tab.locator("#read").click()
+    expect(tab.locator("#mass tbody tr")).to_have_count(11)
+    shares = [float(v.split()[0]) for v in tab.locator("#mass tbody td:nth-child(2)").all_inner_texts()]
+    widths = tab.locator("#mass tbody td:nth-child(2) i").evaluate_all(
+        "bars => bars.map((b) => parseFloat(b.style.width))"
+    )
+    assert widths == pytest.approx([100 * share / max(max(shares), 1e-9) for share in shares], abs=1.5)
 
 
 def test_the_residual_experiment_has_three_rows(tab):

@@ -8,7 +8,7 @@ import pytest
 
 from mace_studio.evaluation import evaluate as evaluation
 from mace_studio.settings import ImageSettings
-from tests.steps import choose, choose_model, field
+from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -30,7 +30,8 @@ def measured_later(studio, fast):
 def tab(measured_later, page):
     """The tab with that erasure chosen."""
     page.get_by_role("tab", name="Evaluate").click()
-    expect(page.locator("#evaluate-model .token")).to_have_text(measured_later)  # the newest
+    chosen = page.locator("#evaluate-model label:has(input:checked)")
+    expect(chosen).to_have_text(re.compile(r"^\s*car to measure · .* · MACE"))  # the newest
     return page
 
 
@@ -64,8 +65,7 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
 
 def test_several_stand_side_by_side(tab, erased, monkeypatch):
     monkeypatch.setitem(evaluation.CAPTIONS, "quick", 4)
-    choose_model(tab, "#evaluate-model", "erased car")
-    tab.locator("#evaluate-model input").press("Escape")
+    tab.locator("#evaluate-model").get_by_label(re.compile("^erased car · ")).check()
     expect(tab.locator("#plan-summary")).to_contain_text("2 erased models, at most 112 images")
     tab.locator("#evaluate").click()
     expect(tab.locator("#scores .is-group").nth(1)).to_be_visible()

@@ -53,7 +53,7 @@ def stroke(page, dx, dy):
 def given(studio):
     """The masks that were drawn over the newest images."""
     jobs = [job for job in studio._worker._jobs.values() if job.title.startswith("Masks of")]
-    return jobs[-1].result.given
+    return jobs[-1].result.user_masks
 
 
 def test_a_mask_is_drawn_used_by_the_run_and_dropped_when_it_no_longer_fits(page, studio, upload, left_half):
@@ -108,7 +108,7 @@ def test_drawn_masks_outlive_a_reload_on_a_phone(page, upload, left_half, guard)
     expect(page.locator("#mask-notice")).to_contain_text("Nothing is painted.")
     page.wait_for_function("document.querySelector('#mask-panel').getBoundingClientRect().top < innerHeight / 2")
     upload(page, "#upload-mask", "bad.png", b"no picture")
-    expect(page.locator("#mask-notice")).to_contain_text("This cannot be read as a picture")
+    expect(page.locator("#mask-notice")).to_contain_text("This cannot be read as an image")
     upload(page, "#upload-mask", "mask.png", left_half)
     expect(page.locator("#mask-grid span")).to_have_text("seed 0 · by hand · 50 %")
     assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -13,7 +13,7 @@ from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
 from mace_studio.runtime import tasks
 from mace_studio.settings import KeepWeights
-from tests.steps import choose, choose_model, field
+from tests.steps import choose_model, choose_preset, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -22,6 +22,12 @@ expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.browser
 
 PROGRESS = "#erase-progress"
+ALL_OF_THE_BAR = """({ x, y, width, height }) => {
+  for (let i = 4; i < width - 4; i += 12) for (let j = 4; j < height - 4; j += 8) {
+    if (!document.elementFromPoint(x + i, y + j)?.closest("#erase-buttons")) return false;
+  }
+  return true;
+}"""
 
 
 def cell(page, row, column):
@@ -34,7 +40,7 @@ def open_compare(page, name):
 
 
 def test_preset_to_erase_to_compare(page, fast, tmp_path):
-    choose(page, "#preset", "frog")
+    choose_preset(page, "frog")
     about = page.locator("#preset-about")
     expect(about).to_contain_text("Another <b>preset</b>.")
     expect(about.get_by_role("listitem")).to_have_text(["Concepts car → frog", "Seed 0 → 3"])
@@ -46,7 +52,7 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
     page.get_by_role("button", name="Erase 1 concept", exact=True).click()
     expect(page.locator(PROGRESS)).to_contain_text("Finished")
     expect(page.locator("#erase-progress .is-done")).to_have_count(5)
-    expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("frog: .* after 2 steps"))
+    expect(page.locator("#loss [role=img]")).to_have_attribute("aria-label", re.compile("frog: .* to .* after 2 steps"))
     expect(page.locator("#summary")).to_contain_text("Saved as frog-")
     with page.expect_download() as download:
         page.locator("#recipe-file").click()
@@ -259,7 +265,7 @@ def test_a_preset_clears_the_errors_of_what_it_replaces(page):
     cell(page, 0, 1).fill(" ")
     page.locator("#erase").click()
     expect(page.locator("#concepts .field-problem")).to_be_visible()
-    choose(page, "#preset", "frog")
+    choose_preset(page, "frog")
     page.get_by_role("button", name="Use this preset").click()
     expect(cell(page, 0, 0)).to_have_value("frog")
     expect(page.locator(".field-problem")).to_have_count(0)
@@ -270,7 +276,7 @@ def test_a_preset_clears_the_errors_of_what_it_replaces(page):
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
     attack = "<img src=x onerror=alert(1)>"
     open_recipe(page, replace(fast, concepts=(Concept(attack, attack, synonyms=(attack,)),), preserve=(attack + "!",)))
-    choose(page, "#preset", "frog")
+    choose_preset(page, "frog")
     expect(page.locator("#preset-about")).to_contain_text(attack)
     page.locator("#erase").click()
     expect(page.locator(PROGRESS)).to_contain_text("Finished")
@@ -295,10 +301,16 @@ def test_phone_in_the_dark(page):
     page.locator("#paste-list").click()
     expect(field(page, "pasted")).to_be_visible()
     assert page.evaluate(width) <= 390
-    for _ in range(2):
-        box = page.locator("#erase").bounding_box()
-        assert box["y"] + box["height"] <= 844
-        page.mouse.wheel(0, 1500)
+    expect(page.locator(".concept-cell > span").first).to_be_visible()  # a label above each field
+    page.locator("#show-masks").click()
+    expect(page.locator("#mask-grid img").first).to_be_visible()
+    page.locator("#mask-grid button").first.click()
+    expect(page.locator("#use-mask")).to_be_visible()
+    for top in range(0, 6000, 400):  # at every place of the page nothing lies over the bar
+        page.evaluate("top => scrollTo(0, top)", top)
+        box = page.locator("#erase-buttons").bounding_box()
+        assert box["y"] + box["height"] <= 844.5
+        assert page.evaluate(ALL_OF_THE_BAR, box), f"something covers the bar at {top}"
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator("#generate")).to_be_in_viewport()
     assert page.evaluate(width) <= 390
@@ -440,6 +452,50 @@ def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe
     expect(page.locator("#preserve li")).to_have_count(101)
     kept = saved_recipe(page).preserve
     assert kept[:2] == ("dog", "phrase 0") and kept[-1] == "lion" and "phrase 3" not in kept
+
+
+def test_words_that_the_model_has_not_learned_are_named(page):
+    cell(page, 0, 0).fill("Mickey Mouse")
+    cell(page, 0, 1).fill("a xylophone")
+    warning = page.locator(".concept-warning")
+    expect(warning).to_contain_text("“Mickey Mouse” and “a xylophone”: the loaded model has not learned these")
+    expect(cell(page, 0, 2)).to_have_value("celebrity")  # two capitalised words
+    expect(page.locator("#estimate")).to_contain_text("The model has not learned “Mickey Mouse”, “a xylophone”")
+    page.locator("#erase").click()
+    expect(page.locator("#summary .warnings")).to_contain_text("The model has not learned “Mickey Mouse”")
+    cell(page, 0, 0).fill("Ada Finch")
+    cell(page, 0, 1).fill("a person")
+    expect(warning).to_have_count(0)
+    options = page.locator("#known-concepts option")
+    assert {"guitar", "Ada Finch"} <= set(options.evaluate_all("found => found.map((one) => one.value)"))
+    page.get_by_label("Phrases to keep", exact=True).fill("xylophone")
+    page.keyboard.press("Enter")
+    expect(page.locator("#preserve .is-unknown")).to_have_text(re.compile("xylophone"))
+
+
+def test_few_tab_stops_lead_to_the_main_button_and_one_leads_past_all(page):
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("button", name="Skip to the main button of this tab")
+    expect(skip).to_be_focused()
+    stops = 0
+    while not page.evaluate("document.activeElement.id === 'erase'"):
+        page.keyboard.press("Tab")
+        stops += 1
+        assert stops <= 40, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+    skip.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#erase")).to_be_focused()
+
+
+def test_the_theme_outlives_a_reload(page, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    dark = "document.body.classList.contains('dark')"
+    assert not page.evaluate(dark)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate(dark)
+    page.reload()
+    page.locator("#header .is-ready").wait_for()
+    assert page.evaluate(dark)
 
 
 def test_a_slider_and_its_number_go_together(page):

@@ -1,4 +1,4 @@
-"""The app as a Space runs it: with its environment, for several visitors, in the frame of the hub's page."""
+"""The app as a Space runs it: with its environment, for several users, in the frame of the hub's page."""
 
 import re
 import subprocess
@@ -12,7 +12,9 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from mace_studio.erasure import Erasure, save
+from mace_studio import presets
+from mace_studio.erasure import Erasure
+from mace_studio.recipe import Recipe
 from mace_studio.runtime import examples, library
 from mace_studio.ui.sessions import COOKIE
 from tests.e2e.serving import app
@@ -34,10 +36,10 @@ SPACE = {
 def home(tmp_path_factory):
     """The folder that the app runs in. What it would make of its presets first is there already, in name only."""
     folder = tmp_path_factory.mktemp("space")
-    for preset in library.presets():
+    for preset in presets.presets():
         if preset.name in READY:
-            made = Erasure(preset.recipe, {"none": torch.zeros(1)}, "none")
-            save(made, folder / "output" / f"{preset.name.removeprefix('miniature/')}.safetensors")
+            made = Erasure(recipe=preset.recipe, weights={"none": torch.zeros(1)}, fingerprint="none")
+            made.save(folder / "output" / f"{preset.name.removeprefix('miniature/')}.safetensors")
     return folder
 
 
@@ -47,7 +49,7 @@ def space(home):
         yield address
 
 
-def visitor(space, name):
+def user(space, name):
     """A program that comes back with the same cookie."""
     return Client(space, verbose=False, analytics_enabled=False, headers={"Cookie": f"{COOKIE}={name}"})
 
@@ -58,7 +60,7 @@ def test_the_hub_may_frame_it_and_nobody_else(space):
     assert ancestors == ["'self'", "https://huggingface.co", "https://*.huggingface.co"]
 
 
-def test_a_visitor_gets_a_cookie_once(space):
+def test_a_user_gets_a_cookie_once(space):
     cookie = httpx.get(space).headers["set-cookie"]
     assert re.match(rf"{COOKIE}=[0-9a-f]{{32}}; ", cookie)
     for part in ("HttpOnly", "Secure", "SameSite=None", "Partitioned"):
@@ -66,8 +68,8 @@ def test_a_visitor_gets_a_cookie_once(space):
     assert "set-cookie" not in httpx.get(space, headers={"Cookie": f"other=1; {COOKIE}=ann"}).headers
 
 
-def test_visitors_see_their_own_and_the_ready_made(space, home):
-    ann, bob = visitor(space, "ann"), visitor(space, "bob")
+def test_users_see_their_own_and_the_ready_made(space, home):
+    ann, bob = user(space, "ann"), user(space, "bob")
     made = ann.predict(recipe=RECIPE, api_name="/erase")["result"]
     assert made["name"] in {e["name"] for e in ann.predict(api_name="/erasures")}
     assert {e["name"] for e in bob.predict(api_name="/erasures")} == set(examples.NAMES)
@@ -75,19 +77,19 @@ def test_visitors_see_their_own_and_the_ready_made(space, home):
         bob.predict(name=made["name"], prompts=["a cat"], steps=1, api_name="/compare")
     job = ann.predict(name=made["name"], prompts=["a cat"], steps=1, api_name="/compare")
     assert httpx.get(job["result"]["pairs"][0]["url"]).status_code == 200
-    assert list((home / "output" / "visitors").glob(f"*/{made['name']}.safetensors"))
+    assert list((home / "output" / "users").glob(f"*/{made['name']}.safetensors"))
     assert not list((home / "output").glob(f"{made['name']}*"))
 
 
-def test_what_does_not_fit_a_visit_is_refused_with_a_remedy(space):
-    with pytest.raises(AppError, match="lent to a visitor at once; erase fewer concepts"):
-        visitor(space, "ann").predict(recipe=RECIPE | {"lora": {"steps": 5000}}, api_name="/erase")
+def test_what_does_not_fit_the_limits_is_refused_with_a_remedy(space):
+    with pytest.raises(AppError, match="lent to a user at once; erase fewer concepts"):
+        user(space, "ann").predict(recipe=RECIPE | {"lora": {"steps": 5000}}, api_name="/erase")
 
 
 def test_no_path_of_the_host_is_shown(space, home):
-    """Neither of the project nor of the folder it runs in nor of anybody's home, wherever a visitor looks."""
+    """Neither of the project nor of the folder it runs in nor of anybody's home, wherever a user looks."""
     hosts = [str(ROOT), str(home), str(Path.home()) + "/", sys.prefix]
-    ann = visitor(space, "ann")
+    ann = user(space, "ann")
     made = ann.predict(recipe=RECIPE, api_name="/erase")["result"]
     told = [made["url"], *ann.predict(name=made["name"], format="lora", api_name="/export")["result"]["urls"]]
     told += [str(ann.predict(name=made["name"], prompt="a cat", steps=1, api_name="/inspect"))]
@@ -97,7 +99,7 @@ def test_no_path_of_the_host_is_shown(space, home):
         told.append(str(error.value))
     for page in ("", "config", "gradio_api/info", "gradio_api/startup-events", "theme.css", "manifest.json"):
         told.append(httpx.get(space + page).text)
-    for path in ("/etc/passwd", "app.py", "output", f"{ROOT}/app.py", "output/visitors"):
+    for path in ("/etc/passwd", "app.py", "output", f"{ROOT}/app.py", "output/users"):
         answer = httpx.get(f"{space}gradio_api/file={path}")
         assert answer.status_code in (403, 404)
         told.append(answer.text.replace(path, ""))
@@ -122,8 +124,8 @@ def test_the_gpu_is_asked_for_by_the_call():
     check = (
         "import sys, os; os.environ['SPACE_ID'] = 'a/b'; sys.argv = ['app.py']\n"
         "import app, spaces\n"
-        "from mace_studio import tasks\n"
-        "assert app.perform is tasks.perform and app.studio.fixed\n"
+        "from mace_studio.runtime.perform import perform\n"
+        "assert app.start.PERFORM is perform and app.studio.fixed\n"
         "app.studio.prepare()\n"
         "assert app.studio.status().state == 'ready'\n"
     )
@@ -134,7 +136,10 @@ def test_the_gpu_is_asked_for_by_the_call():
 
 
 def test_the_app_runs_without_spaces():
-    check = "import sys; sys.modules['spaces'] = None; import app; assert app.perform is app.tasks.perform"
+    check = (
+        "import sys; sys.modules['spaces'] = None; import app; from mace_studio.runtime.perform import perform\n"
+        "assert app.start.PERFORM is perform"
+    )
     done = subprocess.run(
         [sys.executable, "-B", "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -142,12 +147,12 @@ def test_the_app_runs_without_spaces():
 
 
 def test_the_ready_made_are_erased_once(tmp_path, monkeypatch):
-    recipe = library.Recipe.from_json(
+    recipe = Recipe.from_json(
         '{"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}'
     )
     (tmp_path / "miniature").mkdir()
     (tmp_path / "miniature" / "cat.json").write_text(recipe.to_json())
-    monkeypatch.setattr(library, "PRESETS", tmp_path)
+    monkeypatch.setattr(presets, "PRESETS", tmp_path)
     monkeypatch.setattr(examples, "NAMES", ("cat",))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     examples.make(tmp_path / "output")
@@ -158,4 +163,4 @@ def test_the_ready_made_are_erased_once(tmp_path, monkeypatch):
 
 
 def test_the_ready_made_are_presets():
-    assert {preset.name for preset in library.presets()} >= READY
+    assert {preset.name for preset in presets.presets()} >= READY

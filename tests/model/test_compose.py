@@ -30,14 +30,20 @@ REFINED = LoraSettings(steps=0)
 
 
 @pytest.fixture(scope="module")
-def made(model, tmp_path_factory):
+def cache(tmp_path_factory):
+    """A folder for training images and for the Gram of the general captions."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def made(model, cache, tmp_path_factory):
     """A recipe's erasure as its file gives it back, made once."""
     folder, known = tmp_path_factory.mktemp("erasures"), {}
 
     def make(recipe):
         path = folder / f"{recipe.digest()}.safetensors"
         if path not in known:
-            erase.erase(model, recipe, cache=folder / "cache").save(path)
+            erase.erase(model, recipe, cache=cache).save(path)
             known[path] = erasure.load(path)
         return known[path]
 
@@ -130,11 +136,11 @@ def test_the_same_twice_is_the_same_file(model, unchanged, made, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_both_are_gone_from_the_images(model, unchanged):
+def test_both_are_gone_from_the_images(model, unchanged, made, cache):
     """The presets, composed: what the built-in judge sees of each word in four images."""
     recipes = {preset.name: preset.recipe for preset in presets()}
-    parts = [erase.erase(model, recipes[f"miniature/{name}"]) for name in ("cat", "ship")]
-    both, judge, words = composed(model, *parts), judges.choose(model, None), ["cat", "ship", "dog"]
+    parts = [made(recipes[f"miniature/{name}"]) for name in ("cat", "ship")]
+    both, judge, words = composed(model, *parts, cache=cache), judges.choose(model, None), ["cat", "ship", "dog"]
     request = ImageRequest(tuple(f"a photo of the {word}" for word in words), (100, 101, 102, 103), 10, 4.0)
     seen = {}
     for when, weights in (("before", {}), ("after", both.weights)):

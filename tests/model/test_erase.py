@@ -3,18 +3,20 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
 from mace_studio import erasure, prompts
 from mace_studio.core import ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.methods.mace import MaceSettings, erase, refine
+from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import files, lora, projections, sampling, segment
+from mace_studio.sd import files, lora, projections, sampling, segment, text
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from tests.steps import cancelled
+from tests.steps import cancelled, untouched
 
 QUICK = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)), Concept("Ada Finch", "a person", "celebrity")),
@@ -33,8 +35,22 @@ def run(model, recipe, cache=None, **options):
     return erase.erase(model, recipe, seen.append, cache, **options), seen
 
 
-def test_stages_come_in_order_and_progress_only_grows(model, unchanged):
-    result, seen = run(model, QUICK)
+@pytest.fixture(scope="module")
+def quick(model):
+    """QUICK's erasure and its events, made once."""
+    with untouched(model):
+        return run(model, QUICK)
+
+
+@pytest.fixture(scope="module")
+def refined(model):
+    """QUICK without its LoRAs, and the events, made once."""
+    with untouched(model):
+        return run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
+
+
+def test_stages_come_in_order_and_progress_only_grows(quick):
+    result, seen = quick
     assert list(dict.fromkeys(p.stage for p in seen)) == ["images", "masks", "refine", "lora", "fuse"]
     fractions = [p.fraction for p in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
@@ -43,8 +59,8 @@ def test_stages_come_in_order_and_progress_only_grows(model, unchanged):
     assert [p.loss for p in seen if p.loss is not None and p.concept == "cat"] == list(result.loras["cat"].losses)
 
 
-def test_only_projections_change_and_all_of_them_do(model, unchanged):
-    result, _ = run(model, QUICK)
+def test_only_projections_change_and_all_of_them_do(model, quick):
+    result, _ = quick
     original = projections.read(model.unet)
     assert list(result.weights) == list(original)
     for key, weight_PD in result.weights.items():
@@ -54,18 +70,19 @@ def test_only_projections_change_and_all_of_them_do(model, unchanged):
     assert result.conditions["refine"] > 1 and result.conditions["fuse"] > 1
 
 
-def test_same_recipe_same_bytes_with_and_without_what_was_kept(model, unchanged, tmp_path):
+def test_same_recipe_same_bytes_with_and_without_what_was_kept(model, unchanged, quick, tmp_path):
     files = [tmp_path / f"{n}.safetensors" for n in "abc"]
-    for path, cache in zip(files, (None, tmp_path / "cache", tmp_path / "cache"), strict=True):
-        run(model, QUICK, cache)[0].save(path)
+    quick[0].save(files[0])
+    for path in files[1:]:
+        run(model, QUICK, tmp_path / "cache")[0].save(path)
     first, second, third = (path.read_bytes() for path in files)
     assert first == second == third
     other, _ = run(model, replace(QUICK, seed=1))
     assert not torch.equal(*(r.weights[next(iter(r.weights))] for r in (erasure.load(files[0]), other)))
 
 
-def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged):
-    base, _ = run(model, QUICK)
+def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged, quick):
+    base, _ = quick
     alone, _ = run(model, QUICK.with_settings(concepts_at_once=1))
     turned, _ = run(model, replace(QUICK, concepts=QUICK.concepts[::-1]))
     for key, weight_PD in base.weights.items():
@@ -73,8 +90,8 @@ def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged):
         torch.testing.assert_close(turned.weights[key], weight_PD, atol=1e-4, rtol=1e-3)
 
 
-def test_the_refinement_alone_is_w_times_m_and_draws_no_image(model, unchanged):
-    result, seen = run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
+def test_the_refinement_alone_is_w_times_m_and_draws_no_image(model, refined):
+    result, seen = refined
     assert list(dict.fromkeys(p.stage for p in seen)) == ["refine", "fuse"]
     original = projections.read(model.unet)
     keys = list(original)
@@ -86,23 +103,17 @@ def test_the_refinement_alone_is_w_times_m_and_draws_no_image(model, unchanged):
 
 def test_mapping_a_concept_to_itself_refines_to_the_very_same_weights(model, unchanged):
     same = replace(QUICK.with_settings(lora=LoraSettings(steps=0)), concepts=(Concept("cat", "cat"),), preserve=())
-    result, _ = run(model, same)
-    assert all(torch.equal(w, result.weights[key]) for key, w in projections.read(model.unet).items())
+    with pytest.raises(RecipeError, match="to itself"):  # nobody means that
+        run(model, same)
+    solved = refine.solve(refine.gather(model, same, None), same.settings.refine)
+    weights = refine.weights(model, solved)
+    assert all(torch.equal(w, weights[key]) for key, w in projections.read(model.unet).items())
 
 
-def test_weighted_sum_is_the_mean_of_the_loras_on_top_of_the_refinement(model, unchanged, monkeypatch):
-    kept = []
-    train = lora.train
-
-    def keeping(*args):
-        kept.extend(train(*args))
-        return kept
-
-    monkeypatch.setattr(lora, "train", keeping)
+def test_weighted_sum_is_the_mean_of_the_loras_on_top_of_the_refinement(model, unchanged, refined):
     result, _ = run(model, QUICK.with_settings(fusion="weighted-sum"))
-    refined, _ = run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
     key = next(iter(result.weights))
-    by_hand = refined.weights[key] + sum(d.pairs[key][0] @ d.pairs[key][1] for d in kept) / 2
+    by_hand = refined[0].weights[key] + sum(d.pairs[key][0] @ d.pairs[key][1] for d in result.loras.values()) / 2
     torch.testing.assert_close(result.weights[key], by_hand, atol=1e-5, rtol=1e-4)
 
 
@@ -193,8 +204,8 @@ def test_half_precision_trains_with_float32_loras(other_folder, monkeypatch):
     assert all(w.isfinite().all() for w in result.weights.values())
 
 
-def test_a_file_holds_everything_and_reads_back_exactly(model, unchanged, tmp_path):
-    result, _ = run(model, QUICK)
+def test_a_file_holds_everything_and_reads_back_exactly(model, quick, tmp_path):
+    result, _ = quick
     path = tmp_path / "new" / "cat.safetensors"
     result.save(path)
     again = erasure.load(path)
@@ -213,8 +224,8 @@ def test_a_file_holds_everything_and_reads_back_exactly(model, unchanged, tmp_pa
     assert not fresh.load_state_dict(again.weights, strict=False).unexpected_keys
 
 
-def test_a_file_of_an_older_version_has_weights_and_losses_but_no_loras(model, unchanged, tmp_path):
-    result, _ = run(model, QUICK)
+def test_a_file_of_an_older_version_has_weights_and_losses_but_no_loras(quick, tmp_path):
+    result, _ = quick
     path = tmp_path / "old.safetensors"
     about = {k: v for k, v in vars(result).items() if k not in ("weights", "recipe", "loras")}
     about |= {"recipe": asdict(QUICK), "losses": {p: d.losses for p, d in result.loras.items()}}
@@ -225,8 +236,62 @@ def test_a_file_of_an_older_version_has_weights_and_losses_but_no_loras(model, u
     assert not any(delta.pairs for delta in old.loras.values())
 
 
-def test_known_loras_are_not_trained_again_and_fuse_to_the_same_weights(model, unchanged, monkeypatch):
-    whole, _ = run(model, QUICK)
+def test_an_erasure_is_in_place_inside_the_block_only(model, other, unchanged, quick):
+    result, _ = quick
+    original = {key: weight_PD.clone() for key, weight_PD in projections.read(model.unet).items()}
+    with result.applied(model):
+        inside = projections.read(model.unet)
+        assert all(torch.equal(inside[key], weight_PD) for key, weight_PD in result.weights.items())
+    assert all(torch.equal(weight_PD, original[key]) for key, weight_PD in projections.read(model.unet).items())
+    with pytest.raises(FileError, match="another model"), result.applied(other):
+        pass
+
+
+def test_an_erasure_goes_into_any_pipeline_whose_projections_it_fits(model, other_folder, refined):
+    result, _ = refined
+    pipeline = StableDiffusionPipeline.from_pretrained(model.source, torch_dtype=torch.bfloat16)
+    before = {key: tensor.clone() for key, tensor in pipeline.unet.state_dict().items()}
+    result.apply(pipeline)
+    for key, tensor in pipeline.unet.state_dict().items():
+        assert torch.equal(tensor, result.weights[key].bfloat16() if key in result.weights else before[key])
+    another = StableDiffusionPipeline.from_pretrained(other_folder)
+    before = {key: tensor.clone() for key, tensor in another.unet.state_dict().items()}
+    with pytest.raises(FileError, match=r"does not fit this pipeline: .*attn2\.to_k\.weight of \("):
+        result.apply(another)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in another.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "stage, name", [("refine", "preserve list"), ("refine", "cat"), ("lora", "cat"), ("fuse", "cat")]
+)
+def test_cancel_is_seen_within_a_batch_of_sentences(model, unchanged, monkeypatch, stage, name):
+    """600 kept phrases and 100 templates: the job ends with the first batch that is encoded, not with the list."""
+    monkeypatch.setattr(prompts, "templates", lambda kind: tuple(f"{{}} {i}" for i in range(100)))
+    recipe = replace(QUICK, preserve=[f"dog {i}" for i in range(600 if name == "preserve list" else 1)])
+    encoded, begun = [], []  # sizes of the batches of sentences; how many of them when the stage began
+
+    def progress(event):
+        if event.stage != stage and event.stage != "masks":
+            begun[:] = [len(encoded)]
+        if event.stage == stage and event.concept == name:
+            raise Cancelled
+
+    def count(_, args, options):
+        encoded.append(len(args[0] if args else options["input_ids"]))
+
+    handle = model.pipeline.text_encoder.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        with pytest.raises(Cancelled):
+            erase.erase(model, recipe.with_settings(concepts_at_once=1), progress)
+    finally:
+        handle.remove()
+    assert encoded[begun[0] :][-1:] == [text.BATCH] == [32]
+    # Before the cat of the refinement one phrase is read in the templates of both kinds: 128 sentences, then 72.
+    assert len(encoded[begun[0] :]) == (4 + 3 + 1 if (stage, name) == ("refine", "cat") else 1)
+
+
+def test_known_loras_are_not_trained_again_and_fuse_to_the_same_weights(model, unchanged, quick, monkeypatch):
+    whole, _ = quick
     part, seen = run(model, QUICK, known={"cat": whole.loras["cat"], "none of it": None})
     assert {p.concept for p in seen if p.stage == "lora"} == {"Ada Finch"}
     assert {p.total for p in seen if p.stage in ("images", "lora")} == {2}
@@ -281,8 +346,8 @@ def test_what_is_no_erasure_is_said(tmp_path):
         erasure.load(tmp_path / "missing.safetensors")
 
 
-def test_a_failed_write_leaves_no_part_behind(model, unchanged, tmp_path, monkeypatch):
-    result, _ = run(model, QUICK.with_settings(lora=LoraSettings(steps=0)))
+def test_a_failed_write_leaves_no_part_behind(refined, tmp_path, monkeypatch):
+    result, _ = refined
     path = tmp_path / "cat.safetensors"
     path.write_text("the old one")
 

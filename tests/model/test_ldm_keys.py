@@ -20,7 +20,6 @@ from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import ldm_keys, projections
 from mace_studio.sd import model as sd_model
-from tests.steps import finish
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
 
@@ -107,14 +106,14 @@ def folder(request, tmp_path_factory):
 
 def erasure_of(model):
     weights = {key: 2 * weight_PD for key, weight_PD in projections.read(model.unet).items()}
-    return Erasure(RECIPE, weights, model.fingerprint)
+    return Erasure(recipe=RECIPE, weights=weights, fingerprint=model.fingerprint)
 
 
 def test_every_family_is_read_back_tensor_for_tensor(folder, tmp_path):
     model = sd_model.load(str(folder), "cpu", "float32")
     erasure = erasure_of(model)
     path = tmp_path / "cat.safetensors"
-    finish(exporting.export(model, erasure, ExportRequest("checkpoint", path)))
+    exporting.export(model, erasure, ExportRequest("checkpoint", path))
     again = type(model.pipeline).from_single_file(
         str(path), config=str(folder), local_files_only=True, dtype=torch.float32
     )
@@ -131,7 +130,7 @@ def test_every_family_is_read_back_tensor_for_tensor(folder, tmp_path):
 def test_the_folder_of_every_family_is_read_back(folder, tmp_path):
     model = sd_model.load(str(folder), "cpu", "float32")
     erasure = erasure_of(model)
-    finish(exporting.export(model, erasure, ExportRequest("diffusers", tmp_path / "cat")))
+    exporting.export(model, erasure, ExportRequest("diffusers", tmp_path / "cat"))
     again = sd_model.load(str(tmp_path / "cat"), "cpu", "float32")
     expected = model.unet.state_dict() | erasure.weights
     read = again.unet.state_dict()
@@ -141,7 +140,7 @@ def test_the_folder_of_every_family_is_read_back(folder, tmp_path):
 def test_diffusers_reads_the_lora_of_every_family(folder, tmp_path):
     model = sd_model.load(str(folder), "cpu", "float32")
     erasure = erasure_of(model)
-    finish(exporting.export(model, erasure, ExportRequest("lora", tmp_path / "cat.safetensors", rank=64)))
+    exporting.export(model, erasure, ExportRequest("lora", tmp_path / "cat.safetensors", rank=64))
     model.pipeline.load_lora_weights(str(tmp_path / "cat.safetensors"))
     model.pipeline.fuse_lora()
     model.pipeline.unload_lora_weights()
@@ -189,7 +188,7 @@ def test_the_text_encoders_have_the_names_that_other_programs_look_for(tmp_path)
         FAMILIES[name]().save_pretrained(tmp_path / name, safe_serialization=True)
         model = sd_model.load(str(tmp_path / name), "cpu", "float32")
         path = tmp_path / f"{name}.safetensors"
-        finish(exporting.export(model, erasure_of(model), ExportRequest("checkpoint", path)))
+        exporting.export(model, erasure_of(model), ExportRequest("checkpoint", path))
         assert key in load_file(path)
 
 

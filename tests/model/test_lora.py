@@ -2,13 +2,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model
 
 from mace_studio.sd import lora, projections, text
+from mace_studio.sd import model as models
 from mace_studio.settings import LoraSettings
+from tests import families
 from tests.steps import cancelled
 
-FAST = LoraSettings(steps=3, learning_rate=1e-3, rank=2, alpha=2.0)
+FAST = LoraSettings(steps=3, learning_rate=1e-4, rank=2, alpha=2.0)
 
 
 def subject(model, phrase, masked=True):
@@ -67,6 +70,19 @@ def test_together_is_the_same_as_one_after_another(model, unchanged):
             torch.testing.assert_close(together[i].pairs[key][1], down_RD, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_lora_starts_with_a_normal_down_of_one_over_the_rank_and_no_up(model, unchanged, rank):
+    settings = LoraSettings(rank=rank)
+    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as (adapter,):
+        downs = torch.cat([down_RD.detach().flatten() for _, down_RD in adapter.values()])
+        assert not any(up_PR.any() for up_PR, _ in adapter.values())
+    count = len(downs)
+    assert count >= 14 * rank * model.width
+    # Standard errors of a mean and of a standard deviation of n normal numbers: 1 / sqrt(n) and 1 / sqrt(2 n) of it.
+    assert downs.mean().item() == pytest.approx(0, abs=4 / rank / count**0.5)
+    assert downs.std().item() == pytest.approx(1 / rank, abs=4 / rank / (2 * count) ** 0.5)
+
+
 def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged):
     seen = []
     deltas = lora.train(model, [subject(model, "cat"), subject(model, "dog")], FAST, seen.append)
@@ -78,7 +94,7 @@ def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged)
 def test_training_lowers_the_attention_that_it_is_trained_on(model, unchanged):
     one = subject(model, "cat")
     seen = []
-    _ = lora.train(model, [one], replace(FAST, steps=40, learning_rate=3e-3), progress=seen.append)
+    _ = lora.train(model, [one], replace(FAST, steps=40, learning_rate=1e-3), progress=seen.append)
     losses = [s.loss for s in seen]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
@@ -124,3 +140,54 @@ def test_an_error_unwraps_the_model(model, unchanged):
     broken = replace(subject(model, "cat"), positions=[[10_000], [10_000]])
     with pytest.raises(IndexError):
         lora.train(model, [broken], FAST)
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory):
+    """A random model with the widths of SD's first block, on latents of 16 x 16, stored in float16."""
+    torch.manual_seed(0)
+    tokens = families.tokenizer()
+    denoiser = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768, attention_head_dim=8,
+    )  # fmt: skip
+    encoder = families.text_encoder(tokens, 768)
+    pipeline = families.plain(StableDiffusionPipeline, tokens, encoder, denoiser, DDIMScheduler(**families.BETAS))
+    folder = tmp_path_factory.mktemp("wide")
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def gradients(folder, dtype, monkeypatch):
+    """What is clipped in the first step, as one vector."""
+    seen, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def watched(group, norm):
+        seen.append(torch.cat([p.grad.flatten() for p in group if p.grad is not None]))
+        return clip(group, norm)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+        loaded = models.load(str(folder), "cpu", dtype)
+        lora.train(loaded, [subject(loaded, "cat")], replace(FAST, steps=1))
+    return seen[0]
+
+
+def test_gradients_in_float16_are_those_of_float32(wide_folder, monkeypatch):
+    exact = gradients(wide_folder, "float32", monkeypatch)
+    scaled = gradients(wide_folder, "float16", monkeypatch)
+    assert scaled.dtype == torch.float32
+    assert (scaled - exact).norm() < 0.02 * exact.norm()
+    # What underflow does: gradients 256 times smaller, as larger maps and more tokens make them, are noise.
+    monkeypatch.setattr(lora, "LOSS_SCALE", 2.0**-8)
+    assert (gradients(wide_folder, "float16", monkeypatch) - exact).norm() > 0.5 * exact.norm()
+
+
+def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([6.0, 8.0])
+    assert lora._clip([parameter], 2.0) == 2.0
+    assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], abs=1e-5)  # (3, 4) has a norm of 5
+    parameter.grad = torch.tensor([1.0, float("inf")])
+    assert lora._clip([parameter], 2.0) == 1.0
+    assert parameter.grad is None

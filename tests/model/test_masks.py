@@ -41,13 +41,25 @@ def run(model, recipe, user_masks):
     return erase.erase(model, recipe, user_masks=user_masks)
 
 
+@pytest.fixture(scope="module")
+def usual(model):
+    """QUICK's erasure with the masks of its source, made once."""
+    return run(model, QUICK, None)
+
+
+@pytest.fixture(scope="module")
+def left(model):
+    """QUICK's erasure with one mask by hand, made once."""
+    return run(model, QUICK, {("cat", 1): half("left")})
+
+
 def same(one, other):
     return all(torch.equal(w, other.weights[key]) for key, w in one.weights.items())
 
 
 def test_a_given_mask_takes_the_place_of_one_images_mask(model, unchanged):
     usual, _ = make(model, QUICK)
-    given = {("cat", 2): half("left"), ("Ada Finch", 1): masks.whole((3, 3))}
+    given = {("cat", 2): half("left"), ("Ada Finch", 1): masks.full((3, 3))}
     drawn, warnings = make(model, QUICK, user_masks=given)
     rows, columns = drawn[0].masks[1].shape
     assert rows == columns == 64
@@ -57,9 +69,8 @@ def test_a_given_mask_takes_the_place_of_one_images_mask(model, unchanged):
     assert warnings[-1] == f"Masks given by hand ({masks.digest(given)}): “Ada Finch” 1; “cat” 2."
 
 
-def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, tmp_path):
-    usual, given = run(model, QUICK, None), {("cat", 1): half("left")}
-    ours = run(model, QUICK, given)
+def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, usual, left, tmp_path):
+    ours, given = left, {("cat", 1): half("left")}
     assert not same(ours, usual) and same(ours, run(model, QUICK, given))
     assert not same(ours, run(model, QUICK, {("cat", 1): half("right")}))
     assert usual.warnings == ()
@@ -68,23 +79,22 @@ def test_given_masks_change_the_erasure_and_its_file_says_so(model, unchanged, t
     assert read.warnings == (f"Masks given by hand ({masks.digest(given)}): “cat” 1.",) and read.recipe == QUICK
 
 
-def test_masks_by_hand_are_part_of_what_a_composition_is(model):
-    usual, ours = run(model, QUICK, None), run(model, QUICK, {("cat", 1): half("left")})
-    again = composition.compose(model, [ours])
-    assert same(again, ours) and again.warnings == ours.warnings
-    assert erasure.digest(again) == erasure.digest(ours) != erasure.digest(usual)
+def test_masks_by_hand_are_part_of_what_a_composition_is(model, usual, left):
+    again = composition.compose(model, [left])
+    assert same(again, left) and again.warnings == left.warnings
+    assert erasure.digest(again) == erasure.digest(left) != erasure.digest(usual)
 
 
-def test_the_sources_own_masks_given_back_change_nothing(model, tmp_path):
+def test_the_sources_own_masks_given_back_change_nothing(model, usual, tmp_path):
     sheet = training_images.show(model, QUICK)
     masks.write(sheet, tmp_path)
     given = masks.read(tmp_path / "masks", QUICK)
-    assert len(given) == 4 and all(one.searched for one in sheet.shown)
-    assert same(run(model, QUICK, given), run(model, QUICK, None))
+    assert len(given) == 4 and all(one.searched for one in sheet.images)
+    assert same(run(model, QUICK, given), usual)
 
 
 def test_a_white_mask_is_the_whole_image(model):
-    white = {(c.phrase, i): masks.whole((5, 5)) for c in QUICK.concepts for i in (1, 2)}
+    white = {(c.phrase, i): masks.full((5, 5)) for c in QUICK.concepts for i in (1, 2)}
     assert same(run(model, QUICK, white), run(model, QUICK.with_settings(masks="none"), None))
 
 
@@ -98,36 +108,36 @@ def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(model):
 @pytest.mark.parametrize("key, says", [(("dog", 1), "“dog” is given, which is no concept"), (("cat", 3), "are 1 to 2")])
 def test_a_mask_of_no_training_image_is_refused(model, key, says):
     with pytest.raises(RecipeError, match=says):
-        make(model, QUICK, user_masks={key: masks.whole((2, 2))})
+        make(model, QUICK, user_masks={key: masks.full((2, 2))})
 
 
 def test_what_is_shown_is_what_is_trained_on(model, tmp_path):
     seen = []
     sheet = training_images.show(model, QUICK, seen.append, tmp_path)
-    assert [(one.key, one.seed) for one in sheet.shown] == [
+    assert [(one.key, one.seed) for one in sheet.images] == [
         (("cat", 1), 0), (("cat", 2), 1), (("Ada Finch", 1), 0), (("Ada Finch", 2), 1),
     ]  # fmt: skip
     assert seen[-1].fraction == 1.0 and {p.stage for p in seen} == {"images", "masks"}
     files = set(tmp_path.iterdir())
     drawn = training_images.make(model, QUICK, tmp_path, [])
     assert set(tmp_path.iterdir()) == files  # nothing was drawn a second time
-    for one, mask_IJ in zip(sheet.shown, [m for p in drawn for m in p.masks], strict=True):
+    for one, mask_IJ in zip(sheet.images, [m for p in drawn for m in p.masks], strict=True):
         assert one.image.size == one.mask.size == (64, 64)
-        assert masks.share(one.mask) == pytest.approx(mask_IJ.float().mean().item())
+        assert masks.coverage(one.mask) == pytest.approx(mask_IJ.float().mean().item())
 
 
 def test_styles_are_shown_whole_and_not_as_if_nothing_had_been_found(model):
     style = replace(QUICK, concepts=(Concept("Lena Strich", "art", "style"),))
     sheet = training_images.show(model, style)
-    assert [(one.mask, one.searched) for one in sheet.shown] == [(None, False)] * 2
+    assert [(one.mask, one.searched) for one in sheet.images] == [(None, False)] * 2
 
 
-def test_any_picture_becomes_black_and_white():
+def test_any_image_becomes_black_and_white():
     picture = Image.new("RGBA", (4, 1))
     for x, color in enumerate([(255, 255, 255, 255), (255, 255, 255, 60), (90, 90, 90, 255), (200, 200, 200, 255)]):
         picture.putpixel((x, 0), color)
     assert np.asarray(masks.black_and_white(picture)).tolist() == [[255, 0, 0, 255]]
-    assert masks.share(half("left")) == 0.5 and masks.share(None) == 1.0
+    assert masks.coverage(half("left")) == 0.5 and masks.coverage(None) == 1.0
 
 
 def test_different_masks_have_different_digests():
@@ -181,9 +191,9 @@ def test_a_file_that_is_no_mask_of_the_recipe_is_a_sentence(tmp_path, files, say
         masks.read(tmp_path, QUICK)
 
 
-def test_a_file_that_is_no_picture_is_a_sentence(tmp_path):
+def test_a_file_that_is_no_image_is_a_sentence(tmp_path):
     (tmp_path / "cat-1.png").write_bytes(b"no picture")
-    with pytest.raises(FileError, match=r"cat-1\.png cannot be read as a picture"):
+    with pytest.raises(FileError, match=r"cat-1\.png cannot be read as an image"):
         masks.read(tmp_path, QUICK)
 
 
@@ -203,6 +213,6 @@ def test_an_overlay_dims_what_is_outside_of_the_mask():
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    one = masks.MaskedImage("cat", 1, 0, Image.new("RGB", (8, 8)), None, True)
+    one = masks.MaskedImage(phrase="cat", number=1, seed=0, image=Image.new("RGB", (8, 8)), mask=None, searched=True)
     with pytest.raises(FileError, match=r"could not be written.*Choose another folder"):
         masks.write(masks.MaskSheet(QUICK, [one]), tmp_path / "file")

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from mace_studio.errors import FileError, ModelError
@@ -16,6 +17,15 @@ def test_a_folder_loads_frozen_on_the_device_and_dtype(other_folder):
     assert (model.dtype, model.device.type, model.length, model.width) == (torch.float16, "cpu", 24, 32)
     assert model.where() == "cpu · float16"
     assert not any(p.requires_grad for p in model.unet.parameters()) and not model.unet.training
+
+
+@pytest.mark.parametrize(
+    ("device", "brain", "expected"),
+    [("cuda", True, torch.bfloat16), ("cuda:1", False, torch.float16), ("cpu", True, torch.float32)],
+)
+def test_auto_takes_bfloat16_where_the_device_computes_in_it(monkeypatch, device, brain, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: brain)
+    assert sd_model._dtype("auto", device) == expected
 
 
 def test_the_fingerprint_is_the_models_and_not_the_dtypes(model, other_folder, tmp_path):
@@ -89,7 +99,7 @@ def test_too_little_memory_is_said(other_folder, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(sd_model.DiffusionPipeline, "from_pretrained", full)
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", full)
     with pytest.raises(ModelError, match="not enough memory"):
         sd_model.load(str(other_folder))
 

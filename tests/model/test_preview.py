@@ -11,7 +11,7 @@ from mace_studio.methods.mace import MaceSettings, preview
 from mace_studio.methods.mace import refine as refinement
 from mace_studio.methods.mace.preview import PreviewCache
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.sd import attention_hooks, grams, projections, sampling
+from mace_studio.sd import attention_hooks, projections, sampling
 from mace_studio.settings import KeepWeights
 from tests.steps import cancelled
 
@@ -57,14 +57,15 @@ def test_what_is_known_is_not_computed_again_and_changes_nothing(model, unchange
     assert psnr(again.after, first.after) < np.inf
 
 
-def test_new_concepts_and_general_captions_are_read(model, monkeypatch):
-    kept = PreviewCache()
+def test_new_concepts_and_general_captions_are_read(model, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a photo of the ship\na dog in the snow")
+    model, kept = replace(model, captions=captions), PreviewCache()
     run(model, RECIPE, kept)
     before = kept.sums
     run(model, replace(RECIPE, concepts=(Concept("cat", "sky"),)), kept)
     assert not torch.equal(kept.sums.concepts.cross_DD, before.concepts.cross_DD)
     assert kept.sums.general is None
-    monkeypatch.setattr(grams, "AT_ONCE", 750)
     run(model, RECIPE.with_settings(refine=replace(RECIPE.settings.refine, general=1e-4)), kept)
     assert kept.sums.general is not None
 

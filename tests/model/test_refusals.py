@@ -54,7 +54,7 @@ def test_a_transformer_is_refused_unread(build, tmp_path):
     build().save_pretrained(tmp_path / "model", safe_serialization=True)
     for weights in (tmp_path / "model").rglob("*.safetensors"):
         weights.unlink()
-    refuse(tmp_path / "model", r"whose transformer reads text and picture in one attention")
+    refuse(tmp_path / "model", r"whose transformer reads text and image in one attention")
 
 
 def test_a_transformer_in_a_single_file_is_refused(tmp_path):
@@ -79,8 +79,8 @@ def saved(folder, **parts):
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ({"unet": lambda: families.unet(32, in_channels=9)}, "draws from more than a prompt"),
-        ({"unet": lambda: families.unet(32, num_class_embeds=4)}, "draws from more than a prompt"),
+        ({"unet": lambda: families.unet(32, in_channels=9)}, "generates from more than a prompt"),
+        ({"unet": lambda: families.unet(32, num_class_embeds=4)}, "generates from more than a prompt"),
         ({"scheduler": EDMEulerScheduler}, "a noise schedule without betas"),
     ],
 )

@@ -95,16 +95,16 @@ def test_the_mask_is_where_the_phrase_is_whether_its_own_token_shows_it_or_the_p
 
 def test_heat_is_the_phrase_s_own_or_else_that_of_the_padding_that_stands_out(model):
     rows, columns = sampling.latent_size(model)
-    ids = text.ids(model, ["a photo of the cat"])[0]
-    own, pad = text.positions(model, ids, "cat"), len(ids) + 3
+    cat = sampling.TrainingImage("a photo of the cat", "cat", 0)
+    own, pad = text.positions(model, cat.prompt, "cat"), text.count(model, cat.prompt) + 3
     small_QT = torch.full((rows * columns // 4, model.length), 0.01)  # a layer of half the size
     large_QT = torch.full((rows * columns, model.length), 0.01)
     small_QT.unflatten(0, (rows // 2, -1))[: rows // 4, :, pad] = 0.2
     large_QT.unflatten(0, (rows, -1))[: rows // 2, :, pad] = 0.2
     top_IJ = torch.arange(rows)[:, None].expand(rows, columns) < rows // 2
-    assert torch.equal(attention.mask(sampling._heat(model, ids, "cat", [small_QT, large_QT])), top_IJ)
+    assert torch.equal(attention.mask(sampling._heat(model, cat, [small_QT, large_QT])), top_IJ)
     large_QT.unflatten(0, (rows, -1))[:, : columns // 2, own] = 0.9
-    assert torch.equal(attention.mask(sampling._heat(model, ids, "cat", [small_QT, large_QT])), top_IJ.T)
+    assert torch.equal(attention.mask(sampling._heat(model, cat, [small_QT, large_QT])), top_IJ.T)
 
 
 def test_training_images_are_generated_once(model, unchanged, tmp_path):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.errors import RecipeError
-from mace_studio.evaluation import report_figures, study
+from mace_studio.evaluation import plan, report_figures, study
 from mace_studio.evaluation.report import KEPT
 from mace_studio.evaluation.study import Case
 from mace_studio.methods.mace import MaceSettings, erase
@@ -22,6 +22,13 @@ QUICK = Recipe(
         images=ImageSettings(guidance=4.0),
     ),
 )
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    """A plan that is quick for a test too."""
+    monkeypatch.setitem(plan.CAPTIONS, "quick", 4)
+    monkeypatch.setitem(plan.IMAGES, "quick", 2)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,7 @@ def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
     seen = []
     first = study.run(rows, "quick", tmp_path, progress=seen.append)
     assert [outcome.problem != "" for outcome in first] == [False, True]
-    assert first[0].seconds > 0 and first[0].report.pooled(KEPT).after.count == 8
+    assert first[0].seconds > 0 and first[0].report.pooled(KEPT).after.count == 2
     fractions = [event.fraction for event in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1
     assert list(dict.fromkeys(event.stage for event in seen)) == ["gone", "impossible"]

@@ -32,7 +32,7 @@ def test_many_sentences_are_encoded_as_few_are(model):
 def test_positions_decode_to_the_phrase(which, sentence, phrase, request):
     model = request.getfixturevalue(which)
     ids = text.ids(model, [sentence])[0]
-    found = text.positions(model, ids, phrase)
+    found = text.positions(model, sentence, phrase)
     times = sentence.lower().count(phrase.lower())
     decoded = model.pipeline.tokenizer.decode([ids[p] for p in found]).strip()
     assert decoded == " ".join([phrase.lower()] * times)
@@ -47,7 +47,15 @@ def test_ids_end_at_the_first_end_token_whatever_the_padding(other, model):
 
 
 def test_a_phrase_that_is_cut_off_is_said(other):
-    ids = text.ids(other, ["cat " * 40 + "dog"])[0]
-    assert len(ids) == other.length
+    sentence = "cat " * 40 + "dog"
+    assert len(text.ids(other, [sentence])[0]) == other.length
     with pytest.raises(RecipeError, match="too long for this model, which reads 24 tokens"):
-        text.positions(other, ids, "dog")
+        text.positions(other, sentence, "dog")
+
+
+def test_what_is_not_read_is_told(other):
+    assert text.count(other, "a cat") == 4 and text.unread(other, "a cat") == ""
+    fits, long = "cat " * 22, "cat " * 25 + "and a dog, smiling"
+    assert text.count(other, fits) == other.length and text.unread(other, fits) == ""
+    assert text.count(other, long) > other.length
+    assert text.unread(other, long) == "cat cat cat and a dog, smiling"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mace_studio.core.timesteps import density, draw
+from mace_studio.core.timesteps import density, sample
 
 bounds = st.integers(0, 999)
 steepness = st.floats(0.001, 1.0)
@@ -39,6 +39,6 @@ def test_the_density_is_symmetric_about_its_middle(first, second, gamma):
 def test_draws_are_timesteps(first, second, gamma, seed):
     assume(first != second)
     weights = density(1000, *sorted((first, second)), gamma)
-    drawn = draw(weights, 50, torch.Generator().manual_seed(seed))
+    drawn = sample(weights, 50, torch.Generator().manual_seed(seed))
     assert ((drawn >= 0) & (drawn < 1000)).all()
     assert (weights[drawn] > 0).all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import lora
@@ -36,15 +37,16 @@ def resident():
 
 
 def run_to_the_end(model, recipe):
-    for _ in erase.erase(model, recipe):
-        pass
+    erase.erase(model, recipe)
 
 
 def cancel_in(model, recipe, stage):
-    steps = erase.erase(model, recipe)
-    while next(steps).stage != stage:
-        pass
-    steps.close()
+    def cancel(event):
+        if event.stage == stage:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        erase.erase(model, recipe, cancel)
 
 
 def fail(model, recipe, monkeypatch):

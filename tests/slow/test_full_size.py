@@ -18,9 +18,9 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mace_studio import erasure, prompts
+from mace_studio import prompts
 from mace_studio.core.moments import Moments
-from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.methods.mace import MaceSettings, erase, fuse
 from mace_studio.methods.mace import refine as refinement
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import estimate as status
@@ -77,14 +77,6 @@ class Stopwatch:
             self.seconds += time.perf_counter() - begun
 
 
-def finish(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def random_deltas(model, count):
     """Rank-1 LoRAs on every projection, as stage 2 would hand them over."""
     for i in range(count):
@@ -107,16 +99,16 @@ def measure(folder, count):
     keep = KeepWeights(general=0.0, preserve=1.0, identity=1.0)
     recipe = Recipe(concepts=concepts, settings=MaceSettings(refine=keep, fuse=keep))
     preserve = Moments.of(torch.randn(4096, model.width, generator=torch.Generator().manual_seed(9)))
-    notes, begun = erasure._Notes(), time.perf_counter()
-    sums = replace(finish(refinement.gather(model, recipe, None)), preserve=preserve)
+    begun = time.perf_counter()
+    sums = replace(refinement.gather(model, recipe, None), preserve=preserve)
     refined = refinement.weights(model, refinement.solve(sums, recipe.settings.refine))
     refine, encoding.seconds = time.perf_counter() - begun - encoding.seconds, 0.0
     deltas, begun = list(random_deltas(model, count)), time.perf_counter()
     loras = dict(zip((concept.phrase for concept in concepts), deltas, strict=True))
-    fused = finish(erasure._fuse(model, recipe, refined, loras, sums, notes))
-    fuse = time.perf_counter() - begun - encoding.seconds
+    fused, _ = fuse.fuse(model, recipe, refined, loras, sums)
+    fusing = time.perf_counter() - begun - encoding.seconds
     assert all(weight_PD.isfinite().all() for weight_PD in fused.values())
-    figures = {"load": loaded, "refine": refine, "fuse": fuse, "gb_loaded": after_load, "gb_peak": peak()}
+    figures = {"load": loaded, "refine": refine, "fuse": fusing, "gb_loaded": after_load, "gb_peak": peak()}
     return figures | ({"lora_step": lora_step(model)} if count == 1 else {})
 
 
@@ -124,7 +116,7 @@ def whole(folder):
     """Measure, estimate and erase three concepts from two training images each and with five LoRA steps."""
     model = sd_model.load(folder, "cpu", "float32")
     begun = time.perf_counter()
-    costs = finish(cost.measure(model))
+    costs = cost.measure(model)
     measured, keep = time.perf_counter() - begun, KeepWeights(preserve=1.0, identity=1.0)
     concepts = (
         Concept("cat", "forest"),
@@ -139,33 +131,33 @@ def whole(folder):
     )
     guess = status.estimate(recipe, model.memory(), costs, Path(folder))
     begun, last, seconds = time.perf_counter(), 0.0, {}
-    for event in (steps := Steps(erase.erase(model, recipe))):
+
+    def clock(event):
+        nonlocal last
         seconds[event.stage] = seconds.get(event.stage, 0.0) + event.seconds - last
         last = event.seconds
+
+    result = erase.erase(model, recipe, clock)
     took = time.perf_counter() - begun
-    assert all(weight_PD.isfinite().all() for weight_PD in steps.result.weights.values())
+    assert all(weight_PD.isfinite().all() for weight_PD in result.weights.values())
     figures = {"measure": measured} | seconds | {"together": took, "gb_peak": peak(), "tflop": guess.flops / 1e12}
     return figures | {"estimated": guess.seconds, "gb_estimated": guess.memory / 1e9}
-
-
-class Steps:
-    """A generator to be gone through with `for`, which keeps what it returns."""
-
-    def __init__(self, steps):
-        self.steps, self.result = steps, None
-
-    def __iter__(self):
-        self.result = yield from self.steps
 
 
 def lora_step(model):
     sentences = prompts.about(Concept("cat", "forest"))
     positions = [text.positions(model, ids, "cat") for ids in text.ids(model, sentences)]
     latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
-    subject = lora.Subject("cat", latents, [None], text.embed(model, sentences), positions, 0)
+    subject = lora.Subject(
+        phrase="cat",
+        latents_NCHW=latents,
+        masks=[None],
+        context_MTD=text.embed(model, sentences),
+        positions=positions,
+        seed=0,
+    )
     times = [time.perf_counter()]
-    for _ in lora.train(model, [subject], LoraSettings(steps=3)):
-        times.append(time.perf_counter())
+    lora.train(model, [subject], LoraSettings(steps=3), lambda _: times.append(time.perf_counter()))
     return times[-1] - times[-2]
 
 

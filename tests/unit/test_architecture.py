@@ -14,9 +14,10 @@ PACKAGE = "mace_studio"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
 # What the user asks: no model, no torch.
-ASKED = {"erasure_header", "recipe", "settings", "prompts", "schema", "errors", "progress", "paths", "presets", "masks"}
+ASKED = {"recipe", "settings", "prompts", "phrases", "schema", "errors", "progress", "paths", "presets", "masks"}
+ASKED |= {"erasure_header", "sources"}
 # The table of methods and their settings, without torch: what a recipe, the page and the terminal know of a method.
-TABLE = {"methods.__init__", "methods.mace.__init__"}
+TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
 MODELS = {*NUMBERS, "diffusers", "transformers", "peft", "huggingface_hub", "nudenet", "torchvision"}
 
@@ -28,6 +29,7 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
         {*ASKED, *TABLE},
         set(),
     ),
+    ("sources", "phrases"): ({"errors"}, set()),
     ("masks", "erasure_header"): (ASKED, {"numpy", "PIL", "safetensors"}),
     ("core",): ({"errors"}, {"torch"}),
     ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
@@ -37,7 +39,10 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
         {"methods", "analysis", "evaluation.report", "sd", "core", "erasure", *ASKED},
         {*NUMBERS, "matplotlib", "huggingface_hub"},
     ),
-    ("runtime",): ({"methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED}, {"safetensors", "PIL"}),
+    ("runtime",): (
+        {"miniature.vocabulary", "methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED},
+        {"safetensors", "PIL"},
+    ),
     ("ui", "cli", "parser", "__main__", "app"): (
         {"ui", "cli", "parser", "runtime", "analysis.figures", "evaluation", "exports.formats", *ASKED, *TABLE},
         {"gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},
@@ -80,7 +85,10 @@ def imported(source: str) -> Iterator[str]:
             whole = [f"{origin}.{alias.name}" for alias in node.names]
             yield from (name if name in MODULES else origin for name in whole)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            yield ".hidden"
+            # The table of methods imports a method's module, of its own folder, when it runs.
+            own = ast.unparse(node.args[0]).startswith("f'mace_studio.methods.") if node.args else False
+            if not own:
+                yield ".hidden"
 
 
 def violations(module: str, source: str) -> list[str]:

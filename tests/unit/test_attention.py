@@ -126,6 +126,17 @@ def test_a_mask_is_cut_at_one_half():
     assert resize_mask(torch.tensor([[True, False], [False, True]]), 4).tolist() == [[True, False], [False, True]]
 
 
+def test_a_cell_of_a_layer_takes_the_mask_at_its_upper_left_corner():
+    # 8 -> 3: cells begin at 0, 8/3 and 16/3, so rows and columns 0, 2 and 5 count; their middles would be 1, 4 and 6.
+    corners_IJ, middles_IJ = torch.zeros(8, 8), torch.zeros(8, 8)
+    corners_IJ[[[0], [2], [5]], [0, 2, 5]] = 1.0
+    middles_IJ[[[1], [4], [6]], [1, 4, 6]] = 1.0
+    assert resize_mask(corners_IJ, 9).all() and not resize_mask(middles_IJ, 9).any()
+    one_IJ = torch.zeros(8, 8)
+    one_IJ[2, 5] = 1.0
+    assert resize_mask(one_IJ, 9).tolist() == [[False] * 3, [False, False, True], [False] * 3]
+
+
 def test_a_mask_is_what_stands_out_from_the_rest():
     map_IJ = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0.9, 0.8]])
     assert mask(map_IJ).tolist() == [[False, False, False], [False, True, True]]

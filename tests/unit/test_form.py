@@ -312,5 +312,14 @@ def test_the_axis_of_the_loss_holds_every_value(losses, low, high):
     assert high is None or ticks[-1] == pytest.approx(high)
 
 
+def test_the_losses_are_smoothed_and_keep_their_colours_when_all_is_done():
+    values = [float(10 - i) for i in range(10)]  # windows of two: 10, 9.5, 8.5, ...
+    assert charts.smoothed(values) == [10.0, *(9.5 - i for i in range(9))]
+    assert charts.smoothed([3.0, 1.0]) == [3.0, 1.0]
+    chart = charts.loss_curves({"cat": values}, 10, [], False)
+    assert "10 → 1.5" in chart and "var(--line-1)" in chart and "var(--line-done)" not in chart
+    assert "lower is more" in chart
+
+
 def test_a_loss_that_is_no_number_leaves_the_chart_standing():
     assert "nan" not in charts.loss_curves({"a": [math.nan, 1.0]}, 2, ["a"], True).split("<svg")[1].split("</svg>")[0]

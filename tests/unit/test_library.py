@@ -117,7 +117,7 @@ def test_renaming_and_deleting_take_the_scores_along(folder):
 
 
 def test_the_recipe_file_has_the_name_of_its_erasure(folder):
-    first = library.write_recipe(library.named(folder, "cat"))
+    first = library.write_recipe(library.find(folder, "cat"))
     assert first.name == "cat.json" and Recipe.from_json(first.read_text(encoding="utf-8")) == CAT
     library.rename(folder, "cat", "Mine")
     assert [path.name for path in first.parent.iterdir()] == ["Mine.json"]

@@ -33,15 +33,15 @@ def sheet():
     return MaskSheet(
         RECIPE,
         [
-            MaskedImage("cat", 1, 0, image, half(), True),
-            MaskedImage("cat", 2, 1, image, None, True),
-            MaskedImage("<b>", 1, 0, image, None, False),
+            MaskedImage(phrase="cat", number=1, seed=0, image=image, mask=half(), searched=True),
+            MaskedImage(phrase="cat", number=2, seed=1, image=image, mask=None, searched=True),
+            MaskedImage(phrase="<b>", number=1, seed=0, image=image, mask=None, searched=False),
         ],
     )
 
 
 def notes(sheet):
-    return [tile["note"] for tile in mask_grid.tiles(sheet, sheet.shown)]
+    return [tile["note"] for tile in mask_grid.tiles(sheet, sheet.images)]
 
 
 def test_each_image_says_whose_mask_it_has_and_how_much_it_covers(sheet):
@@ -50,10 +50,10 @@ def test_each_image_says_whose_mask_it_has_and_how_much_it_covers(sheet):
         "seed 1 · attention · no part stood out · whole image",
         "seed 0 · no mask · whole image",
     ]
-    assert [tile["name"] for tile in mask_grid.tiles(sheet, sheet.shown)] == ["cat 1", "cat 2", "<b> 1"]
-    sheet.given = {("cat", 2): half(), ("<b>", 1): masks.whole((8, 8))}
+    assert [tile["name"] for tile in mask_grid.tiles(sheet, sheet.images)] == ["cat 1", "cat 2", "<b> 1"]
+    sheet.user_masks = {("cat", 2): half(), ("<b>", 1): masks.full((8, 8))}
     assert notes(sheet)[1:] == ["seed 1 · by hand · 50 %", "seed 0 · by hand · whole image"]
-    assert mask_grid.title(sheet, sheet.shown[2]).startswith("<h2>&lt;b&gt; 1</h2>")
+    assert mask_grid.title(sheet, sheet.images[2]).startswith("<h2>&lt;b&gt; 1</h2>")
 
 
 def test_the_status_says_what_becomes_of_drawn_masks(sheet):
@@ -61,7 +61,7 @@ def test_the_status_says_what_becomes_of_drawn_masks(sheet):
     changed = replace(RECIPE, seed=4)
     assert "The form has changed: show the masks again" in mask_grid.status(sheet, changed)
     assert "The form has changed" in mask_grid.status(sheet, RECIPE.with_settings(masks="clipseg"))
-    sheet.given = {("cat", 1): half(), ("cat", 2): half()}
+    sheet.user_masks = {("cat", 1): half(), ("cat", 2): half()}
     assert "2 masks drawn by hand: the next erasure uses them." in mask_grid.status(sheet, RECIPE)
     fewer = mask_grid.status(sheet, RECIPE.with_settings(images=ImageSettings(per_concept=1)))
     assert "1 mask drawn by hand: the next erasure uses it." in fewer
@@ -72,7 +72,7 @@ def test_the_status_says_what_becomes_of_drawn_masks(sheet):
 
 
 def test_a_run_uses_the_masks_that_fit(sheet):
-    sheet.given = {("cat", 2): half()}
+    sheet.user_masks = {("cat", 2): half()}
     assert list(masks_card.fitting_masks(sheet, RECIPE)) == [("cat", 2)]
     assert masks_card.fitting_masks(sheet, replace(RECIPE, seed=4)) == masks_card.fitting_masks(None, RECIPE) == {}
 
@@ -98,4 +98,4 @@ def test_what_is_painted_in_any_colour_counts_and_a_trace_does_not():
 def test_an_uploaded_mask_is_black_and_white():
     file = io.BytesIO()
     half().convert("RGB").save(file, "JPEG", quality=30)
-    assert masks.share(masks.opened(file.getvalue())) == 0.5
+    assert masks.coverage(masks.from_bytes(file.getvalue())) == 0.5

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from mace_studio.methods.adavd import Settings, project
+from mace_studio.methods.adavd import project
+from mace_studio.methods.settings import AdaVdSettings
 
-PLAIN = Settings(token_sim=False)
+PLAIN = AdaVdSettings(token_sim=False)
 
 
 def normal(*shape, seed=0):
@@ -42,7 +43,7 @@ def test_each_target_has_its_own_weight():
 def test_jointly_both_halves_move():
     # <(1, 0, 0, 1), (1, 0, 1, 0)> / 2 = 1/2
     values_BTP = torch.tensor([[[9.0, 9], [1.0, 0]], [[9.0, 9], [0, 1.0]]])
-    projected_BTP = project(values_BTP, torch.tensor([[1.0, 0]]), Settings(token_sim=False, jointly=True))
+    projected_BTP = project(values_BTP, torch.tensor([[1.0, 0]]), AdaVdSettings(token_sim=False, jointly=True))
     assert torch.allclose(projected_BTP, torch.tensor([[[9.0, 9], [0.5, 0]], [[9.0, 9], [-0.5, 1.0]]]))
     alone_BTP = project(values_BTP, torch.tensor([[1.0, 0]]), PLAIN)
     assert torch.allclose(alone_BTP, torch.tensor([[[9.0, 9], [0, 0]], [[9.0, 9], [0, 1.0]]]))
@@ -51,5 +52,5 @@ def test_jointly_both_halves_move():
 def test_no_target_or_no_strength_gives_the_values_back_bit_for_bit():
     values_BTP = normal(2, 5, 7).half()
     assert torch.equal(project(values_BTP, torch.zeros(0, 7)), values_BTP)
-    assert torch.equal(project(values_BTP, normal(2, 7), Settings(scale=0.0)), values_BTP)
+    assert torch.equal(project(values_BTP, normal(2, 7), AdaVdSettings(scale=0.0)), values_BTP)
     assert project(values_BTP, normal(2, 7)).dtype == torch.float16

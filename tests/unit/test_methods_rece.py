@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mace_studio.methods import rece, uce
+from mace_studio.methods.settings import ReceSettings
 
 
 def normal(*shape, seed=0):
@@ -68,7 +69,7 @@ def test_two_rounds_are_one_round_from_where_the_first_ended():
     twice = rece.edit(original, edited, *inputs, rounds=2)
     assert torch.allclose(rece.edit(original, once, *inputs, rounds=1)["k"], twice["k"])
     assert not torch.allclose(once["k"], twice["k"], atol=1e-4)
-    each = list(rece.each_round(original, edited, *inputs, rece.Settings(rounds=2)))
+    each = list(rece.each_round(original, edited, *inputs, ReceSettings(rounds=2)))
     assert torch.equal(each[0]["k"], once["k"]) and torch.equal(each[1]["k"], twice["k"])
 
 

@@ -102,9 +102,9 @@ def test_count_is_the_number_of_sentences_of_a_real_recipe():
 
 
 def test_training_images_show_a_thing_or_a_style():
-    assert prompts.portrait(" cat", "object") == "a photo of the cat"
-    assert prompts.portrait("Ada Finch", "celebrity") == "a photo of Ada Finch"
-    assert prompts.portrait("Vera Duotti ", "style") == "a photo in the style of Vera Duotti"
+    assert prompts.image_prompt(" cat", "object") == "a photo of the cat"
+    assert prompts.image_prompt("Ada Finch", "celebrity") == "a photo of Ada Finch"
+    assert prompts.image_prompt("Vera Duotti ", "style") == "a photo in the style of Vera Duotti"
 
 
 def test_suggestions_name_their_role_and_are_few():

@@ -47,12 +47,12 @@ def test_concepts_are_checked():
     refused(Recipe(concepts=(CAT, Concept(" ", "sky"))), "concepts[1].phrase", "Row 2", "remove")
     refused(Recipe(concepts=(CAT, Concept("dog", "\t"))), "concepts[1].mapping", "“dog”", "maps to")
     refused(Recipe(concepts=(Concept("cat", "sky", "animal"),)), "concepts[0].kind", "“animal”", "celebrity")
-    refused(Recipe(concepts=(CAT, Concept("dog", "sky"), Concept(" CAT", "sky"))), "concepts[2].phrase", "row 1")
+    refused(Recipe(concepts=(CAT, Concept("dog", "sky"), Concept(" CAT", "sky"))), "concepts[2].phrase", "Rows 1 and 3")
 
 
 def test_the_preserve_list_is_checked():
     refused(replace(GOOD, preserve=("dog", " ")), "preserve[1]", "empty")
-    refused(replace(GOOD, preserve=("dog", "Cat ")), "preserve[1]", "“Cat ”", "erased", "kept")
+    refused(replace(GOOD, preserve=("dog", "Cat ")), "preserve[1]", "“Cat ”", "erased in row 1", "kept")
 
 
 NAN, INFINITY = float("nan"), float("inf")

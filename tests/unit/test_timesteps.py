@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mace_studio.core.timesteps import density, draw
+from mace_studio.core.timesteps import density, sample
 
 
 def sigmoid(x: float) -> float:
@@ -64,15 +64,15 @@ def test_settings_that_make_no_density_are_refused(arguments, message):
 
 def test_draws_follow_the_density_and_the_generator():
     weights = torch.tensor([0.0, 0.25, 0.0, 0.75]).double()
-    drawn = draw(weights, 4000, torch.Generator().manual_seed(5))
+    drawn = sample(weights, 4000, torch.Generator().manual_seed(5))
     assert drawn.shape == (4000,)
     assert drawn.dtype == torch.int64
     assert set(drawn.tolist()) == {1, 3}
     # Standard deviation of the share is sqrt(.25 * .75 / 4000) = 0.0068; five of them.
     assert (drawn == 3).double().mean().item() == pytest.approx(0.75, abs=0.035)
-    assert torch.equal(drawn, draw(weights, 4000, torch.Generator().manual_seed(5)))
-    assert not torch.equal(drawn, draw(weights, 4000, torch.Generator().manual_seed(6)))
+    assert torch.equal(drawn, sample(weights, 4000, torch.Generator().manual_seed(5)))
+    assert not torch.equal(drawn, sample(weights, 4000, torch.Generator().manual_seed(6)))
 
 
 def test_more_draws_than_timesteps():
-    assert draw(torch.ones(2).double() / 2, 10, torch.Generator().manual_seed(0)).shape == (10,)
+    assert sample(torch.ones(2).double() / 2, 10, torch.Generator().manual_seed(0)).shape == (10,)

@@ -50,12 +50,16 @@ def compose(
     for erasure in erasures:
         check_fits(erasure, model)
     recipe = joined([erasure.recipe for erasure in erasures], remove, add, name)
-    known = _known(recipe, erasures)
-    result = erase(model, recipe, progress, cache, known=known)
-    return replace(result, warnings=(*_carried(recipe, erasures), *result.warnings, *_approximate(recipe, known)))
+    loras = _trained_loras(recipe, erasures)
+    result = erase(model, recipe, progress, cache, known=loras)
+    # What the erasures warned of still holds, but for concepts that are gone.
+    gone = {c.phrase for erasure in erasures for c in erasure.recipe.concepts} - {c.phrase for c in recipe.concepts}
+    warnings = dict.fromkeys(warning for erasure in erasures for warning in erasure.warnings)
+    kept = [w for w in warnings if not w.startswith(APPROXIMATE) and not any(f"“{phrase}”" in w for phrase in gone)]
+    return replace(result, warnings=(*kept, *result.warnings, *_approximate(recipe, loras)))
 
 
-def _known(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
+def _trained_loras(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
     """The LoRAs of all concepts of the recipe that are in one of the erasures."""
     trained = {erasure.recipe.settings.lora.steps > 0: erasure.recipe.title() for erasure in erasures}
     if len(trained) > 1:
@@ -64,7 +68,7 @@ def _known(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
             f"“{trained[False]}” is refined only, with 0 LoRA steps, and “{trained[True]}” has LoRAs; compose models "
             "of one sort.",
         )
-    known: dict[str, LoraDelta] = {}
+    loras: dict[str, LoraDelta] = {}
     wanted = {concept.phrase for concept in recipe.concepts} if recipe.settings.lora.steps else set()
     for erasure in erasures:
         for phrase in (c.phrase for c in erasure.recipe.concepts if c.phrase in wanted):
@@ -74,22 +78,14 @@ def _known(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
                     f"“{erasure.recipe.title()}” was made by an older version, which did not keep the LoRAs that are "
                     "needed here; erase it again with its recipe."
                 )
-            known[phrase] = delta
-    return known
+            loras[phrase] = delta
+    return loras
 
 
-def _carried(recipe: Recipe, erasures: Sequence[Erasure]) -> list[str]:
-    """Warnings of the erasures that still hold: not those about concepts that are gone."""
-    phrases = {concept.phrase for concept in recipe.concepts}
-    gone = [c.phrase for erasure in erasures for c in erasure.recipe.concepts if c.phrase not in phrases]
-    warnings = dict.fromkeys(warning for erasure in erasures for warning in erasure.warnings)
-    return [w for w in warnings if not w.startswith(APPROXIMATE) and not any(f"“{phrase}”" in w for phrase in gone)]
-
-
-def _approximate(recipe: Recipe, known: dict[str, LoraDelta]) -> list[str]:
+def _approximate(recipe: Recipe, loras: dict[str, LoraDelta]) -> list[str]:
     here = origin(recipe)
     # Masks by hand, after the “+”, are part of what the concept's LoRA is, also on its own refinement.
-    others = [f"“{phrase}”" for phrase, delta in known.items() if delta.origin.partition("+")[0] != here]
+    others = [f"“{phrase}”" for phrase, delta in loras.items() if delta.origin.partition("+")[0] != here]
     if not others:
         return []
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mace_studio import prompts
 from mace_studio.core import ridge
-from mace_studio.methods.mace.refine import Sums
-from mace_studio.progress import Progress, Report, silent
+from mace_studio.methods.mace import refine
+from mace_studio.progress import Progress, Report, always, silent
 from mace_studio.recipe import Recipe
 from mace_studio.sd import lora, projections
 from mace_studio.sd.embeddings import Embeddings
@@ -19,10 +19,9 @@ from mace_studio.sd.model import Model
 def fuse(
     model: Model,
     recipe: Recipe,
-    refined: Mapping[str, Tensor],
     solved: ridge.Refinement,
     loras: Mapping[str, lora.LoraDelta],
-    sums: Sums,
+    sums: refine.Sums,
     embeddings: Embeddings,
     progress: Report = silent,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -31,12 +30,11 @@ def fuse(
     Args:
         model: with its own weights in place; its text encoder is read.
         recipe: concepts, keep weights of the fusion, and "closed-form" or "weighted-sum".
-        refined: state-dict key -> W'_PD of every projection, for a weighted sum.
-        solved: M, from which the closed form computes W' without rounding.
+        solved: M, from `refine.solve`; the closed form takes W' = W M without rounding.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
         embeddings: of the same model; encodes the concepts' prompts, or remembers them.
-        progress: told of stage "fuse" at every batch of prompts and every projection that is solved.
+        progress: called with stage "fuse" at every concept and every projection that is solved.
 
     Returns:
         State-dict key -> W*_PD of every projection, in the model's dtype, or in float32 where it is a weighted sum; and
@@ -46,7 +44,7 @@ def fuse(
         SingularGram: too little is kept.
     """
     if recipe.settings.fusion == "weighted-sum":
-        return ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()]), {}
+        return ridge.weighted_sum(refine.weights(model, solved), [delta.pairs for delta in loras.values()]), {}
     keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
     fusion, originals = ridge.Fusion(sums.all_DD, keep), projections.read(model.unet)
     concepts = len(recipe.concepts)
@@ -54,10 +52,11 @@ def fuse(
     for i, concept in enumerate(recipe.concepts):
         at = Progress("fuse", concept.phrase, i, total)
         progress(at)
-        context_NTD = embeddings.of(prompts.about(concept), lambda _, at=at: progress(at)).context_NTD
+        context_NTD = embeddings.of(prompts.about(concept), always(progress, at)).context_NTD
         fusion.add(context_NTD.flatten(0, 1), loras[concept.phrase].pairs)
     fused = {}
     for key, weight_PD in originals.items():
         fused[key] = fusion.fused(key, weight_PD, weight_PD.cpu().double() @ solved.matrix_DD)
         progress(Progress("fuse", step=concepts + len(fused), total=total))
+    embeddings.log()
     return fused, {"fuse": fusion.condition}

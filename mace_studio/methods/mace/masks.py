@@ -42,7 +42,7 @@ def find(
         recipe: concepts, and the source.
         images: the training images of each concept, in the order of the recipe's concepts.
         skip: (phrase, number from 1) of images that the source need not look at.
-        progress: told of stage "masks" at every batch of images: images done of all.
+        progress: called with stage "masks" at every batch of images: images done of all.
 
     Returns:
         For each concept a boolean mask_IJ of every image, of the image's proportions and any size; None where nothing
@@ -95,7 +95,7 @@ def combined(
             )
         result.append(chosen)
     if user_masks:
-        warnings.append(masks.note(user_masks))
+        warnings.append(masks.summary(user_masks))
     return result
 
 

@@ -16,7 +16,7 @@ from mace_studio.methods.mace import refine
 from mace_studio.methods.mace.refine import Sums
 from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import ImageRequest, Recipe
-from mace_studio.sd import attention_hooks, sampling
+from mace_studio.sd import attention_hooks, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
 
@@ -69,7 +69,7 @@ def preview(
         recipe: only its concepts, preserve list and keep weights of the refinement count.
         request: one prompt and one seed.
         kept: from the preview before, with the same model; what is new is put into it.
-        progress: told of the stages "refine" and "generate", with seconds and fraction.
+        progress: called with the stages "refine" and "generate", with seconds and fraction.
         cache: folder that keeps the Gram of the general captions, or None.
 
     Raises:
@@ -77,21 +77,23 @@ def preview(
         SingularGram: too little is kept.
     """
     recipe.check()
+    text.check(model, recipe)
     request.check_alone()
     report = timed(progress, {"refine": 1.0, "generate": 4.0})
     sums_of = (recipe.concepts, recipe.preserve, bool(recipe.settings.refine.general))
-    if kept.sums_of != sums_of:
+    sums = kept.sums
+    if sums is None or kept.sums_of != sums_of:
         # Without the fusion's weights, so that no general captions are read for them.
-        kept.sums = refine.gather(model, recipe.with_settings(fuse=KeepWeights()), cache, report)
-        kept.sums_of = sums_of
-    solved = refine.solve(kept.sums, recipe.settings.refine)
-    fresh = kept.request != request
-    if fresh:
-        (kept.before,) = sampling.generate(model, request, within(report, "generate", "before", 0, 2))
-        kept.request = request
+        sums = refine.gather(model, recipe.with_settings(fuse=KeepWeights()), cache, report)
+        kept.sums, kept.sums_of = sums, sums_of
+    solved = refine.solve(sums, recipe.settings.refine)
+    before, done = kept.before, 0
+    if before is None or kept.request != request:
+        (before,) = sampling.generate(model, request, within(report, "generate", "before", 0, 2))
+        kept.before, kept.request, done = before, request, 1
     with attention_hooks.context(model.unet, lambda context_BTD: applied(context_BTD, solved.matrix_DD)):
-        (after,) = sampling.generate(model, request, within(report, "generate", "after", int(fresh), 1 + fresh))
-    return Preview(request, kept.before, after, solved.condition)
+        (after,) = sampling.generate(model, request, within(report, "generate", "after", done, done + 1))
+    return Preview(request, before, after, solved.condition)
 
 
 def applied(context_BTD: Tensor, matrix_DD: Tensor) -> Tensor:

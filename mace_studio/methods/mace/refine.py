@@ -12,7 +12,7 @@ from mace_studio.core import ridge, tokens
 from mace_studio.core.moments import Moments, PairSums
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import grams, projections, text
+from mace_studio.sd import finite, grams, projections, text
 from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
@@ -49,7 +49,7 @@ def gather(
         model: its text encoder is read.
         recipe: concepts, preserve list, and whether a weight asks for the general captions.
         cache: folder that keeps the Grams of the general captions and of the preserve list, or None.
-        progress: told of stage "refine" at every batch of sentences: sentences done of all.
+        progress: called with stage "refine" at every batch of sentences: sentences done of all.
         embeddings: of the same model; keeps the concepts' prompts for the stages after this one.
     """
     embeddings = embeddings or Embeddings(model, limit=0)
@@ -83,6 +83,7 @@ def gather(
         done += len(context.context_NTD)
         sums.add(context.context_NTD, guide.context_NTD, _pairs(model, concept))
         progress(Progress("refine", concept.phrase, done, total))
+    embeddings.log()
     return Sums(sums.moments(), sums.all_positions(), general, preserve)
 
 
@@ -108,11 +109,12 @@ def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -
     Args:
         model: with its own weights in place.
         solved: from `solve`.
-        progress: told after every projection, as of the end of stage "refine".
+        progress: called after every projection, as of the end of stage "refine".
     """
     refined = {}
     for key, weight_PD in projections.read(model.unet).items():
         refined[key] = ridge.refine(weight_PD.cpu().float(), solved)
+        finite.check(refined[key], f"The refined weights of {key}")
         progress(Progress("refine", step=1, total=1))
     return refined
 

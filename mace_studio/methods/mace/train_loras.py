@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mace_studio import prompts
 from mace_studio.methods.mace.training_images import TrainingImages
-from mace_studio.progress import Progress, Report, silent, within
+from mace_studio.progress import Progress, Report, always, silent, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import lora, projections, sampling, text
 from mace_studio.sd.batching import Batches
@@ -34,7 +34,7 @@ def train(
         refined: state-dict key -> W'_PD of every projection.
         embeddings: of the same model; encodes the concepts' prompts, or remembers them.
         warnings: what the user should know is added to it, in sentences.
-        progress: told of stage "lora": optimiser steps of all concepts, with the loss of each.
+        progress: called with stage "lora": optimiser steps of all concepts, with the loss of each.
 
     Returns:
         phrase -> its LoRA.
@@ -46,8 +46,8 @@ def train(
         before = done * settings.lora.steps
         subjects = []
         for concept, own in batch:
-            at = Progress("lora", concept.phrase, before, total)
-            subjects.append(_subject(model, recipe, concept, own, embeddings, lambda _, at=at: progress(at)))
+            on_batch = always(progress, Progress("lora", concept.phrase, before, total))
+            subjects.append(_subject(model, recipe, concept, own, embeddings, on_batch))
         return lora.train(model, subjects, settings.lora, within(progress, "lora", "", before, total))
 
     with projections.swapped(model.unet, refined):
@@ -70,9 +70,9 @@ def _subject(
 ) -> lora.Subject:
     """The concept as the training needs it; `on_batch` is called for every batch of prompts that is encoded."""
     sentences = prompts.about(concept)
-    ids = text.ids(model, sentences)
-    positions = [text.positions(model, row, concept.phrase) for row in ids]
+    positions = [text.positions(model, sentence, concept.phrase) for sentence in sentences]
     if recipe.settings.lora.pad_tokens:
+        ids = text.ids(model, sentences)
         positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
     encoded = embeddings.of(sentences, on_batch)
     return lora.Subject(

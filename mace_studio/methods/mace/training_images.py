@@ -15,7 +15,7 @@ from mace_studio.methods.mace import masks
 from mace_studio.methods.mace.masks import Masks
 from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import Recipe
-from mace_studio.sd import pixels, sampling
+from mace_studio.sd import pixels, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import GeneratedImage
 
@@ -52,7 +52,7 @@ def make(
         cache: folder of images that were generated before, or None to generate all of them.
         warnings: what the user should know is added to it, in sentences.
         user_masks: take the place of the masks of the recipe's source; one without white counts as no mask.
-        progress: told of the stages "images" and "masks", in images.
+        progress: called with the stages "images" and "masks", in images.
 
     Returns:
         In the order of the recipe's concepts.
@@ -75,7 +75,7 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
     Args:
         model: bit for bit the same afterwards.
         recipe: concepts, images, masks and seed.
-        progress: told of the stages "images" and "masks", in images, with seconds and fraction.
+        progress: called with the stages "images" and "masks", in images, with seconds and fraction.
         cache: folder of training images; a later erasure with the same cache uses the same ones.
 
     Raises:
@@ -83,9 +83,10 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
         ModelError: a model that makes masks cannot be loaded.
     """
     recipe.check()
+    text.check(model, recipe)
     report = timed(progress, costs(recipe, decodes=True))
     images = generate(model, recipe, cache, [], report)
-    each, shown = recipe.settings.images.per_concept, []
+    each, sheet = recipe.settings.images.per_concept, MaskSheet(recipe, [])
     total = len(recipe.concepts) * each
     found = masks.find(model, recipe, images, (), within(report, "masks", total=2 * total))
     for i, (concept, own, theirs) in enumerate(zip(recipe.concepts, images, found, strict=True)):
@@ -93,9 +94,16 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
             model, _latents(own), within(report, "masks", concept.phrase, total + i * each, 2 * total)
         )
         for n, (image, mask_IJ) in enumerate(zip(decoded, theirs, strict=True)):
-            mask, searched = masks.to_image(mask_IJ, image.size), masks.searched(recipe, concept)
-            shown.append(MaskedImage(concept.phrase, n + 1, recipe.seed + n, image, mask, searched))
-    return MaskSheet(recipe, shown)
+            masked = MaskedImage(
+                phrase=concept.phrase,
+                number=n + 1,
+                seed=recipe.seed + n,
+                image=image,
+                mask=masks.to_image(mask_IJ, image.size),
+                searched=masks.searched(recipe, concept),
+            )
+            sheet.images.append(masked)
+    return sheet
 
 
 def costs(recipe: Recipe, decodes: bool = False) -> dict[str, float]:
@@ -118,7 +126,7 @@ def generate(
     """The training images of each concept, without masks; arguments as of `make`."""
     each = recipe.settings.images.per_concept
     wanted = [
-        sampling.TrainingImage(prompts.portrait(c.phrase, c.kind), c.phrase, recipe.seed + i)
+        sampling.TrainingImage(prompts.image_prompt(c.phrase, c.kind), c.phrase, recipe.seed + i)
         for c in recipe.concepts
         for i in range(each)
     ]

@@ -48,8 +48,8 @@ class ComposeCard:
                 "compose-title", "", "New from the chosen", "Their LoRAs are fused again; settings are the first one’s."
             )
             with gr.Row(elem_classes="pair-grid", elem_id="compose-grid"):
-                self.leave_out = gr.Dropdown(
-                    [], value=[], label="No longer erase", info="None: all of them", multiselect=True, min_width=120,
+                self.leave_out = gr.CheckboxGroup(
+                    [], value=[], label="No longer erase", info="None: all stay erased", min_width=120,
                     **enabled("leave-out"),
                 )  # fmt: skip
                 self.name = gr.Textbox(

@@ -74,8 +74,10 @@ class ExportCard:
     def _request(self, name: str, kind: str, rank: str, energy: str) -> ExportRequest:
         """Into a folder of the page's own, where an older export of the same is replaced."""
         path = self.studio.output / "exports" / f"{name}-{kind}{FORMATS[kind].suffix}"
-        share = {"rank": form.rank_from(rank), "energy": form.energy_from(energy)} if FORMATS[kind].has_rank else {}
-        return ExportRequest(kind, path, **share, overwrite=True)
+        if not FORMATS[kind].has_rank:
+            return ExportRequest(kind, path, overwrite=True)
+        share = form.energy_from(energy)
+        return ExportRequest(kind, path, rank=form.rank_from(rank), energy=share, overwrite=True)
 
     def _files(self, job: Job) -> Update:
         written = job.result

@@ -161,7 +161,7 @@ class MasksCard:
         if mask is None:
             text = "Nothing is painted. Paint where the concept is, or press Whole image."
             return {self.notice: {"text": text, "target": ""}}
-        sheet.given[key] = mask
+        sheet.user_masks[key] = mask
         changed = self._changed(sheet, key, concept)
         del changed[self.editor]  # it shows the mask already
         return changed
@@ -169,20 +169,20 @@ class MasksCard:
     @readable
     def on_whole(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
         """Use the whole image."""
-        sheet.given[key] = masks.whole(_at(sheet, key).image.size)
+        sheet.user_masks[key] = masks.full(_at(sheet, key).image.size)
         return self._changed(sheet, key, concept)
 
     @readable
     def on_back(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
         """Use the mask that the recipe's source found."""
-        sheet.given.pop(key, None)
+        sheet.user_masks.pop(key, None)
         return self._changed(sheet, key, concept)
 
     @readable
     def on_upload(self, sheet: MaskSheet, key: Key, concept: str, data: bytes) -> Update:
         """Use a mask from a file."""
         try:
-            sheet.given[key] = masks.opened(data)
+            sheet.user_masks[key] = masks.from_bytes(data)
         except FileError as error:
             return {self.notice: {"text": str(error), "target": ""}}
         return self._changed(sheet, key, concept)
@@ -200,10 +200,10 @@ class MasksCard:
         sheet: MaskSheet = job.result
         before = self._before.get(job)
         if before is not None and before is not sheet:
-            sheet.given |= before.fitting(sheet.recipe)
-            sheet.dropped = len(before.given) - len(sheet.given)
-        choices = list(dict.fromkeys(one.phrase for one in sheet.shown))
-        choices = [ALL, *choices] if len(sheet.shown) <= AT_ONCE else choices
+            sheet.user_masks |= before.fitting(sheet.recipe)
+            sheet.dropped = len(before.user_masks) - len(sheet.user_masks)
+        choices = list(dict.fromkeys(one.phrase for one in sheet.images))
+        choices = [ALL, *choices] if len(sheet.images) <= AT_ONCE else choices
         return {
             self.sheet: sheet,
             self.chosen: None,
@@ -243,8 +243,8 @@ def painted(edited: dict[str, Any] | None) -> Image.Image | None:
 
 def _listed(sheet: MaskSheet, concept: str | None) -> list[MaskedImage]:
     """The images in the gallery."""
-    return [one for one in sheet.shown if concept in (ALL, one.phrase)]
+    return [one for one in sheet.images if concept in (ALL, one.phrase)]
 
 
 def _at(sheet: MaskSheet, key: Key) -> MaskedImage:
-    return next(one for one in sheet.shown if one.key == key)
+    return next(one for one in sheet.images if one.key == key)

@@ -10,12 +10,15 @@ import gradio as gr
 
 from mace_studio.errors import RecipeError
 from mace_studio.methods import METHODS
+from mace_studio.paths import BUILT_IN
 from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Concept, Recipe
+from mace_studio.runtime.studio import Studio
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.components.concept_table import concept_table
 from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.phrase_list import phrase_list
+from mace_studio.ui.components.preset_select import groups_of, missing_model, preset_select
 from mace_studio.ui.components.slider_field import slider_field
 from mace_studio.ui.components.text import estimate_missing, heading, hint
 from mace_studio.ui.components.text_download import text_download
@@ -39,23 +42,19 @@ class RecipeForm:
 
     Args:
         start: the recipe to begin with.
-        own: offer the built-in model's presets only.
+        studio: knows the model; where it is fixed, only presets of the built-in model are offered.
 
     Attributes:
         controls: one component for each of `form_fields.FIELDS`, in that order, once all cards are built.
     """
 
-    def __init__(self, start: Recipe, own: bool) -> None:
-        self.presets = {p.name: p.recipe for p in presets() if not own or p.name.startswith("miniature/")}
+    def __init__(self, start: Recipe, studio: Studio) -> None:
+        self.studio = studio
+        self.presets = {p.name: p.recipe for p in presets() if not studio.fixed or p.name.startswith("miniature/")}
         self._begun_with = start
         self._start = dict(zip(BY_KEY, form.values_from(start), strict=True))
         self._built: dict[str, Any] = {}
         self._charts: dict[str, gr.HTML] = {}
-
-    @property
-    def name(self) -> gr.Textbox:
-        """The name of the result."""
-        return self._built["name"]
 
     @property
     def controls(self) -> list[Any]:
@@ -64,10 +63,7 @@ class RecipeForm:
     def bar(self) -> None:
         """Presets, and recipes as files."""
         with gr.Row(elem_classes="card recipe-bar", elem_id="recipe-bar"):
-            names = [(r.title(), name) for name, r in self.presets.items()]
-            self.preset = gr.Dropdown(
-                names, value=None, label="Preset", interactive=True, elem_id="preset", min_width=200
-            )
+            self.preset = preset_select(groups_of(self.presets, self._is_built_in()))
             self.use_preset = gr.Button("Use this preset", size="sm", elem_id="use-preset", interactive=False)
             self.preset_about = gr.HTML(
                 PRESET_HINT, label="About the preset", elem_id="preset-about", scale=7, min_width=260
@@ -84,7 +80,7 @@ class RecipeForm:
         """The table of concepts with its ways in."""
         with gr.Column(elem_classes="card", elem_id="concepts-card"):
             heading("concepts-title", "1", "Concepts to erase", "Each is replaced by what it maps to.")
-            table = self._built["concepts"] = concept_table(self._start["concepts"], known_kinds())
+            table = self._built["concepts"] = concept_table(self._start["concepts"], *self._vocabulary())
             hint("synonyms-hint", "Synonyms: tested, not trained on; add a row to erase one.")
             with gr.Row(elem_classes="button-row", elem_id="concept-buttons"):
                 add = gr.Button("Add concept", size="sm", elem_id="add-concept")
@@ -124,21 +120,22 @@ class RecipeForm:
         closed = [self.panel, self.pasted, self.comma, self.from_file, self.paste_preview]
         self.paste.click(lambda: gr.Column(visible=True), None, self.panel, **QUIET)
         close.click(self.on_close_paste, None, closed, **QUIET)
-        take.click(self.on_add_pasted, asked, [table, *closed], **QUIET)
+        self.added = take.click(self.on_add_pasted, asked, [table, *closed], **QUIET)
         self.csv.upload(self.on_csv, self.csv, [self.panel, self.pasted, self.from_file], **QUIET)
 
     def keep_card(self) -> None:
         """The preserve list."""
         with gr.Column(elem_classes="card", elem_id="keep-card"):
             heading("keep-title", "2", "Keep unchanged", "Neighbours of what you erase help most.")
-            kept = self._built["preserve"] = phrase_list(self._start["preserve"], "Phrases to keep", "preserve")
+            _, words = self._vocabulary()
+            kept = self._built["preserve"] = phrase_list(self._start["preserve"], "Phrases to keep", "preserve", words)
             with gr.Row(elem_classes="button-row", elem_id="keep-buttons"):
                 file = gr.UploadButton(
                     "Import list", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-keep"
                 )
                 clear = gr.Button("Clear", size="sm", elem_id="clear-keep")
         file.upload(self.on_keep_file, [file, kept], kept, **QUIET)
-        clear.click(list, None, kept, **QUIET)
+        clear.click(None, js="() => document.querySelector('#preserve').dispatchEvent(new Event('clear-list'))")
 
     def settings_card(self) -> None:
         """The method and its settings: those of the chosen method are shown."""
@@ -185,7 +182,8 @@ class RecipeForm:
         gr.on([f.change for f in fields], on_chart_field, fields, chart, trigger_mode="always_last", **QUIET)
 
     def _control(self, field: Field) -> None:
-        value, common = self._start[field.key], {"label": field.label, "min_width": 120} | enabled(field.elem_id)
+        value = self._start[field.key]
+        common: dict[str, Any] = {"label": field.label, "min_width": 120} | enabled(field.elem_id)
         if field.span is not None:
             control: Any = slider_field(field, field.span, value)
         elif field.kind == "flag":
@@ -195,6 +193,11 @@ class RecipeForm:
         else:
             control = gr.Textbox(value, info=field.hint, max_lines=1, **common)
         self._built[field.key] = control
+
+    def model_listener(self) -> Listener:
+        """For the event of a model that was loaded."""
+        shown = [self._built["concepts"], self._built["preserve"], self.preset]
+        return Listener(self.on_model_loaded, None, shown)
 
     def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> None:
         """Connect what fills the form, for when all cards are built.
@@ -211,11 +214,34 @@ class RecipeForm:
                 changes, fn, inputs, outputs, trigger_mode="always_last", **options
             )
         )
+        for edit in (self._built["concepts"].edited, self.added.then):
+            edit(self.on_concepts_edited, self.controls, self._built["name"], trigger_mode="always_last", **QUIET)
         filled = [*self.controls, problem]
         self.new.click(self.on_new, None, filled, **QUIET)
         self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
         self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
+
+    @readable
+    def on_model_loaded(self) -> tuple[Any, Any, Any]:
+        """Say which words and presets are for the loaded model."""
+        known, words = self._vocabulary()
+        groups = groups_of(self.presets, self._is_built_in())
+        return gr.HTML(known=known, words=words), gr.HTML(words=words), gr.HTML(groups=groups)
+
+    def preset_text(self, recipe: Recipe, preset: str) -> str:
+        """What a preset is, whether it is for the loaded model, and what choosing it changes."""
+        needed = missing_model(preset, self._is_built_in())
+        text = preset_change(recipe, self.presets[preset])
+        return f'<p class="estimate is-missing">This preset needs {needed}.</p>{text}' if needed else text
+
+    def _is_built_in(self) -> bool:
+        return self.studio.source == str(BUILT_IN)
+
+    def _vocabulary(self) -> tuple[dict[str, str], list[str] | None]:
+        """Phrases with their kinds, and all words that the model knows, where that is known."""
+        known = self.studio.vocabulary()
+        return ({**known_kinds(), **known.kinds}, sorted(known.words)) if known else (known_kinds(), None)
 
     @readable
     def on_csv(self, data: bytes) -> tuple[Any, str, list[Concept]]:
@@ -260,6 +286,11 @@ class RecipeForm:
         """Empty the form, but for the settings that it began with."""
         fresh = replace(self._begun_with, concepts=(Concept("", ""),), preserve=(), name="", about="")
         return [*form.values_from(fresh), CLEAR]
+
+    @readable
+    def on_concepts_edited(self, *values: Any) -> str:
+        """Take the name of a preset away when its concepts are gone."""
+        return form.name_from(values)
 
     @readable
     def on_method(self, method: str) -> list[Any]:

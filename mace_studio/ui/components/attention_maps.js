@@ -1,7 +1,7 @@
 // Attention maps of every word, one row for each run and one for the difference of two. The maps of all steps are here,
 // so averaging over steps, playing, colouring, enlarging and reading a value ask no server.
 // value: {rows, words, shape: [runs, steps, words, map rows, map columns], highest, maps, maskWord, mask, palette,
-// changes, replaced}, as attention_maps.shown makes it, or nothing yet.
+// changes, replaced, title: [prompt, settings], view}, as attention_maps.shown makes it, or nothing yet.
 const root = element.querySelector(".maps");
 const [first, last] = root.querySelectorAll(".maps-steps input");
 const said = root.querySelector("output");
@@ -213,6 +213,46 @@ function limit(moved) {
   draw();
 }
 
+// The table of maps as it is shown, as one PNG: layers, heads, half, steps, scale and overlay included.
+function save() {
+  const [side, left, top, gap] = [132, 150, 96, 6];
+  const rows = titles();
+  const sheet = node("canvas", { width: left + data.count * (side + gap), height: top + rows.length * (side + gap) });
+  const pen = sheet.getContext("2d");
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, sheet.width, sheet.height);
+  pen.imageSmoothingEnabled = false;
+  const write = (text, x, y, style = "14px sans-serif", colour = "#1b2230") => {
+    pen.font = style;
+    pen.fillStyle = colour;
+    pen.fillText(text, x, y, sheet.width - x - 8);
+  };
+  write(`“${data.title[0]}”`, 8, 22, "bold 16px sans-serif");
+  const scale = shared.checked ? "one colour scale" : "each map its own scale";
+  write([data.title[1], data.view, said.textContent, scale].join(" · "), 8, 44, "12px sans-serif", "#566073");
+  data.words.forEach((word, i) => {
+    const marked = word.role === "concept";
+    write(name(word), left + i * (side + gap), 84, marked ? "bold 14px sans-serif" : undefined, marked ? "#b42318" : undefined);
+  });
+  rows.forEach((title, run) => {
+    const y = top + run * (side + gap);
+    const line = grid.tBodies[0].rows[run];
+    write(title, 8, y + 14, "bold 14px sans-serif");
+    const own = line.cells[0].querySelector("img");
+    if (own) pen.drawImage(own, 8, y + 22, 100, 100);
+    data.words.forEach((word, i) => {
+      const x = left + i * (side + gap);
+      const box = line.cells[i + 1];
+      if (over.checked) pen.drawImage(box.querySelector("img"), x, y, side, side);
+      pen.globalAlpha = over.checked ? 0.68 : 1;
+      pen.drawImage(box.querySelector("canvas"), x, y, side, side);
+      pen.globalAlpha = 1;
+    });
+  });
+  const link = node("a", { download: "attention.png", href: sheet.toDataURL("image/png") });
+  link.click();
+}
+
 // The word to begin with: the concept, or where its words are replaced, the word with the highest peak.
 function telling() {
   const own = data.words.findIndex((word) => word.role === "concept");
@@ -241,6 +281,7 @@ first.addEventListener("input", () => limit(first));
 last.addEventListener("input", () => limit(last));
 play.addEventListener("click", toggle);
 shared.addEventListener("change", draw);
+root.querySelector(".maps-save").addEventListener("click", save);
 over.addEventListener("change", () => root.classList.toggle("is-over", over.checked));
 watch("value", show);
 show();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -33,6 +33,7 @@ TEMPLATE = """<div class="maps is-empty">
 <output></output><button type="button" class="chip maps-play" aria-pressed="false">▶ Play</button></fieldset>
 <label><input type="checkbox" class="maps-over"> Over the image</label>
 <label><input type="checkbox" class="maps-shared" checked> One colour scale</label>
+<button type="button" class="chip maps-save">Save this view as PNG</button>
 <div class="maps-scales"></div></div>
 <div class="maps-scroll" tabindex="0" role="region" aria-label="Attention to each word">
 <table class="maps-grid"></table></div>
@@ -78,6 +79,8 @@ def shown(inspection: Inspection, group: str, head: str, side: str) -> dict[str,
         "palette": _bytes(np.array(figures.palette(figures.COLOURS), np.uint8)),
         "changes": _bytes(np.array(figures.palette(figures.DIFFERENCES), np.uint8)),
         "replaced": inspection.settings["kind"] == figures.RESIDUAL,
+        "title": _title(inspection),
+        "view": " · ".join([group, head, side]),
     }
 
 
@@ -103,7 +106,7 @@ def sides(inspection: Inspection) -> list[str]:
 def mass_bars(inspection: Inspection) -> str:
     """The share of attention of each word in every run, in the whole image and inside the concept's mask."""
     rows = {name: inspection.masses(name) for name in inspection.runs}
-    top = max(m.total for masses in rows.values() for m in masses if m.word.role != "padding")
+    top = max(m.total for masses in rows.values() for m in masses)
     inside = inspection.mask is not None
     lines = [_mass_row([rows[name][i] for name in rows], list(rows), top, inside) for i in range(len(inspection.words))]
     columns = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in rows)
@@ -130,17 +133,28 @@ def percent(share: float) -> str:
 def _mass_row(masses: Sequence[Mass], names: Sequence[str], top: float, inside: bool) -> str:
     word = masses[0].word
     bars = "".join(
-        f'<td><i class="is-{name}" style="width:{100 * min(1, m.total / top):.1f}%"></i>{percent(m.total)}</td>'
+        f'<td><i class="is-{name}" style="width:{100 * m.total / top:.1f}%"></i>{percent(m.total)}</td>'
         for name, m in zip(names, masses, strict=True)
     )
-    more = f"<td>{' → '.join(percent(mass.inside) for mass in masses)}</td>" if inside else ""
+    more = (
+        f"<td>{' → '.join(percent(mass.inside) for mass in masses if mass.inside is not None)}</td>" if inside else ""
+    )
     return f'<tr class="is-{word.role}"><th scope="row">{html.escape(word.text)}</th>{bars}{more}</tr>'
 
 
-def _closing(rows: dict[str, Sequence[Mass]]) -> str:
+def _closing(rows: Mapping[str, Sequence[Mass]]) -> str:
     closing = {name: sum(m.total for m in masses if m.word.role in CLOSING) for name, masses in rows.items()}
     shares = [f"{percent(share)} {name}" for name, share in closing.items()]
     return f'<p class="hint">End and padding tokens together: {html.escape(", ".join(shares))}.</p>'
+
+
+def _title(inspection: Inspection) -> list[str]:
+    """The prompt, and how the images were generated."""
+    about = inspection.settings
+    parts = [f"seed {about['seeds'][0]}", f"{about['steps']} steps", f"guidance {about['guidance']:g}", about["model"]]
+    if "recipe_digest" in about:
+        parts.append(f"recipe {about['recipe_digest']}")
+    return [str(about["prompts"][0]), " · ".join(map(str, parts))]
 
 
 def _row(name: str, run: Run) -> dict[str, Any]:

@@ -12,7 +12,12 @@ from mace_studio.ui.components.text import number_text
 
 Points = Sequence[tuple[float, float]]
 SHOWN_LOSSES = 8
-LIVE_COLOURS = ("var(--line-1)", "var(--line-2)", "var(--line-3)", "var(--line-4)")
+COLOURS = ("var(--line-1)", "var(--line-2)", "var(--line-3)", "var(--line-4)")
+LOSS_MEANING = (
+    '<p class="hint">How much the model still looks at the concept where it is in its training images: lower is more '
+    "erased. Every step has another image and timestep, so single values jump; the thick line is their "
+    "running mean.</p>"
+)
 
 
 @dataclass(frozen=True)
@@ -69,21 +74,29 @@ def loss_curves(losses: dict[str, list[float]], steps: int, live: Sequence[str],
         squared: the loss is of squared norms.
     """
     shown = {p: losses[p] for p in list(losses)[-SHOWN_LOSSES:]}
+    smooth = {p: smoothed(values) for p, values in shown.items()}
     finite = [v for values in shown.values() for v in values if math.isfinite(v)] or [0.0, 1.0]
     up = _value_axis(min(finite), max(finite))
     across = Axis(0, max(steps, 1), max(1.0, _tick(steps)))
-    colours = {p: LIVE_COLOURS[i % len(LIVE_COLOURS)] for i, p in enumerate(p for p in shown if p in live)}
     body, legend = "", ""
-    for phrase, values in shown.items():
-        points = [(across.place(i + 1), up.place(v)) for i, v in enumerate(values) if math.isfinite(v)]
-        colour = colours.get(phrase, "var(--line-done)")
-        body += _line(points, colour, 2 if phrase in live else 1.3)
-        legend += _legend(phrase, colour, values[-1])
+    for i, (phrase, values) in enumerate(shown.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        points = [(across.place(j + 1), up.place(v)) for j, v in enumerate(values) if math.isfinite(v)]
+        body += f'<g opacity=".3">{_line(points, colour, 1)}</g>'
+        points = [(across.place(j + 1), up.place(v)) for j, v in enumerate(smooth[phrase]) if math.isfinite(v)]
+        body += _line(points, colour, 2.2 if phrase in live else 1.6)
+        legend += _legend(phrase, colour, smooth[phrase])
     more = f"<span>and {len(losses) - len(shown)} more</span>" if len(losses) > len(shown) else ""
-    said = "; ".join(f"{p}: {v[-1]:.3g} after {len(v)} steps" for p, v in shown.items()) or "No step yet."
+    changes = "; ".join(f"{p}: {v[0]:.3g} to {v[-1]:.3g} after {len(v)} steps" for p, v in smooth.items())
     title = f"Attention loss (sum of {'squared ' if squared else ''}norms)"
-    chart = _chart(f"{title}. {said}", body, across, up)
-    return _titled(title, "LoRA step", chart) + f'<div class="legend">{legend}{more}</div>'
+    chart = _chart(f"{title}. {changes or 'No step yet.'}", body, across, up)
+    return _titled(title, "LoRA step", chart) + f'<div class="legend">{legend}{more}</div>{LOSS_MEANING}'
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The mean of each value and of those before it, at most a fifth of all."""
+    window = max(1, len(values) // 5)
+    return [math.fsum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
 
 
 def _xi(t: float, t1: float, t2: float, gamma: float) -> float:
@@ -141,5 +154,6 @@ def _mark(t: float, name: str) -> str:
     return f'<i class="mark {side}" style="left:{left:.2f}%"><b>{name} {number_text(t)}</b></i>'
 
 
-def _legend(phrase: str, colour: str, last: float) -> str:
-    return f'<span><i style="background:{colour}"></i>{html.escape(phrase)} <b>{last:.3g}</b></span>'
+def _legend(phrase: str, colour: str, smooth: Sequence[float]) -> str:
+    change = f"{smooth[0]:.3g} → {smooth[-1]:.3g}"
+    return f'<span><i style="background:{colour}"></i>{html.escape(phrase)} <b>{change}</b></span>'

@@ -1,6 +1,6 @@
 // The table of concepts. Its value is a list of rows of four texts: phrase, mapping, kind, synonyms.
 // What a user typed only ever becomes text (.value, .textContent), never markup.
-// props: kinds; known: phrase in lower case -> kind.
+// props: kinds; known: phrase -> kind, or ""; words: all that the model knows in lower case, or null.
 const list = element.querySelector(".concept-rows");
 const bulk = element.querySelector(".concept-bulk");
 const [mapping, kind] = bulk.querySelectorAll("[data-bulk]");
@@ -10,7 +10,11 @@ const hints = ["such as Van Gogh", "such as an artist", "", "for testing"];
 
 const cellsOf = (row) => [...row.querySelectorAll("[data-cell]")];
 const read = () => [...list.children].map((row) => cellsOf(row).map((cell) => cell.value));
-const commit = () => { props.value = read(); };
+// What the user did; a recipe that fills the form is no edit.
+const commit = () => {
+  props.value = read();
+  trigger("edited");
+};
 const selected = () => [...list.children].filter((row) => row.querySelector(".concept-select").checked);
 
 function number() {
@@ -33,6 +37,7 @@ function cellFor(column, text) {
   const cell = document.createElement(column === 2 ? "select" : "input");
   if (column === 2) props.kinds.forEach((one) => cell.add(new Option(one, one)));
   else Object.assign(cell, { type: "text", placeholder: hints[column], autocomplete: "off", spellcheck: false });
+  if (column < 2) cell.setAttribute("list", column ? "known-mappings" : "known-concepts");
   cell.value = text;
   cell.dataset.cell = "";
   label.textContent = LABELS[column];
@@ -72,16 +77,40 @@ function follow(row, column) {
 }
 
 function kindOf(phrase, otherwise) {
-  const known = props.known[phrase.toLowerCase()];
-  if (known) return known;
+  const known = Object.entries(props.known || {}).find(([name]) => name.toLowerCase() === phrase.toLowerCase());
+  if (known?.[1]) return known[1];
   if (/\b(style|painting|art) (of|by)\b/i.test(phrase)) return "style";
   if (/^\p{Lu}[^\s]+( \p{Lu}[^\s]+)+$/u.test(phrase)) return "celebrity";
   return otherwise;
 }
 
+// Words that the model was not trained with: what they are mapped from or to cannot be shown by it.
+const isUnknown = (text) => (text.toLowerCase().match(/\p{L}+/gu) || []).some((word) => !props.words.includes(word));
+
+function check(row) {
+  row.querySelector(".concept-warning")?.remove();
+  const unknown = props.words ? cellsOf(row).slice(0, 2).map((cell) => cell.value.trim()).filter(isUnknown) : [];
+  if (!unknown.length) return;
+  const warning = document.createElement("p");
+  warning.className = "concept-warning";
+  warning.textContent = `${unknown.map((text) => `“${text}”`).join(" and ")}: the loaded model has not learned ${unknown.length > 1 ? "these" : "this"}, so nothing of it can be erased or shown.`;
+  row.append(warning);
+}
+
+function suggest() {
+  const phrases = Object.entries(props.known || {});
+  const fill = (id, names) => {
+    element.querySelector(id).replaceChildren(...names.map((name) => new Option("", name)));
+  };
+  fill("#known-concepts", props.words ? phrases.filter(([, kind]) => kind).map(([name]) => name) : []);
+  fill("#known-mappings", props.words ? phrases.map(([name]) => name) : []);
+  [...list.children].forEach(check);
+}
+
 function show(rows) {
   list.replaceChildren(...rows.map(rowFor));
   number();
+  [...list.children].forEach(check);
 }
 
 function addAfter(row) {
@@ -107,6 +136,7 @@ function setAll(column, value) {
   selected().forEach((row) => {
     cellsOf(row)[column].value = value;
     row.touched.add(column);
+    check(row);
   });
   commit();
 }
@@ -115,6 +145,7 @@ list.addEventListener("input", (event) => {
   if (event.target.matches(".concept-select")) return showSelection();
   const row = event.target.closest(".concept-row");
   follow(row, cellsOf(row).indexOf(event.target));
+  check(row);
   commit();
 });
 list.addEventListener("keydown", (event) => {
@@ -149,4 +180,6 @@ bulk.querySelector("button").addEventListener("click", () => {
 element.closest("#concepts").addEventListener("add-row", () => addAfter(list.lastElementChild));
 element.closest("#concepts").addEventListener("clear-rows", () => { show([]); commit(); });
 watch("value", () => { if (JSON.stringify(props.value || []) !== JSON.stringify(read())) show(props.value || []); });
+watch("words", suggest);
 show(props.value || []);
+suggest();

@@ -5,6 +5,8 @@ The same rows as Gradio components took 2.1 s for each added row at a hundred ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gradio as gr
 
 from mace_studio.recipe import KINDS
@@ -17,15 +19,17 @@ TEMPLATE = """<div class="concept-bulk" hidden role="group" aria-label="Selected
 <select data-bulk aria-label="Kind of the selected concepts"><option value="">Kind …</option></select>
 <button type="button" class="chip">Delete</button></div>
 <div class="concept-head" aria-hidden="true"><span></span><span>Concept</span><span>Maps to</span><span>Kind</span>
-<span>Synonyms</span><span></span></div><div class="concept-rows"></div>"""
+<span>Synonyms</span><span></span></div><div class="concept-rows"></div>
+<datalist id="known-concepts"></datalist><datalist id="known-mappings"></datalist>"""
 
 
-def concept_table(rows: list[Row], known: dict[str, str]) -> gr.HTML:
+def concept_table(rows: list[Row], known: dict[str, str], words: Sequence[str] | None) -> gr.HTML:
     """An editor whose value is a list of rows of four texts: phrase, mapping, kind, synonyms.
 
     Args:
         rows: to begin with.
-        known: phrase in lower case -> its kind, which is chosen when the phrase is typed.
+        known: phrase -> its kind, which is chosen when the phrase is typed; "" for what can only be mapped to.
+        words: all that the model knows, in lower case; None where that is not known.
     """
     return gr.HTML(
         rows,
@@ -36,4 +40,5 @@ def concept_table(rows: list[Row], known: dict[str, str]) -> gr.HTML:
         elem_id="concepts",
         kinds=list(KINDS),
         known=known,
+        words=words,
     )

@@ -56,7 +56,7 @@ def status(sheet: MaskSheet, recipe: Recipe) -> str:
     if sheet.dropped:
         were = "was" if sheet.dropped == 1 else "were"
         sentences.append(f"{_by_hand(sheet.dropped)} no longer fitted the images and {were} dropped.")
-    made, fit = len(sheet.given), len(sheet.fitting(recipe))
+    made, fit = len(sheet.user_masks), len(sheet.fitting(recipe))
     if fit:
         sentences.append(f"{_by_hand(fit)}: the next erasure uses {'it' if fit == 1 else 'them'}.")
     if made > fit:
@@ -71,10 +71,10 @@ def status(sheet: MaskSheet, recipe: Recipe) -> str:
 
 def _note(sheet: MaskSheet, one: MaskedImage) -> str:
     """Seed, whose mask it is and how much it covers, such as "seed 0 · attention · 23 %"."""
-    mask, source = sheet.mask(one), "by hand" if one.key in sheet.given else sheet.recipe.settings.masks
+    mask, source = sheet.mask(one), "by hand" if one.key in sheet.user_masks else sheet.recipe.settings.masks
     if mask is None:
         source = f"{source} · no part stood out" if one.searched else "no mask"
-    share = masks.share(mask)
+    share = masks.coverage(mask)
     return f"seed {one.seed} · {source} · {'whole image' if share == 1 else f'{100 * share:.0f} %'}"
 
 
@@ -84,4 +84,4 @@ def _by_hand(count: int) -> str:
 
 def _same(one: Recipe, other: Recipe) -> bool:
     """Whether two recipes have the same training images and the same source of masks."""
-    return masks.portraits(one) == masks.portraits(other) and one.settings.masks == other.settings.masks
+    return masks.image_settings(one) == masks.image_settings(other) and one.settings.masks == other.settings.masks

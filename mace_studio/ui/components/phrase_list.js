@@ -1,5 +1,5 @@
 // A list of phrases: chips that can be removed, and an input that adds one at Enter and many at a paste.
-// value: list of texts, which only ever become text. props: name, of the list.
+// value: list of texts, which only ever become text. props: name, of the list; words: all that the model knows, or null.
 const list = element.querySelector("ul");
 const input = element.querySelector("input");
 const phrases = () => props.value || [];
@@ -12,13 +12,34 @@ function chip(phrase, i) {
   text.textContent = phrase;
   Object.assign(remove, { type: "button", textContent: "×" });
   remove.setAttribute("aria-label", `Remove ${phrase}`);
+  remove.tabIndex = i === 0 ? 0 : -1;
   remove.addEventListener("click", () => {
     props.value = phrases().filter((_, j) => j !== i);
-    (list.querySelectorAll("button")[Math.min(i, list.children.length - 1)] || input).focus();
+    go(Math.min(i, list.children.length - 1));
   });
   item.append(text, remove);
+  const unknown = props.words && (phrase.toLowerCase().match(/\p{L}+/gu) || []).some((w) => !props.words.includes(w));
+  item.classList.toggle("is-unknown", Boolean(unknown));
+  if (unknown) item.title = "The loaded model has not learned this word.";
   return item;
 }
+
+// The Tab key stops once at all chips; arrow keys go from one to the next.
+function go(i) {
+  const buttons = [...list.querySelectorAll("button")];
+  buttons.forEach((button, j) => { button.tabIndex = j === i ? 0 : -1; });
+  (buttons[i] || input).focus();
+}
+
+list.addEventListener("keydown", (event) => {
+  const buttons = [...list.querySelectorAll("button")];
+  const at = buttons.indexOf(document.activeElement);
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: buttons.length - 1 }[event.key];
+  if (to === undefined || !buttons[to]) return;
+  event.preventDefault();
+  go(to);
+});
+element.closest("#preserve")?.addEventListener("clear-list", () => { props.value = []; });
 
 function add(more) {
   const fresh = more.map((phrase) => phrase.trim()).filter((phrase) => phrase && !phrases().includes(phrase));
@@ -50,4 +71,5 @@ function show() {
 }
 
 watch("value", show);
+watch("words", show);
 show();

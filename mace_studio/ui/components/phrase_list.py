@@ -9,11 +9,12 @@ import gradio as gr
 from mace_studio.ui.components.files import script
 
 TEMPLATE = """<div class="phrase-list"><ul></ul>
-<input type="text" placeholder="Type a phrase and press Enter, or paste a list" autocomplete="off"></div>"""
+<input type="text" placeholder="Type a phrase and press Enter, or paste a list" autocomplete="off"
+list="known-mappings"></div>"""
 
 
-def phrase_list(phrases: Sequence[str], label: str, elem_id: str) -> gr.HTML:
-    """An editor whose value is a list of phrases."""
+def phrase_list(phrases: Sequence[str], label: str, elem_id: str, words: Sequence[str] | None) -> gr.HTML:
+    """An editor whose value is a list of phrases; `words` is of `concept_table`, whose suggestions are used here."""
     return gr.HTML(
         list(phrases),
         label=label,
@@ -22,4 +23,5 @@ def phrase_list(phrases: Sequence[str], label: str, elem_id: str) -> gr.HTML:
         apply_default_css=False,
         elem_id=elem_id,
         name=label,
+        words=words,
     )

@@ -122,13 +122,13 @@ def losses(job: Job | None, recipe: Recipe | None) -> str:
     return loss_curves(curves, steps, live or list(curves)[-1:], squared)
 
 
-def summary(entry: Entry) -> str:
-    """What came of an erasure, and where it is."""
+def summary(entry: Entry, more: Sequence[str] = ()) -> str:
+    """What came of an erasure, and where it is; `more` are further warnings."""
     conditions = entry.conditions
     numbers = ", ".join(f"{STAGES[stage]} {conditions[stage]:.1e}" for stage in STAGES if stage in conditions)
     return (
         f'<p class="saved">Saved as <b>{html.escape(entry.name)}</b>, {size(entry.size)}. '
         "It is in the list of erased models on the Compare tab.</p>"
-        + warnings(entry.warnings)
+        + warnings([*more, *entry.warnings])
         + (pairs([("Condition number", numbers)]) if numbers else "")
     )

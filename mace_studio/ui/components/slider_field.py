@@ -11,7 +11,7 @@ from mace_studio.ui.form_fields import Field, Span
 
 TEMPLATE = """<div class="slider-field"><label for="{id}-number">{label}</label>
 <input type="text" inputmode="decimal" autocomplete="off" id="{id}-number" aria-describedby="{id}-hint">
-<input type="range" aria-label="{label} slider"><p id="{id}-hint">{hint}</p></div>"""
+<input type="range" tabindex="-1" aria-label="{label} slider"><p id="{id}-hint">{hint}</p></div>"""
 
 
 def slider_field(field: Field, span: Span, value: str) -> gr.HTML:

@@ -22,7 +22,7 @@ from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
 
 AS_IT_IS = "None: the model as it is"
-FILES = (("-maps.png", "Figure, PNG"), ("-maps.pdf", "Figure, PDF"), (".npz", "Data, NPZ"))
+FILES = (("-maps.pdf", "Figure of all layers, PDF"), (".npz", "Data, NPZ"))
 PLACES = {
     "prompt": ("Prompt", "#attention-prompt textarea"),
     "seed": ("Seed", "#attention-seed input"),

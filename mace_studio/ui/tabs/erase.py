@@ -17,7 +17,7 @@ from mace_studio.ui.cards import masks as masks_card
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.cards.masks import MasksCard
 from mace_studio.ui.cards.preview import PreviewCard
-from mace_studio.ui.cards.recipe_form import RecipeForm, preset_change
+from mace_studio.ui.cards.recipe_form import RecipeForm
 from mace_studio.ui.components import progress
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, download
@@ -38,7 +38,7 @@ class EraseTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest = shared.studio, shared.newest
-        self.form = RecipeForm(shared.start, self.studio.fixed)
+        self.form = RecipeForm(shared.start, self.studio)
         self.form.bar()
         with gr.Row(elem_classes="columns", elem_id="erase-columns"):
             with gr.Column(scale=5, min_width=330):
@@ -56,7 +56,10 @@ class EraseTab:
         self.compare.click(lambda: gr.Tabs(selected="compare"), None, shared.tabs, **QUIET)
         self.listens = {
             PAGE_OPENED: [self.job.resume, self.masks.job.resume],
-            MODEL_LOADED: [edited],  # the memory is known once the model is loaded, the time when it is timed
+            MODEL_LOADED: [
+                self.form.model_listener(),
+                edited,
+            ],  # the memory is known once the model is loaded, the time when it is timed
             MODEL_TIMED: [edited],
         }
         self.emits = {ERASURES_CHANGED: [erased.then]}
@@ -80,8 +83,7 @@ class EraseTab:
 
     def _wire(self) -> tuple[Listener, Any]:
         erase = self.job.start[0]
-        form_parts = [self.form.preset_about, self.form.use_preset, self.form.name]
-        counted = [erase, self.estimate, *form_parts, self.masks.status]
+        counted = [erase, self.estimate, self.form.preset_about, self.form.use_preset, self.masks.status]
         # Answered in the order asked, or an older answer could stand over a newer.
         edited = Listener(
             self.on_edit,
@@ -109,10 +111,8 @@ class EraseTab:
             return {self.job.start[0]: button, self.estimate: text}
         update: Update = {self.job.start[0]: button, self.estimate: self._estimate(recipe)}
         update |= self.masks.status_of(sheet, recipe)
-        if not recipe.name:
-            update[self.form.name] = ""
         if preset:
-            update[self.form.preset_about] = preset_change(recipe, self.form.presets[preset])
+            update[self.form.preset_about] = self.form.preset_text(recipe, preset)
             update[self.form.use_preset] = gr.Button(interactive=True)
         return update
 
@@ -134,15 +134,23 @@ class EraseTab:
         entry = job.result
         return {
             self.result: gr.Column(visible=True),
-            self.summary: progress.summary(entry),
+            self.summary: progress.summary(entry, self._unknown(entry.recipe)),
             self.weights_file: download(entry.path),
             self.recipe_file: download(library.write_recipe(entry)),
             self.newest: entry.name,
         }
 
+    def _unknown(self, recipe: Recipe) -> list[str]:
+        """A warning about the words that the model has not learned, or none."""
+        vocabulary = self.studio.vocabulary()
+        unknown = vocabulary.unknown_in(recipe) if vocabulary else []
+        names = ", ".join(f"“{phrase}”" for phrase in unknown)
+        return [f"The model has not learned {names}: nothing of it can be erased or shown."] if unknown else []
+
     def _estimate(self, recipe: Recipe) -> str:
         try:
-            return estimate(self.studio.estimate(self.studio.check(recipe)).summary())
+            counted = self.studio.estimate(self.studio.check(recipe)).summary()
+            return estimate(counted) + "".join(map(estimate_missing, self._unknown(recipe)))
         except RecipeError as error:
             return estimate_missing(notices.problem(error)["text"])
 

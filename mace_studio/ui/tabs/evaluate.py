@@ -44,9 +44,8 @@ class EvaluateTab:
     def _plan_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="plan-card"):
             heading("plan-title", "", "What to measure", "The same prompts and seeds with both models.")
-            self.name = gr.Dropdown(
+            self.name = gr.CheckboxGroup(
                 [],
-                multiselect=True,
                 label="Erased models",
                 info="One, or several to see side by side",
                 **enabled("evaluate-model"),
@@ -108,7 +107,7 @@ class EvaluateTab:
         names = [name for _, name in listed]
         kept = [name for name in chosen if name in names]
         first = [name for name in (newest, *kept, *names) if name in names][:1]
-        return gr.Dropdown(listed, value=kept if len(kept) > 1 else first)
+        return gr.CheckboxGroup(listed, value=kept if len(kept) > 1 else first)
 
     @readable
     def on_plan(self, names: list[str], plan: str) -> str:
@@ -119,9 +118,11 @@ class EvaluateTab:
             return estimate_missing(notices.sentence(error))
         if not plans:
             return ""
-        images, seconds = sum(made.images for made in plans), [self.studio.seconds(made) for made in plans]
+        images, seconds = sum(made.images for made in plans), [s for made in plans if (s := self.studio.seconds(made))]
         several = f"{len(plans)} erased models, at most {images:,} images; what they share is generated once"
-        time = f"; about {duration(sum(seconds))} at the pace of the last comparison" if all(seconds) else ""
+        time = (
+            f"; about {duration(sum(seconds))} at the pace of the last comparison" if len(seconds) == len(plans) else ""
+        )
         return estimate(f"{plans[0].summary() if len(plans) == 1 else several}{time}.")
 
     def on_evaluate(self, names: list[str], plan: str, judge: str) -> Job:

@@ -83,7 +83,7 @@ class ModelsTab:
                     self.delete_now = gr.Button("Delete for good", variant="stop", size="sm", elem_id="delete-now")
                     self.keep = gr.Button("Keep it", size="sm", elem_id="keep")
 
-    def _wire(self, tabs: gr.Tabs | None) -> None:
+    def _wire(self, tabs: gr.Tabs) -> None:
         panels = [self.renaming, self.deleting]
         shown = [self.details, self.buttons, self.file, *panels, self.new_name, self.compose.leave_out]
         chosen = self.list.change(self.on_choose, [self.list, self.compose.leave_out], shown, **QUIET)
@@ -123,7 +123,7 @@ class ModelsTab:
             self.buttons: gr.Row(visible=len(entries) == 1),
             self.renaming: gr.Column(visible=False),
             self.deleting: gr.Column(visible=False),
-            self.compose.leave_out: gr.Dropdown(
+            self.compose.leave_out: gr.CheckboxGroup(
                 list(dict.fromkeys(phrases)), value=[phrase for phrase in leave_out or [] if phrase in phrases]
             ),
         }

@@ -12,6 +12,7 @@ from torch import nn
 from mace_studio.miniature import (
     autoencoder,
     checkpoints,
+    clip,
     diffusion,
     folders,
     judge_training,
@@ -21,8 +22,8 @@ from mace_studio.miniature import (
 )
 from mace_studio.miniature.__main__ import main
 from mace_studio.miniature.judge import Judge
-from mace_studio.miniature.sprites import FOLDER
 from mace_studio.miniature.training import Plan, Training
+from mace_studio.miniature.vocabulary import FOLDER
 
 BUILT_IN = FOLDER.parent / "model"
 
@@ -160,41 +161,25 @@ def test_training_the_decoder_leaves_the_latents_alone(tmp_path, monkeypatch):
     assert (tmp_path / "vae" / "sheet.png").exists()
 
 
-class Answer:
-    """What a UNet returns: the true velocity, as far as it can be told from noisy latents, and something on top."""
-
-    def __init__(self, latent, alphas, off):
-        self.latent, self.alphas, self.off = latent, alphas, off
-
-    def __call__(self, noisy, timestep, context):
-        alpha = self.alphas[timestep][:, None, None, None]
-        noise = (noisy - alpha.sqrt() * self.latent) / (1 - alpha).sqrt()
-        self.sample = alpha.sqrt() * noise - (1 - alpha).sqrt() * self.latent + self.off
-        self.timestep = timestep
-        return self
-
-
-def test_the_diffusion_loss_is_the_weighted_error_of_the_velocity():
-    alphas = torch.linspace(0.999, 0.005, 1000)
-    latent = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    right, off = Answer(latent, alphas, 0.0), Answer(latent, alphas, 2.0)
-    assert diffusion.loss(right, None, latent, alphas, torch.Generator().manual_seed(1)).item() < 1e-6
-    value = diffusion.loss(off, None, latent, alphas, torch.Generator().manual_seed(1)).item()
-    snr = [a / (1 - a) for a in alphas[off.timestep].tolist()]
-    assert value == pytest.approx(4 * sum(min(s, 5) / (s + 1) for s in snr) / 6, rel=1e-4)
+def test_the_velocity_error_is_weighted():
+    generator = torch.Generator().manual_seed(0)
+    latent, noise = torch.randn(2, 6, 2, 4, 4, generator=generator)
+    alpha = torch.tensor([0.99, 0.9, 0.6, 0.3, 0.05, 0.005])
+    right = alpha.sqrt()[:, None, None, None] * noise - (1 - alpha).sqrt()[:, None, None, None] * latent
+    assert diffusion.velocity_error(right, latent, noise, alpha).item() == 0
+    # Off by 2 everywhere: 4 times the mean of min(SNR, 5) / (SNR + 1).
+    snr = [a / (1 - a) for a in alpha.tolist()]
+    expected = 4 * sum(min(s, 5) / (s + 1) for s in snr) / 6
+    assert diffusion.velocity_error(right + 2, latent, noise, alpha).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_latents_are_made_once(tmp_path, monkeypatch):
     vae, words = autoencoder.build(), tokenizer.build()
     made = latents.gather(vae, words, 6, tmp_path)
     assert made.latent_NCHW.shape == (6, 8, 16, 16)
-    assert made.ids_NT.shape == (6, 77)
+    assert made.own_NT.shape == (6, 32)
     monkeypatch.setattr(latents, "_encode", lambda *_: pytest.fail("made again"))
     assert torch.equal(latents.gather(vae, words, 6, tmp_path).latent_NCHW, made.latent_NCHW)
-    for empty in (0.0, 1.0):
-        drawn_NCHW, ids_NT = made.draw(20, empty, torch.Generator().manual_seed(0))
-        assert drawn_NCHW.dtype == torch.float32
-        assert (ids_NT == made.empty_T).all(dim=1).float().mean() == empty
     monkeypatch.undo()
     with torch.no_grad():
         vae.encoder.conv_in.weight.mul_(2)
@@ -213,9 +198,12 @@ def test_pictures_to_tensors_and_back():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Few pictures for everything but the steps."""
+    """Few images for everything but the steps."""
     monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:1])
-    monkeypatch.setattr(diffusion, "draw", lambda whole, prompts, seed: whole(list(prompts), num_inference_steps=1)[0])
+    monkeypatch.setattr(
+        diffusion, "generate", lambda whole, prompts, seed: whole(list(prompts), num_inference_steps=1)[0]
+    )
+    monkeypatch.setattr(clip, "named", lambda *_: [])
     monkeypatch.setattr(autoencoder, "HELD_OUT_NUMBER", 8)
     monkeypatch.setattr(autoencoder, "psnr", lambda vae: 0.0)
     monkeypatch.setattr(judge_training, "CALIBRATION_NUMBER", 16)
@@ -225,7 +213,7 @@ def test_the_command_trains_a_whole_model_and_goes_on(tmp_path, tiny):
     arguments = ["train", "--out", str(tmp_path), "--samples", "8", "--batch", "2", "--steps"]
     assert main([*arguments, "1"]) == 0
     assert main([*arguments, "2", "--resume"]) == 0
-    for part in ("vae", "model", "judge"):
+    for part in ("clip", "vae", "model", "judge"):
         _, state = checkpoints.latest(tmp_path / "training" / part)
         assert state["step"] == 2
     stored = torch.load(tmp_path / "training" / "model" / "step-2.pt", weights_only=True)
@@ -239,27 +227,24 @@ def test_the_command_trains_a_whole_model_and_goes_on(tmp_path, tiny):
 
 
 def test_the_command_goes_on_with_a_model(tmp_path, tiny):
-    arguments = [
-        "train",
-        "model",
-        "--out",
-        str(tmp_path),
-        "--samples",
-        "8",
-        "--batch",
-        "2",
-        "--steps",
-        "1",
-        "--start",
-        str(BUILT_IN),
-    ]
-    assert main(arguments) == 0
-    for kept in ("tokenizer/tokenizer.json", "captions.txt", "model_index.json", "vae/config.json"):
-        assert (tmp_path / "model" / kept).read_bytes() == (BUILT_IN / kept).read_bytes()
+    few = ["--out", str(tmp_path), "--samples", "8", "--batch", "2", "--steps", "1"]
+    assert main(["train", "clip", *few]) == 0
+    assert main(["train", "model", *few, "--start", str(BUILT_IN)]) == 0
+    assert (tmp_path / "model/vae/config.json").read_bytes() == (BUILT_IN / "vae/config.json").read_bytes()
     before, after = folders.load(BUILT_IN), folders.load(tmp_path / "model")
     assert not torch.equal(before.unet.conv_in.weight, after.unet.conv_in.weight)
     assert (before.unet.conv_in.weight - after.unet.conv_in.weight).abs().max() < 0.01
     assert before.unet.config.block_out_channels == after.unet.config.block_out_channels
+    text, words = folders.load_text(tmp_path / "clip")
+    assert after.text_encoder.config.hidden_size == after.unet.config.cross_attention_dim == 320
+    assert after.tokenizer("Ada Finch").input_ids == words("Ada Finch").input_ids
+    for name, tensor in text.state_dict().items():
+        assert torch.equal(after.text_encoder.state_dict()[name], tensor)
+
+
+def test_a_model_without_a_clip_is_told_in_a_sentence(tmp_path, capsys):
+    assert main(["train", "model", "--out", str(tmp_path), "--start", str(BUILT_IN)]) == 1
+    assert "holds no CLIP; train one first" in capsys.readouterr().err
 
 
 def test_a_model_without_an_autoencoder_is_told_in_a_sentence(tmp_path, capsys):
@@ -270,7 +255,7 @@ def test_a_model_without_an_autoencoder_is_told_in_a_sentence(tmp_path, capsys):
 @pytest.mark.slow
 def test_two_minutes_from_scratch_improve_every_loss(tmp_path):
     assert main(["train", "--out", str(tmp_path), "--minutes", "2", "--samples", "512"]) == 0
-    for part, share in (("vae", 0.6), ("model", 0.7), ("judge", 0.7)):
+    for part, share in (("clip", 0.9), ("vae", 0.6), ("model", 0.8), ("judge", 0.7)):
         _, state = checkpoints.latest(tmp_path / "training" / part)
         tenth = max(1, len(state["losses"]) // 10)
         assert state["losses"][-tenth:].mean() < share * state["losses"][:tenth].mean(), part

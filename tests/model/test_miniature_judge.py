@@ -1,4 +1,4 @@
-"""The judge of the built-in model's pictures."""
+"""The judge of the built-in model's images."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from PIL import Image
 
 from mace_studio.miniature import judge_training, world
 from mace_studio.miniature.judge import HEADS, NONE, Judge
+from mace_studio.miniature.vocabulary import FOLDER, THINGS
 
 IMAGE = Image.new("RGB", (64, 64), (200, 90, 30))
 
@@ -70,15 +71,31 @@ def test_save_and_load(tmp_path):
     labels = list(HEADS["thing"])
     assert loaded.temperatures == judge.temperatures
     assert torch.allclose(loaded.probabilities([IMAGE], labels), judge.probabilities([IMAGE], labels), atol=1e-3)
-    settings = json.loads((tmp_path / "judge.json").read_text(encoding="utf-8"))
-    settings["heads"]["thing"][0] = "zeppelin"
-    (tmp_path / "judge.json").write_text(json.dumps(settings), encoding="utf-8")
-    with pytest.raises(ValueError, match="other words"):
-        Judge.load(tmp_path)
+
+
+def test_a_judge_carries_its_own_answers(tmp_path):
+    judge = Judge(widths=(8,), answers={"thing": ("zeppelin", "cat", NONE), "artist": (NONE,), "scene": ("sky", NONE)})
+    judge.save(tmp_path)
+    loaded = Judge.load(tmp_path)
+    assert loaded.answers == judge.answers
+    assert loaded.probabilities([IMAGE], ["zeppelin", "kitty", NONE]).shape == (1, 3)
+    assert loaded.names([IMAGE], "artist") == [NONE]
+    with pytest.raises(ValueError, match="“dog”"):
+        loaded.probabilities([IMAGE], ["dog"])
+
+
+def test_the_shipped_judge_goes_with_the_shipped_model():
+    """Its answers are in its file, whatever the vocabulary is now."""
+    judge = Judge.load(FOLDER.parent / "judge")
+    settings = json.loads((FOLDER.parent / "judge" / "judge.json").read_text(encoding="utf-8"))
+    assert {head: list(names) for head, names in judge.answers.items()} == settings["heads"]
+    asked = (FOLDER.parent / "model" / "README.md").read_text(encoding="utf-8")
+    people = [name for name in judge.answers["thing"][:-1] if name not in THINGS]
+    assert f"{len(people)} invented people" in asked
 
 
 def test_targets():
-    samples = [s for s in world.samples(400, 2)]
+    samples = world.samples(1500, 2)
     targets = judge_training.targets(samples)
     for i, sample in enumerate(samples):
         named = [c for c in sample.concepts if c in HEADS["thing"]]

@@ -1,0 +1,123 @@
+"""What the methods read of a recipe beside MACE's templates: vectors of bare phrases, anchors, the preserve list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mace_studio import __version__
+from mace_studio.erasure import Erasure
+from mace_studio.progress import Progress, Report, within
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.sd import files, grams, text
+from mace_studio.sd.model import Model, read_captions
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft")
+
+# Kind -> the word that takes a concept's place in the authors' runs.
+UCE_ANCHORS = {"object": "", "explicit": "", "style": "art", "celebrity": "person"}
+OCE_ANCHORS = {"object": "sky", "explicit": "", "style": "real", "celebrity": "person"}
+OCE_MANY = 100  # from so many people on the published anchor is "tree"
+EXPANDED = {
+    "style": ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}"),
+    "object": ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}"),
+}
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """Phrases as the text encoder reads them alone.
+
+    Attributes:
+        context_NTD: their contexts, float64 on the CPU.
+        last_N: pos* of each: the position of its last token, the one before the end token; 0, the start token, for
+            a phrase without tokens.
+    """
+
+    context_NTD: Tensor
+    last_N: list[int]
+
+    @property
+    def vectors_ND(self) -> Tensor:
+        """One vector for each phrase, at its last token."""
+        return self.context_NTD[range(len(self.last_N)), self.last_N]
+
+
+class Encoder:
+    """Encodes lists of bare phrases and reports them as one stage, "refine".
+
+    Args:
+        model: its text encoder is read.
+        progress: told after every batch of phrases.
+        total: how many phrases there are in all lists.
+    """
+
+    def __init__(self, model: Model, progress: Report, total: int) -> None:
+        self._model, self._progress, self._total, self._done = model, progress, total, 0
+
+    def __call__(self, phrases: Sequence[str]) -> Phrases:
+        """The contexts of some of the phrases; none may be given."""
+        model = self._model
+        if not phrases:
+            return Phrases(torch.zeros(0, model.length, model.width).double(), [])
+        context_NTD = text.embed(model, phrases, within(self._progress, "refine", "", self._done, self._total))
+        self._done += len(phrases)
+        last_N = [max(len(row) - 2, 0) for row in text.ids(model, phrases)]
+        return Phrases(context_NTD.double().cpu(), last_N)
+
+
+def anchor(concept: Concept, choice: str, published: dict[str, str]) -> str:
+    """What takes a concept's place: the recipe's mapping, or the published word for its kind."""
+    return concept.mapping.strip() if choice == "mapping" else published[concept.kind]
+
+
+def expanded(concept: Concept, anchor_phrase: str) -> list[tuple[str, str]]:
+    """The concept and its anchor, and both within five short phrases, where there are any for its kind."""
+    forms = EXPANDED.get(concept.kind, EXPANDED["object"])
+    inside = [(form.format(concept.phrase.strip()), form.format(anchor_phrase).strip()) for form in forms]
+    return [(concept.phrase.strip(), anchor_phrase), *inside]
+
+
+def result(
+    model: Model, recipe: Recipe, weights: dict[str, Tensor], warnings: Sequence[str] = (), **conditions: float
+) -> Erasure:
+    """The Erasure of a method that leaves no LoRAs behind; its weights in the model's dtype on the CPU."""
+    return Erasure(
+        recipe=recipe,
+        weights={key: weight.detach().to("cpu", model.dtype).contiguous() for key, weight in weights.items()},
+        fingerprint=model.fingerprint,
+        conditions=conditions,
+        warnings=tuple(warnings),
+        versions={"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
+    )
+
+
+def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:
+    """K0: the mean of e e^T over all tokens of the general captions but padding, (D, D) float64.
+
+    Args:
+        model: its `captions` are read.
+        cache: folder that keeps the sum, one for each model and file of captions, or None.
+        progress: told of stage "captions" after every batch of them.
+    """
+    captions = read_captions(model.captions)
+    path = cache / grams.file_name("words-general", model.fingerprint, captions) if cache else None
+    if path and path.exists():
+        return load_file(path)["mean_DD"]
+    total_DD, count = torch.zeros(model.width, model.width).double(), 0
+    for start in range(0, len(captions), text.BATCH):
+        batch = captions[start : start + text.BATCH]
+        context_NTD = text.embed(model, batch).double().cpu()
+        for context_TD, row in zip(context_NTD, text.ids(model, batch), strict=True):
+            total_DD += context_TD[: len(row)].T @ context_TD[: len(row)]
+            count += len(row)
+        progress(Progress("captions", "", start + len(batch), len(captions)))
+    if path:
+        files.write(path, {"mean_DD": total_DD / count})
+    return total_DD / count

@@ -1,0 +1,51 @@
+"""What a model is known to have learned, so that words which it cannot show are named before a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mace_studio import prompts
+from mace_studio.miniature import vocabulary as miniature
+from mace_studio.paths import BUILT_IN
+from mace_studio.recipe import Recipe
+
+WORD = re.compile(r"[^\W\d_]+")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of a model.
+
+    Attributes:
+        kinds: phrase that prompts can call for -> its kind, one of `recipe.KINDS`; "" for scenes and the like.
+        words: every word that the model was trained with, in lower case.
+    """
+
+    kinds: dict[str, str]
+    words: frozenset[str]
+
+    def unknown(self, phrases: Iterable[str]) -> list[str]:
+        """Those of some phrases that have a word which the model was not trained with."""
+        return [p for p in dict.fromkeys(phrases) if not set(WORD.findall(p.lower())) <= self.words]
+
+    def unknown_in(self, recipe: Recipe) -> list[str]:
+        """The unknown phrases among a recipe's concepts, mappings and preserve list."""
+        return self.unknown(
+            [*(text for c in recipe.concepts for text in (c.phrase, c.mapping)), *recipe.preserve],
+        )
+
+
+def built_in() -> Vocabulary:
+    """The vocabulary of the built-in model: that of its world, its captions and the prompts it is tested with."""
+    kinds = {
+        **dict.fromkeys((*miniature.THINGS, *(s for names in miniature.OBJECTS.values() for s in names)), "object"),
+        **dict.fromkeys(miniature.PEOPLE, "celebrity"),
+        **dict.fromkeys(miniature.ARTISTS, "style"),
+        **dict.fromkeys((*miniature.SCENES, "a person", "art"), ""),
+    }
+    captions = (BUILT_IN / "captions.txt").read_text(encoding="utf-8")
+    forms = [form for group in prompts.TESTS.values() for form in group]
+    texts = [captions, *forms, *kinds, *miniature.COLOURS, *miniature.PASSERS_BY]
+    return Vocabulary(kinds, frozenset(WORD.findall(" ".join(texts).lower())))

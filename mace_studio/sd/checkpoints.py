@@ -1,0 +1,155 @@
+"""Single files in the layout of the original Stable Diffusion checkpoints -> pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from mace_studio import sources
+from mace_studio.errors import ModelError
+from mace_studio.sd import ldm_keys, parts
+
+UNET, VAE = ldm_keys.UNET, ldm_keys.VAE
+LATENTS = 4
+# How metadata by https://github.com/Stability-AI/ModelSpec calls what the UNet predicts.
+PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction",
+               "epsilon": "epsilon", "eps": "epsilon"}  # fmt: skip
+
+
+def settings_of(file: Path) -> Path:
+    """The folder beside a single file that may hold its settings: a diffusers folder, whose UNet is not read."""
+    return file.with_suffix("")
+
+
+def read(path: Path, dtype: torch.dtype, others: Mapping[str, nn.Module]) -> DiffusionPipeline:
+    """The pipeline of a checkpoint. A VAE or text encoder that it lacks comes from the settings folder beside it.
+
+    Args:
+        path: of the file.
+        dtype: of the weights.
+        others: parts that take the place of the file's own.
+
+    Raises:
+        ModelError: this kind of checkpoint cannot be used, or a part is missing.
+    """
+    shapes, about = _header(path)
+    _check_kind(path, shapes)
+    settings = settings_of(path)
+    here = (settings / sources.INDEX).is_file()
+    known: dict[str, Any] = {"config": str(settings), "local_files_only": True} if here else {}
+    large = any(key.startswith(f"{UNET}label_emb.") for key in shapes)
+    given = dict(others) | _missing(path, shapes, large, dtype, others)
+    kind = StableDiffusionXLPipeline if large else StableDiffusionPipeline
+    checker = {} if large else {"safety_checker": None, "requires_safety_checker": False}
+    pipeline = kind.from_single_file(str(path), dtype=dtype, **known, **given, **checker)
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            unread = [key for key, tensor in part.state_dict().items() if tensor.is_meta]
+            parts.check_whole(unread, parts.CALLED.get(name, name), path.name)
+    for name in ("tokenizer", "tokenizer_2"):
+        if name in pipeline.components:
+            encoder = pipeline.components[name.replace("tokenizer", "text_encoder")]
+            parts.fit(pipeline.components[name], encoder, name, path.name)
+    if changes := _prediction(shapes, about, pipeline.scheduler.config.prediction_type):
+        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **changes)
+    return pipeline
+
+
+def vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
+    """The VAE in a single file of its own or in a checkpoint.
+
+    Raises:
+        ModelError: it holds none, or cannot be read.
+    """
+    shapes, _ = _header(path)
+    if not any(key.removeprefix(VAE).startswith("decoder.") for key in shapes):
+        raise ModelError(f"{path.name} holds no VAE.")
+    settings = settings_of(path)
+    inner = "vae" if (settings / "vae" / "config.json").is_file() else None
+    here = (settings / (inner or "") / "config.json").is_file()
+    known = {"config": str(settings), "subfolder": inner, "local_files_only": True} if here else {}
+    return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype, **known)
+
+
+def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The shape of every tensor, and the metadata; no weights are read."""
+    if path.suffix != sources.CHECKPOINT:
+        raise ModelError(f"{path.name} is no .safetensors file; pickled checkpoints can run code, so they stay out.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path.name} could not be read as a checkpoint: {error}") from error
+
+
+def _check_kind(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if not any(key.startswith(UNET) and key.endswith("attn2.to_k.weight") for key in shapes):
+        part = " It holds a VAE alone; give it as the VAE of a model." if _only_vae(shapes) else ""
+        raise ModelError(
+            f"{path.name} holds no UNet with cross-attention (attn2) in the layout of Stable Diffusion checkpoints, "
+            f"so there is nothing to erase from.{part} {parts.USE_INSTEAD}"
+        )
+    if any("cond_proj" in key for key in shapes):
+        raise ModelError(
+            f"{path.name} is an LCM whose UNet reads the guidance scale, which diffusers cannot read from a single "
+            "file. Use its folder in the diffusers layout, or its hub id."
+        )
+    first = shapes.get(f"{UNET}input_blocks.0.0.weight", (0, LATENTS))
+    refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)
+    # Whether the numbers beside text_time are a class (unCLIP, upscaler) is not seen here; its input is wider anyway.
+    parts.check_unet(path.name, {"in_channels": -1 if refiner or len(first) < 2 else first[1]}, LATENTS)
+
+
+def _only_vae(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return any(key.removeprefix(VAE).startswith("decoder.") for key in shapes)
+
+
+def _missing(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], large: bool, dtype: torch.dtype, others: Mapping[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """The parts that the file lacks, from the settings folder beside it.
+
+    Raises:
+        ModelError: they are not there either.
+    """
+    text = (
+        {"text_encoder": ldm_keys.XL_TEXT[0], "text_encoder_2": ldm_keys.XL_TEXT[1]}
+        if large
+        else {"text_encoder": ldm_keys.SD_TEXT}
+    )
+    found: dict[str, nn.Module] = {}
+    lacking = [n for n, start in {"vae": VAE, **text}.items() if not any(key.startswith(start) for key in shapes)]
+    if "text_encoder_2" in lacking and "text_encoder" not in lacking:
+        lacking.append("text_encoder")  # diffusers reads the first from a file only beside the second
+    for name in lacking:
+        if name in others:
+            continue
+        settings = settings_of(path)
+        if not list((settings / name).glob(f"*{sources.CHECKPOINT}")):
+            option = {"vae": " or name one with --vae", "text_encoder": " or name one with --text-encoder"}
+            raise ModelError(
+                f"{path.name} holds no {parts.CALLED[name]}. Put the folder of a model of the same family, with its "
+                f"“{name}”, at “{settings}”{option.get(name, '')}."
+            )
+        kind = parts.TEXT[1] if name == "text_encoder_2" else parts.TEXT[0]
+        found[name] = parts.module("AutoencoderKL" if name == "vae" else kind, settings, name, dtype, str(settings))
+    return found
+
+
+def _prediction(shapes: Mapping[str, object], about: Mapping[str, str], now: str) -> dict[str, object]:
+    """What the file says of its own noise schedule, where that is not what its settings say."""
+    if ldm_keys.V_PREDICTION in shapes:
+        return {"prediction_type": "v_prediction", "rescale_betas_zero_snr": ldm_keys.ZERO_SNR in shapes}
+    said = PREDICTIONS.get(str(about.get("modelspec.prediction_type", "")).strip().lower())
+    return {"prediction_type": said} if said not in (None, now) else {}

@@ -1,0 +1,58 @@
+"""Stop at the first number that is not finite: nothing that is computed from it can be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mace_studio.errors import NotFinite
+
+
+def check(tensor: Tensor, what: str) -> None:
+    """Raise a NotFinite unless all numbers of a tensor of any shape are finite.
+
+    Args:
+        tensor: floating point.
+        what: begins the sentence, such as "The latents of step 3".
+    """
+    if not bool(tensor.isfinite().all()):
+        raise NotFinite(f"{what} {is_not_finite(tensor.dtype)}")
+
+
+def check_weights(weights: Mapping[str, Tensor], what: str) -> None:
+    """Raise a NotFinite unless all numbers of all weights are finite; the sentence names the first that has others."""
+    for key, tensor in weights.items():
+        check(tensor, f"{what}, {key},")
+
+
+def is_not_finite(dtype: torch.dtype) -> str:
+    """The end of a sentence, with what helps against it."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype in (torch.float16, torch.bfloat16):
+        other = "float32 or bfloat16" if dtype == torch.float16 else "float32"
+        return f"left the range of {name}. Load the model in {other}, or ask for smaller changes."
+    return f"left the range of {name}: they are infinite or no numbers. Use smaller rates, scales and weights."
+
+
+@contextmanager
+def decoder(vae: nn.Module) -> Iterator[None]:
+    """Inside the `with` block, images that a VAE decodes must be finite; they would come out black.
+
+    Raises:
+        NotFinite: they are not.
+    """
+
+    def after(module: nn.Module, inputs: tuple, output: object) -> None:
+        if isinstance(output, Tensor):
+            check(output, "The image that the VAE decoded")
+
+    decodes = getattr(vae, "decoder", None)
+    handle = decodes.register_forward_hook(after) if isinstance(decodes, nn.Module) else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()

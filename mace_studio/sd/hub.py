@@ -1,0 +1,129 @@
+"""A model on the hub: its files in the cache, and what the hub says against it in a sentence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download, model_info, snapshot_download
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from mace_studio import sources
+from mace_studio.errors import ModelError
+from mace_studio.sd import weight_files
+
+log = logging.getLogger(__name__)
+
+BESIDE = ("README.md", "captions.txt", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE")
+UNREACHABLE = "Check the network, or give the folder of a model that is on this machine."
+
+
+def fetched(source: str) -> Path:
+    """The folder of a model in the hub's cache; only the files that are read are downloaded, safetensors alone.
+
+    A token in HF_TOKEN, or one that `hf auth login` keeps, is sent along.
+
+    Args:
+        source: hub id.
+
+    Raises:
+        ModelError: it cannot be had, with a sentence that says why and what to do.
+    """
+    said = sources.shown(source)
+    if not sources.is_hub_id(source):
+        raise ModelError(
+            f"There is no folder “{said}”. Check the spelling, or give a .safetensors file or a hub id such as "
+            "owner/name."
+        )
+    try:
+        return _downloaded(source)
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"There is no folder “{said}”, and it could not be fetched from the hub. Check the spelling. {UNREACHABLE}"
+        ) from error
+    except HfHubHTTPError as error:
+        raise ModelError(_refusal(said, error)) from error
+    except ImportError as error:  # such as a SOCKS proxy without its package
+        raise ModelError(f"The hub cannot be asked for {said}: {str(error).splitlines()[0]}") from error
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the transport raises; its classes are no part of the hub's own interface
+        log.info("%s could not be fetched", said, exc_info=True)
+        kind = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ModelError(
+            f"There is no folder “{said}”, and it could not be fetched from the hub ({kind}). {UNREACHABLE}"
+        ) from error
+
+
+def _downloaded(source: str) -> Path:
+    try:
+        info = model_info(source)
+    except (HfHubHTTPError, ImportError):
+        raise
+    except Exception as error:  # no network: what is in the cache may be enough
+        if not isinstance(error, OfflineModeIsEnabled):
+            log.info("the hub could not be reached for %s", source, exc_info=True)
+        return Path(snapshot_download(source, local_files_only=True))
+    if info.id != source:
+        log.warning("%s has moved on the hub; it is %s now", source, info.id)
+        source = info.id
+    index = Path(hf_hub_download(source, sources.INDEX))
+    parts = json.loads(index.read_text(encoding="utf-8"))
+    names = [file.rfilename for file in info.siblings or ()]
+    wanted = [sources.INDEX, *(name for name in BESIDE if name in names)]
+    for part in parts if isinstance(parts, dict) else ():
+        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        if part not in ("safety_checker", "feature_extractor", "image_encoder"):
+            wanted += [f"{part}/{name}" for name in weight_files.needed(inside)]
+    return Path(snapshot_download(source, allow_patterns=wanted))
+
+
+def _refusal(said: str, error: HfHubHTTPError) -> str:
+    status = error.response.status_code if error.response is not None else 0
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{said} is gated: its owners ask for their terms to be accepted. Open {constants.ENDPOINT}/{said}, accept "
+            "them, and put a token of that account into the environment variable HF_TOKEN."
+        )
+    if isinstance(error, DisabledRepoError):
+        return f"{said} is disabled on the hub, so nobody can load it from there. Use another model or a folder."
+    if isinstance(error, EntryNotFoundError):
+        return (
+            f"{said} has no {sources.INDEX} on the hub, so it is not in the diffusers layout. If it holds a "
+            ".safetensors checkpoint, download that and give its path."
+        )
+    refused = error.response is not None and "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+    # The hub answers 401 also for what does not exist, unless a token was sent that is no token.
+    if isinstance(error, RepositoryNotFoundError) or status == 404 or (status == 401 and not refused):
+        return (
+            f"There is no folder “{said}” and no such model on the hub, or it is private. Check the spelling; for a "
+            "private model put a token that may read it into the environment variable HF_TOKEN."
+        )
+    return _by_status(said, status)
+
+
+def _by_status(said: str, status: int) -> str:
+    if status == 401:
+        where = "in HF_TOKEN" if os.environ.get("HF_TOKEN") else "that is kept on this machine"
+        return f"The hub does not accept the token {where}, asked for {said}. Make a new one, or remove it."
+    if status == 403:
+        return f"The hub does not let this token read {said}. Use one that may read it, in HF_TOKEN."
+    if status == 410:
+        return f"{said} was removed from the hub. Use another model, or a folder that still holds it."
+    if status == 429:
+        return f"The hub has had too many requests and did not send {said}. Wait some minutes, or set HF_TOKEN."
+    if status == 451:
+        return f"{said} is withheld on the hub for legal reasons. Use another model."
+    if status >= 500:
+        return f"The hub has trouble at the moment (status {status}) and did not send {said}. Try again in a while."
+    return f"The hub did not send {said} (status {status}). {UNREACHABLE}"

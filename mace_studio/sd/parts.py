@@ -1,0 +1,241 @@
+"""The parts of a folder in the diffusers layout: checked by their configurations first, then loaded whole or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import SchedulerMixin, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTokenizer
+
+from mace_studio import sources
+from mace_studio.errors import ModelError
+from mace_studio.sd import weight_files
+
+USE_INSTEAD = "Use Stable Diffusion 1.x, 2.x or XL, a Turbo or LCM model, or a model made from one of them."
+TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
+VAES = ("AutoencoderKL", "AsymmetricAutoencoderKL", "AutoencoderTiny", "ConsistencyDecoderVAE")
+NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SECOND = ("text_encoder_2", "tokenizer_2")
+CALLED = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
+LARGEST_JSON = 4_000_000  # bytes; configurations have some thousand
+MOST_TIMESTEPS = 10_000
+NAMED = 3  # missing weights that a message names
+ADAPTERS = ("lora_", "base_layer", ".alpha", "to_q_lora", "lora.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        ModelError: it is missing, too large, or holds something else.
+    """
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ModelError(f"{where} is far too large for a configuration; download the model again.")
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{where} is missing; download the model again, with all of its files.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{where} cannot be read as JSON; download the model again.") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{where} holds no settings; download the model again.")
+    return data
+
+
+def of_index(source: str, index: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each part that is loaded -> its class.
+
+    Raises:
+        ModelError: the index is not that of a text-to-image model with a UNet.
+    """
+    kind = index.get("_class_name")
+    kind = sources.shown(kind) if isinstance(kind, str) else "model of no kind"
+    found = _named(source, index)
+    if "transformer" in found:
+        raise ModelError(
+            f"{source} is a {kind}, whose transformer reads text and image in one attention; there are no "
+            f"projections of the text alone (attn2) to edit. {USE_INSTEAD}"
+        )
+    if not {"unet", "text_encoder", "tokenizer"} <= found.keys():
+        refiner = " (a refiner, which works on images)" if "text_encoder_2" in found else ""
+        raise ModelError(f"{source} is a {kind}, not a text-to-image model with a UNet{refiner}. {USE_INSTEAD}")
+    if lacking := [name for name in NEEDED if name not in found]:
+        raise ModelError(f"The {sources.INDEX} of {source} names no {lacking[0]}; download the model again.")
+    if len({"text_encoder_2", "tokenizer_2"} & found.keys()) == 1:
+        raise ModelError(f"The {sources.INDEX} of {source} names one of {' and '.join(SECOND)} without the other.")
+    chosen = [*NEEDED, *(name for name in SECOND if name in found)]
+    for name in chosen:
+        _check_class(source, kind, name, *found[name])
+    if str(index.get("_class_name")) not in dir(diffusers):
+        raise ModelError(
+            f"{source} is a {kind}, which diffusers does not know. If it makes images from text with a UNet, write "
+            f"StableDiffusionPipeline or StableDiffusionXLPipeline for _class_name into its {sources.INDEX}."
+        )
+    return {name: found[name][1] for name in chosen}
+
+
+def _named(source: str, index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name of each part in an index -> its library and class; parts that are not there are left out."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, part in index.items():
+        if name.startswith("_") or not isinstance(part, list) or part == [None, None]:
+            continue
+        if len(part) != 2 or not all(isinstance(text, str) for text in part):
+            said = sources.shown(name)
+            raise ModelError(f"The {sources.INDEX} of {source} does not say what its {said} is; download it again.")
+        found[name] = (part[0], part[1])
+    return found
+
+
+def _check_class(source: str, kind: str, name: str, library: str, part: str) -> None:
+    if name == "scheduler":
+        return
+    allowed = {"unet": (UNet2DConditionModel.__name__,), "vae": VAES, "text_encoder": TEXT, "text_encoder_2": TEXT}
+    known = part in allowed[name] if name in allowed else part in ("CLIPTokenizer", "CLIPTokenizerFast")
+    if not known or library not in ("diffusers", "transformers"):
+        raise ModelError(
+            f"{source} is a {kind}, not a text-to-image model with a UNet that reads CLIP’s text: its {name} is a "
+            f"{sources.shown(part)}. {USE_INSTEAD}"
+        )
+
+
+def check_unet(source: str, unet: Mapping[str, Any], latents: int) -> None:
+    """Raise a ModelError, before weights are read, unless a UNet draws from a prompt alone.
+
+    Args:
+        source: of the model.
+        unet: its configuration.
+        latents: channels of the VAE's latents.
+    """
+    more = unet.get("class_embed_type") or unet.get("num_class_embeds")
+    more = more or unet.get("addition_embed_type") not in (None, "text_time") or unet.get("encoder_hid_dim_type")
+    if more or unet.get("in_channels", 4) != latents:
+        raise ModelError(
+            f"{source} generates from more than a prompt (inpainting, depth, upscaling, a refiner), which an erasure "
+            f"cannot be trained on. {USE_INSTEAD}"
+        )
+    if unet.get("dual_cross_attention"):
+        raise ModelError(
+            f"The UNet of {source} has two cross-attentions side by side, one for text and one for images, and an "
+            f"erasure edits one. {USE_INSTEAD}"
+        )
+
+
+def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str = "") -> nn.Module:
+    """Load one part with weights: safetensors only, the best variant there is, and every weight from the files.
+
+    Args:
+        kind: class of diffusers or transformers.
+        folder: of the model.
+        name: of the part's folder in it; "" where `folder` is the part's own.
+        dtype: of its weights.
+        source: what messages call the model.
+
+    Raises:
+        ModelError: there are no safetensors weights, some are missing, or they fit another shape.
+    """
+    place, said, called = folder / name, source or str(folder), CALLED.get(name or folder.name, name or folder.name)
+    files = [path.name for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+    found = weight_files.variants(files)
+    if not found:
+        pickled = any(path.endswith((".bin", ".ckpt", ".pt", ".pth")) for path in files)
+        raise ModelError(
+            f"{said} has no safetensors weights for its {called}. Pickled weights can run code, so they are not "
+            "loaded; convert the model to safetensors first."
+            if pickled
+            else f"{said} has no safetensors weights for its {called} in the folder “{name or folder.name}”; download "
+            "the model again, with all of its files."
+        )
+    loader = getattr(diffusers, kind, None) or getattr(transformers, kind)
+    options = {"variant": variant} if (variant := next(iter(found))) else {}
+    try:
+        loaded, report = loader.from_pretrained(
+            folder, subfolder=name or None, dtype=dtype, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        if "size mismatch" in str(error) or "shape" in str(error):
+            raise ModelError(
+                f"The weights of the {called} of {said} have other shapes than its config.json says; download the "
+                "model again."
+            ) from error
+        raise
+    check_whole(report["missing_keys"], called, said, report["unexpected_keys"])
+    return loaded
+
+
+def check_whole(missing: Iterable[str], called: str, source: str, leftover: Iterable[str] = ()) -> None:
+    """Raise a ModelError where weights were not in the files: they would be random numbers."""
+    missing = sorted(missing)
+    if not missing:
+        return
+    named = ", ".join(missing[:NAMED]) + (" and others" if len(missing) > NAMED else "")
+    adapted = any(mark in key for key in leftover for mark in ADAPTERS)
+    why = "It was saved with a LoRA attached; save it again without." if adapted else "Download the model again."
+    count = f"{len(missing)} weight{'s' if len(missing) > 1 else ''}"
+    raise ModelError(f"The {called} of {source} lacks {count}: {named}. {why}")
+
+
+def tokenizer(folder: Path, name: str, source: str) -> CLIPTokenizer:
+    """Load a tokenizer.
+
+    Raises:
+        ModelError: its vocabulary is not there; it would split every word into nothing.
+    """
+    files = {path.name for path in (folder / name).iterdir()} if (folder / name).is_dir() else set()
+    if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= files:
+        raise ModelError(
+            f"The {name} of {source} has no vocabulary: neither tokenizer.json nor vocab.json with merges.txt is in "
+            f"its folder “{name}”. Download the model again."
+        )
+    return CLIPTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
+
+
+def fit(tokens: CLIPTokenizer, encoder: nn.Module, name: str, source: str) -> None:
+    """Let a tokenizer cut prompts where its text encoder ends; a tokenizer's own limit may be missing.
+
+    Raises:
+        ModelError: they do not belong together.
+    """
+    words, rows = len(tokens), encoder.config.vocab_size
+    if words > rows or 2 * words < rows:
+        raise ModelError(
+            f"The {name} of {source} knows {words} tokens and its text encoder {rows}; they do not belong together. "
+            "Download the model again."
+        )
+    tokens.model_max_length = min(tokens.model_max_length, encoder.config.max_position_embeddings)
+
+
+def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
+    """Load a noise scheduler.
+
+    Raises:
+        ModelError: it is not known, needs a package that is missing, or has no sensible number of timesteps.
+    """
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    steps = config.get("num_train_timesteps", 1000)
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 < steps <= MOST_TIMESTEPS:
+        raise ModelError(
+            f"The scheduler of {source} has a num_train_timesteps of {sources.shown(str(steps))}; Stable Diffusion has "
+            "1000. Download the model again."
+        )
+    loader = getattr(diffusers, kind, None)
+    try:
+        if isinstance(loader, type) and issubclass(loader, SchedulerMixin):
+            return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+        if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
+            loader()
+    except ImportError as error:
+        package = next((name for name in ("scipy", "torchsde") if name in str(error)), str(error).splitlines()[0])
+        raise ModelError(
+            f"The scheduler of {source} ({kind}) needs the package {package}. Install it with: pip install {package}"
+        ) from error
+    raise ModelError(f"The scheduler of {source}, {sources.shown(kind)}, is not known. {USE_INSTEAD}")

@@ -1,0 +1,39 @@
+"""Which safetensors files of a part belong together: its weights, or one of several variants, whole or in shards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# `diffusion_pytorch_model.fp16-00001-of-00002.safetensors`, and the older order with the variant after the number.
+NAME = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+(?:\.(?P<older>\w+))?)?"
+    r"\.safetensors"
+)
+PREFERRED = (None, "fp16", "bf16", "fp32", "ema", "ema_only")
+LAST = "non_ema"  # the training's own weights, of which the others are the average
+
+
+def variants(names: Iterable[str]) -> dict[str | None, list[str]]:
+    """Variant -> its files, the best first; None stands for weights without a variant in their names."""
+    found: dict[str | None, list[str]] = {}
+    for name in sorted(names):
+        if match := NAME.fullmatch(name):
+            found.setdefault(match["variant"] or match["older"], []).append(name)
+    return {variant: found[variant] for variant in sorted(found, key=_rank)}
+
+
+def needed(names: Iterable[str]) -> list[str]:
+    """The files of one part that are worth downloading: one variant's weights, and all that is no weights."""
+    names = list(names)
+    found = variants(names)
+    chosen = next(iter(found.values()), [])
+    small = (".json", ".txt", ".model")
+    return [name for name in names if name in chosen or name.endswith(small)]
+
+
+def _rank(variant: str | None) -> tuple[int, str]:
+    if variant == LAST:
+        return len(PREFERRED) + 1, ""
+    known = PREFERRED.index(variant) if variant in PREFERRED else len(PREFERRED)
+    return known, variant or ""

@@ -1,0 +1,431 @@
+"""Folders as people have them: variants, shards, indices of other pipelines, parts that are cut or missing."""
+
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from diffusers import DEISMultistepScheduler, DPMSolverMultistepScheduler, SASolverScheduler
+from safetensors.torch import load_file, save_file
+
+from mace_studio.errors import ModelError
+from mace_studio.sd import model as sd_model
+from mace_studio.sd import sampling, text, weight_files
+from mace_studio.settings import ImageSettings
+from tests import families
+
+UNET = "diffusion_pytorch_model"
+LEADING = families.BETAS | {"timestep_spacing": "leading"}  # the default of the family's own scheduler
+
+
+def load(folder):
+    return sd_model.load(str(folder), "cpu", "float32")
+
+
+def refuse(folder, says):
+    before = time.perf_counter()
+    with pytest.raises(ModelError, match=says) as error:
+        load(folder)
+    assert time.perf_counter() - before < 20 and len(str(error.value)) < 600
+    return str(error.value)
+
+
+def edit(path, **changes):
+    told = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        if value is None:
+            told.pop(key, None)
+        else:
+            told[key] = value
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def reference(folders):
+    return load(folders["sd1"])
+
+
+@pytest.fixture
+def sd1(folders, tmp_path):
+    return shutil.copytree(folders["sd1"], tmp_path / "sd1")
+
+
+@pytest.fixture
+def sdxl(folders, tmp_path):
+    return shutil.copytree(folders["sdxl"], tmp_path / "sdxl")
+
+
+def same(model, reference):
+    assert model.fingerprint == reference.fingerprint
+    assert not any(t.is_meta for part in model.modules().values() for t in part.state_dict().values())
+
+
+# Variants
+
+
+def rename(folder, variant, parts=("unet", "vae", "text_encoder")):
+    for part in parts:
+        for path in (folder / part).glob("*.safetensors"):
+            path.rename(path.with_name(f"{path.stem}.{variant}.safetensors"))
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "ema", "non_ema", "pruned"])
+def test_a_folder_that_has_one_variant_alone_is_loaded(sd1, reference, variant):
+    rename(sd1, variant)
+    same(load(sd1), reference)
+
+
+def test_parts_may_have_different_variants(sd1, reference):
+    rename(sd1, "fp16", ("unet",))
+    rename(sd1, "bf16", ("text_encoder",))
+    same(load(sd1), reference)
+
+
+def test_weights_without_a_variant_come_first(sd1, reference):
+    other = {key: torch.zeros_like(t) for key, t in load_file(sd1 / "unet" / f"{UNET}.safetensors").items()}
+    save_file(other, sd1 / "unet" / f"{UNET}.fp16.safetensors")
+    save_file(other, sd1 / "unet" / f"{UNET}.non_ema.safetensors")
+    torch.save(other, sd1 / "unet" / f"{UNET}.bin")
+    same(load(sd1), reference)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_shards_are_loaded(reference, tmp_path, variant):
+    options = {"variant": variant} if variant else {}
+    reference.pipeline.save_pretrained(tmp_path / "cut", max_shard_size="20KB", safe_serialization=True, **options)
+    shards = list((tmp_path / "cut" / "unet").glob("*.safetensors"))
+    assert len(shards) > 2 and all(bool(variant) == ("fp16" in path.name) for path in shards)
+    same(load(tmp_path / "cut"), reference)
+    shards[1].unlink()
+    refuse(tmp_path / "cut", "not a model in the diffusers layout|lacks|could not be loaded")
+
+
+def test_shards_in_the_older_order_are_loaded(reference, tmp_path):
+    folder = tmp_path / "cut"
+    reference.pipeline.save_pretrained(folder, max_shard_size="20KB", safe_serialization=True)
+    for part in ("unet", "vae"):
+        for path in (folder / part).glob("*.safetensors"):
+            path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+        index = folder / part / f"{UNET}.safetensors.index.json"
+        index.write_text(
+            index.read_text(encoding="utf-8").replace(".safetensors", ".fp16.safetensors"), encoding="utf-8"
+        )
+        index.rename(index.with_name(f"{UNET}.safetensors.index.fp16.json"))
+    same(load(folder), reference)
+
+
+def test_names_of_weights_are_sorted_by_variant():
+    names = [
+        f"{UNET}.fp16-00001-of-00002.safetensors", f"{UNET}.fp16-00002-of-00002.safetensors", f"{UNET}.safetensors",
+        f"{UNET}-00001-of-00002.bf16.safetensors", f"{UNET}.bin", "config.json", f"{UNET}.non_ema.safetensors",
+        f"{UNET}.safetensors.index.fp16.json", "model.onnx",
+    ]  # fmt: skip
+    found = weight_files.variants(names)
+    assert list(found) == [None, "fp16", "bf16", "non_ema"] and len(found["fp16"]) == 2
+    assert set(weight_files.needed(names)) == {
+        f"{UNET}.safetensors",
+        "config.json",
+        f"{UNET}.safetensors.index.fp16.json",
+    }
+
+
+def test_what_is_missing_is_not_called_a_pickle(sd1):
+    path = sd1 / "unet" / f"{UNET}.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    refuse(sd1, "no safetensors weights for its UNet. Pickled weights")
+    path.with_suffix(".bin").unlink()
+    assert "Pickled" not in refuse(sd1, "no safetensors weights for its UNet in the folder “unet”")
+
+
+# Weights that are not there
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "called"),
+    [("text_encoder", "model", "text encoder"), ("unet", UNET, "UNet"), ("vae", UNET, "VAE")],
+)
+def test_a_missing_weight_refuses_the_model_and_is_named(sd1, part, file, called):
+    path = sd1 / part / f"{file}.safetensors"
+    weights = load_file(path)
+    key = sorted(weights)[3]
+    weights.pop(key)
+    save_file(weights, path, {"format": "pt"})
+    message = refuse(sd1, f"The {called} of .* lacks 1 weight: ")
+    assert key in message
+
+
+@pytest.mark.parametrize(("part", "file"), [("text_encoder", "model"), ("unet", UNET), ("vae", UNET)])
+def test_renamed_keys_refuse_the_model(sd1, part, file):
+    path = sd1 / part / f"{file}.safetensors"
+    save_file({f"module.{key}": tensor for key, tensor in load_file(path).items()}, path, {"format": "pt"})
+    refuse(sd1, r"lacks \d\d+ weights: .* and others")
+
+
+def test_the_second_text_encoder_counts_too(sdxl):
+    path = sdxl / "text_encoder_2" / "model.safetensors"
+    weights = load_file(path)
+    del weights["text_projection.weight"]
+    save_file(weights, path, {"format": "pt"})
+    refuse(sdxl, "The second text encoder of .* lacks 1 weight: text_projection.weight")
+
+
+def test_a_unet_with_a_lora_attached_is_said(sd1):
+    path = sd1 / "unet" / f"{UNET}.safetensors"
+    weights = {key.replace("to_k.weight", "to_k.base_layer.weight"): t for key, t in load_file(path).items()}
+    weights |= {
+        key.replace("base_layer", "lora_A.default"): t.clone() for key, t in weights.items() if "base_lay" in key
+    }
+    save_file(weights, path, {"format": "pt"})
+    refuse(sd1, "The UNet of .* lacks 8 weights: .*saved with a LoRA attached")
+
+
+def test_leftovers_are_let_pass(sd1, reference):
+    for part, file in (("text_encoder", "model"), ("unet", UNET)):
+        path = sd1 / part / f"{file}.safetensors"
+        save_file(load_file(path) | {"something.else": torch.zeros(2)}, path, {"format": "pt"})
+    same(load(sd1), reference)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("part", "file", "called"),
+    [("text_encoder", "model", "text encoder"), ("unet", UNET, "UNet"), ("vae", UNET, "VAE")],
+)
+def test_a_weight_that_is_no_number_refuses_the_model(sd1, part, file, called, value):
+    path = sd1 / part / f"{file}.safetensors"
+    weights = load_file(path)
+    key = sorted(weights)[-1]
+    weights[key].view(-1)[0] = value
+    save_file(weights, path, {"format": "pt"})
+    refuse(sd1, f"The {called} of .* not finite in float32: .* Download")
+
+
+def test_what_overflows_in_float16_says_which_dtype_to_use(sd1):
+    path = sd1 / "unet" / f"{UNET}.safetensors"
+    weights = load_file(path)
+    weights["conv_in.weight"][0] = 1e5  # the largest number of float16 is 65504
+    save_file(weights, path, {"format": "pt"})
+    load(sd1)
+    with pytest.raises(ModelError, match=r"not finite in float16: conv_in.weight. Load it in float32"):
+        sd_model.load(str(sd1), "cpu", "float16")
+
+
+# The index of another pipeline
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionPipelineSafe",
+        "StableDiffusionSAGPipeline", "StableDiffusionAttendAndExcitePipeline", "AutoPipelineForText2Image",
+        "AutoPipelineForImage2Image", "StableDiffusionPanoramaPipeline", "StableDiffusionControlNetPipeline",
+    ],
+)  # fmt: skip
+def test_the_parts_of_another_pipeline_make_a_text_to_image_pipeline(sd1, reference, name):
+    edit(sd1 / "model_index.json", _class_name=name)
+    model = load(sd1)
+    same(model, reference)
+    assert type(model.pipeline).__name__ == "StableDiffusionPipeline" and model.pipeline.safety_checker is None
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"])
+def test_the_same_of_sdxl(sdxl, folders, name):
+    edit(sdxl / "model_index.json", _class_name=name, requires_aesthetics_score=False)
+    model = load(sdxl)
+    same(model, load(folders["sdxl"]))
+    assert type(model.pipeline).__name__ == "StableDiffusionXLPipeline"
+
+
+def test_parts_that_are_not_needed_may_be_missing(sd1, reference):
+    edit(
+        sd1 / "model_index.json", feature_extractor=["transformers", "CLIPImageProcessor"],
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"], image_encoder=["transformers", "X"],
+    )  # fmt: skip
+    same(load(sd1), reference)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"in_channels": 9}, "generates from more than a prompt"),
+        ({"num_class_embeds": 4}, "generates from more than a prompt"),
+        ({"encoder_hid_dim_type": "image_proj"}, "generates from more than a prompt"),
+        ({"addition_embed_type": "text_image"}, "generates from more than a prompt"),
+        ({"dual_cross_attention": True}, "two cross-attentions side by side"),
+    ],
+)
+def test_a_unet_that_reads_more_is_refused_before_its_weights_are_read(sd1, changes, says):
+    edit(sd1 / "unet" / "config.json", **changes)
+    for path in sd1.rglob("*.safetensors"):
+        path.write_bytes(b"nobody reads this")
+    refuse(sd1, says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"_class_name": "MyOwnPipeline"}, "is a MyOwnPipeline, which diffusers does not know"),
+        ({"_class_name": ["a", "b"]}, "is a model of no kind, which diffusers does not know"),
+        ({"_class_name": 7}, "which diffusers does not know"),
+        ({"vae": []}, "does not say what its vae is"),
+        ({"vae": ["diffusers"]}, "does not say what its vae is"),
+        ({"vae": [1, 2]}, "does not say what its vae is"),
+        ({"vae": [None, None]}, "names no vae"),
+        ({"scheduler": [None, None]}, "names no scheduler"),
+        ({"unet": [None, None]}, "not a text-to-image model with a UNet"),
+        ({"tokenizer": "CLIPTokenizer"}, "not a text-to-image model with a UNet"),
+        ({"unet": ["diffusers", "UNetMotionModel"]}, "its unet is a UNetMotionModel"),
+        ({"unet": ["my_module", "UNet2DConditionModel"]}, "its unet is a UNet2DConditionModel"),
+        ({"text_encoder": ["transformers", "T5EncoderModel"]}, "its text_encoder is a T5EncoderModel"),
+        ({"vae": ["diffusers", "VQModel"]}, "its vae is a VQModel"),
+        ({"scheduler": ["diffusers", "NoSuchScheduler"]}, "NoSuchScheduler, is not known"),
+        ({"scheduler": ["diffusers", "UNet2DConditionModel"]}, "UNet2DConditionModel, is not known"),
+        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "without the other"),
+        ({"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [None, None], "tokenizer": [None, None],
+          "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "a refiner"),
+    ],
+)  # fmt: skip
+def test_a_bad_index_is_a_sentence(sd1, changes, says):
+    edit(sd1 / "model_index.json", **changes)
+    refuse(sd1, says)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", '"x"', "{", "", "[" * 100_000, "\ud7ff", '{"a": ' * 50_000])
+def test_an_index_that_is_no_object_is_a_sentence(sd1, text):
+    (sd1 / "model_index.json").write_text(text, encoding="utf-8")
+    refuse(sd1, r"model_index.json (holds no settings|cannot be read)")
+    edit_config = sd1 / "unet" / "config.json"
+    (sd1 / "model_index.json").unlink()
+    refuse(sd1, "holds no model_index.json")
+    assert edit_config.is_file()
+
+
+@pytest.mark.parametrize("steps", [10**8, 0, 1, -5, "many", 1.5, True, 10**400])
+def test_an_absurd_number_of_timesteps_is_refused_quickly(sd1, steps):
+    edit(sd1 / "scheduler" / "scheduler_config.json", num_train_timesteps=steps)
+    refuse(sd1, "num_train_timesteps")
+
+
+def test_a_missing_configuration_is_said(sd1):
+    (sd1 / "unet" / "config.json").unlink()
+    refuse(sd1, "unet/config.json is missing")
+
+
+def test_one_part_of_a_model_says_that_the_folder_above_is_meant(sd1):
+    refuse(sd1 / "unet", "one part of a model; give the folder above, sd1")
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}, 10**9])
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [("unet", "block_out_channels"), ("unet", "cross_attention_dim"), ("unet", "down_block_types"),
+     ("unet", "attention_head_dim"), ("unet", "sample_size"), ("vae", "block_out_channels"),
+     ("vae", "latent_channels"), ("text_encoder", "hidden_size"), ("text_encoder", "num_attention_heads"),
+     ("text_encoder", "vocab_size"), ("text_encoder", "max_position_embeddings"), ("scheduler", "beta_schedule"),
+     ("scheduler", "beta_start"), ("scheduler", "prediction_type")],
+)  # fmt: skip
+def test_a_damaged_configuration_loads_or_is_a_sentence(sd1, part, key, value):
+    path = sd1 / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    edit(path, **{key: value})
+    try:
+        load(sd1)
+    except ModelError as error:
+        assert len(str(error)) < 1000
+
+
+# Tokenizers
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(sd1):
+    for path in (sd1 / "tokenizer").iterdir():
+        if path.name != "tokenizer_config.json":
+            path.unlink()
+    refuse(sd1, "The tokenizer of .* has no vocabulary")
+    shutil.rmtree(sd1 / "tokenizer")
+    refuse(sd1, "The tokenizer of .* has no vocabulary")
+
+
+def test_a_tokenizer_of_another_model_is_refused(sd1):
+    path = sd1 / "tokenizer" / "tokenizer.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["model"]["vocab"] = {word: i for word, i in told["model"]["vocab"].items() if i < 300}
+    told["model"]["merges"], told["added_tokens"] = [], []
+    path.write_text(json.dumps(told), encoding="utf-8")
+    refuse(sd1, "do not belong together|could not be loaded|layout")
+
+
+@pytest.mark.parametrize("length", [None, 10**30, 77])
+def test_the_encoder_says_how_long_a_prompt_may_be_where_the_tokenizer_does_not(sd1, length):
+    edit(sd1 / "tokenizer" / "tokenizer_config.json", model_max_length=length, max_length=None)
+    model = load(sd1)
+    assert model.length == families.LENGTH == model.pipeline.tokenizer.model_max_length
+    assert text.embed(model, ["cat " * 90]).shape == (1, families.LENGTH, 32)
+
+
+# Schedulers
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda: DEISMultistepScheduler(**LEADING),
+        lambda: SASolverScheduler(**LEADING),
+        lambda: DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", **LEADING),
+        lambda: DPMSolverMultistepScheduler(
+            algorithm_type="dpmsolver", solver_type="heun", final_sigmas_type="sigma_min", **LEADING
+        ),
+        lambda: DPMSolverMultistepScheduler(final_sigmas_type="sigma_min", **LEADING),
+    ],
+    ids=["deis", "sa", "sde", "heun", "sigma_min"],
+)  # fmt: skip
+def test_training_images_are_made_with_dpm_solver_whatever_the_scheduler_of_the_folder(sd1, scheduler, reference):
+    scheduler().save_pretrained(sd1 / "scheduler")
+    edit(sd1 / "model_index.json", scheduler=["diffusers", type(scheduler()).__name__])
+    model = load(sd1)
+    made = sampling.training_scheduler(model.pipeline.scheduler)
+    assert (made.config.algorithm_type, made.config.solver_type) == ("dpmsolver++", "midpoint")
+    wanted = [sampling.TrainingImage("a photo of a cat", "cat", 3)]
+    settings = ImageSettings(steps=3, guidance=2.0)
+    own, usual = (sampling.training_images(m, wanted, settings, None)[0].latent_CHW for m in (model, reference))
+    assert torch.allclose(own, usual, atol=1e-4) and bool(own.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("LMSDiscreteScheduler", {}), ("DPMSolverMultistepScheduler", {"use_beta_sigmas": True}),
+     ("EulerDiscreteScheduler", {"use_beta_sigmas": True})],
+)  # fmt: skip
+def test_a_scheduler_that_needs_scipy_names_it(sd1, kind, changes):
+    try:
+        import scipy  # noqa: F401, PLC0415
+
+        pytest.skip("scipy is installed")
+    except ImportError:
+        pass
+    edit(sd1 / "model_index.json", scheduler=["diffusers", kind])
+    edit(sd1 / "scheduler" / "scheduler_config.json", _class_name=kind, skip_prk_steps=None, **changes)
+    refuse(sd1, "needs the package scipy. Install it with: pip install scipy")
+
+
+# Other shapes of UNets
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mid_block_type": None},
+        {"mid_block_type": "UNetMidBlock2D"},
+        {"transformer_layers_per_block": ((2,), 1), "reverse_transformer_layers_per_block": (1, (2, 1))},
+    ],
+    ids=["tiny-sd", "no attention in the middle", "SSD-1B"],
+)
+def test_unets_that_were_cut_down_load_and_generate(sd1, changes):
+    torch.manual_seed(0)
+    shutil.rmtree(sd1 / "unet")
+    families.unet(32, **changes).save_pretrained(sd1 / "unet")
+    model = load(sd1)
+    wanted = [sampling.TrainingImage("a photo of a cat", "cat", 3)]
+    made = sampling.training_images(model, wanted, ImageSettings(steps=2, guidance=2.0), None)[0]
+    assert made.heat_HW.shape == (8, 8)

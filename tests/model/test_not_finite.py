@@ -1,0 +1,120 @@
+"""What is not finite stops at once, and is never saved, loaded, applied or fused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mace_studio import erasure as erasures
+from mace_studio.erasure import Erasure
+from mace_studio.errors import NotFinite
+from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.recipe import Concept, ImageRequest, Recipe
+from mace_studio.sd import files, projections, sampling, text
+from mace_studio.sd import model as sd_model
+from mace_studio.settings import ImageSettings, LoraSettings
+
+QUICK = Recipe(
+    concepts=(Concept("cat", "dog"),),
+    settings=MaceSettings(
+        images=ImageSettings(per_concept=1, steps=2), lora=LoraSettings(rank=1, steps=4), masks="none"
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def other(other_folder):
+    """A model of this module's own, since weights of it are changed."""
+    return sd_model.load(str(other_folder), "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"alpha": 1e300}, "an alpha of 1e\\+300"),
+        ({"learning_rate": 1e30}, "learning rate of 1e\\+30"),
+        ({"learning_rate": 1e300}, "learning rate of 1e\\+300"),
+    ],
+)
+def test_training_that_diverges_names_the_rate(other, tmp_path, changes, says):
+    recipe = QUICK.with_settings(lora=replace(QUICK.settings.lora, **changes))
+    before = other.checksum()
+    with pytest.raises(NotFinite, match=says):
+        erase.erase(other, recipe, cache=tmp_path)
+    assert other.checksum() == before
+
+
+@pytest.fixture
+def broken(other):
+    """The same model with an infinite weight of the UNet, as float16 makes it."""
+    weight = other.unet.conv_in.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0, 0, 0] = float("inf")
+    yield other
+    with torch.no_grad():
+        weight.copy_(before)
+
+
+def test_generating_stops_at_the_first_step(broken):
+    seen = []
+    with pytest.raises(NotFinite, match="The latents of step 1 left the range of float32"):
+        sampling.generate(broken, ImageRequest(("a cat",), steps=5), seen.append)
+    assert not seen
+
+
+def test_training_images_of_it_are_not_kept(broken, tmp_path):
+    with pytest.raises(NotFinite, match="latents"):
+        erase.erase(broken, QUICK, cache=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_vae_that_overflows_is_said(other):
+    bias = other.pipeline.vae.decoder.conv_out.bias
+    before = bias.detach().clone()
+    with torch.no_grad():
+        bias.fill_(float("nan"))
+    try:
+        with pytest.raises(NotFinite, match="The image that the VAE decoded left the range of float32"):
+            sampling.generate(other, ImageRequest(("a cat",), steps=1))
+    finally:
+        with torch.no_grad():
+            bias.copy_(before)
+    assert not other.pipeline.vae.decoder._forward_hooks
+
+
+def test_text_that_overflows_is_said(other):
+    weight = other.pipeline.text_encoder.get_input_embeddings().weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+    try:
+        with pytest.raises(NotFinite, match="text encoder"):
+            text.embed(other, ["a cat"])
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+@pytest.fixture
+def infinite(other):
+    weights = {key: weight.clone() for key, weight in projections.read(other.unet).items()}
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    return Erasure(recipe=QUICK, weights=weights, fingerprint=other.fingerprint)
+
+
+def test_such_an_erasure_is_not_saved_applied_or_loaded(infinite, other, tmp_path):
+    path = tmp_path / "cat.safetensors"
+    with pytest.raises(NotFinite, match="The weights of “cat”, down_blocks"):
+        infinite.save(path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(NotFinite), infinite.applied(other):
+        pass
+    with pytest.raises(NotFinite):
+        infinite.apply(other.pipeline)
+    whole = Erasure(recipe=QUICK, weights=projections.read(other.unet), fingerprint=other.fingerprint)
+    whole.save(path)
+    header = erasures.erasure_header.read(path)
+    files.write(path, infinite.weights, header.metadata())
+    with pytest.raises(NotFinite):
+        erasures.load(path)

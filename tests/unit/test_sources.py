@@ -1,0 +1,111 @@
+"""What people paste as a model: quotes, addresses, folders above the model."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mace_studio import sources
+from mace_studio.errors import ModelError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "my model"
+    made.mkdir()
+    (made / "model_index.json").write_text("{}", encoding="utf-8")
+    return made
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["{}", "  {}  ", "{}\n", '"{}"', "'{}'", "“{}”", "‘{}’", "`{}`", "«{}»", ' "{}" ', "\"'{}'\"", "\ufeff{}",
+     "{}\u200b", "{}/", "{}/model_index.json", "\u00a0{}\u00a0"],
+)  # fmt: skip
+def test_a_folder_is_found_however_it_was_pasted(folder, form):
+    assert Path(sources.cleaned(form.format(folder))) == folder
+
+
+def test_file_addresses_are_paths(folder):
+    assert Path(sources.cleaned(folder.as_uri())) == folder
+    assert "%20" in folder.as_uri()
+    assert Path(sources.cleaned(f"file://localhost{folder.as_posix()}")) == folder
+    assert sources.cleaned("file:///C:/models/sd") == "C:/models/sd"
+
+
+def test_the_home_folder_is_written_out(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    assert Path(sources.cleaned("~/my model")) == folder
+    assert Path(sources.cleaned("'~/my model/'")) == folder
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "owner/name", " owner/name ", "https://huggingface.co/owner/name", "http://huggingface.co/owner/name/",
+        "https://huggingface.co/owner/name/tree/main", "https://huggingface.co/owner/name/tree/main/unet",
+        "https://huggingface.co/owner/name?library=diffusers", "https://huggingface.co/owner/name#use",
+        "huggingface.co/owner/name", "https://hf.co/owner/name", "hf://owner/name", "HTTPS://HuggingFace.co/owner/name",
+        "https://huggingface.co/owner/name/blob/main/README.md", "https://huggingface.co/owner/name/discussions/3",
+        "<https://huggingface.co/owner/name>",
+    ],
+)  # fmt: skip
+def test_the_page_of_a_model_is_its_id(address):
+    assert sources.cleaned(address) == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("https://civitai.com/models/4384", "download the .safetensors file"),
+        ("https://huggingface.co/owner/name/blob/main/v1-5.safetensors", "one file of a hub repository"),
+        ("https://huggingface.co/owner/name/resolve/main/v1-5.safetensors?download=true", "one file of a hub"),
+        ("https://huggingface.co/owner", "not the page of a model"),
+        ("https://huggingface.co/", "not the page of a model"),
+        ("https://huggingface.co/datasets/owner/name", "not the page of a model"),
+        ("", "Name a model"),
+        (" \n", "Name a model"),
+        ('""', "Name a model"),
+        ("a" * 300, "has 300 characters"),
+        ("a/" * 3000, "has 6000 characters"),
+        ("owner/na\x00me", "holds characters"),
+        ("owner/\ud800", "holds characters"),
+        ("owner\nname", "holds characters"),
+    ],
+)
+def test_what_names_no_model_is_a_sentence(address, says):
+    with pytest.raises(ModelError, match=says) as error:
+        sources.cleaned(address)
+    assert len(str(error.value)) < 400
+    str(error.value).encode()
+
+
+def test_a_folder_of_the_hubs_cache_is_the_snapshot_that_main_names(tmp_path):
+    cache = tmp_path / "models--owner--name"
+    for i, name in enumerate(("aaa", "bbb")):
+        (cache / "snapshots" / name).mkdir(parents=True)
+        (cache / "snapshots" / name / "model_index.json").write_text("{}", encoding="utf-8")
+        os.utime(cache / "snapshots" / name, (i, i))
+    assert sources.cleaned(str(cache)) == str(cache / "snapshots" / "bbb")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("aaa\n", encoding="utf-8")
+    for given in (cache, cache / "snapshots", cache / "snapshots" / "aaa"):
+        assert sources.cleaned(str(given)) == str(cache / "snapshots" / "aaa")
+
+
+def test_a_folder_with_one_checkpoint_is_the_checkpoint(tmp_path):
+    (tmp_path / "one.safetensors").touch()
+    (tmp_path / "._one.safetensors").touch()
+    (tmp_path / "readme.txt").touch()
+    assert sources.cleaned(str(tmp_path)) == str(tmp_path / "one.safetensors")
+    (tmp_path / "two.safetensors").touch()
+    with pytest.raises(ModelError, match=r"holds 2 checkpoints; give the path of one: one.safetensors, two"):
+        sources.cleaned(str(tmp_path))
+
+
+def test_a_long_path_that_exists_is_taken(tmp_path):
+    deep = tmp_path.joinpath(*["d" * 100] * 3)
+    deep.mkdir(parents=True)
+    assert len(str(deep)) > sources.LONGEST and sources.cleaned(str(deep)) == str(deep)
+    assert not sources.is_hub_id(str(deep)) and sources.is_hub_id("owner/name") and sources.is_hub_id("gpt2")
