@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         recipe: as it will be run.
         memory: bytes of the model, or None until it is loaded.
         costs: of the parts of a run, or None until they are measured.
-        cache: folder of training images and of the Gram of the general captions.
+        cache: folder of training images and of the Grams of general captions and preserve lists.
     """
     settings, concepts, sentences = recipe.settings, len(recipe.concepts), prompts.count(recipe)
     steps = concepts * settings.lora.steps
@@ -83,9 +83,7 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         halves = 2 if settings.images.guidance > 1 else 1
         forwards = concepts * settings.images.per_concept * settings.images.steps * halves if steps else 0
         return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
-    # The concepts' own prompts are read once more for the LoRAs, and once more for the fusion.
-    again = prompts.count(replace(recipe, preserve=())) if steps else 0
-    read = sentences + again + costs.unread(recipe, cache)
+    read = costs.sentences(recipe, cache)
     return Estimate(
         concepts=concepts,
         prompts=sentences,

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mace_studio import prompts
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.recipe import Recipe
 from mace_studio.sd import grams, lora, sampling, text
@@ -70,6 +71,7 @@ class Costs:
         at_once: how many images are generated at once.
         captions: how many general captions the model has.
         gram: name of the file in the cache that holds their Gram.
+        fingerprint: of the model.
     """
 
     forward_flops: float
@@ -85,6 +87,7 @@ class Costs:
     at_once: int
     captions: int
     gram: str
+    fingerprint: str
 
     def samples(self, recipe: Recipe) -> int:
         """Samples that go through the UNet for the training images of a recipe."""
@@ -110,10 +113,16 @@ class Costs:
         concepts = min(len(recipe.concepts), recipe.settings.concepts_at_once) if recipe.settings.lora.steps else 0
         return max(samples * self.sample_bytes, concepts * self.step_bytes)
 
-    def unread(self, recipe: Recipe, cache: Path) -> int:
-        """General captions that a run encodes: none where no weight asks for them, or where their Gram is kept."""
+    def sentences(self, recipe: Recipe, cache: Path) -> int:
+        """Sentences that a run encodes, if all of its prompts fit into memory.
+
+        Of the general captions, if a weight asks for them, and of the preserve list only where the cache has no Gram.
+        """
         asked = recipe.settings.refine.general or recipe.settings.fuse.general
-        return 0 if not asked or (cache / self.gram).exists() else self.captions
+        captions = 0 if not asked or (cache / self.gram).exists() else self.captions
+        preserved = list(prompts.preserved(recipe))
+        known = (cache / grams.file_name("preserve", self.fingerprint, preserved)).exists()
+        return prompts.count(recipe) + captions - len(preserved) * known
 
     def _halves(self, recipe: Recipe) -> int:
         return self.halves if recipe.settings.images.guidance > 1 else 1
@@ -171,7 +180,8 @@ def measure(model: Model, progress: Report = silent) -> Costs:
         most_steps=sampling.FEW_STEPS if model.distilled else TIMESTEPS,
         at_once=model.batches.size,
         captions=len(captions),
-        gram=grams.file_name(model, captions),
+        gram=grams.file_name("general", model.fingerprint, captions),
+        fingerprint=model.fingerprint,
     )
 
 
