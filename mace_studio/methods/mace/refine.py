@@ -73,9 +73,9 @@ def gather(
         report = within(progress, "refine", "preserve list", done, total)
         preserve = grams.cached(model, "preserve", preserved, cache, report)
         done += len(preserved)
-    sums, mapped, guide = PairSums(model.width), None, None
+    sums, mapped, guide = PairSums(model.width), list[str](), None
     for concept in concepts:
-        if prompts.mapped(concept) != mapped:
+        if guide is None or prompts.mapped(concept) != mapped:
             mapped = prompts.mapped(concept)
             guide = embeddings.of(mapped, within(progress, "refine", concept.phrase, done, total))
             done += len(mapped)
