@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mace_studio import erasure_header, masks
+from mace_studio import erasure_header, masks, methods
 from mace_studio.erasure_header import Header
 from mace_studio.errors import FileError
 from mace_studio.masks import UserMasks
@@ -32,11 +32,11 @@ LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet b
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """The result: weights that take the place of a model's key and value projections.
+    """The result: weights that take the place of a model's key and value projections, or of others of its UNet.
 
     Attributes:
         recipe: what was asked for.
-        weights: UNet state-dict key -> weight_PD, in the model's dtype, on the CPU.
+        weights: UNet state-dict key -> weight, in the model's dtype, on the CPU.
         fingerprint: of the base model.
         loras: phrase -> its LoRA, from which others can be fused again without training. One without pairs is of a
             file made by an older version, which kept its losses only. The sums of the prompts are not kept: they
@@ -68,7 +68,7 @@ class Erasure:
             FileError: the erasure was made from another model.
         """
         check_fits(self, model)
-        with projections.swapped(model.unet, self.weights):
+        with projections.swapped(model.unet, self.weights, methods.find(self.recipe.method).changes):
             yield
 
     def checksum(self) -> str:
@@ -83,22 +83,22 @@ class Erasure:
         """Write the weights into a diffusers pipeline for good.
 
         Args:
-            pipeline: any whose UNet has the projections; its dtype and device stay.
+            pipeline: any whose UNet has these weights; its dtype and device stay.
 
         Raises:
-            FileError: the UNet lacks a projection, or has one of another shape; nothing is changed then.
+            FileError: the UNet lacks a weight that the method may change, or has one of another shape; nothing is
+                changed then.
         """
-        parameters = dict(pipeline.unet.named_parameters())
-        for key, weight_PD in self.weights.items():
-            if key not in parameters or parameters[key].shape != weight_PD.shape:
+        parameters = projections.read(pipeline.unet, methods.find(self.recipe.method).changes)
+        for key, weight in self.weights.items():
+            if key not in parameters or parameters[key].shape != weight.shape:
                 had = f"one of {tuple(parameters[key].shape)}" if key in parameters else "none"
                 raise FileError(
-                    f"“{self.recipe.title()}” does not fit this pipeline: it has {key} of {tuple(weight_PD.shape)}, "
+                    f"“{self.recipe.title()}” does not fit this pipeline: it has {key} of {tuple(weight.shape)}, "
                     f"the pipeline has {had}. Use a pipeline of the family that the erasure was made from."
                 )
-        with torch.no_grad():
-            for key, weight_PD in self.weights.items():
-                parameters[key].copy_(weight_PD)
+        for key, weight in self.weights.items():
+            parameters[key].copy_(weight)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file: UNet state-dict keys, and the LoRAs beside them.

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.settings import (
+    ConceptAblationSettings,
     DoubleProjectionSettings,
+    EsdSettings,
+    ForgetMeNotSettings,
     OceSettings,
     ReceSettings,
+    SelectiveAmnesiaSettings,
     SpeedSettings,
     TrainingFreeSettings,
     UceSettings,
@@ -39,6 +43,7 @@ class Method:
         erase: (model, recipe, progress, cache) -> Erasure; leaves the model bit for bit as it was.
         kinds: of concepts that it is meant for, of `recipe.KINDS`.
         reads: which parts of a recipe it reads beside the concepts: "mapping", "preserve", "captions", "images".
+        changes: which weights: "projections" for keys and values of cross-attention, "unet" for any of the UNet.
     """
 
     title: str
@@ -47,6 +52,7 @@ class Method:
     erase: Callable[[Model, Recipe, Report, Path | None], Erasure]
     kinds: tuple[str, ...] = ("object", "celebrity", "style", "explicit")
     reads: tuple[str, ...] = ()
+    changes: str = "projections"
 
 
 def _runs(module: str) -> Callable[..., Erasure]:
@@ -106,6 +112,36 @@ METHODS: dict[str, Method] = {
         settings=DoubleProjectionSettings,
         erase=_runs("double_projection"),
         reads=("mapping", "preserve"),
+    ),
+    "esd": Method(
+        title="ESD",
+        about="Trains the model to predict, for a concept, what guidance away from it gives.",
+        settings=EsdSettings,
+        erase=_runs("esd"),
+        changes="unet",
+    ),
+    "ac": Method(
+        title="AC",
+        about="Trains a concept's prompts to predict what the model predicts for its mapping's prompts.",
+        settings=ConceptAblationSettings,
+        erase=_runs("concept_ablation"),
+        reads=("mapping", "images"),
+    ),
+    "fmn": Method(
+        title="FMN",
+        about="Trains the attention to a concept's words down.",
+        settings=ForgetMeNotSettings,
+        erase=_runs("forget_me_not"),
+        reads=("images",),
+        changes="unet",
+    ),
+    "sa": Method(
+        title="SA, reduced",
+        about="Teaches a concept's prompt its mapping's images, and holds the weights that general captions need.",
+        settings=SelectiveAmnesiaSettings,
+        erase=_runs("selective_amnesia"),
+        reads=("mapping", "captions", "images"),
+        changes="unet",
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -85,7 +85,7 @@ def expanded(concept: Concept, anchor_phrase: str) -> list[tuple[str, str]]:
 
 
 def result(
-    model: Model, recipe: Recipe, weights: dict[str, Tensor], warnings: Sequence[str] = (), **conditions: float
+    model: Model, recipe: Recipe, weights: Mapping[str, Tensor], warnings: Sequence[str] = (), **conditions: float
 ) -> Erasure:
     """The Erasure of a method that leaves no LoRAs behind; its weights in the model's dtype on the CPU."""
     return Erasure(

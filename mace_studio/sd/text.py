@@ -81,7 +81,7 @@ def positions(model: Model, sentence_ids: Sequence[int], phrase: str) -> list[in
     Raises:
         RecipeError: the phrase is not in the prompt, because the prompt is longer than the model reads.
     """
-    runs = tokens.occurrences(sentence_ids, _spellings(model.pipeline.tokenizer, phrase))
+    runs = tokens.occurrences(sentence_ids, spellings(model.pipeline.tokenizer, phrase))
     found = [position for run in runs for position in run]
     if not found:
         raise RecipeError("concepts", f"“{phrase}” is too long for this model, which reads {model.length} tokens.")
@@ -133,7 +133,7 @@ def words(model: Model, sentence: str, phrases: Iterable[str] = ()) -> list[Word
     pieces = model.pipeline.tokenizer.convert_ids_to_tokens(row)
     found: dict[range, Word] = {}
     for phrase in phrases:
-        for run in tokens.occurrences(row, _spellings(model.pipeline.tokenizer, phrase)):
+        for run in tokens.occurrences(row, spellings(model.pipeline.tokenizer, phrase)):
             if not any(position in other for other in found for position in run):
                 found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), tuple(run), "concept")
     taken = {position for run in found for position in run}
@@ -176,7 +176,7 @@ def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
 
 
 @lru_cache(maxsize=256)
-def _spellings(tokenizer: PreTrainedTokenizerBase, phrase: str) -> tuple[tuple[int, ...], ...]:
+def spellings(tokenizer: PreTrainedTokenizerBase, phrase: str) -> tuple[tuple[int, ...], ...]:
     """The phrase alone and between other words, where a tokeniser may split it differently."""
 
     def plain(text: str) -> tuple[int, ...]:
