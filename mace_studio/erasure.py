@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,12 +68,16 @@ class Erasure:
             FileError: the erasure was made from another model.
         """
         check_fits(self, model)
-        with projections.swapped(model.unet, self.weights, methods.find(self.recipe.method).changes):
+        method = methods.find(self.recipe.method)
+        with ExitStack() as stack:
+            stack.enter_context(projections.swapped(model.unet, self.weights, method.changes))
+            if method.guide:
+                stack.enter_context(method.guide(model, self.recipe))
             yield
 
     def checksum(self) -> str:
-        """SHA-256 of the weights, in float32."""
-        digest = hashlib.sha256()
+        """SHA-256 of the weights, in float32; of a method that acts while images are generated, of its recipe."""
+        digest = hashlib.sha256(self.recipe.to_json().encode() if methods.find(self.recipe.method).guide else b"")
         for key, weight_PD in sorted(self.weights.items()):
             digest.update(key.encode())
             digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy().data)
@@ -86,9 +90,10 @@ class Erasure:
             pipeline: any whose UNet has these weights; its dtype and device stay.
 
         Raises:
-            FileError: the UNet lacks a weight that the method may change, or has one of another shape; nothing is
-                changed then.
+            FileError: the UNet lacks a weight that the method may change, or has one of another shape, or the method
+                changes no weights; nothing is changed then.
         """
+        check_has_weights(self)
         parameters = projections.read(pipeline.unet, methods.find(self.recipe.method).changes)
         for key, weight in self.weights.items():
             if key not in parameters or parameters[key].shape != weight.shape:
@@ -160,10 +165,20 @@ def check_fits(erasure: Erasure, model: Model) -> None:
     """Raise a FileError unless the erasure was made from this model."""
     if erasure.fingerprint != model.fingerprint:
         # bfloat16 rounds so coarsely that the same model loaded in it has another fingerprint.
-        dtype = " and ".join({str(weight_PD.dtype).removeprefix("torch.") for weight_PD in erasure.weights.values()})
+        dtypes = {str(weight.dtype).removeprefix("torch.") for weight in erasure.weights.values()}
         raise FileError(
             f"“{erasure.recipe.title()}” was made from another model than {model.name}, so it does not fit; "
-            f"load the model that it was made from, in {dtype}."
+            f"load the model that it was made from{', in ' if dtypes else ''}{' and '.join(dtypes)}."
+        )
+
+
+def check_has_weights(erasure: Erasure) -> None:
+    """Raise a FileError if its method changes no weights but acts while images are generated."""
+    method = methods.find(erasure.recipe.method)
+    if method.guide:
+        raise FileError(
+            f"“{erasure.recipe.title()}” has no weights to write: {method.title} acts while MACE Studio generates an "
+            "image. Erase with another method to use the result elsewhere."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.settings import (
+    AdaVdSettings,
     ConceptAblationSettings,
     DoubleProjectionSettings,
     EsdSettings,
@@ -18,6 +20,7 @@ from mace_studio.methods.settings import (
     OceSettings,
     ReceSettings,
     SelectiveAmnesiaSettings,
+    SldSettings,
     SpeedSettings,
     TrainingFreeSettings,
     UceSettings,
@@ -44,6 +47,8 @@ class Method:
         kinds: of concepts that it is meant for, of `recipe.KINDS`.
         reads: which parts of a recipe it reads beside the concepts: "mapping", "preserve", "captions", "images".
         changes: which weights: "projections" for keys and values of cross-attention, "unet" for any of the UNet.
+        guide: of a method that acts while images are generated: (model, recipe) -> context manager inside of which it
+            does, and after which the model is bit for bit as before. Its erasures have no weights.
     """
 
     title: str
@@ -53,15 +58,16 @@ class Method:
     kinds: tuple[str, ...] = ("object", "celebrity", "style", "explicit")
     reads: tuple[str, ...] = ()
     changes: str = "projections"
+    guide: Callable[[Model, Recipe], AbstractContextManager[None]] | None = None
 
 
-def _runs(module: str) -> Callable[..., Erasure]:
-    """The function `erase` of a module in this folder, imported when it is first called."""
+def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
+    """A function of a module in this folder, imported when it is first called."""
 
-    def erase(*arguments: Any, **options: Any) -> Erasure:
-        return import_module(f"mace_studio.methods.{module}").erase(*arguments, **options)
+    def run(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(f"mace_studio.methods.{module}"), function)(*arguments, **options)
 
-    return erase
+    return run
 
 
 METHODS: dict[str, Method] = {
@@ -142,6 +148,20 @@ METHODS: dict[str, Method] = {
         erase=_runs("selective_amnesia"),
         reads=("mapping", "captions", "images"),
         changes="unet",
+    ),
+    "sld": Method(
+        title="SLD",
+        about="Changes no weight: guides every image away from the concepts while it is generated.",
+        settings=SldSettings,
+        erase=_runs("sld"),
+        guide=_runs("sld", "guide"),
+    ),
+    "adavd": Method(
+        title="AdaVD",
+        about="Changes no weight: takes the concepts out of the values of cross-attention while images are generated.",
+        settings=AdaVdSettings,
+        erase=_runs("adavd"),
+        guide=_runs("adavd", "guide"),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The methods that train, on small random pipelines: they change what they say, lower their loss, cancel and restore."""
+"""The methods that train, on small random pipelines: they change what they say, lower their loss, can be cancelled."""
 
 import itertools
 from dataclasses import replace
@@ -44,8 +44,12 @@ def erased(small):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_changes_weights_and_leaves_the_model(small, erased, name):
+    seen = []
     with untouched(small):
-        again = METHODS[name].erase(small, recipe_of(name))
+        again = METHODS[name].erase(small, recipe_of(name), seen.append)
+    fractions = [event.fraction for event in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1
+    assert {event.concept for event in seen if event.loss is not None} <= {"cat", "ship"}
     own = projections.read(small.unet, METHODS[name].changes)
     assert any(not torch.equal(weight, own[key]) for key, weight in again.weights.items())
     assert all(torch.isfinite(weight).all() for weight in again.weights.values())
@@ -80,15 +84,6 @@ def test_cancelling_at_the_first_step_restores_the_model(small, name):
     with untouched(small), cancelled(lambda event: event.stage == "train") as progress:
         METHODS[name].erase(small, recipe_of(name), progress)
     assert progress.seen[-1].step == 1 and progress.seen[-1].loss is not None
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_progress_goes_up_to_the_end(small, name):
-    seen = []
-    METHODS[name].erase(small, recipe_of(name), seen.append)
-    fractions = [event.fraction for event in seen]
-    assert fractions == sorted(fractions) and fractions[-1] == 1
-    assert {event.concept for event in seen if event.loss is not None} <= {"cat", "ship"}
 
 
 def test_the_loss_of_an_esd_step_is_the_equation(small):
@@ -163,7 +158,7 @@ def probe(model, sentences):
 
 @torch.no_grad()
 def test_esd_comes_nearer_to_its_target(small):
-    recipe = recipe_of("esd", CONCEPTS[:1], steps=20, learning_rate=3e-3)
+    recipe = recipe_of("esd", CONCEPTS[:1], steps=6, learning_rate=3e-4, guidance=1.0)
     points, read = probe(small, ["", "cat"])
     targets = [
         esd.target(*(training.predict(small, x, t, read.rows([row])) for row in (0, 1)), EsdSettings().eta)
@@ -208,7 +203,7 @@ def test_fmn_learns_tokens_first_where_it_is_asked_to(small):
 
 
 def test_no_tokens_are_learned_for_two_text_encoders(models):
-    with pytest.raises(ModelError, match="two text encoders, .* set inversion_steps to 0"):
+    with pytest.raises(ModelError, match=r"two text encoders, .* set inversion_steps to 0"):
         METHODS["fmn"].erase(models["sdxl"], recipe_of("fmn", inversion_steps=3))
 
 
@@ -245,7 +240,7 @@ def test_the_fisher_information_is_kept(small, tmp_path):
 def test_training_ends_at_a_loss_that_is_no_number(small):
     weight, seen = torch.ones(2, requires_grad=True), []
     losses = iter([weight.sum(), weight.sum() * torch.inf])
-    with pytest.raises(StudioError, match="loss of “cat” is inf at step 2.*smaller learning rate"):
+    with pytest.raises(StudioError, match=r"loss of “cat” is inf at step 2.*smaller learning rate"):
         training.train(small, torch.optim.SGD([weight], 0.1), 3, lambda: ("cat", [next(losses)]), seen.append)
     assert len(seen) == 1 and torch.equal(weight.detach(), torch.full((2,), 0.9))
 
