@@ -24,14 +24,21 @@ from mace_studio.methods.settings import (
     SpeedSettings,
     TrainingFreeSettings,
     UceSettings,
+    Work,
 )
 from mace_studio.progress import silent
+from mace_studio.settings import TIMESTEPS, ImageSettings
 
 if TYPE_CHECKING:
     from mace_studio.erasure import Erasure
     from mace_studio.progress import Report
     from mace_studio.recipe import Recipe
     from mace_studio.sd.model import Model
+
+
+def _nothing(recipe: Recipe) -> Work:
+    """Of a closed form, and of what acts while images are generated."""
+    return Work()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,7 @@ class Method:
         changes: which weights: "projections" for keys and values of cross-attention, "unet" for any of the UNet.
         guide: of a method that acts while images are generated: (model, recipe) -> context manager inside of which it
             does, and after which the model is bit for bit as before. Its erasures have no weights.
+        work: recipe -> what a run takes beside reading prompts.
     """
 
     title: str
@@ -59,6 +67,7 @@ class Method:
     reads: tuple[str, ...] = ()
     changes: str = "projections"
     guide: Callable[[Model, Recipe], AbstractContextManager[None]] | None = None
+    work: Callable[[Recipe], Work] = _nothing
 
 
 def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
@@ -70,6 +79,53 @@ def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
     return run
 
 
+def _mace(recipe: Recipe) -> Work:
+    settings, count = recipe.settings, len(recipe.concepts)
+    return Work(
+        images=count * settings.images.per_concept if settings.lora.steps else 0,
+        image_steps=settings.images.steps,
+        guidance=settings.images.guidance,
+        training_steps=count * settings.lora.steps,
+        side_by_side=count,
+        at_once=settings.concepts_at_once,
+        captions=bool(settings.refine.general or settings.fuse.general),
+    )
+
+
+def _esd(recipe: Recipe) -> Work:
+    # In every step on average half of 50 denoising steps, and two predictions of the frozen model.
+    settings = recipe.settings
+    return Work(images=settings.steps, image_steps=26, guidance=settings.guidance, training_steps=settings.steps)
+
+
+def _images_of(recipe: Recipe, images: int, training_steps: int) -> Work:
+    settings = recipe.settings
+    return Work(
+        images=images if settings.steps else 0,
+        image_steps=settings.image_steps,
+        guidance=settings.image_guidance,
+        training_steps=training_steps if settings.steps else 0,
+    )
+
+
+def _ac(recipe: Recipe) -> Work:
+    settings = recipe.settings
+    return _images_of(recipe, len(recipe.concepts) * settings.images, settings.steps * settings.batch)
+
+
+def _fmn(recipe: Recipe) -> Work:
+    settings, count = recipe.settings, len(recipe.concepts)
+    shown = settings.images if settings.real_images or settings.inversion_steps else 0
+    return _images_of(recipe, count * shown, count * (settings.steps + settings.inversion_steps))
+
+
+def _sa(recipe: Recipe) -> Work:
+    settings = recipe.settings
+    gradients = settings.replay * len(range(0, TIMESTEPS, settings.stride)) if settings.fisher_weight else 0
+    images = len(recipe.concepts) * settings.surrogates + settings.replay
+    return _images_of(recipe, images, 2 * settings.steps + gradients)
+
+
 METHODS: dict[str, Method] = {
     "mace": Method(
         title="MACE",
@@ -77,6 +133,7 @@ METHODS: dict[str, Method] = {
         settings=MaceSettings,
         erase=_runs("mace.erase"),
         reads=("mapping", "preserve", "captions", "images"),
+        work=_mace,
     ),
     "mace-free": Method(
         title="MACE without training",
@@ -84,6 +141,7 @@ METHODS: dict[str, Method] = {
         settings=TrainingFreeSettings,
         erase=_runs("training_free"),
         reads=("mapping", "preserve", "captions"),
+        work=lambda recipe: Work(captions=bool(recipe.settings.refine.general or recipe.settings.fuse.general)),
     ),
     "uce": Method(
         title="UCE",
@@ -111,6 +169,7 @@ METHODS: dict[str, Method] = {
         settings=OceSettings,
         erase=_runs("oce"),
         reads=("mapping", "preserve", "captions"),
+        work=lambda recipe: Work(captions=recipe.settings.general_scale > 0),
     ),
     "dp": Method(
         title="DP",
@@ -124,6 +183,7 @@ METHODS: dict[str, Method] = {
         about="Trains the model to predict, for a concept, what guidance away from it gives.",
         settings=EsdSettings,
         erase=_runs("esd"),
+        work=_esd,
         changes="unet",
     ),
     "ac": Method(
@@ -131,6 +191,7 @@ METHODS: dict[str, Method] = {
         about="Trains a concept's prompts to predict what the model predicts for its mapping's prompts.",
         settings=ConceptAblationSettings,
         erase=_runs("concept_ablation"),
+        work=_ac,
         reads=("mapping", "images"),
     ),
     "fmn": Method(
@@ -138,6 +199,7 @@ METHODS: dict[str, Method] = {
         about="Trains the attention to a concept's words down.",
         settings=ForgetMeNotSettings,
         erase=_runs("forget_me_not"),
+        work=_fmn,
         reads=("images",),
         changes="unet",
     ),
@@ -146,6 +208,7 @@ METHODS: dict[str, Method] = {
         about="Teaches a concept's prompt its mapping's images, and holds the weights that general captions need.",
         settings=SelectiveAmnesiaSettings,
         erase=_runs("selective_amnesia"),
+        work=_sa,
         reads=("mapping", "captions", "images"),
         changes="unet",
     ),
@@ -175,6 +238,12 @@ def find(name: str) -> Method:
     if name not in METHODS:
         raise RecipeError("method", f"“{name[:80]}” is not known; use one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def usual_guidance(recipe: Recipe) -> float:
+    """The guidance scale to look at a recipe's images with: that of its training images, where it has any."""
+    method = find(recipe.method)
+    return method.work(recipe).guidance if "images" in method.reads else ImageSettings.guidance
 
 
 def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
