@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mace_studio import prompts
+from mace_studio.methods import find
 from mace_studio.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -77,11 +78,10 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         costs: of the parts of a run, or None until they are measured.
         cache: folder of training images and of the Grams of general captions and preserve lists.
     """
-    settings, concepts, sentences = recipe.settings, len(recipe.concepts), prompts.count(recipe)
-    steps = concepts * settings.lora.steps
+    work, concepts, sentences = find(recipe.method).work(recipe), len(recipe.concepts), prompts.count(recipe)
+    steps = work.training_steps
     if costs is None or memory is None:
-        halves = 2 if settings.images.guidance > 1 else 1
-        forwards = concepts * settings.images.per_concept * settings.images.steps * halves if steps else 0
+        forwards = work.images * work.image_steps * (2 if work.guidance > 1 else 1)
         return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
     read = costs.sentences(recipe, cache)
     return Estimate(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mace_studio.errors import RecipeError
+from mace_studio.methods import usual_guidance
 from mace_studio.prompts import suggestions
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import DONE, FAILED, Job
@@ -96,7 +97,7 @@ class PreviewCard:
 
 def _images(recipe: Recipe, prompt: str) -> ImageRequest:
     asked = prompt.strip() or suggestions(recipe)[0][1]
-    return ImageRequest((asked,), (recipe.seed,), STEPS, recipe.settings.images.guidance)
+    return ImageRequest((asked,), (recipe.seed,), STEPS, usual_guidance(recipe))
 
 
 def _pair(preview: Preview, seconds: float) -> str:
