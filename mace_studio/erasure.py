@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet begins so
 PROJECTION = re.compile(r"(?:down_blocks|mid_block|up_blocks)\.[\w.]+\.attn2\.to_[kv]\.weight")
+# What a method may change that trains the whole UNet.
+PARAMETER = re.compile(r"(?!lora\.)[a-z]\w*\.[\w.]*(?:weight|bias)")
 ADAPTER = re.compile(rf"lora\.(\d{{1,4}})\.{PROJECTION.pattern}\.(?:up|down)")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -151,7 +153,7 @@ def load(path: Path | str) -> Erasure:
     path = Path(path)
     header = erasure_header.read(path)
     try:
-        _check_tensors(path, len(header.recipe.concepts))
+        _check_tensors(path, header.recipe)
         tensors = load_file(path)
         pairs = _take_loras(tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -243,28 +245,25 @@ def digest(erasure: Erasure) -> str:
     return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
 
 
-def _check_tensors(path: Path, concepts: int) -> None:
-    """Raise a FileError unless a file holds projections and LoRAs of them alone; no tensor is read.
-
-    Args:
-        path: of an erasure.
-        concepts: how many its recipe has.
-    """
+def _check_tensors(path: Path, recipe: Recipe) -> None:
+    """Raise a FileError unless a file holds what its recipe's method may change, and LoRAs; no tensor is read."""
+    method, concepts = methods.find(recipe.method), len(recipe.concepts)
+    allowed = PROJECTION if method.changes == "projections" else PARAMETER
     with safe_open(path, framework="pt") as file:
         headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         tensors = {key: (part.get_dtype(), part.get_shape()) for key, part in headers.items()}
-    if not any(PROJECTION.fullmatch(key) for key in tensors):
+    if not method.guide and not any(allowed.fullmatch(key) for key in tensors):
         raise FileError(f"{path.name} holds no weights of key and value projections, so it is no erasure.")
     for key, (dtype, shape) in tensors.items():
         adapter = ADAPTER.fullmatch(key)
         # Leading zeros would make two names of one concept.
         known = adapter and str(int(adapter[1])) == adapter[1] and int(adapter[1]) < concepts
-        if not (known or PROJECTION.fullmatch(key)):
+        if method.guide or not (known or allowed.fullmatch(key)):
             raise FileError(
                 f"{path.name} holds “{sources.shown(key)}”, which is no key or value projection and no LoRA of its "
                 "concepts; it is not an erasure made by MACE Studio."
             )
-        if dtype not in FLOATS or len(shape) != 2 or 0 in shape:
+        if dtype not in FLOATS or (len(shape) != 2 and allowed is PROJECTION) or 0 in shape:
             raise FileError(
                 f"{path.name} holds “{sources.shown(key)}” as {dtype} of shape {list(shape)}; the weights of an "
                 "erasure are matrices of floating-point numbers."

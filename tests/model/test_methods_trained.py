@@ -262,7 +262,7 @@ def test_it_comes_back_from_its_file_and_is_put_in_place(small, folders, erased,
 def test_a_method_of_projections_puts_nothing_else_in_place(small, erased):
     lying = replace(erased["esd"], recipe=Recipe(concepts=CONCEPTS, method="uce"))
     with untouched(small):
-        with pytest.raises(ValueError, match="no such projection"), lying.applied(small):
+        with pytest.raises(FileError, match="does not fit"), lying.applied(small):
             pass
         with pytest.raises(FileError, match="does not fit this pipeline"):
             lying.apply(small.pipeline)
