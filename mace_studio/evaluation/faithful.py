@@ -21,7 +21,7 @@ from mace_studio.core.moments import Moments
 from mace_studio.erasure import Erasure
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.mace.erase import erase
-from mace_studio.methods.mace.refine import Sums, gather
+from mace_studio.methods.mace.refine import gather
 from mace_studio.progress import Report, silent
 from mace_studio.prompts import TESTS, about, mapped
 from mace_studio.recipe import Concept, ImageRequest, Recipe
@@ -137,9 +137,8 @@ def plain(
     """
     recipe = _recipe(people, number, settings)
     sums = gather(model, recipe, cache)
-    own = Sums(_own_tokens(model, recipe.concepts), sums.general, sums.preserve)
-    keep = ridge.keep_gram(settings.refine, own.general, own.preserve, model.width)
-    solved = ridge.refinement(own.concepts, keep.total_DD)
+    keep = ridge.keep_gram(settings.refine, sums.general, sums.preserve, model.width)
+    solved = ridge.refinement(_own_tokens(model, recipe.concepts), keep.total_DD)
     weights = {key: ridge.refine(weight_PD, solved) for key, weight_PD in projections.read(model.unet).items()}
     return _measured("plain map of the own tokens", model, people, number, projections.swapped(model.unet, weights))
 

@@ -111,7 +111,7 @@ def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:
         progress: told of stage "captions" after every batch of them.
     """
     captions = read_captions(model.captions)
-    path = cache / f"words-{grams.file_name(model, captions)}" if cache else None
+    path = cache / grams.file_name("words-general", model.fingerprint, captions) if cache else None
     if path and path.exists():
         return load_file(path)["mean_DD"]
     total_DD, count = torch.zeros(model.width, model.width).double(), 0

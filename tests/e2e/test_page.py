@@ -540,6 +540,32 @@ def test_the_simple_view_is_three_cards_and_one_dial(browser, base_url, guard):
         context.close()
 
 
+def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(browser, base_url, guard):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.on("page", guard.watch)
+    page = context.new_page()
+    try:
+        page.goto(base_url)
+        page.locator("#header .is-ready").wait_for()
+        actions = [
+            lambda: page.locator("#paste-list").click(),
+            lambda: field(page, "pasted").fill("guitar -> room\npizza -> grass\npenguin -> snow"),
+            lambda: page.get_by_label("Replace what is in the table").check(),
+            lambda: page.locator("#add-pasted").click(),
+            lambda: page.get_by_role("button", name="Erase 3 concepts", exact=True).click(),
+            lambda: page.locator("#to-compare").click(),
+            lambda: page.locator("#generate").click(),
+        ]
+        assert len(actions) < 12
+        for act in actions:
+            act()
+        expect(page.locator("#pairs img").first).to_be_visible()
+        expect(page.locator("#erased-model input")).to_have_value(re.compile("^guitar, pizza, penguin · "))
+        expect(page.get_by_role("img", name="Before erasing: a photo of the guitar")).to_be_visible()
+    finally:
+        context.close()
+
+
 def test_a_slider_and_its_number_go_together(page):
     slider = page.get_by_role("slider", name="λ1 slider")
     number = page.get_by_label("λ1", exact=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mace_studio.erasure import Erasure, check_fits, origin
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.methods import find
 from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import Recipe, joined
@@ -44,9 +45,16 @@ def compose(
         name: what to call the result.
 
     Raises:
-        RecipeError: as of `recipe.joined`, or refined-only erasures among others.
+        RecipeError: as of `recipe.joined`, an erasure or addition of another method, or refined-only erasures among
+            others.
         FileError: an erasure was made from another model, or by a version that kept no LoRAs.
     """
+    for other in [recipe for recipe in [*(e.recipe for e in erasures), add] if recipe and recipe.method != "mace"]:
+        raise RecipeError(
+            "models",
+            f"“{other.title()}” is of the method {find(other.method).title}, and only erasures of MACE can be "
+            "composed; leave it out.",
+        )
     for erasure in erasures:
         check_fits(erasure, model)
     recipe = joined([erasure.recipe for erasure in erasures], remove, add, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Concept, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import concept_text, form
-from mace_studio.ui.components.concept_table import concept_table
+from mace_studio.ui.components.concept_table import concept_table, vocabulary_text
 from mace_studio.ui.components.mode_switch import mode_switch
 from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.phrase_list import phrase_list
@@ -84,7 +85,7 @@ class RecipeForm:
         """The table of concepts with its ways in."""
         with gr.Column(elem_classes="card", elem_id="concepts-card"):
             heading("concepts-title", "1", "Concepts to erase", "Each is replaced by what it maps to.")
-            table = self._built["concepts"] = concept_table(self._start["concepts"], *self._vocabulary())
+            table = self._built["concepts"] = concept_table(self._start["concepts"], self._vocabulary())
             hint("synonyms-hint", "Synonyms: tested, not trained on; add a row to erase one.")
             with gr.Row(elem_classes="button-row", elem_id="concept-buttons"):
                 add = gr.Button("Add concept", size="sm", elem_id="add-concept")
@@ -131,8 +132,9 @@ class RecipeForm:
         """The preserve list."""
         with gr.Column(elem_classes="card", elem_id="keep-card"):
             heading("keep-title", "2", "Keep unchanged", "Neighbours of what you erase help most.")
-            _, words = self._vocabulary()
-            kept = self._built["preserve"] = phrase_list(self._start["preserve"], "Phrases to keep", "preserve", words)
+            kept = self._built["preserve"] = phrase_list(
+                self._start["preserve"], "Phrases to keep", "preserve", self._vocabulary()
+            )
             with gr.Row(elem_classes="button-row", elem_id="keep-buttons"):
                 file = gr.UploadButton(
                     "Import list", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-keep"
@@ -208,17 +210,20 @@ class RecipeForm:
         shown = [self._built["concepts"], self._built["preserve"], self.preset]
         return Listener(self.on_model_loaded, None, shown)
 
-    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> None:
+    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> Any:
         """Connect what fills the form, for when all cards are built.
 
         Args:
             edited: called at changes here and of `others`.
             problem: the notice about the form, which is cleared when a recipe fills it.
             others: more components.
+
+        Returns:
+            The event of `edited`.
         """
         # One listener for all: of two that write the same, the older answer could come last.
         changes = [c.change for c in [self.preset, *self.controls, *others]]
-        edited.on(
+        event = edited.on(
             lambda fn, inputs, outputs, **options: gr.on(
                 changes, fn, inputs, outputs, trigger_mode="always_last", **options
             )
@@ -235,13 +240,13 @@ class RecipeForm:
         self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
         self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
+        return event
 
     @readable
     def on_model_loaded(self) -> tuple[Any, Any, Any]:
         """Say which words and presets are for the loaded model."""
-        known, words = self._vocabulary()
-        groups = groups_of(self.presets, self._is_built_in())
-        return gr.HTML(known=known, words=words), gr.HTML(words=words), gr.HTML(groups=groups)
+        words, groups = self._vocabulary(), groups_of(self.presets, self._is_built_in())
+        return gr.HTML(vocabulary=words), gr.HTML(vocabulary=words), gr.HTML(groups=json.dumps(groups))
 
     def preset_text(self, recipe: Recipe, preset: str) -> str:
         """What a preset is, whether it is for the loaded model, and what choosing it changes."""
@@ -252,10 +257,13 @@ class RecipeForm:
     def _is_built_in(self) -> bool:
         return self.studio.source == str(BUILT_IN)
 
-    def _vocabulary(self) -> tuple[dict[str, str], list[str] | None]:
-        """Phrases with their kinds, and all words that the model knows, where that is known."""
+    def _vocabulary(self) -> str:
         known = self.studio.vocabulary()
-        return ({**known_kinds(), **known.kinds}, sorted(known.words)) if known else (known_kinds(), None)
+        return (
+            vocabulary_text({**known_kinds(), **known.kinds}, known.words)
+            if known
+            else (vocabulary_text(known_kinds(), None))
+        )
 
     @readable
     def on_csv(self, data: bytes) -> tuple[Any, str, list[Concept]]:

@@ -1,7 +1,8 @@
 // A list of phrases: chips that can be removed, and an input that adds one at Enter and many at a paste.
-// value: list of texts, which only ever become text. props: name, of the list; words: all that the model knows, or null.
+// value: list of texts, which only ever become text. props: name, of the list; vocabulary: as of the table of concepts.
 const list = element.querySelector("ul");
 const input = element.querySelector("input");
+let words = null;
 const phrases = () => props.value || [];
 input.setAttribute("aria-label", props.name);
 
@@ -18,7 +19,7 @@ function chip(phrase, i) {
     go(Math.min(i, list.children.length - 1));
   });
   item.append(text, remove);
-  const unknown = props.words && (phrase.toLowerCase().match(/\p{L}+/gu) || []).some((w) => !props.words.includes(w));
+  const unknown = words && (phrase.toLowerCase().match(/\p{L}+/gu) || []).some((word) => !words.has(word));
   item.classList.toggle("is-unknown", Boolean(unknown));
   if (unknown) item.title = "The loaded model has not learned this word.";
   return item;
@@ -76,6 +77,12 @@ function show() {
   list.hidden = !list.children.length;
 }
 
+function learn() {
+  const read = JSON.parse(props.vocabulary);
+  words = read.words && new Set(read.words);
+  show();
+}
+
 watch("value", show);
-watch("words", show);
-show();
+watch("vocabulary", learn);
+learn();

@@ -101,8 +101,8 @@ class EraseTab:
             counted,
             options={"concurrency_limit": 1},
         )
-        self.form.wire(edited, self.job.notice, self.masks.grid)
-        self.preview.wire(self.form.controls)
+        event = self.form.wire(edited, self.job.notice, self.masks.grid)
+        self.preview.wire(self.form.controls, event)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
         shown = [*self.form.controls, self.loss, self.result, self.summary, *files, self.newest]
