@@ -86,8 +86,8 @@ def studio(count: int, clock: Clock) -> dict[str, Tensor]:
             sums.add(context_NTD, guide_NTD, pairs(i))
     with clock:
         solved = ridge.refinement(sums.moments(), kept.total_DD)
-        refined = {name: ridge.refine(weight_PD.float(), solved) for name, weight_PD in original.items()}
-        assert len(refined) == len(OUT)  # stage 2 would train on them
+        refined = [ridge.refine(weight_PD.float(), solved) for weight_PD in original.values()]  # what stage 2 trains on
+        assert len(refined) == len(OUT)
         fusion = ridge.Fusion(sums.all_positions(), kept)
     for i in range(count):
         context_NTD, deltas = contexts(i), loras(i)
@@ -133,10 +133,10 @@ def plain(count: int, clock: Clock) -> dict[str, Tensor]:
         return fused
 
 
-def measured(which: str, count: int) -> dict[str, float]:
-    """CPU seconds and peak memory in MB, of a process of its own."""
+def measured(which: str, count: int, **settings: str) -> dict[str, float]:
+    """CPU seconds and peak memory in MB, of a process of its own with these settings in its environment."""
     command = [sys.executable, "-m", "tests.slow.test_mass", which, str(count)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | settings
     done = subprocess.run(command, cwd=Path(__file__).parents[2], env=env, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
@@ -147,6 +147,8 @@ def table() -> dict[tuple[str, int], dict[str, float]]:
     for which, counts in (("studio", COUNTS), ("plain", PLAIN)):
         for count in counts:
             row = rows[which, count] = measured(which, count)
+            # Memory once more with an allocator that returns what is freed, else its habits are measured too.
+            row["megabytes"] = measured(which, count, MALLOC_MMAP_THRESHOLD_="1000000")["megabytes"]
             first = rows[which, 1]["seconds"]
             print(
                 f"{which:>7} {count:>5} concepts {row['seconds']:8.2f} s {row['seconds'] / first:7.2f} x"
@@ -160,11 +162,9 @@ def table() -> dict[tuple[str, int], dict[str, float]]:
 def test_time_and_memory_grow_only_with_what_has_to_grow():
     rows = table()
     seconds = {key: row["seconds"] for key, row in rows.items()}
-    assert seconds["studio", 100] < 3 * seconds["plain", 1]
-    assert seconds["studio", 1000] < 25 * seconds["plain", 1]
-    # Two products per projection are all that one concept needs, so that half of F for 99 more weighs more beside it.
-    assert seconds["studio", 100] < 4 * seconds["studio", 1]
-    assert seconds["studio", 1000] < 30 * seconds["studio", 1]
+    assert seconds["studio", 100] < 3 * seconds["studio", 1]
+    assert seconds["studio", 1000] < 25 * seconds["studio", 1]
+    assert seconds["studio", 100] < seconds["plain", 100] / 3
     peaks = [rows["studio", count]["megabytes"] for count in COUNTS]
     assert max(peaks) < 1.05 * min(peaks)
 
