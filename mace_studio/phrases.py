@@ -10,8 +10,11 @@ from typing import Protocol
 class Pair(Protocol):
     """What is erased and what takes its place, such as a `recipe.Concept`."""
 
-    phrase: str
-    mapping: str
+    @property
+    def phrase(self) -> str: ...
+
+    @property
+    def mapping(self) -> str: ...
 
 
 def folded(phrase: str) -> str:

@@ -112,8 +112,8 @@ def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:
         targets(
             concept_NTD[n],
             mapping_NTD[n],
-            text.positions(model, concept_ids[n], concept.phrase),
-            text.positions(model, mapping_ids[n], concept.mapping),
+            text.positions(model, about[n], concept.phrase),
+            text.positions(model, mapped[n], concept.mapping),
             len(concept_ids[n]) - 1,
             len(mapping_ids[n]) - 1,
         )

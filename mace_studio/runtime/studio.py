@@ -134,8 +134,8 @@ class Studio:
 
         def work(progress: Report) -> None:
             before, self._compared = self._model.place, None
-            how = {"device": device, "dtype": dtype, "low_memory": low_memory}
-            place = replace(before, source=wanted, vae="", text_encoder="", **how)
+            place = replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory)
+            place = replace(place, vae="", text_encoder="")  # those were the first model's
             self._model.exchange(place, progress)
             for used in (before.source, wanted):
                 if used != str(BUILT_IN):

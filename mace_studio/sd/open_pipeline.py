@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -56,9 +57,9 @@ def _folder(folder: Path, source: str, dtype: torch.dtype, others: dict[str, nn.
     index = parts.read_json(folder / sources.INDEX)
     kinds = parts.of_index(source, index)
     configs = {name: parts.read_json(folder / name / "config.json") for name in ("unet", "vae") if name not in others}
-    latents = others["vae"].config if "vae" in others else configs["vae"]
+    latents: Any = others["vae"].config if "vae" in others else configs["vae"]
     parts.check_unet(source, configs["unet"], latents.get("latent_channels", 4))
-    loaded: dict[str, object] = {"scheduler": parts.scheduler(kinds["scheduler"], folder, source)}
+    loaded: dict[str, Any] = {"scheduler": parts.scheduler(kinds["scheduler"], folder, source)}
     for name in kinds:
         if name.startswith("tokenizer"):
             loaded[name] = parts.tokenizer(folder, name, source)

@@ -199,7 +199,7 @@ def tokenizer(folder: Path, name: str, source: str) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
 
 
-def fit(tokens: CLIPTokenizer, encoder: nn.Module, name: str, source: str) -> None:
+def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
     """Let a tokenizer cut prompts where its text encoder ends; a tokenizer's own limit may be missing.
 
     Raises:
@@ -227,7 +227,7 @@ def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
             f"The scheduler of {source} has a num_train_timesteps of {sources.shown(str(steps))}; Stable Diffusion has "
             "1000. Download the model again."
         )
-    loader = getattr(diffusers, kind, None)
+    loader: Any = getattr(diffusers, kind, None)
     try:
         if isinstance(loader, type) and issubclass(loader, SchedulerMixin):
             return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)

@@ -17,7 +17,10 @@ FAST = LoraSettings(steps=3, learning_rate=1e-4, rank=2, alpha=2.0)
 def subject(model, phrase, masked=True):
     sentences = [f"a photo of the {phrase}", f"the {phrase} in the snow"]
     ids = text.ids(model, sentences)
-    positions = [text.positions(model, row, phrase) + text.closing(row, model.length) for row in ids]
+    positions = [
+        text.positions(model, sentence, phrase) + text.closing(row, model.length)
+        for sentence, row in zip(sentences, ids, strict=True)
+    ]
     channels, size = model.unet.config.in_channels, model.unet.config.sample_size
     latents = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(len(phrase)))
     mask = torch.zeros(size, size, dtype=torch.bool)

@@ -146,7 +146,7 @@ def whole(folder):
 
 def lora_step(model):
     sentences = prompts.about(Concept("cat", "forest"))
-    positions = [text.positions(model, ids, "cat") for ids in text.ids(model, sentences)]
+    positions = [text.positions(model, sentence, "cat") for sentence in sentences]
     latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     subject = lora.Subject(
         phrase="cat",
