@@ -228,8 +228,9 @@ def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
             "1000. Download the model again."
         )
     loader: Any = getattr(diffusers, kind, None)
+    known = isinstance(loader, type) and issubclass(loader, SchedulerMixin)
     try:
-        if isinstance(loader, type) and issubclass(loader, SchedulerMixin):
+        if known:
             return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
             loader()
