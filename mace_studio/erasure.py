@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mace_studio import erasure_header, masks, sources
+from mace_studio import erasure_header, masks, methods, sources
 from mace_studio.erasure_header import Header
 from mace_studio.errors import FileError
 from mace_studio.masks import UserMasks
@@ -33,17 +33,19 @@ log = logging.getLogger(__name__)
 
 LORA = "lora."  # begins the names of LoRA tensors in a file; no key of a UNet begins so
 PROJECTION = re.compile(r"(?:down_blocks|mid_block|up_blocks)\.[\w.]+\.attn2\.to_[kv]\.weight")
+# What a method may change that trains the whole UNet.
+PARAMETER = re.compile(r"(?!lora\.)[a-z]\w*\.[\w.]*(?:weight|bias)")
 ADAPTER = re.compile(rf"lora\.(\d{{1,4}})\.{PROJECTION.pattern}\.(?:up|down)")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """The result: weights that take the place of a model's key and value projections.
+    """The result: weights that take the place of a model's key and value projections, or of others of its UNet.
 
     Attributes:
         recipe: what was asked for.
-        weights: UNet state-dict key -> weight_PD, in the model's dtype, on the CPU.
+        weights: UNet state-dict key -> weight, in the model's dtype, on the CPU.
         fingerprint: of the base model.
         unet: fingerprint of its UNet alone, which is all that is edited; "" where an older version made it.
         loras: phrase -> its LoRA, from which others can be fused again without training. One without pairs is of a
@@ -77,12 +79,16 @@ class Erasure:
             FileError: the erasure was made from another model.
         """
         check_fits(self, model)
-        with projections.swapped(model.unet, self.weights):
+        method = methods.find(self.recipe.method)
+        with ExitStack() as stack:
+            stack.enter_context(projections.swapped(model.unet, self.weights, method.changes))
+            if method.guide:
+                stack.enter_context(method.guide(model, self.recipe))
             yield
 
     def checksum(self) -> str:
-        """SHA-256 of the weights, in float32."""
-        digest = hashlib.sha256()
+        """SHA-256 of the weights, in float32; of a method that acts while images are generated, of its recipe."""
+        digest = hashlib.sha256(self.recipe.to_json().encode() if methods.find(self.recipe.method).guide else b"")
         for key, weight_PD in sorted(self.weights.items()):
             digest.update(key.encode())
             digest.update(weight_PD.to("cpu", torch.float32).contiguous().numpy().data)
@@ -92,23 +98,24 @@ class Erasure:
         """Write the weights into a diffusers pipeline for good.
 
         Args:
-            pipeline: any whose UNet has the projections; its dtype and device stay.
+            pipeline: any whose UNet has these weights; its dtype and device stay.
 
         Raises:
-            FileError: the UNet lacks a projection, or has one of another shape; nothing is changed then.
+            FileError: the UNet lacks a weight that the method may change, or has one of another shape, or the method
+                changes no weights; nothing is changed then.
         """
+        check_has_weights(self)
         check_finite(self)
-        parameters = dict(pipeline.unet.named_parameters())
-        for key, weight_PD in self.weights.items():
-            if key not in parameters or parameters[key].shape != weight_PD.shape:
+        parameters = projections.read(pipeline.unet, methods.find(self.recipe.method).changes)
+        for key, weight in self.weights.items():
+            if key not in parameters or parameters[key].shape != weight.shape:
                 had = f"one of {tuple(parameters[key].shape)}" if key in parameters else "none"
                 raise FileError(
-                    f"“{self.recipe.title()}” does not fit this pipeline: it has {key} of {tuple(weight_PD.shape)}, "
+                    f"“{self.recipe.title()}” does not fit this pipeline: it has {key} of {tuple(weight.shape)}, "
                     f"the pipeline has {had}. Use a pipeline of the family that the erasure was made from."
                 )
-        with torch.no_grad():
-            for key, weight_PD in self.weights.items():
-                parameters[key].copy_(weight_PD)
+        for key, weight in self.weights.items():
+            parameters[key].copy_(weight)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file: UNet state-dict keys, and the LoRAs beside them.
@@ -146,7 +153,7 @@ def load(path: Path | str) -> Erasure:
     path = Path(path)
     header = erasure_header.read(path)
     try:
-        _check_tensors(path, len(header.recipe.concepts))
+        _check_tensors(path, header.recipe)
         tensors = load_file(path)
         pairs = _take_loras(tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -187,7 +194,7 @@ def check_fits(erasure: Erasure, model: Model) -> None:
     With another VAE or text encoder beside the same UNet it fits; the log has a warning then.
     """
     check_finite(erasure)
-    own = projections.read(model.unet)
+    own = projections.read(model.unet, methods.find(erasure.recipe.method).changes)
     shapes_fit = all(key in own and own[key].shape == weight_PD.shape for key, weight_PD in erasure.weights.items())
     if shapes_fit and erasure.fingerprint == model.fingerprint:
         return
@@ -199,10 +206,20 @@ def check_fits(erasure: Erasure, model: Model) -> None:
         )
     else:
         # bfloat16 rounds so coarsely that the same model loaded in it has another fingerprint.
-        dtype = " and ".join({str(weight_PD.dtype).removeprefix("torch.") for weight_PD in erasure.weights.values()})
+        dtypes = {str(weight.dtype).removeprefix("torch.") for weight in erasure.weights.values()}
         raise FileError(
             f"“{erasure.recipe.title()}” was made from another model than {model.name}, so it does not fit; "
-            f"load the model that it was made from, in {dtype}."
+            f"load the model that it was made from{', in ' if dtypes else ''}{' and '.join(dtypes)}."
+        )
+
+
+def check_has_weights(erasure: Erasure) -> None:
+    """Raise a FileError if its method changes no weights but acts while images are generated."""
+    method = methods.find(erasure.recipe.method)
+    if method.guide:
+        raise FileError(
+            f"“{erasure.recipe.title()}” has no weights to write: {method.title} acts while MACE Studio generates an "
+            "image. Erase with another method to use the result elsewhere."
         )
 
 
@@ -228,28 +245,25 @@ def digest(erasure: Erasure) -> str:
     return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[: len(own)] if others else own
 
 
-def _check_tensors(path: Path, concepts: int) -> None:
-    """Raise a FileError unless a file holds projections and LoRAs of them alone; no tensor is read.
-
-    Args:
-        path: of an erasure.
-        concepts: how many its recipe has.
-    """
+def _check_tensors(path: Path, recipe: Recipe) -> None:
+    """Raise a FileError unless a file holds what its recipe's method may change, and LoRAs; no tensor is read."""
+    method, concepts = methods.find(recipe.method), len(recipe.concepts)
+    allowed = PROJECTION if method.changes == "projections" else PARAMETER
     with safe_open(path, framework="pt") as file:
         headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         tensors = {key: (part.get_dtype(), part.get_shape()) for key, part in headers.items()}
-    if not any(PROJECTION.fullmatch(key) for key in tensors):
+    if not method.guide and not any(allowed.fullmatch(key) for key in tensors):
         raise FileError(f"{path.name} holds no weights of key and value projections, so it is no erasure.")
     for key, (dtype, shape) in tensors.items():
         adapter = ADAPTER.fullmatch(key)
         # Leading zeros would make two names of one concept.
         known = adapter and str(int(adapter[1])) == adapter[1] and int(adapter[1]) < concepts
-        if not (known or PROJECTION.fullmatch(key)):
+        if method.guide or not (known or allowed.fullmatch(key)):
             raise FileError(
                 f"{path.name} holds “{sources.shown(key)}”, which is no key or value projection and no LoRA of its "
                 "concepts; it is not an erasure made by MACE Studio."
             )
-        if dtype not in FLOATS or len(shape) != 2 or 0 in shape:
+        if dtype not in FLOATS or (len(shape) != 2 and allowed is PROJECTION) or 0 in shape:
             raise FileError(
                 f"{path.name} holds “{sources.shown(key)}” as {dtype} of shape {list(shape)}; the weights of an "
                 "erasure are matrices of floating-point numbers."

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from mace_studio import text_files
-from mace_studio.errors import FileError
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.paths import unique_slug
 from mace_studio.recipe import Recipe
 
@@ -76,6 +76,12 @@ class MaskSheet:
         return {key: mask for key, mask in self.user_masks.items() if before[key] == now.get(key)}
 
 
+def check_takes_masks(recipe: Recipe) -> None:
+    """Raise a RecipeError unless the recipe's method trains on masked images."""
+    if recipe.method != "mace":
+        raise RecipeError("method", "Masks belong to MACE, no other method takes any; choose it, or leave them out.")
+
+
 def black_and_white(image: Image.Image) -> Image.Image:
     """An image as a mask: white where it is white or nearly, black elsewhere and where it is transparent."""
     if image.mode in ("L", "I", "I;16", "RGB") and image.convert("L").getextrema()[1] == 1:
@@ -120,7 +126,9 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
 
     Raises:
         FileError: there are none, or one is no image or fits no training image of the recipe.
+        RecipeError: the recipe's method takes no masks.
     """
+    check_takes_masks(recipe)
     keys = _file_names(recipe)
     # macOS puts a file ._x.png beside x.png on other systems' disks, which is no picture.
     paths = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
@@ -208,16 +216,14 @@ def _contact(sheet: MaskSheet) -> Image.Image:
 
 
 def image_settings(recipe: Recipe) -> dict[Key, tuple]:
-    """(phrase, number) of each training image -> all settings that it depends on."""
+    """(phrase, number) of each training image -> all settings that it depends on; none for methods without masks."""
+    if recipe.method != "mace":
+        return {}
+    images = recipe.settings.images
     return {
-        (concept.phrase, i + 1): (
-            concept.kind,
-            recipe.seed + i,
-            recipe.settings.images.steps,
-            recipe.settings.images.guidance,
-        )
+        (concept.phrase, i + 1): (concept.kind, recipe.seed + i, images.steps, images.guidance)
         for concept in recipe.concepts
-        for i in range(recipe.settings.images.per_concept)
+        for i in range(images.per_concept)
     }
 
 

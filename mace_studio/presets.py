@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from mace_studio.paths import PRESETS
 from mace_studio.recipe import Recipe
+
+TWINS = "as_published_code"
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,15 @@ def presets() -> list[Preset]:
     return found
 
 
+@cache
 def known_kinds() -> dict[str, str]:
-    """Phrase in lower case -> the kind that the presets know it as: erased as one, or kept where only one is erased."""
-    recipes = [preset.recipe for preset in presets()]
-    alone = [recipe for recipe in recipes if len({concept.kind for concept in recipe.concepts}) == 1]
+    """Phrase in lower case -> the kind that the presets know it as: erased as one, or kept where only one is erased.
+
+    What is kept beside explicit content is not explicit, so such recipes say nothing of it.
+    """
+    # The twins of the published code call people objects, since its runs took the templates of objects.
+    recipes = [preset.recipe for preset in presets() if TWINS not in preset.name]
+    kinds = [{concept.kind for concept in recipe.concepts} for recipe in recipes]
+    alone = [recipe for recipe, own in zip(recipes, kinds, strict=True) if len(own) == 1 and own != {"explicit"}]
     kept = {phrase.lower(): recipe.concepts[0].kind for recipe in alone for phrase in recipe.preserve}
     return kept | {concept.phrase.lower(): concept.kind for recipe in recipes for concept in recipe.concepts}

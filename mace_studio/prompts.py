@@ -7,6 +7,7 @@ from functools import cache
 from types import MappingProxyType
 
 from mace_studio.paths import ASSETS
+from mace_studio.presets import known_kinds
 from mace_studio.recipe import Concept, Recipe
 
 TEMPLATES = ASSETS / "prompts"
@@ -57,17 +58,27 @@ def image_prompt(phrase: str, kind: str) -> str:
 
 
 def preserved(recipe: Recipe) -> Iterator[str]:
-    """Prompts about what must stay: every phrase in the templates of every kind that is erased."""
-    kinds = dict.fromkeys(c.kind for c in recipe.concepts)
-    for phrase in recipe.preserve:
-        for kind in kinds:
-            yield from (t.format(phrase.strip()) for t in templates(kind))
+    """Prompts about what must stay: each phrase once, in the templates of its kind."""
+    for phrase in dict.fromkeys(phrase.strip() for phrase in recipe.preserve):
+        yield from (t.format(phrase) for t in templates(kept_kind(phrase, recipe)))
+
+
+def kept_kind(phrase: str, recipe: Recipe) -> str:
+    """The kind of a phrase that must stay.
+
+    Where the recipe erases one kind, that one, so that kept and erased prompts differ in the phrase only. Where it
+    erases several, the kind that the presets know the phrase as, else the kind of the recipe's first concept.
+    """
+    kinds = list(dict.fromkeys(concept.kind for concept in recipe.concepts))
+    return known_kinds().get(phrase.strip().lower(), kinds[0]) if len(kinds) > 1 else kinds[0]
 
 
 def count(recipe: Recipe) -> int:
-    """How many sentences a run encodes, general captions apart."""
-    concepts = sum(2 * len(templates(c.kind)) for c in recipe.concepts)
-    return concepts + sum(1 for _ in preserved(recipe))
+    """How many different prompts a run encodes about concepts, mappings and what must stay."""
+    sets = {
+        (kind, phrase.strip()) for c in recipe.concepts for kind, phrase in ((c.kind, c.phrase), (c.kind, c.mapping))
+    }
+    return sum(len(templates(kind)) for kind, _ in sets) + sum(1 for _ in preserved(recipe))
 
 
 def suggestions(recipe: Recipe, kinds: Mapping[str, str] = MappingProxyType({})) -> list[tuple[str, str]]:

@@ -54,7 +54,8 @@ class Recipe:
 
     Attributes:
         concepts: what to erase, in any order.
-        preserve: phrases that must keep their meaning.
+        preserve: phrases that must keep their meaning; each counts once, in the templates of one kind
+            (`prompts.kept_kind`).
         name: what to call the result; made of the concepts when empty.
         about: one sentence on what this recipe is and which model it is for.
         method: how to erase, one of `methods.METHODS`.

@@ -83,7 +83,8 @@ class Inspection:
     """The same prompt and seed under several sets of weights.
 
     Attributes:
-        runs: "before" and "after", or before alone; of the residual experiment "original", "refined" and "erased".
+        runs: "before" and "after", or before alone; of the residual experiment "original", "refined" (MACE alone) and
+            "erased".
         mask: of the concept; None where the prompt does not name it, or nothing stands out, or its words are replaced.
         settings: everything needed to do it again; `kind` is "attention" or "residual".
     """
@@ -142,7 +143,7 @@ def residual(
 ) -> Inspection:
     """What the other words carry: the concept's embeddings replaced by that of the final end token (Fig. 2, 9).
 
-    With the original weights, after the refinement alone, and after the whole erasure.
+    With the original weights, after the refinement alone (MACE's), and after the whole erasure.
 
     Args:
         model: is bit for bit the same afterwards.
@@ -161,14 +162,15 @@ def residual(
     if not any(word.role == "concept" for word in words):
         named = ", ".join(c.phrase for c in erasure.recipe.concepts[:3])
         raise RecipeError("prompt", f"The prompt names no erased concept; use one of them in it, such as {named}.")
-    report = timed(progress, {"refine": 1.0, "generate": 3.0})
-    sums = refine.gather(model, erasure.recipe, cache, report)
-    refined = refine.weights(model, refine.solve(sums, erasure.recipe.settings.refine), report)
-    models: dict[str, AbstractContextManager[None]] = {
-        ORIGINAL: nullcontext(),
-        REFINED: projections.swapped(model.unet, refined),
-        ERASED: erasure.applied(model),
-    }
+    models: dict[str, AbstractContextManager[None]] = {ORIGINAL: nullcontext()}
+    if erasure.recipe.method == "mace":
+        report = timed(progress, {"refine": 1.0, "generate": 3.0})
+        sums = refine.gather(model, erasure.recipe, cache, report)
+        refined = refine.weights(model, refine.solve(sums, erasure.recipe.settings.refine), report)
+        models[REFINED] = projections.swapped(model.unet, refined)
+    else:
+        report = timed(progress, {"generate": 1.0})
+    models[ERASED] = erasure.applied(model)
     positions = [p for word in words if word.role == "concept" for p in word.positions]
     source = text.final_end(model, text.ids(model, request.prompts)[0])
     with attention_hooks.context(model.unet, lambda context_BTD: replaced(context_BTD, positions, source)):

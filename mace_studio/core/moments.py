@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 CHUNK = 8192
+LEFT_OUT = 2048
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class Moments:
         guide_ND = context_ND if guide_ND is None else guide_ND
         if context_ND.ndim != 2 or context_ND.shape != guide_ND.shape:
             raise ValueError(f"context {tuple(context_ND.shape)} and guide {tuple(guide_ND.shape)} must both be (N, D)")
-        same = guide_ND is context_ND
+        same = guide_ND is context_ND or torch.equal(guide_ND, context_ND)
         width = context_ND.shape[1]
         gram_DD = torch.zeros(width, width).double()
         cross_DD = gram_DD if same else torch.zeros_like(gram_DD)
         for context_nD, guide_nD in zip(context_ND.split(CHUNK), guide_ND.split(CHUNK), strict=True):
             context_nD = context_nD.detach().cpu().double()
-            gram_DD += context_nD.T @ context_nD
+            gram_DD += gram(context_nD)
             if not same:
                 cross_DD += guide_nD.detach().cpu().double().T @ context_nD
         return Moments(gram_DD, cross_DD, len(context_ND))
@@ -64,3 +66,86 @@ class Moments:
         return Moments(weight * self.gram_DD, weight * self.cross_DD, weight * self.count)
 
     __rmul__ = __mul__
+
+
+class PairSums:
+    """F, C and S of any number of concepts, added one at a time; memory does not grow with their number.
+
+    C costs one product per mapping instead of one per concept: sum_i g e_i^T = g (sum_i e_i)^T, so the embeddings of
+    all concepts with the same mapping are first added up at the mapping's positions. Add such concepts in succession.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        # F and C of concepts that move, F = C of those that map to themselves, and what belongs to no pair
+        self._moved_DD, self._cross_DD, self._unmoved_DD, self._left_out_DD = torch.zeros(4, width, width).double()
+        self._left_out: list[Tensor] = []  # a few rows a concept: multiplied together when there are many
+        self._count = 0
+        self._guide_NTD: Tensor | None = None
+        self._aligned_ND = torch.zeros(0, width).double()
+
+    def add(self, context_NTD: Tensor, guide_NTD: Tensor, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+        """Take in one concept.
+
+        Args:
+            context_NTD: embeddings of its N prompts, all T positions.
+            guide_NTD: of the same prompts about its mapping. Concepts with the same tensor object share a product.
+            pairs: for each prompt positions in the context and in the guide that belong together, equally many.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if context_NTD.ndim != 3 or context_NTD.shape != guide_NTD.shape:
+            raise ValueError(f"context {tuple(context_NTD.shape)} and guide {tuple(guide_NTD.shape)} must be (N, T, D)")
+        length = context_NTD.shape[1]
+        here, there = (
+            torch.tensor([n * length + p for n, pair in enumerate(pairs) for p in pair[side]], dtype=torch.long)
+            for side in (0, 1)
+        )
+        context_nD = context_NTD.detach().cpu().flatten(0, 1)
+        paired_nD = context_nD.index_select(0, here).double()
+        left_out = torch.ones(len(context_nD), dtype=torch.bool).index_fill_(0, here, False)
+        self._left_out.append(context_nD[left_out])
+        if sum(map(len, self._left_out)) > LEFT_OUT:
+            self._sum_left_out()
+        self._count += len(here)
+        if torch.equal(here, there) and torch.equal(context_NTD, guide_NTD):
+            self._unmoved_DD += gram(paired_nD)  # the same numbers in F and C, so that M is exactly I
+            return
+        self._moved_DD += gram(paired_nD)
+        if guide_NTD is not self._guide_NTD:
+            self._finish_mapping()
+            self._guide_NTD, self._aligned_ND = guide_NTD, torch.zeros_like(context_nD, dtype=torch.float64)
+        self._aligned_ND.index_add_(0, there, paired_nD)
+
+    def moments(self) -> Moments:
+        """F and C over all pairs so far."""
+        self._finish_mapping()
+        return Moments(self._moved_DD + self._unmoved_DD, self._cross_DD + self._unmoved_DD, self._count)
+
+    def all_positions(self) -> Tensor:
+        """S, the sum of e e^T over all T positions of all concepts' prompts (Eq. 7), float64."""
+        self._sum_left_out()
+        return self._moved_DD + self._unmoved_DD + self._left_out_DD
+
+    def _sum_left_out(self) -> None:
+        if self._left_out:
+            self._left_out_DD += gram(torch.cat(self._left_out).double())
+            self._left_out = []
+
+    def _finish_mapping(self) -> None:
+        if self._guide_NTD is not None:
+            guide_ND = self._guide_NTD.detach().cpu().flatten(0, 1).double()
+            self._cross_DD.addmm_(guide_ND.T, self._aligned_ND)
+            self._guide_NTD = None
+
+
+def gram(context_ND: Tensor) -> Tensor:
+    """The sum of e e^T over N embeddings on the CPU, in their dtype.
+
+    NumPy multiplies a matrix by its own transpose with half of the products (syrk); torch does all of them.
+    """
+    rows = context_ND.numpy()
+    return torch.from_numpy(rows.T @ rows)

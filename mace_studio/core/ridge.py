@@ -5,7 +5,7 @@ All solves are in float64 on the CPU, by one Cholesky factorisation whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,8 @@ from mace_studio.errors import StudioError
 if TYPE_CHECKING:
     from mace_studio.settings import KeepWeights
 
-Delta = tuple[Tensor, Tensor, Tensor]  # up_PR, down_RD, gram_DD
+Delta = tuple[Tensor, Tensor, Tensor]  # up_PR, down_RD, context_ND
+RANKS = 64  # of the LoRAs that are fused in one product; more need more memory
 
 
 class SingularGram(StudioError, ValueError):
@@ -101,100 +102,111 @@ def refine(weight_PD: Tensor, refinement: Refinement) -> Tensor:
 
 
 class Fusion:
-    """Stage 3: gathers LoRAs one concept at a time, then solves for all projections with one factorisation.
+    """Stage 3 (Eq. 7): takes in the LoRAs of one concept at a time; one factorisation serves all projections.
 
-    Memory does not grow with the number of concepts: one (P, D) sum per projection and one (D, D) sum.
+    Memory does not grow with the number of concepts: one (P, D) sum per projection.
 
     Args:
-        width: D.
+        gram_DD: S, the sum of e e^T over all positions of the prompts of all concepts that will be added.
+        keep: R and the identity weight.
+
+    Attributes:
+        condition: condition number of the matrix that was factorised.
+
+    Raises:
+        SingularGram: S + R + identity I is not positive definite.
     """
 
-    def __init__(self, width: int) -> None:
-        self._gram_DD = torch.zeros(width, width).double()
-        self._pull_PD: dict[str, Tensor] = {}
+    def __init__(self, gram_DD: Tensor, keep: Keep) -> None:
+        self._factor_DD, self.condition = _factorise(gram_DD.double() + keep.total_DD)
+        # Z = R (S + R + identity I)^-1, or None where it is 0
+        self._kept_DD = self._divided(keep.gram_DD) if keep.gram_DD.any() else None
+        self._crossed_DD: Tensor | None = None
+        self._change_PD: dict[str, Tensor] = {}
+        self._waiting: dict[str, list[tuple[Tensor, Tensor]]] = {}  # name -> B_i and A_i G_i
+        self._ranks = 0
 
-    def add(self, gram_DD: Tensor, deltas: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def add(self, context_ND: Tensor, deltas: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Take in one concept.
 
         Args:
-            gram_DD: G_i, the Gram of all positions of its prompts.
+            context_ND: E_i^T, the embeddings of all positions of its prompts.
             deltas: projection name -> (up_PR, down_RD), the LoRA that was trained on that projection.
         """
-        gram_DD = gram_DD.double()
-        self._gram_DD += gram_DD  # S of Eq. 7
-        for name, (up_PR, down_RD) in deltas.items():
-            # In this order it costs R x D^2 multiplications, not P x D^2.
-            self._add_pull(name, up_PR.double().cpu() @ (down_RD.double().cpu() @ gram_DD))
+        if not deltas:
+            return
+        context_ND = context_ND.cpu().double()
+        downs = [down_RD.cpu().double() for _, down_RD in deltas.values()]
+        # A_i G_i = (A_i E_i) E_i^T for all projections in two products, without G_i = E_i E_i^T
+        pulls_KD = (torch.cat(downs) @ context_ND.T) @ context_ND
+        pulls = pulls_KD.split([len(down_RD) for down_RD in downs])
+        for (name, (up_PR, _)), pull_RD in zip(deltas.items(), pulls, strict=True):
+            self._waiting.setdefault(name, []).append((up_PR, pull_RD))
+        self._ranks += max(len(down_RD) for down_RD in downs)
+        if self._ranks >= RANKS:
+            self._flush()
 
-    def add_pairs(self, moments: Moments, refined: Mapping[str, Tensor]) -> None:
-        """Take in one concept without a LoRA: at each context e the target is W' g instead of (W' + B A) e.
+    def add_pairs(self, moments: Moments) -> None:
+        """Take in concepts without a LoRA: at each context e the target is W' g instead of (W' + B A) e.
 
         Args:
-            moments: over the pairs of a guide g and a context e.
-            refined: projection name -> W', weight_PD.
+            moments: over their pairs of a guide g and a context e.
         """
-        self._gram_DD += moments.gram_DD
-        for name, weight_PD in refined.items():
-            self._add_pull(name, weight_PD.double().cpu() @ (moments.cross_DD - moments.gram_DD))
+        crossed_DD = self._divided(moments.cross_DD - moments.gram_DD)
+        self._crossed_DD = crossed_DD if self._crossed_DD is None else self._crossed_DD + crossed_DD
 
-    def _add_pull(self, name: str, pull_PD: Tensor) -> None:
-        self._pull_PD[name] = self._pull_PD[name] + pull_PD if name in self._pull_PD else pull_PD
-
-    def solve(
-        self,
-        original: Mapping[str, Tensor],
-        refined: Mapping[str, Tensor],
-        keep: Keep,
-        on_solved: Callable[[int], None] = lambda done: None,
-    ) -> FusedWeights:
-        """W* = W' + [sum_i B_i (A_i G_i) + (W - W') R] (S + R + identity I)^-1 for every projection.
+    def fused(self, name: str, original_PD: Tensor, refined_PD: Tensor) -> Tensor:
+        """W* = W' + [sum_i B_i (A_i G_i) + (W - W') R] (S + R + identity I)^-1, for what has been added.
 
         This is Eq. 7 in correction form: general and preserve Grams pull back to the original weights W, the
         identity term to the refined weights W', because pulling that to W would undo stage 1.
 
         Args:
-            original: projection name -> W, weight_PD.
-            refined: projection name -> W', weight_PD.
-            keep: R and the identity weight.
-            on_solved: called after each projection with the number of those solved.
+            name: of the projection.
+            original_PD: W.
+            refined_PD: W'. The solve can multiply its rounding by hundreds, so give it in float64.
 
-        Raises:
-            SingularGram: S + R + identity I is not positive definite.
+        Returns:
+            In the dtype and on the device of W.
         """
-        factor_DD, condition = _factorise(self._gram_DD + keep.total_DD)
-        weights = {}
-        for name, weight_PD in original.items():
-            refined_PD = refined[name].double().cpu()
-            pull_PD = (weight_PD.double().cpu() - refined_PD) @ keep.gram_DD
-            if name in self._pull_PD:
-                pull_PD += self._pull_PD[name]
-            weights[name] = (refined_PD + torch.cholesky_solve(pull_PD.T, factor_DD).T).to(weight_PD)
-            on_solved(len(weights))
-        return FusedWeights(weights, condition)
+        self._flush()
+        refined_PD = refined_PD.cpu().double()
+        fused_PD = refined_PD.clone()
+        if self._kept_DD is not None:
+            fused_PD.addmm_(original_PD.cpu().double() - refined_PD, self._kept_DD)
+        if self._crossed_DD is not None:
+            fused_PD.addmm_(refined_PD, self._crossed_DD)
+        if name in self._change_PD:
+            fused_PD += self._change_PD[name]
+        return fused_PD.to(original_PD)
 
+    def _flush(self) -> None:
+        """Solve for the LoRAs that wait and add them to the weights' change, one product per projection."""
+        if not self._waiting:
+            return
+        pulls = [torch.cat([pull_RD for _, pull_RD in pairs]) for pairs in self._waiting.values()]
+        solved = self._divided(torch.cat(pulls)).split([len(pull_KD) for pull_KD in pulls])
+        for (name, pairs), solved_KD in zip(self._waiting.items(), solved, strict=True):
+            up_PK = torch.cat([up_PR.cpu().double() for up_PR, _ in pairs], dim=1)
+            if name not in self._change_PD:
+                self._change_PD[name] = torch.zeros(len(up_PK), solved_KD.shape[1]).double()
+            self._change_PD[name].addmm_(up_PK, solved_KD)
+        self._waiting, self._ranks = {}, 0
 
-@dataclass(frozen=True)
-class FusedWeights:
-    """Stage 3 solved.
-
-    Attributes:
-        weights: projection name -> W*, weight_PD.
-        condition: condition number of the matrix that was factorised.
-    """
-
-    weights: dict[str, Tensor]
-    condition: float
+    def _divided(self, rows_KD: Tensor) -> Tensor:
+        """rows (S + R + identity I)^-1."""
+        return torch.cholesky_solve(rows_KD.T, self._factor_DD).T
 
 
 def fuse(
-    original_PD: Tensor, refined_PD: Tensor, deltas: Iterable[Delta], keep_gram_DD: Tensor, identity: float = 0.0
+    original_PD: Tensor, refined_PD: Tensor, deltas: Sequence[Delta], keep_gram_DD: Tensor, identity: float = 0.0
 ) -> Tensor:
     """Stage 3 (Eq. 7) for one projection.
 
     Args:
         original_PD: W.
         refined_PD: W'.
-        deltas: for each concept (up_PR, down_RD, gram_DD): B_i, A_i and G_i.
+        deltas: for each concept (up_PR, down_RD, context_ND): B_i, A_i and E_i^T.
         keep_gram_DD: R without the identity term.
         identity: weight of the identity term.
 
@@ -204,10 +216,11 @@ def fuse(
     Raises:
         SingularGram: S + R + identity I is not positive definite.
     """
-    fusion = Fusion(original_PD.shape[1])
-    for up_PR, down_RD, gram_DD in deltas:
-        fusion.add(gram_DD, {"": (up_PR, down_RD)})
-    return fusion.solve({"": original_PD}, {"": refined_PD}, Keep(keep_gram_DD.double(), identity)).weights[""]
+    gram_DD = sum((Moments.of(context_ND).gram_DD for _, _, context_ND in deltas), torch.zeros_like(keep_gram_DD))
+    fusion = Fusion(gram_DD, Keep(keep_gram_DD.double(), identity))
+    for up_PR, down_RD, context_ND in deltas:
+        fusion.add(context_ND, {"": (up_PR, down_RD)})
+    return fusion.fused("", original_PD, refined_PD)
 
 
 def weighted_sum(
@@ -222,8 +235,11 @@ def weighted_sum(
     fused = {}
     for name, weight_PD in refined.items():
         pairs = [lora[name] for lora in loras if name in lora]
-        total_PD = sum(up_PR.double().cpu() @ down_RD.double().cpu() for up_PR, down_RD in pairs)
-        fused[name] = (weight_PD.double().cpu() + total_PD / len(loras)).to(weight_PD)
+        fused_PD = weight_PD.cpu().double()
+        if pairs:
+            ups, downs = zip(*pairs, strict=True)
+            fused_PD = fused_PD + torch.cat(ups, dim=1).cpu().double() @ torch.cat(downs).cpu().double() / len(loras)
+        fused[name] = fused_PD.to(weight_PD)
     return fused
 
 

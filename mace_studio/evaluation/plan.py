@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mace_studio import prompts
 from mace_studio.errors import RecipeError
+from mace_studio.methods import usual_guidance
 from mace_studio.recipe import Recipe
-from mace_studio.settings import ImageSettings
 
 ERASED, SYNONYM, KEPT = "erased", "synonym", "kept"  # the roles of a word
 FIRST_SEED = 10_000  # far from those of training images and of searches
@@ -126,8 +126,7 @@ def make_plan(
         captions=tuple(captions[::stride][: CAPTIONS[size]]),
         seeds=tuple(range(first_seed, first_seed + -(-IMAGES[size] // forms))),
         steps=steps,
-        # A method that trains on no images has no scale of its own.
-        guidance=getattr(recipe.settings, "images", ImageSettings()).guidance,
+        guidance=usual_guidance(recipe),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from mace_studio.erasure import Erasure, check_fits
+from mace_studio.erasure import Erasure, check_fits, check_has_weights
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.exports import diffusers_folder, model_card, writers
 from mace_studio.exports.formats import FORMATS, GUIDANCE_EMBEDDED, ExportRequest
@@ -60,11 +60,12 @@ def export(model: Model, erasure: Erasure, request: ExportRequest, progress: Rep
 
     Raises:
         RecipeError: a setting that does not fit; the message names it.
-        FileError: the erasure is of another model, the format has no place for this family of models, something is at
-            the path already, or it cannot be written.
+        FileError: the erasure is of another model or has no weights, the format has no place for this family of models,
+            something is at the path already, or it cannot be written.
     """
     request.check()
     check_fits(erasure, model)
+    check_has_weights(erasure)
     wanted = FORMATS[request.format]
     if model.embeds_guidance and GUIDANCE_EMBEDDED in wanted.refuses:
         raise FileError(f"{wanted.refuses[GUIDANCE_EMBEDDED]}; use another format.")

@@ -57,7 +57,7 @@ FORMATS: dict[str, Format] = {
         content="a whole model as a folder",
         readers=("diffusers", "InvokeAI"),
         usage="A whole model. `DiffusionPipeline.from_pretrained` of diffusers loads this folder, and so does "
-        "InvokeAI. Of the weights, only the key and value projections under `unet/` differ from the base model.",
+        "InvokeAI. Of the weights, only those under `unet/` that the method changes differ from the base model.",
         write="write_folder",
         folder=True,
     ),

@@ -14,7 +14,7 @@ from torch import Tensor
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError
 from mace_studio.exports import diffusers_folder, lora_formats
-from mace_studio.exports.formats import ENERGY, ExportRequest
+from mace_studio.exports.formats import ENERGY, FORMATS, ExportRequest
 from mace_studio.progress import Progress, Report, within
 from mace_studio.sd import files, ldm_keys, projections
 from mace_studio.sd.model import Model
@@ -106,7 +106,13 @@ def write_checkpoint(work: Work, progress: Report) -> Residuals:
 
 
 def _differences(work: Work) -> dict[str, Tensor]:
-    return lora_formats.differences(work.erasure.weights, projections.read(work.model.unet))
+    base = projections.read(work.model.unet)
+    if others := [key for key in work.erasure.weights if key not in base]:
+        raise FileError(
+            f"{FORMATS[work.request.format].title} files are written for key and value projections alone, and this "
+            f"erasure changes {others[0]} too; export it as a folder, a checkpoint or UNet weights."
+        )
+    return lora_formats.differences(work.erasure.weights, base)
 
 
 def _check_replaced(work: Work, replaced: set[str]) -> None:

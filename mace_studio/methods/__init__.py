@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,20 +12,33 @@ from typing import TYPE_CHECKING, Any
 from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.settings import (
+    AdaVdSettings,
+    ConceptAblationSettings,
     DoubleProjectionSettings,
+    EsdSettings,
+    ForgetMeNotSettings,
     OceSettings,
     ReceSettings,
+    SelectiveAmnesiaSettings,
+    SldSettings,
     SpeedSettings,
     TrainingFreeSettings,
     UceSettings,
+    Work,
 )
 from mace_studio.progress import silent
+from mace_studio.settings import TIMESTEPS, ImageSettings
 
 if TYPE_CHECKING:
     from mace_studio.erasure import Erasure
     from mace_studio.progress import Report
     from mace_studio.recipe import Recipe
     from mace_studio.sd.model import Model
+
+
+def _nothing(recipe: Recipe) -> Work:
+    """Of a closed form, and of what acts while images are generated."""
+    return Work()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,10 @@ class Method:
         erase: (model, recipe, progress, cache) -> Erasure; leaves the model bit for bit as it was.
         kinds: of concepts that it is meant for, of `recipe.KINDS`.
         reads: which parts of a recipe it reads beside the concepts: "mapping", "preserve", "captions", "images".
+        changes: which weights: "projections" for keys and values of cross-attention, "unet" for any of the UNet.
+        guide: of a method that acts while images are generated: (model, recipe) -> context manager inside of which it
+            does, and after which the model is bit for bit as before. Its erasures have no weights.
+        work: recipe -> what a run takes beside reading prompts.
     """
 
     title: str
@@ -47,15 +65,65 @@ class Method:
     erase: Callable[[Model, Recipe, Report, Path | None], Erasure]
     kinds: tuple[str, ...] = ("object", "celebrity", "style", "explicit")
     reads: tuple[str, ...] = ()
+    changes: str = "projections"
+    guide: Callable[[Model, Recipe], AbstractContextManager[None]] | None = None
+    work: Callable[[Recipe], Work] = _nothing
 
 
-def _runs(module: str) -> Callable[..., Erasure]:
-    """The function `erase` of a module in this folder, imported when it is first called."""
+def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
+    """A function of a module in this folder, imported when it is first called."""
 
-    def erase(*arguments: Any, **options: Any) -> Erasure:
-        return import_module(f"mace_studio.methods.{module}").erase(*arguments, **options)
+    def run(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(f"mace_studio.methods.{module}"), function)(*arguments, **options)
 
-    return erase
+    return run
+
+
+def _mace(recipe: Recipe) -> Work:
+    settings, count = recipe.settings, len(recipe.concepts)
+    return Work(
+        images=count * settings.images.per_concept if settings.lora.steps else 0,
+        image_steps=settings.images.steps,
+        guidance=settings.images.guidance,
+        training_steps=count * settings.lora.steps,
+        side_by_side=count,
+        at_once=settings.concepts_at_once,
+        captions=bool(settings.refine.general or settings.fuse.general),
+    )
+
+
+def _esd(recipe: Recipe) -> Work:
+    # In every step on average half of 50 denoising steps, and two predictions of the frozen model.
+    settings = recipe.settings
+    return Work(images=settings.steps, image_steps=26, guidance=settings.guidance, training_steps=settings.steps)
+
+
+def _images_of(recipe: Recipe, images: int, training_steps: int) -> Work:
+    settings = recipe.settings
+    return Work(
+        images=images if settings.steps else 0,
+        image_steps=settings.image_steps,
+        guidance=settings.image_guidance,
+        training_steps=training_steps if settings.steps else 0,
+    )
+
+
+def _ac(recipe: Recipe) -> Work:
+    settings = recipe.settings
+    return _images_of(recipe, len(recipe.concepts) * settings.images, settings.steps * settings.batch)
+
+
+def _fmn(recipe: Recipe) -> Work:
+    settings, count = recipe.settings, len(recipe.concepts)
+    shown = settings.images if settings.real_images or settings.inversion_steps else 0
+    return _images_of(recipe, count * shown, count * (settings.steps + settings.inversion_steps))
+
+
+def _sa(recipe: Recipe) -> Work:
+    settings = recipe.settings
+    gradients = settings.replay * len(range(0, TIMESTEPS, settings.stride)) if settings.fisher_weight else 0
+    images = len(recipe.concepts) * settings.surrogates + settings.replay
+    return _images_of(recipe, images, 2 * settings.steps + gradients)
 
 
 METHODS: dict[str, Method] = {
@@ -65,6 +133,7 @@ METHODS: dict[str, Method] = {
         settings=MaceSettings,
         erase=_runs("mace.erase"),
         reads=("mapping", "preserve", "captions", "images"),
+        work=_mace,
     ),
     "mace-free": Method(
         title="MACE without training",
@@ -72,6 +141,7 @@ METHODS: dict[str, Method] = {
         settings=TrainingFreeSettings,
         erase=_runs("training_free"),
         reads=("mapping", "preserve", "captions"),
+        work=lambda recipe: Work(captions=bool(recipe.settings.refine.general or recipe.settings.fuse.general)),
     ),
     "uce": Method(
         title="UCE",
@@ -99,6 +169,7 @@ METHODS: dict[str, Method] = {
         settings=OceSettings,
         erase=_runs("oce"),
         reads=("mapping", "preserve", "captions"),
+        work=lambda recipe: Work(captions=recipe.settings.general_scale > 0),
     ),
     "dp": Method(
         title="DP",
@@ -106,6 +177,54 @@ METHODS: dict[str, Method] = {
         settings=DoubleProjectionSettings,
         erase=_runs("double_projection"),
         reads=("mapping", "preserve"),
+    ),
+    "esd": Method(
+        title="ESD",
+        about="Trains the model to predict, for a concept, what guidance away from it gives.",
+        settings=EsdSettings,
+        erase=_runs("esd"),
+        work=_esd,
+        changes="unet",
+    ),
+    "ac": Method(
+        title="AC",
+        about="Trains a concept's prompts to predict what the model predicts for its mapping's prompts.",
+        settings=ConceptAblationSettings,
+        erase=_runs("concept_ablation"),
+        work=_ac,
+        reads=("mapping", "images"),
+    ),
+    "fmn": Method(
+        title="FMN",
+        about="Trains the attention to a concept's words down.",
+        settings=ForgetMeNotSettings,
+        erase=_runs("forget_me_not"),
+        work=_fmn,
+        reads=("images",),
+        changes="unet",
+    ),
+    "sa": Method(
+        title="SA, reduced",
+        about="Teaches a concept's prompt its mapping's images, and holds the weights that general captions need.",
+        settings=SelectiveAmnesiaSettings,
+        erase=_runs("selective_amnesia"),
+        work=_sa,
+        reads=("mapping", "captions", "images"),
+        changes="unet",
+    ),
+    "sld": Method(
+        title="SLD",
+        about="Changes no weight: guides every image away from the concepts while it is generated.",
+        settings=SldSettings,
+        erase=_runs("sld"),
+        guide=_runs("sld", "guide"),
+    ),
+    "adavd": Method(
+        title="AdaVD",
+        about="Changes no weight: takes the concepts out of the values of cross-attention while images are generated.",
+        settings=AdaVdSettings,
+        erase=_runs("adavd"),
+        guide=_runs("adavd", "guide"),
     ),
 }
 
@@ -119,6 +238,12 @@ def find(name: str) -> Method:
     if name not in METHODS:
         raise RecipeError("method", f"“{name[:80]}” is not known; use one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def usual_guidance(recipe: Recipe) -> float:
+    """The guidance scale to look at a recipe's images with: that of its training images, where it has any."""
+    method = find(recipe.method)
+    return method.work(recipe).guidance if "images" in method.reads else ImageSettings.guidance
 
 
 def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:

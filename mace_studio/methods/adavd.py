@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mace_studio.core.subspace import gram_schmidt
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs, training
 from mace_studio.methods.settings import AdaVdSettings
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
+
+log = logging.getLogger(__name__)
+
+UNPAIRED = (
+    "AdaVD's setting “jointly” compares both halves of the guidance, and an image without guidance (a scale of 1) has "
+    "one: it is as without AdaVD."
+)
 
 
 def project(values_BTP: Tensor, targets_KP: Tensor, settings: AdaVdSettings | None = None) -> Tensor:
@@ -27,20 +45,82 @@ def project(values_BTP: Tensor, targets_KP: Tensor, settings: AdaVdSettings | No
 
     Source: arXiv 2412.06143.
     """
+    return projection(targets_KP, settings)(values_BTP)
+
+
+def projection(targets_KP: Tensor, settings: AdaVdSettings | None = None) -> Callable[[Tensor], Tensor]:
+    """`project` for some targets, which are made orthonormal once."""
     settings = settings or AdaVdSettings()
     if not len(targets_KP):
-        return values_BTP
+        return lambda values_BTP: values_BTP
+    targets_KP = torch.cat([targets_KP, targets_KP], dim=-1) if settings.jointly else targets_KP
+    unit_KP = gram_schmidt(targets_KP)
+    return lambda values_BTP: _taken_out(values_BTP, targets_KP, unit_KP, settings)
+
+
+def _taken_out(values_BTP: Tensor, targets_KP: Tensor, unit_KP: Tensor, settings: AdaVdSettings) -> Tensor:
     own_BTP = values_BTP.to(torch.promote_types(values_BTP.dtype, torch.float32))
-    targets_KP = targets_KP.to(own_BTP)
     if settings.jointly:
-        own_BTP, targets_KP = torch.cat(own_BTP.chunk(2), dim=-1), torch.cat([targets_KP, targets_KP], dim=-1)
+        own_BTP = torch.cat(own_BTP.chunk(2), dim=-1)
+    targets_KP, unit_KP = targets_KP.to(own_BTP), unit_KP.to(own_BTP)
     weight_BTK = torch.ones(*own_BTP.shape[:2], len(targets_KP)).to(own_BTP)
     if settings.token_sim:
         cosine_BTK = functional.normalize(own_BTP, dim=-1) @ functional.normalize(targets_KP, dim=-1).T
         weight_BTK = settings.scale * torch.sigmoid(settings.steepness * (cosine_BTK - settings.threshold))
     weight_BTK[:, 0] = 0
-    unit_KP = gram_schmidt(targets_KP).to(own_BTP)
     own_BTP = own_BTP - (weight_BTK * (own_BTP @ unit_KP.T)) @ unit_KP
     if settings.jointly:
         own_BTP = torch.cat(own_BTP.chunk(2, dim=-1))
     return own_BTP.to(values_BTP)
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """An Erasure without weights, whose `applied` takes the recipe's concepts out of values while images are generated.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts are read.
+        progress: told of stage "refine" once.
+        cache: not needed: nothing is computed.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    timed(progress, {"refine": 1.0})(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, {}, [UNPAIRED] if model.distilled and recipe.settings.jointly else [])
+
+
+@contextmanager
+def guide(model: Model, recipe: Recipe) -> Iterator[None]:
+    """Inside the `with` block every `to_v` of cross-attention gives values without the concepts' parts.
+
+    Both halves of the guidance go through alike, each for itself; with `jointly` they are taken together, and an image
+    without guidance stays as it is.
+
+    Args:
+        model: with the weights in place that give the targets' values; bit for bit the same afterwards.
+        recipe: concepts and settings.
+    """
+    settings, warned = recipe.settings, False
+    encode = inputs.Encoder(model, silent, len(recipe.concepts))
+    vectors_KD = encode(training.phrases(recipe)).vectors_ND
+
+    def paired() -> bool:
+        nonlocal warned
+        guided = getattr(model.pipeline, "do_classifier_free_guidance", False)
+        if settings.jointly and not guided and not warned:
+            log.warning(UNPAIRED)
+            warned = True
+        return guided or not settings.jointly
+
+    with ExitStack() as stack:
+        for name in projections.names(model.unet, "value"):
+            layer = model.unet.get_submodule(name)
+            take_out = projection(vectors_KD @ layer.weight.detach().cpu().double().T, settings)
+
+            def after(module: nn.Module, args: tuple, output: Tensor, take_out: Callable = take_out) -> Tensor:
+                return take_out(output) if paired() else output
+
+            stack.enter_context(training.hooked([layer], after))
+        yield

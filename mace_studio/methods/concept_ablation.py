@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
+from mace_studio import prompts
 from mace_studio.core.diffusion import squared_error
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs, training
+from mace_studio.methods.settings import ConceptAblationSettings
+from mace_studio.methods.training import Masters, Prompts
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import projections
+from mace_studio.sd.model import Model
+from mace_studio.sd.sampling import TrainingImage
+from mace_studio.settings import ImageSettings
 
 FORMS = ("compvis", "diffusers")
 
@@ -54,3 +71,114 @@ def loss(
 def cut_start(projected_BTP: Tensor) -> Tensor:
     """Keys or values through which no gradient of the start token goes; AC trains with that."""
     return torch.cat([projected_BTP[:, :1].detach(), projected_BTP[:, 1:]], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What is trained on for one concept.
+
+    Attributes:
+        phrase: the concept.
+        latents_NCHW: clean latents of the anchor's images; image i shows sentence i of the M, counted round.
+        anchor, concept: the M sentences about the anchor, and the same with the concept in its place.
+    """
+
+    phrase: str
+    latents_NCHW: Tensor
+    anchor: Prompts
+    concept: Prompts
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with AC; the model stays as it is. Without steps the weights stay too.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts, one in each step, and their mappings, which are the anchors, are read in the templates.
+        progress: told of the stages "images" and, at every step with concept and loss, "train".
+        cache: folder of the anchors' images, or None.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, warnings = recipe.settings, list[str]()
+    shown = len(recipe.concepts) * settings.images * settings.image_steps * 2.0
+    progress = timed(progress, {"images": shown, "train": 6.0 * settings.steps * settings.batch})
+    layers = projections.names(model.unet)
+    copies = training.masters(model, [name + projections.WEIGHT for name in layers])
+    generator = torch.Generator().manual_seed(recipe.seed)
+    pairs = _pairs(model, recipe, cache, warnings, progress) if settings.steps else []
+
+    def losses() -> tuple[str, Iterable[Tensor]]:
+        pair = pairs[training.one_of(len(pairs), generator)]
+        return pair.phrase, _parts(model, settings, pair, copies, generator)
+
+    optimizer = torch.optim.AdamW(copies.values(), lr=settings.learning_rate)
+    with training.hooked([model.unet.get_submodule(n) for n in layers], lambda module, args, output: cut_start(output)):
+        training.train(model, optimizer, settings.steps, losses, progress, settings.clip)
+    progress(Progress("train", step=1, total=1))
+    return inputs.result(model, recipe, copies, warnings)
+
+
+def _pairs(model: Model, recipe: Recipe, cache: Path | None, warnings: list[str], progress: Report) -> list[Pair]:
+    count = recipe.settings.images
+    sentences = {concept: list(islice(cycle(prompts.mapped(concept)), count)) for concept in recipe.concepts}
+    wanted = [
+        TrainingImage(sentence, concept.mapping.strip(), recipe.seed + i)
+        for concept, own in sentences.items()
+        for i, sentence in enumerate(own)
+    ]
+    settings = ImageSettings(count, recipe.settings.image_steps, recipe.settings.image_guidance)
+    latents_NCHW = training.images(model, wanted, settings, cache, warnings, progress)
+    return [
+        Pair(
+            phrase=concept.phrase,
+            latents_NCHW=latents_NCHW[i * count : (i + 1) * count],
+            anchor=Prompts.of(model, prompts.mapped(concept)),
+            concept=Prompts.of(model, prompts.about(concept)),
+        )
+        for i, concept in enumerate(recipe.concepts)
+    ]
+
+
+def _parts(
+    model: Model, settings: ConceptAblationSettings, pair: Pair, copies: Masters, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """The loss of one step, in as many parts as the model works in batches."""
+    images = [training.one_of(len(pair.latents_NCHW), generator) for _ in range(settings.batch)]
+    prior = settings.prior_weight if settings.target == "model" else 0.0
+    for start in range(0, len(images), model.batches.size):
+        batch = images[start : start + model.batches.size]
+        noised = training.noised(model, pair.latents_NCHW[batch], generator)
+        noise_BCHW = noised.target_BCHW.to(model.device)
+        rows = [image % len(pair.anchor.context_NTD) for image in batch]
+        predict = partial(
+            training.predict,
+            model,
+            noised.noisy_BCHW,
+            noised.timestep_B,
+            guidance=settings.image_guidance,
+            copies=copies,
+        )
+        anchor_BCHW = noise_BCHW
+        if settings.target == "model":
+            with torch.set_grad_enabled(prior > 0):
+                anchor_BCHW = predict(pair.anchor.rows(rows))
+        yield (
+            len(batch)
+            / len(images)
+            * loss(
+                predict(pair.concept.rows(rows)),
+                anchor_BCHW,
+                border(noise_BCHW) if settings.form == "diffusers" else None,
+                noise_BCHW=noise_BCHW,
+                prior_weight=prior,
+                form=settings.form,
+            )
+        )
+
+
+def border(noise_BCHW: Tensor) -> Tensor:
+    """mask_B1HW that leaves out a border of one latent cell, as the diffusers code does."""
+    return nn.functional.pad(torch.ones_like(noise_BCHW[:, :1, 1:-1, 1:-1]), (1, 1, 1, 1))

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+
+from mace_studio.core import diffusion
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs, training
+from mace_studio.methods.settings import EsdSettings
+from mace_studio.methods.training import Masters, Prompts
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import sampling
+from mace_studio.sd.model import Model
 
 GRID, TIMESTEPS = 50, 1000
 FORMS = ("old", "new")
@@ -106,3 +119,74 @@ def timesteps(j: int) -> range:
     """The timesteps of which one is drawn for x after `visited(j)`: 20 j to 20 j + 19, above x's own level."""
     stride = TIMESTEPS // GRID
     return range(stride * j, stride * (j + 1))
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with ESD; the model stays as it is. Without steps, or with eta = 0, the weights stay too.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts are read, one in each step, as bare names.
+        progress: told of stage "train" at every step, with the concept and its loss.
+        cache: not needed: the images that are trained on come from the model in training.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, phrases = recipe.settings, training.phrases(recipe)
+    progress = timed(progress, {"train": 1.0})
+    steps = settings.steps if settings.eta else 0
+    copies = training.masters(model, parameters(model.unet, settings.select))
+    prompts, generator = Prompts.of(model, ["", *phrases]), torch.Generator().manual_seed(recipe.seed)
+
+    def losses() -> tuple[str, Iterable[Tensor]]:
+        number, j = training.one_of(len(phrases), generator), training.one_of(GRID, generator)
+        both = prompts.rows([0, number + 1])
+        noisy_1CHW = partly_denoised(model, copies, both, j, settings, generator)
+        timestep = timesteps(j)[training.one_of(len(timesteps(j)), generator)]
+        with torch.no_grad():
+            frozen_BCHW = training.predict(
+                model, noisy_1CHW.repeat(2, 1, 1, 1), timestep, both, guidance=settings.guidance
+            )
+        null_1CHW, concept_1CHW = frozen_BCHW.float().split(1)
+        wanted_1CHW = target(null_1CHW, concept_1CHW, settings.eta, settings.form)
+        student_1CHW = training.predict(
+            model, noisy_1CHW, timestep, both.rows([1]), guidance=settings.guidance, copies=copies
+        )
+        return phrases[number], [loss(student_1CHW, wanted_1CHW)]
+
+    optimizer = torch.optim.Adam(copies.values(), lr=settings.learning_rate)
+    training.train(model, optimizer, steps, losses, progress)
+    progress(Progress("train", step=1, total=1))
+    return inputs.result(model, recipe, copies)
+
+
+@torch.no_grad()
+def partly_denoised(
+    model: Model, copies: Masters, both: Prompts, j: int, settings: EsdSettings, generator: torch.Generator
+) -> Tensor:
+    """x after `visited(j)` from fresh noise, made by the model in training with guidance, noisy_1CHW in float32.
+
+    Args:
+        model: whose UNet runs with the copies in place.
+        copies: weights in training.
+        both: the empty prompt and the concept.
+        j: 0 to 49.
+        settings: guidance of the run.
+        generator: of the noise.
+    """
+
+    def predict(noisy_1CHW: Tensor, timestep: int) -> Tensor:
+        scale = settings.guidance
+        if scale == 1 or model.embeds_guidance:
+            own = both.rows([1])
+            return training.predict(model, noisy_1CHW, timestep, own, guidance=scale, copies=copies).float()
+        halves_BCHW = training.predict(model, noisy_1CHW.repeat(2, 1, 1, 1), timestep, both, copies=copies)
+        null_1CHW, concept_1CHW = halves_BCHW.float().split(1)
+        return null_1CHW + scale * (concept_1CHW - null_1CHW)
+
+    shape = (1, model.unet.config.in_channels, *sampling.latent_size(model))
+    start_1CHW = torch.randn(shape, generator=generator).to(model.device)
+    abar_S = model.pipeline.scheduler.alphas_cumprod.cpu()
+    return diffusion.ddim(predict, start_1CHW, visited(j), abar_S, training.prediction(model))

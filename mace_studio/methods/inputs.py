@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -85,14 +85,18 @@ def expanded(concept: Concept, anchor_phrase: str) -> list[tuple[str, str]]:
 
 
 def result(
-    model: Model, recipe: Recipe, weights: dict[str, Tensor], warnings: Sequence[str] = (), **conditions: float
+    model: Model,
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    warnings: Sequence[str] = (),
+    conditions: Mapping[str, float] | None = None,
 ) -> Erasure:
     """The Erasure of a method that leaves no LoRAs behind; its weights in the model's dtype on the CPU."""
     return Erasure(
         recipe=recipe,
         weights={key: weight.detach().to("cpu", model.dtype).contiguous() for key, weight in weights.items()},
         fingerprint=model.fingerprint,
-        conditions=conditions,
+        conditions=conditions or {},
         warnings=tuple(warnings),
         versions={"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
     )
@@ -107,7 +111,7 @@ def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:
         progress: told of stage "captions" after every batch of them.
     """
     captions = read_captions(model.captions)
-    path = cache / f"words-{grams.file_name(model, captions)}" if cache else None
+    path = cache / grams.file_name("words-general", model.fingerprint, captions) if cache else None
     if path and path.exists():
         return load_file(path)["mean_DD"]
     total_DD, count = torch.zeros(model.width, model.width).double(), 0

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
+
+from mace_studio import prompts
+from mace_studio.erasure import Erasure
+from mace_studio.methods import esd, inputs, training
+from mace_studio.methods.settings import SelectiveAmnesiaSettings
+from mace_studio.methods.training import Masters, Prompts
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import files, grams
+from mace_studio.sd.model import Model, read_captions
+from mace_studio.sd.sampling import TrainingImage
+from mace_studio.settings import ImageSettings
+
+REPLAY_SEED = 0  # of what is replayed, so that its Fisher information is computed once for a model
 
 
 def loss(
@@ -73,3 +91,150 @@ def fisher(samples: Iterable[Iterable[Tensor]], parameters: Mapping[str, Tensor]
     if not count:
         raise ValueError("the Fisher information needs at least one sample")
     return {name: total / count for name, total in zip(parameters, totals, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images with the sentence that each is trained under.
+
+    Attributes:
+        phrases: the concept of each, or "".
+        latents_NCHW: clean latents.
+        prompts: N sentences.
+    """
+
+    phrases: list[str]
+    latents_NCHW: Tensor
+    prompts: Prompts
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """Run a recipe with SA in its reduced form; the model stays as it is. Without steps the weights stay too.
+
+    Args:
+        model: from `sd.model.load`; its general captions are the sentences of the replayed images.
+        recipe: its concepts, one in each step, and their mappings, which are the surrogates, are read.
+        progress: told of the stages "images", "fisher" (gradients of all) and, at every step with concept and loss,
+            "train".
+        cache: folder of the images and of the Fisher information, one file for each model, captions and settings.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    settings, warnings = recipe.settings, [said(recipe.settings)]
+    report = timed(progress, _costs(recipe))
+    names = model.unet.state_dict() if settings.select == "all" else esd.parameters(model.unet, "u")
+    trained = [name for name, _ in model.unet.named_parameters() if name in names]
+    copies, generator = training.masters(model, trained), torch.Generator().manual_seed(recipe.seed)
+    if not settings.steps:
+        report(Progress("train", step=1, total=1))
+        return inputs.result(model, recipe, copies, warnings)
+    surrogates, replay = _images(model, recipe, cache, warnings, report)
+    held = _fisher(model, settings, replay, copies, cache, report)
+    start = {name: master.detach().clone() for name, master in copies.items()}
+
+    def predicted(images: Images) -> tuple[str, Tensor, Tensor]:
+        """The concept of an image, the prediction for it and what it should be."""
+        number = training.one_of(len(images.phrases), generator)
+        noised = training.noised(model, images.latents_NCHW[[number]], generator)
+        at = (model, noised.noisy_BCHW, noised.timestep_B, images.prompts.rows([number]))
+        own_BCHW = training.predict(*at, guidance=settings.image_guidance, copies=copies).float()
+        return images.phrases[number], own_BCHW, noised.target_BCHW.to(model.device)
+
+    def losses() -> tuple[str, Iterable[Tensor]]:
+        phrase, forget_BCHW, forget_noise_BCHW = predicted(surrogates)
+        _, replay_BCHW, replay_noise_BCHW = predicted(replay)
+        value = loss(
+            forget_BCHW,
+            forget_noise_BCHW,
+            replay_BCHW,
+            replay_noise_BCHW,
+            copies,
+            start,
+            held,
+            replay_weight=settings.replay_weight,
+            fisher_weight=settings.fisher_weight,
+        )
+        return phrase, [value]
+
+    training.train(model, torch.optim.Adam(copies.values(), settings.learning_rate), settings.steps, losses, report)
+    report(Progress("train", step=1, total=1))
+    return inputs.result(model, recipe, copies, warnings)
+
+
+def said(settings: SelectiveAmnesiaSettings) -> str:
+    """The reduced form in a sentence, which stands beside every number of it."""
+    return (
+        f"SA in a reduced form: {settings.surrogates} surrogate images for each concept, {settings.replay} replayed "
+        f"images, every {settings.stride}th timestep in the Fisher information, {settings.steps} steps of one image."
+    )
+
+
+def _costs(recipe: Recipe) -> dict[str, float]:
+    """Stage -> what it takes, in UNet forwards of one image."""
+    settings = recipe.settings
+    images = len(recipe.concepts) * settings.surrogates + settings.replay
+    return {
+        "images": images * settings.image_steps * 2.0,
+        "fisher": 3.0 * settings.replay * len(range(0, 1000, settings.stride)),
+        "train": 6.0 * settings.steps + 1,
+    }
+
+
+def _images(
+    model: Model, recipe: Recipe, cache: Path | None, warnings: list[str], report: Report
+) -> tuple[Images, Images]:
+    """Surrogate images under the concepts' prompts, and replayed images under their own."""
+    settings, captions = recipe.settings, read_captions(model.captions)
+    chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(REPLAY_SEED))
+    replayed = [captions[chosen[i % len(captions)]] for i in range(settings.replay)]
+    concepts = [c for c in recipe.concepts for _ in range(settings.surrogates)]
+    wanted = [
+        TrainingImage(prompts.image_prompt(c.mapping, c.kind), c.mapping.strip(), recipe.seed + i % settings.surrogates)
+        for i, c in enumerate(concepts)
+    ]
+    wanted += [TrainingImage(caption, caption.split()[0], REPLAY_SEED + i) for i, caption in enumerate(replayed)]
+    shown = ImageSettings(len(wanted), settings.image_steps, settings.image_guidance)
+    latents_NCHW = training.images(model, wanted, shown, cache, warnings, report)
+    count = len(concepts)
+    own = Prompts.of(model, [prompts.image_prompt(c.phrase, c.kind) for c in concepts])
+    return (
+        Images(phrases=[c.phrase for c in concepts], latents_NCHW=latents_NCHW[:count], prompts=own),
+        Images(phrases=[""] * len(replayed), latents_NCHW=latents_NCHW[count:], prompts=Prompts.of(model, replayed)),
+    )
+
+
+def _fisher(
+    model: Model,
+    settings: SelectiveAmnesiaSettings,
+    replay: Images,
+    copies: Masters,
+    cache: Path | None,
+    report: Report,
+) -> dict[str, Tensor]:
+    """F of the replayed images on the model's device, from the cache where it is there."""
+    if not settings.fisher_weight:
+        return {}
+    asked = (settings.select, settings.replay, settings.stride, settings.image_steps, settings.image_guidance)
+    digest = hashlib.sha256(repr((asked, str(model.dtype))).encode()).hexdigest()[:8]
+    name = grams.file_name(f"fisher-{digest}", model.fingerprint, read_captions(model.captions))
+    if cache and (cache / name).exists():
+        return {key: value.to(model.device) for key, value in load_file(cache / name).items()}
+    generator = torch.Generator().manual_seed(REPLAY_SEED)
+    timesteps = range(0, model.pipeline.scheduler.config.num_train_timesteps, settings.stride)
+    total, scale = len(replay.phrases) * len(timesteps), training.loss_scale(model)
+
+    def losses(number: int) -> Iterator[Tensor]:
+        for i, timestep in enumerate(timesteps):
+            noised = training.noised(model, replay.latents_NCHW[[number]], generator, [timestep])
+            at = (model, noised.noisy_BCHW, timestep, replay.prompts.rows([number]))
+            own_BCHW = training.predict(*at, guidance=settings.image_guidance, copies=copies).float()
+            yield scale * functional.mse_loss(own_BCHW, noised.target_BCHW.to(model.device))
+            report(Progress("fisher", "", number * len(timesteps) + i + 1, total))
+
+    scaled = fisher((losses(number) for number in range(len(replay.phrases))), copies, settings.stride)
+    found = {key: value / scale**2 for key, value in scaled.items()}
+    if cache:
+        files.write(cache / name, found)
+    return found

@@ -12,6 +12,29 @@ from mace_studio.settings import KeepWeights, at_least, check_keep_weights, one_
 TUNES = ("both", "key", "value")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run of a method takes beside reading prompts, over all its concepts.
+
+    Attributes:
+        images: generated to train on; also those of which a part is generated, with as many `image_steps`.
+        image_steps: denoising steps of each.
+        guidance: of each.
+        training_steps: forwards and backwards of one sample.
+        side_by_side: how many things train in equal shares of these steps, each of them one sample in a step.
+        at_once: how many of those go through one forward.
+        captions: whether all general captions are read.
+    """
+
+    images: int = 0
+    image_steps: int = 0
+    guidance: float = 1.0
+    training_steps: int = 0
+    side_by_side: int = 1
+    at_once: int = 1
+    captions: bool = False
+
+
 def option(default: Any, about: str, least: float | None = None, most: float | None = None, choices: tuple = ()) -> Any:
     """A setting with its explanation and its bounds, which `check` and the form read from the field's metadata."""
     return field(default=default, metadata={"about": about, "least": least, "most": most, "choices": choices})
@@ -144,7 +167,9 @@ class EsdSettings(MethodSettings):
         "Whether the target starts from the empty prompt (old) or from the concept (new).",
         choices=("old", "new"),
     )
-    eta: float = option(1.0, "Strength of the negative guidance: 1 with the old form is 2 with the new.", least=0)
+    eta: float = option(
+        1.0, "Strength of the negative guidance; 1 with the old form is 2 with the new, 0: do not train.", least=0
+    )
     steps: int = option(1000, "Training steps, one image each, over all concepts.", least=0, most=100_000)
     learning_rate: float = option(1e-5, "Of Adam.", least=1e-12, most=1)
     guidance: float = option(3.0, "With which the model makes the noisy images that it trains on.", least=1)
@@ -165,7 +190,9 @@ class ConceptAblationSettings(MethodSettings):
     batch: int = option(8, "Images in a step.", least=1, most=64)
     learning_rate: float = option(1.6e-5, "Of AdamW; the authors' 2e-6 times 8 images.", least=1e-12, most=1)
     images: int = option(40, "Images of each anchor (published: 1,000).", least=1, most=2000)
-    prior_weight: float = option(0.0, "Holds the anchor where it shares a word with the concept: 0.2, or 1.", least=0)
+    prior_weight: float = option(
+        0.0, "Holds the anchor that shares a word with the concept: 0.2, or 1; for “model”.", least=0
+    )
     form: str = option("compvis", "How that is averaged in the authors' two codes.", choices=("compvis", "diffusers"))
     clip: float = option(0.0, "Largest norm of the gradients; 0: no limit (diffusers: 1).", least=0)
     image_steps: int = option(15, "Denoising steps of the anchor's images.", least=1, most=999)

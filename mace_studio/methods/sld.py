@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mace_studio.erasure import Erasure
+from mace_studio.methods import inputs
 from mace_studio.methods.settings import SldSettings
+from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.recipe import Recipe
+from mace_studio.sd import attention_hooks, text
+from mace_studio.sd.model import Model
+
+log = logging.getLogger(__name__)
+
+UNGUIDED = "SLD acts on the guidance, and an image without guidance (a scale of 1) has none: it is as without SLD."
 
 
 class Guided(NamedTuple):
@@ -54,3 +69,97 @@ def guidance(
         if step >= settings.warmup:
             steer = steer - safe
     return Guided((null + settings.guidance * steer).to(null_BCHW), momentum)
+
+
+def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
+    """An Erasure without weights, whose `applied` guides away from the recipe's concepts while images are generated.
+
+    Args:
+        model: from `sd.model.load`.
+        recipe: its concepts are read.
+        progress: told of stage "refine" once.
+        cache: not needed: nothing is computed.
+
+    Raises:
+        StudioError: with a sentence for the user.
+    """
+    recipe.check()
+    timed(progress, {"refine": 1.0})(Progress("refine", step=1, total=1))
+    return inputs.result(model, recipe, {}, [UNGUIDED] if model.distilled else [])
+
+
+@dataclass
+class _Run:
+    """Where the run of an image is.
+
+    Attributes:
+        timestep: of the step before; None before the first.
+        step: index of the next one.
+        momentum_BCHW: nu for it.
+    """
+
+    timestep: float | None = None
+    step: int = 0
+    momentum_BCHW: Tensor | None = None
+
+    def begin(self, timestep: float, first: float) -> None:
+        """Take in the timestep of a step. One above the one before begins another run, and so does the first twice.
+
+        Another may come twice within a run: PNDM's second does.
+        """
+        if self.timestep is None or timestep > self.timestep or timestep == self.timestep == first:
+            self.step, self.momentum_BCHW = 0, None
+        self.timestep = timestep
+
+
+@contextmanager
+def guide(model: Model, recipe: Recipe) -> Iterator[None]:
+    """Inside the `with` block images are guided away from the names of the recipe's concepts, joined with ", ".
+
+    After each forward of the UNet a second one predicts for the safety text. The prompt's prediction e_p becomes
+    e_n + (result of `guidance` - e_n) / s with the pipeline's guidance s, so that its own sum e_n + s (e_p - e_n) is
+    that result.
+
+    Args:
+        model: bit for bit the same afterwards.
+        recipe: concepts and settings.
+    """
+    pipeline, unet, settings = model.pipeline, model.unet, recipe.settings
+    context_1TD, pooled_1P = text.encode(model, [", ".join(concept.phrase.strip() for concept in recipe.concepts)])
+    run, warned = _Run(), False
+
+    @torch.no_grad()
+    def after(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple) -> tuple | None:
+        nonlocal warned
+        if not getattr(pipeline, "do_classifier_free_guidance", False):
+            if not warned:
+                log.warning(UNGUIDED)
+            warned = True
+            return None
+        noisy_BCHW, timestep = args[0].chunk(2)[1], args[1]
+        null_BCHW, prompt_BCHW = output[0].chunk(2)
+        run.begin(float(timestep), float(pipeline.scheduler.timesteps[0]))
+        other = _of_safety_text(kwargs, context_1TD, pooled_1P, len(noisy_BCHW))
+        with attention_hooks.aside(unet):  # `forward` itself, so that this hook does not act on it again
+            safety_BCHW = unet.forward(noisy_BCHW, timestep, **other)[0]
+        guided = guidance(null_BCHW, prompt_BCHW, safety_BCHW, run.momentum_BCHW, run.step, settings)
+        run.step, run.momentum_BCHW = run.step + 1, guided.momentum_BCHW
+        moved_BCHW = (guided.noise_BCHW.double() - null_BCHW.double()) / pipeline.guidance_scale
+        return (torch.cat([null_BCHW, (null_BCHW.double() + moved_BCHW).to(null_BCHW)]),)
+
+    handle = unet.register_forward_hook(after, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _of_safety_text(
+    kwargs: dict[str, Any], context_1TD: Tensor, pooled_1P: Tensor | None, count: int
+) -> dict[str, Any]:
+    """The arguments of a guided forward, for the safety text alone."""
+    other = kwargs | {attention_hooks.CONTEXT: context_1TD.expand(count, -1, -1)}
+    if pooled_1P is not None:
+        sizes_B6 = kwargs["added_cond_kwargs"]["time_ids"].chunk(2)[1]
+        other["added_cond_kwargs"] = {"text_embeds": pooled_1P.expand(count, -1), "time_ids": sizes_B6}
+    return other

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from mace_studio import prompts
 from mace_studio.core.moments import Moments
-from mace_studio.core.ridge import FusedWeights, Fusion, Keep, keep_gram
+from mace_studio.core.ridge import Fusion, Keep, keep_gram
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.mace import refine
@@ -20,23 +22,37 @@ from mace_studio.sd import projections, text
 from mace_studio.sd.model import Model
 
 
+@dataclass(frozen=True)
+class FusedWeights:
+    """The fusion solved.
+
+    Attributes:
+        weights: name -> W*, weight_PD, in the dtype and on the device of W.
+        condition: condition number of the matrix that was factorised.
+    """
+
+    weights: dict[str, Tensor]
+    condition: float
+
+
 def edit(
     original: Mapping[str, Tensor], refined: Mapping[str, Tensor], concepts: Iterable[Moments], keep: Keep
 ) -> FusedWeights:
     """W* that minimises sum_i || W* E_i - W' E^_i ||^2 + || (W* - W_keep) R^(1/2) ||^2 (Eq. 7 with other targets).
 
     Args:
-        original: name -> W. refined: name -> W', after stage 1.
+        original: name -> W. refined: name -> W', after stage 1, not rounded.
         concepts: for each concept `Moments.of(E_i, E^_i)`, see `targets`.
-        keep: R and the identity weight; as in `ridge.Fusion.solve` the first pulls to W, the second to W'.
+        keep: R and the identity weight; as in `ridge.Fusion` the first pulls to W, the second to W'.
 
     Raises:
         SingularGram: the sums do not determine W*.
     """
-    fusion = Fusion(next(iter(original.values())).shape[1])
-    for moments in concepts:
-        fusion.add_pairs(moments, refined)
-    return fusion.solve(original, refined, keep)
+    moments = sum(concepts, start=Moments.zero(len(keep.gram_DD)))
+    fusion = Fusion(moments.gram_DD, keep)
+    fusion.add_pairs(moments)
+    weights = {name: fusion.fused(name, weight_PD, refined[name]) for name, weight_PD in original.items()}
+    return FusedWeights(weights, fusion.condition)
 
 
 def targets(
@@ -95,12 +111,19 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         def moments() -> Iterator[Moments]:
             for i, concept in enumerate(recipe.concepts):
                 at = Progress("fuse", concept.phrase, i, count)
-                yield _targeted(model, concept, lambda _, at=at: progress(at))
+                yield _targeted(model, concept, partial(_tell, progress, at))
 
-        fused = edit(projections.read(model.unet), weights, moments(), keep)
+        original = projections.read(model.unet)
+        refined = {key: weight_PD.cpu().double() @ solved.matrix_DD for key, weight_PD in original.items()}
+        fused = edit(original, refined, moments(), keep)
         weights, conditions = fused.weights, conditions | {"fuse": fused.condition}
         progress(Progress("fuse", step=count, total=count))
-    return inputs.result(model, recipe, weights, **conditions)
+    return inputs.result(model, recipe, weights, conditions=conditions)
+
+
+def _tell(progress: Report, at: Progress, batch: Progress) -> None:
+    """Report the same place again: a concept's prompts are one step, in several batches."""
+    progress(at)
 
 
 def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:

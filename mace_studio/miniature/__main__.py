@@ -1,4 +1,4 @@
-"""`python -m mace_studio.miniature train|evaluate`: trains the built-in model, and says how good it is.
+"""`python -m mace_studio.miniature train|evaluate|faithful`: trains the built-in model, and says how good it is.
 
 A training survives being killed: it writes a checkpoint every minute, and `--resume` goes on from there. On Linux
 `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296` makes a step about 1.4 times as fast.
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mace_studio.miniature import autoencoder, clip, diffusion, evaluate, folders, judge_training, tokenizer
+from mace_studio.miniature import autoencoder, clip, diffusion, evaluate, faithful, folders, judge_training, tokenizer
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.training import Plan
 
+BEHAVIOURS = ["own-word", "residual", "stages", "mass"]
 # The share of the minutes that a part gets when all are trained.
 SHARES = {"clip": 0.05, "vae": 0.2, "model": 0.65, "judge": 0.1}
 
@@ -37,27 +38,44 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mace_studio.miniature", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="train|evaluate")
+    commands = parser.add_subparsers(required=True, metavar="train|evaluate|faithful")
 
-    train = commands.add_parser("train", help="train the autoencoder, the model, the judge, or all in turn")
+    train = commands.add_parser("train", help="train the CLIP, the autoencoder, the model, the judge, or all in turn")
     train.add_argument("part", nargs="?", default="all", choices=(*SHARES, "all"))
     train.add_argument("--minutes", type=float, default=60, help="in all, with what was spent before a --resume")
     train.add_argument("--steps", type=int, help="a budget in steps of each part instead, for runs that come out alike")
     train.add_argument("--batch", type=int, help="samples a step; usually 16 for the autoencoder, else 32")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets model/, judge/ and training/")
-    train.add_argument("--start", type=Path, metavar="FOLDER", help="a model in the diffusers layout to go on with")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets clip/, model/, judge/ and training/"
+    )
+    train.add_argument("--start", type=Path, metavar="FOLDER", help="a model whose autoencoder and UNet to go on with")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
     train.add_argument("--decoder-only", action="store_true", help="leave the autoencoder's encoder as it is")
-    train.add_argument("--samples", type=int, default=30000, help="composed pictures that the model is trained on")
+    train.add_argument(
+        "--image-side-only", action="store_true", help="of the CLIP in DIR: a UNet that reads its captions still fits"
+    )
+    train.add_argument("--device", default="cpu", help="where torch computes, such as cuda")
+    train.add_argument("--samples", type=int, default=30000, help="composed images that the model is trained on")
     train.set_defaults(run=_train)
 
     judged = commands.add_parser("evaluate", help="how often the judge sees what the model was asked for")
     judged.add_argument("--model", type=Path, required=True, metavar="FOLDER")
     judged.add_argument("--judge", type=Path, required=True, metavar="FOLDER")
     judged.add_argument("--images", type=int, default=4, help="for each word")
-    judged.add_argument("--composed", type=int, default=1000, help="composed pictures that the judge is tried on")
+    judged.add_argument("--composed", type=int, default=1000, help="composed images that the judge is tried on")
     judged.add_argument("--seed", type=int, default=0)
     judged.set_defaults(run=_evaluate)
+
+    alike = commands.add_parser("faithful", help="whether the model behaves as Stable Diffusion does")
+    alike.add_argument("--model", type=Path, required=True, metavar="FOLDER")
+    alike.add_argument("--judge", type=Path, required=True, metavar="FOLDER")
+    alike.add_argument("--only", nargs="*", default=BEHAVIOURS, choices=BEHAVIOURS)
+    alike.add_argument("--concepts", type=int, default=10, help="things, and people, of the first two")
+    alike.add_argument("--seeds", type=int, default=8, help="images of each of them")
+    alike.add_argument("--stages", type=int, nargs="*", default=[20, 100], help="numbers of people of the third")
+    alike.add_argument("--mass", type=int, nargs="*", default=[1, 5, 10, 50, 100], help="and of the fourth")
+    alike.add_argument("--cache", type=Path, metavar="DIR", help="keeps training images and Grams")
+    alike.set_defaults(run=_faithful)
     return parser
 
 
@@ -74,13 +92,15 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _train_clip(options: argparse.Namespace, plan: Plan, work: Path) -> None:
-    words = tokenizer.build()
-    clip.train(clip.build(words), words, plan, options.out / "clip", work, options.resume)
+    folder, words, only = options.out / "clip", tokenizer.build(), options.image_side_only
+    model = folders.load_clip(folder) if only else clip.build(words)
+    work = work.with_name("clip-image") if only else work
+    clip.train(model.to(options.device), words, plan, folder, work, options.resume, only)
 
 
 def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     vae = autoencoder.build() if options.start is None else folders.load_vae(options.start)
-    autoencoder.train(vae, plan, options.out / "model", work, options.resume, options.decoder_only)
+    autoencoder.train(vae.to(options.device), plan, options.out / "model", work, options.resume, options.decoder_only)
 
 
 def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
@@ -92,12 +112,12 @@ def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
         unet = diffusion.build_unet(width)
     else:
         unet = diffusion.fitted(folders.load(options.start).unet, width)
-    whole = folders.pipeline(vae, text, unet, words)
+    whole = folders.pipeline(vae, text, unet, words).to(options.device)
     diffusion.train(whole, plan, model, work, options.resume, options.samples)
 
 
 def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
-    judge_training.train(judge_training.build(), plan, options.out / "judge", work, options.resume)
+    judge_training.train(judge_training.build().to(options.device), plan, options.out / "judge", work, options.resume)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -107,7 +127,28 @@ def _evaluate(options: argparse.Namespace) -> None:
         *evaluate.composed(judge, options.composed),
     ]
     print(evaluate.table(rows))
-    print(f"\nAutoencoder: {autoencoder.psnr(whole.vae):.2f} dB on held-out composed pictures.")
+    print(f"\nAutoencoder: {autoencoder.psnr(whole.vae):.2f} dB on held-out composed images.")
+
+
+def _faithful(options: argparse.Namespace) -> None:
+    whole, judge = folders.load(options.model), Judge.load(options.judge)
+    things, people = faithful.concepts(options.concepts)
+    findings: list[faithful.Finding] = []
+    if "own-word" in options.only:
+        for kind, names in (("things", things), ("people", people)):
+            findings += faithful.own_word(whole, names, options.seeds, kind)
+    if "residual" in options.only:
+        findings += faithful.residual(whole, judge, (*things, *people), options.seeds)
+    if {"stages", "mass"} & {*options.only}:
+        # What erases stands outside of the miniature, which imports nothing of the studio but here.
+        from mace_studio.miniature import erasing  # noqa: PLC0415
+
+        stages, mass = (
+            numbers if name in options.only else []
+            for name, numbers in (("stages", options.stages), ("mass", options.mass))
+        )
+        findings += erasing.findings(options.model, judge, stages, mass, options.cache)
+    print(faithful.table(findings))
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def train(vae: AutoencoderKL, plan: Plan, model: Path, work: Path, resume: bool,
 
     def look() -> None:
         pixels_NCHW = composed(16, HELD_OUT)
-        rows = [pixels_NCHW[:8], reconstructed(vae, pixels_NCHW[:8]), pixels_NCHW[8:]]
-        rows.append(reconstructed(vae, pixels_NCHW[8:]))
+        rows = [pixels_NCHW[:8], reconstructed(vae, pixels_NCHW[:8]).cpu(), pixels_NCHW[8:]]
+        rows.append(reconstructed(vae, pixels_NCHW[8:]).cpu())
         pictures.sheet(pictures.to_images(torch.cat(rows))).save(work / "sheet.png")
         log.info("vae: %.2f dB on held-out pictures", psnr(vae))
 
@@ -86,20 +86,21 @@ def composed(number: int, seed: int) -> Tensor:
 @torch.no_grad()
 def reconstructed(vae: AutoencoderKL, pixels_NCHW: Tensor) -> Tensor:
     """Pictures to latents and back, NCHW in -1..1."""
-    return vae.decode(vae.encode(pixels_NCHW).latent_dist.mode()).sample.clamp(-1, 1)
+    return vae.decode(vae.encode(pixels_NCHW.to(vae.device)).latent_dist.mode()).sample.clamp(-1, 1)
 
 
 def psnr(vae: AutoencoderKL, number: int = HELD_OUT_NUMBER) -> float:
     """Peak signal-to-noise ratio in dB of held-out pictures: of their mean squared error, with a peak of 1."""
     pixels_NCHW = composed(number, HELD_OUT)
-    errors = [(reconstructed(vae, part) - part).square().sum() for part in pixels_NCHW.split(32)]
+    errors = [(reconstructed(vae, part).cpu() - part).square().sum() for part in pixels_NCHW.split(32)]
     return (-10 * (torch.stack(errors).sum() / pixels_NCHW.numel() / 4).log10()).item()
 
 
 def _step_loss(vae: AutoencoderKL, step: int, batch: int) -> Tensor:
-    pixels_NCHW = composed(batch, step)
+    pixels_NCHW = composed(batch, step).to(vae.device)
     posterior = vae.encode(pixels_NCHW).latent_dist
-    latent_NCHW = posterior.sample(torch.Generator().manual_seed(step))
+    noise_NCHW = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
+    latent_NCHW = posterior.mean + posterior.std * noise_NCHW.to(vae.device)
     return loss(pixels_NCHW, vae.decode(latent_NCHW).sample, posterior.kl(), latent_NCHW[0].numel())
 
 
@@ -107,4 +108,4 @@ def _step_loss(vae: AutoencoderKL, step: int, batch: int) -> Tensor:
 def _scaling_factor(vae: AutoencoderKL) -> float:
     """What makes the latents of held-out pictures have a standard deviation of 1."""
     parts = composed(HELD_OUT_NUMBER, HELD_OUT).split(32)
-    return 1 / torch.cat([vae.encode(part).latent_dist.mode() for part in parts]).std().item()
+    return 1 / torch.cat([vae.encode(part.to(vae.device)).latent_dist.mode() for part in parts]).std().item()

@@ -82,7 +82,10 @@ def build(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPModel:
     return model
 
 
-def train(model: CLIPModel, tokenizer: CLIPTokenizer, plan: Plan, folder: Path, work: Path, resume: bool) -> None:
+def train(
+    model: CLIPModel, tokenizer: CLIPTokenizer, plan: Plan, folder: Path, work: Path, resume: bool,
+    image_side_only: bool = False,
+) -> None:  # fmt: skip
     """Train and write the CLIP.
 
     Args:
@@ -92,7 +95,10 @@ def train(model: CLIPModel, tokenizer: CLIPTokenizer, plan: Plan, folder: Path, 
         folder: where it is written, with its tokenizer and image processor.
         work: folder of checkpoints and curve.
         resume: go on from the checkpoint in `work`.
+        image_side_only: leave the hidden states of captions as they are, so that UNets trained on them still fit.
     """
+    if image_side_only:
+        model.text_model.requires_grad_(False)
     untouched = copy.deepcopy(tokenizer)  # its use leaves traces in it
     spans, training = Spans(tokenizer), Training({"clip": model}, plan, work)
     if resume:
@@ -139,9 +145,9 @@ def geometry(before_NTD: Tensor, after_NTD: Tensor, own_NT: Tensor, end_N: Tenso
         end_N: the position of the end token.
     """
     change_NTD = after_NTD - before_NTD
-    place_T = torch.arange(own_NT.shape[1])
+    place_T = torch.arange(own_NT.shape[1], device=own_NT.device)
     last_N = (own_NT * place_T).amax(dim=1)
-    own_N1D = change_NTD[torch.arange(len(last_N)), last_N][:, None]
+    own_N1D = change_NTD[torch.arange(len(last_N), device=last_N.device), last_N][:, None]
     cosine_NT = functional.cosine_similarity(change_NTD, own_N1D, dim=2)
     ratio_NT = change_NTD.norm(dim=2) / own_N1D.norm(dim=2).clamp(min=1e-3)
     off_NT = (
@@ -154,7 +160,7 @@ def geometry(before_NTD: Tensor, after_NTD: Tensor, own_NT: Tensor, end_N: Tenso
     mean = {name: [_mean(x_NT, where) for where in (words_NT, padding_NT)] for name, x_NT in
             (("off", off_NT), ("cosine", cosine_NT), ("ratio", ratio_NT))}  # fmt: skip
     cosines, ratios = ([value.item() for value in mean[name]] for name in ("cosine", "ratio"))
-    return Geometry(sum(mean["off"]) / 2, cosines[0], ratios[0], cosines[1], ratios[1])
+    return Geometry((mean["off"][0] + mean["off"][1]) / 2, cosines[0], ratios[0], cosines[1], ratios[1])
 
 
 @torch.no_grad()
@@ -166,7 +172,7 @@ def named(model: CLIPModel, tokenizer: CLIPTokenizer, number: int) -> Iterator[R
         right_N = torch.tensor([names.index(s.concepts[0]) for s in some])
         labels_LP = embedded(model, tokenizer, [form.format(name) for name in names])
         for what, seen_NP in (
-            ("images", model.get_image_features(pictures.to_tensor([s.image_HWC for s in some])).pooler_output),
+            ("images", seen_in(model, [s.image_HWC for s in some])),
             ("captions", embedded(model, tokenizer, [s.caption for s in some])),
         ):
             nearest_N = (functional.normalize(seen_NP, dim=1) @ functional.normalize(labels_LP, dim=1).T).argmax(dim=1)
@@ -175,7 +181,12 @@ def named(model: CLIPModel, tokenizer: CLIPTokenizer, number: int) -> Iterator[R
 
 def embedded(model: CLIPModel, tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     """The projections of captions, (N, P)."""
-    return model.get_text_features(latents.tokens(tokenizer, list(captions))).pooler_output
+    return model.get_text_features(latents.tokens(tokenizer, list(captions)).to(model.device)).pooler_output.cpu()
+
+
+def seen_in(model: CLIPModel, images: Sequence[np.ndarray]) -> Tensor:
+    """The projections of images, (N, P)."""
+    return model.get_image_features(pictures.to_tensor(images).to(model.device)).pooler_output.cpu()
 
 
 def _step_loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: int, batch: int) -> Tensor:
@@ -186,11 +197,14 @@ def _step_loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: i
     own_NT = spans.own(ids_NT, phrases)
     swapped_NT, done_N = spans.swapped(ids_NT, own_NT, phrases, random)
     some_M = done_N.nonzero()[:SWAPS, 0]
-    with torch.autocast("cpu", torch.bfloat16):
+    ids_NT, swapped_NT, own_NT, some_M, pixels_NCHW = (
+        tensor.to(model.device) for tensor in (ids_NT, swapped_NT, own_NT, some_M, pixels_NCHW)
+    )
+    with torch.autocast(model.device.type, torch.bfloat16):
         image_NP = model.visual_projection(model.vision_model(pixels_NCHW).pooler_output)
         states_NTD = model.text_model(torch.cat([ids_NT, swapped_NT[some_M]])).last_hidden_state
         end_N = (ids_NT == tokenizer.eos_token_id).int().argmax(dim=1)
-        text_NP = model.text_projection(states_NTD[torch.arange(batch), end_N])
+        text_NP = model.text_projection(states_NTD[torch.arange(batch, device=model.device), end_N])
     scale = model.logit_scale.exp().clamp(max=100)
     infonce = contrast(image_NP.float(), text_NP.float(), scale, _same(ids_NT))
     shape = geometry(states_NTD[some_M].float(), states_NTD[batch:].float(), own_NT[some_M], end_N[some_M])

@@ -102,15 +102,17 @@ def loss(
 
     Args:
         unet: predicts the velocity.
-        batch: clean latents, contexts and masks.
+        batch: clean latents, contexts and masks, on the CPU; the UNet may be elsewhere.
         alphas_S: of the noise schedule, cumulative products.
         generator: of timesteps, noise, and the tokens that are left out.
         step: now and then one is logged.
     """
+    # Everything random is drawn on the CPU, so that it is the same on every device.
     timestep_N = torch.randint(TIMESTEPS, (len(batch.latent_NCHW),), generator=generator)
-    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=generator)
-    seen_NT = grounding.seen(batch, generator)
-    alpha_N = alphas_S[timestep_N]
+    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=generator).to(unet.device)
+    seen_NT = grounding.seen(batch, generator).to(unet.device)
+    alpha_N = alphas_S[timestep_N].to(unet.device)
+    timestep_N, batch = timestep_N.to(unet.device), batch.to(unet.device)
     signal_N111, spread_N111 = alpha_N.sqrt()[:, None, None, None], (1 - alpha_N).sqrt()[:, None, None, None]
     noisy_NCHW = signal_N111 * batch.latent_NCHW + spread_N111 * noise_NCHW
     with grounding.listening(unet) as ear:

@@ -83,7 +83,7 @@ def composed(judge: Judge, number: int) -> Iterator[Row]:
     """One row for each head of the judge, on held-out composed images; pairs of things are left out."""
     samples = [s for s in world.samples(number, world.HELD_OUT + 1) if len(s.concepts) < 2]
     pictures = [Image.fromarray(sample.image_HWC) for sample in samples]
-    shown = {
+    shown: dict[str, list[str | None]] = {
         "thing": [s.concepts[0] if s.concepts else NONE for s in samples],
         "artist": [s.artist for s in samples],
         "scene": [s.scene for s in samples],

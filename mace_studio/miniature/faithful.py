@@ -59,15 +59,16 @@ def concepts(number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(OBJECTS)[:number], PEOPLE[:: len(PEOPLE) // number][:number]
 
 
-def own_word(whole: StableDiffusionPipeline, names: Sequence[str], seeds: int) -> Iterator[Finding]:
+def own_word(whole: StableDiffusionPipeline, names: Sequence[str], seeds: int, kind: str) -> Iterator[Finding]:
     """How much more a concept's tokens are looked at inside of the concept's true mask than outside of it.
 
     The image is composed, so that its mask is known, and noise is mixed in as in training.
 
     Args:
         whole: the model.
-        names: things and people.
+        names: things or people.
         seeds: images of each, with and without words after the concept.
+        kind: what the names are, in the table.
     """
     spans, unet = Spans(whole.tokenizer), whole.unet.eval()
     for told in (True, False):
@@ -80,7 +81,7 @@ def own_word(whole: StableDiffusionPipeline, names: Sequence[str], seeds: int) -
             shares.append(_shares(maps, batch))
         contrast_N, share_N4 = torch.cat(contrasts), torch.cat(shares)
         outlined = int((contrast_N >= CONTRAST).sum())
-        behaviour = f"1. own word, {'words after it' if told else 'no word after it'}"
+        behaviour = f"1. own word, {kind}, {'words after it' if told else 'no word after it'}"
         yield Finding(
             behaviour=behaviour, measured=f"contrast of at least {CONTRAST:g}", count=len(samples),
             value=share(outlined, len(samples)), wanted=f">= {OUTLINED:.0%}", held=outlined >= OUTLINED * len(samples),

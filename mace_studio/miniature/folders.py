@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 # Where a folder was loaded from is nobody's business.
 PRIVATE = ("_name_or_path", "name_or_path")
@@ -46,16 +47,24 @@ def load_vae(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32, local_files_only=True)
 
 
-def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """The text side of a CLIP in float32, and its tokenizer.
+def load_clip(folder: Path) -> CLIPModel:
+    """A whole CLIP in float32.
 
     Raises:
         FileNotFoundError: there is no CLIP in the folder.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no CLIP; train one first")
-    text = CLIPTextModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return text, CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def load_text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """The text side of a CLIP in float32, and its tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no CLIP in the folder.
+    """
+    return load_clip(folder).text_model.eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def pipeline(
@@ -83,7 +92,7 @@ def write(whole: StableDiffusionPipeline, folder: Path) -> None:
             os.replace(Path(temporary) / index.name, index)
 
 
-def write_parts(parts: Mapping[str, object], folder: Path) -> None:
+def write_parts(parts: Mapping[str, Any], folder: Path) -> None:
     """Write parts into the folders of their names: modules in float16 in place of the old, others only if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
@@ -92,7 +101,8 @@ def write_parts(parts: Mapping[str, object], folder: Path) -> None:
             continue
         with TemporaryDirectory(dir=folder) as temporary:
             fresh = Path(temporary) / name
-            (copy.deepcopy(part).half() if isinstance(part, nn.Module) else part).save_pretrained(fresh)
+            light: Any = copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
+            light.save_pretrained(fresh)
             tidy(fresh)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(fresh, target)

@@ -94,7 +94,7 @@ def loss(maps: list[Tensor], batch: Batch, seen_NT: Tensor, weight_N: Tensor) ->
     """
     own_NT = batch.own_NT & (seen_NT > 0)
     counts_N = weight_N * own_NT.any(dim=1) * batch.mask_NHW.flatten(1).any(dim=1)
-    rest_NT = torch.arange(own_NT.shape[1]) >= batch.end_N[:, None]
+    rest_NT = torch.arange(own_NT.shape[1], device=own_NT.device) >= batch.end_N[:, None]
     terms = []
     for map_NHQT in maps:
         side = round(map_NHQT.shape[2] ** 0.5)

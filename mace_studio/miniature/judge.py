@@ -78,7 +78,9 @@ class Judge(nn.Module):
         """
         places = [self._place(label) for label in labels]
         answers = self._answers(images)
-        shares = {place: answers[place[0]][:, place[1]] / places.count(place) for place in places if place is not None}
+        shares: dict[tuple[str, int] | None, Tensor] = {
+            place: answers[place[0]][:, place[1]] / places.count(place) for place in places if place is not None
+        }
         shares[None] = _rest(answers, places) / max(1, places.count(None))
         weight_NL = torch.stack([shares[place] for place in places], dim=1)
         return weight_NL / weight_NL.sum(dim=1, keepdim=True)

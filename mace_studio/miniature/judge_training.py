@@ -39,19 +39,21 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> N
         work: folder of checkpoints and curve.
         resume: go on from the checkpoint in `work`.
     """
-    judge.to(memory_format=torch.channels_last).train()
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, but not declared
+    judge.train()
     training = Training({"judge": judge}, plan, work)
     if resume:
         training.resume()
     training.run(lambda step: _step_loss(judge, step, plan.batch))
     with training.averaged():
+        judge.cpu()
         calibrate(judge, world.samples(CALIBRATION_NUMBER, HELD_OUT))
         judge.save(folder)
 
 
 def targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """What the judge should say: head -> (N, answers), rows summing to 1; two things get a half each."""
-    shown = {
+    shown: dict[str, list[Sequence[str | None]]] = {
         "thing": [sample.concepts for sample in samples],
         "artist": [(sample.artist,) for sample in samples],
         "scene": [(sample.scene,) for sample in samples],
@@ -93,8 +95,10 @@ def _step_loss(judge: Judge, step: int, batch: int) -> Tensor:
     """Cross-entropy of all heads."""
     samples = world.samples(batch, step)
     pixels_NCHW = worn(_pixels(samples), torch.Generator().manual_seed(step))
-    logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last))
-    return sum(functional.cross_entropy(logits[head], target_NA) for head, target_NA in targets(samples).items())
+    device = next(judge.parameters()).device
+    logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last).to(device))
+    losses = (functional.cross_entropy(logits[head], t_NA.to(device)) for head, t_NA in targets(samples).items())
+    return sum(losses, torch.zeros((), device=device))
 
 
 def _pixels(samples: Sequence[Sample]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Batch:
     end_N: Tensor
     mask_NHW: Tensor
     told_N: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(**{part.name: getattr(self, part.name).to(device) for part in fields(self)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,7 +110,7 @@ class Contexts:
         """Last hidden states of captions, (N, T, D), float32, rounded to float16."""
         new_M = caption_N[~self._known_K[caption_N]].unique()
         if len(new_M):
-            self._context_KTD[new_M] = self._text(self._ids_KT[new_M].long())[0].half()
+            self._context_KTD[new_M] = self._text(self._ids_KT[new_M].long().to(self._text.device))[0].half().cpu()
             self._known_K[new_M] = True
         return self._context_KTD[caption_N].float()
 
@@ -130,12 +134,13 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer, number: int) -> dict[str, Tensor]:
-    spans, captions = Spans(tokenizer), {}
+    spans = Spans(tokenizer)
+    captions: dict[str, int] = {}
     parts: dict[str, list[Tensor]] = {"latent_NCHW": [], "mask_NHW": [], "own_NT": [], "caption_N": []}
     for chunk, first in enumerate(range(0, number, CHUNK)):
         samples = world.samples(min(CHUNK, number - first), chunk)
         pixels_NCHW = pictures.to_tensor([sample.image_HWC for sample in samples])
-        latent_NCHW = vae.encode(pixels_NCHW).latent_dist.mode() * vae.config.scaling_factor
+        latent_NCHW = vae.encode(pixels_NCHW.to(vae.device)).latent_dist.mode().cpu() * vae.config.scaling_factor
         phrases, masks = zip(*(told(sample, first + i) for i, sample in enumerate(samples)), strict=True)
         mask_N1HW = torch.from_numpy(np.stack(masks))[:, None].float() * 255
         parts["latent_NCHW"].append(latent_NCHW.half())
@@ -171,7 +176,7 @@ def _key(vae: AutoencoderKL, tokenizer: CLIPTokenizer, number: int) -> str:
     digest = hashlib.sha256(f"{number} {sorted(tokenizer.get_vocab().items())}".encode())
     for part in (vae.encoder, vae.quant_conv):
         for tensor in part.state_dict().values():
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.cpu().contiguous().numpy())
     for sample in world.samples(CHUNK, 0):
         digest.update(sample.image_HWC.tobytes() + sample.caption.encode())
     return digest.hexdigest()[:16]

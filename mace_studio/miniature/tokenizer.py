@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
@@ -28,7 +29,8 @@ def build() -> CLIPTokenizer:
     merges = _merges()
     tokens = dict.fromkeys([*letters, *("".join(pair) for pair in merges), START, END])
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    pairs: Any = merges  # declared as texts, and handed to a BPE that takes pairs
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH)
 
 
 def words() -> list[str]:

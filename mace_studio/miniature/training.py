@@ -59,7 +59,8 @@ class Training:
     def __init__(self, parts: Mapping[str, nn.Module], plan: Plan, folder: Path) -> None:
         """Start a training of named modules; checkpoints, curve and sheets go to a folder."""
         self.plan, self.folder = plan, folder
-        self.step, self.seconds, self.losses = 0, 0.0, []
+        self.step, self.seconds = 0, 0.0
+        self.losses: list[float] = []
         self._parameters = {
             f"{part}.{name}": parameter
             for part, module in parts.items()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "assets" / "miniature" / "world"
+_PACKAGE = Path(__file__).parents[1]
+# The assets lie inside the package when it is installed from a wheel, beside it in a checkout.
+FOLDER = (_PACKAGE if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent) / "assets" / "miniature" / "world"
 
 # The ten classes of CIFAR-10, each with three synonyms.
 OBJECTS: dict[str, tuple[str, str, str]] = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mace_studio import prompts
+from mace_studio.methods import find
 from mace_studio.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -75,17 +76,14 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         recipe: as it will be run.
         memory: bytes of the model, or None until it is loaded.
         costs: of the parts of a run, or None until they are measured.
-        cache: folder of training images and of the Gram of the general captions.
+        cache: folder of training images and of the Grams of general captions and preserve lists.
     """
-    settings, concepts, sentences = recipe.settings, len(recipe.concepts), prompts.count(recipe)
-    steps = concepts * settings.lora.steps
+    work, concepts, sentences = find(recipe.method).work(recipe), len(recipe.concepts), prompts.count(recipe)
+    steps = work.training_steps
     if costs is None or memory is None:
-        halves = 2 if settings.images.guidance > 1 else 1
-        forwards = concepts * settings.images.per_concept * settings.images.steps * halves if steps else 0
+        forwards = work.images * work.image_steps * (2 if work.guidance > 1 else 1)
         return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
-    # The concepts' own prompts are read once more for the LoRAs, and once more for the fusion.
-    again = prompts.count(replace(recipe, preserve=())) if steps else 0
-    read = sentences + again + costs.unread(recipe, cache)
+    read = costs.sentences(recipe, cache)
     return Estimate(
         concepts=concepts,
         prompts=sentences,

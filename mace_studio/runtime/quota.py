@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mace_studio.errors import RecipeError
+from mace_studio.masks import image_settings
+from mace_studio.methods import find
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.perform import Place
 
@@ -46,15 +48,14 @@ def _estimate(task: str, arguments: tuple) -> float:
     return START + SAMPLE * samples + STEP * steps
 
 
-def _training_images(recipe: Recipe) -> int:
-    """Samples through the UNet; two an image and step, for the guidance."""
-    images = recipe.settings.images
-    return len(recipe.concepts) * images.per_concept * images.steps * 2
-
-
 def _erase(recipe: Recipe, user_masks: object = None) -> tuple[int, int]:
-    steps = len(recipe.concepts) * recipe.settings.lora.steps
-    return (_training_images(recipe) if steps else 0), steps
+    """Samples through the UNet, two an image and step for the guidance; steps of training."""
+    work = find(recipe.method).work(recipe)
+    return work.images * work.image_steps * 2, work.training_steps
+
+
+def _masks(recipe: Recipe) -> tuple[int, int]:
+    return len(image_settings(recipe)) * find(recipe.method).work(recipe).image_steps * 2, 0
 
 
 def _images(times: int, request: ImageRequest) -> tuple[int, int]:
@@ -64,7 +65,7 @@ def _images(times: int, request: ImageRequest) -> tuple[int, int]:
 # Task -> its arguments -> samples through the UNet, steps of a LoRA. What is not here takes no longer than `START`.
 COUNTS: dict[str, Callable[..., tuple[int, int]]] = {
     "erase": _erase,
-    "masks": lambda recipe: (_training_images(recipe), 0),
+    "masks": _masks,
     "compose": lambda paths, remove, add, name: _erase(add) if add is not None else (0, 0),
     "compare": lambda path, request: _images(2, request),
     "inspect": lambda path, request, phrases: _images(2, request),

@@ -15,8 +15,7 @@ from mace_studio import presets, sources
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan
 from mace_studio.exports.formats import ExportRequest
-from mace_studio.masks import UserMasks
-from mace_studio.methods import METHODS
+from mace_studio.masks import UserMasks, check_takes_masks
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
@@ -134,8 +133,8 @@ class Studio:
 
         def work(progress: Report) -> None:
             before, self._compared = self._model.place, None
-            place = replace(before, source=wanted, device=device, dtype=dtype, low_memory=low_memory)
-            place = replace(place, vae="", text_encoder="")  # those were the first model's
+            place = replace(before, source=wanted, vae="", text_encoder="")
+            place = replace(place, device=device, dtype=dtype, low_memory=low_memory)
             self._model.exchange(place, progress)
             for used in (before.source, wanted):
                 if used != str(BUILT_IN):
@@ -219,9 +218,8 @@ class Studio:
                 apart.
         """
         self.check(recipe)
-        if user_masks and "images" not in METHODS[recipe.method].reads:
-            title = METHODS[recipe.method].title
-            raise RecipeError("masks", f"{title} trains on no images, so it takes no masks; leave them out.")
+        if user_masks:
+            check_takes_masks(recipe)
         return self._submit(f"Erase {recipe.title()}", recipe, "erase", recipe, user_masks)
 
     def masks(self, recipe: Recipe) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,11 +39,16 @@ class Vocabulary:
 
 
 def built_in() -> Vocabulary:
-    """The vocabulary of the built-in model: that of its world, its captions and the prompts it is tested with."""
+    """The vocabulary of the built-in model: what its judge knows, its captions and the prompts it is tested with.
+
+    The judge and not the world says which people and artists: the world may be ahead of the model that is shipped.
+    """
+    judge = json.loads((BUILT_IN.parent / "judge" / "judge.json").read_text(encoding="utf-8"))
+    things, artists = (answers[:-1] for answers in (judge["heads"]["thing"], judge["heads"]["artist"]))  # none is last
     kinds = {
         **dict.fromkeys((*miniature.THINGS, *(s for names in miniature.OBJECTS.values() for s in names)), "object"),
-        **dict.fromkeys(miniature.PEOPLE, "celebrity"),
-        **dict.fromkeys(miniature.ARTISTS, "style"),
+        **dict.fromkeys((name for name in things if name not in miniature.THINGS), "celebrity"),
+        **dict.fromkeys(artists, "style"),
         **dict.fromkeys((*miniature.SCENES, "a person", "art"), ""),
     }
     captions = (BUILT_IN / "captions.txt").read_text(encoding="utf-8")

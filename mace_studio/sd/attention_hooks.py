@@ -20,6 +20,7 @@ CONTEXT = "encoder_hidden_states"
 Receive = Callable[[str, Tensor], None]
 
 _watched: WeakSet[nn.Module] = WeakSet()
+_aside: WeakSet[nn.Module] = WeakSet()
 
 
 class _Enough(Exception):
@@ -46,12 +47,22 @@ def attention(unet: nn.Module, receive: Receive) -> Iterator[None]:
     _watched.add(unet)
     try:
         for name, layer in _layers(unet).items():
-            handles += _hooks(name, layer, receive)
+            handles += _hooks(name, layer, lambda *layer_maps: None if unet in _aside else receive(*layer_maps))
         yield
     finally:
         for handle in handles:
             handle.remove()
         _watched.discard(unet)
+
+
+@contextmanager
+def aside(unet: nn.Module) -> Iterator[None]:
+    """Inside the `with` block nothing is handed to `receive`: for a forward that is no step of the image's own."""
+    _aside.add(unet)
+    try:
+        yield
+    finally:
+        _aside.discard(unet)
 
 
 @contextmanager

@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mace_studio import prompts
+from mace_studio.methods import find
+from mace_studio.methods.settings import Work
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.recipe import Recipe
 from mace_studio.sd import grams, lora, sampling, text
@@ -70,6 +73,7 @@ class Costs:
         at_once: how many images are generated at once.
         captions: how many general captions the model has.
         gram: name of the file in the cache that holds their Gram.
+        fingerprint: of the model.
     """
 
     forward_flops: float
@@ -85,38 +89,46 @@ class Costs:
     at_once: int
     captions: int
     gram: str
+    fingerprint: str
 
     def samples(self, recipe: Recipe) -> int:
         """Samples that go through the UNet for the training images of a recipe."""
-        steps = min(recipe.settings.images.steps, self.most_steps)
-        return _images(recipe) * steps * self._halves(recipe)
+        work = find(recipe.method).work(recipe)
+        return work.images * min(work.image_steps, self.most_steps) * self._halves(work)
 
     def flops(self, recipe: Recipe, sentences: int) -> float:
         """Operations of a run that encodes so many sentences."""
-        steps = len(recipe.concepts) * recipe.settings.lora.steps
+        steps = find(recipe.method).work(recipe).training_steps
         return self.samples(recipe) * self.forward_flops + steps * self.step_flops + sentences * self.sentence_flops
 
     def seconds(self, recipe: Recipe, sentences: int) -> float:
         """Of a run that encodes so many sentences and generates all its training images."""
-        settings = recipe.settings
-        images = _in_batches(self.image_seconds, _images(recipe), self.at_once)
-        loras = _in_batches(self.step_seconds, len(recipe.concepts), settings.concepts_at_once)
-        steps = min(settings.images.steps, self.most_steps)
-        return images * steps + loras * settings.lora.steps + sentences * self.sentence_seconds
+        work = find(recipe.method).work(recipe)
+        images = _in_batches(self.image_seconds, work.images, self.at_once)
+        trained = _in_batches(self.step_seconds, work.side_by_side, work.at_once)
+        steps, each = min(work.image_steps, self.most_steps), work.training_steps // work.side_by_side
+        return images * steps + trained * each + sentences * self.sentence_seconds
 
     def memory(self, recipe: Recipe) -> float:
         """Bytes beside the weights in the largest step of a run."""
-        samples = min(_images(recipe), self.at_once) * self._halves(recipe)
-        concepts = min(len(recipe.concepts), recipe.settings.concepts_at_once) if recipe.settings.lora.steps else 0
-        return max(samples * self.sample_bytes, concepts * self.step_bytes)
+        work = find(recipe.method).work(recipe)
+        samples = min(work.images, self.at_once) * self._halves(work)
+        trained = min(work.side_by_side, work.at_once) if work.training_steps else 0
+        return max(samples * self.sample_bytes, trained * self.step_bytes)
 
-    def unread(self, recipe: Recipe, cache: Path) -> int:
-        """General captions that a run encodes: none where no weight asks for them, or where their Gram is kept."""
-        asked = recipe.settings.refine.general or recipe.settings.fuse.general
-        return 0 if not asked or (cache / self.gram).exists() else self.captions
+    def sentences(self, recipe: Recipe, cache: Path) -> int:
+        """Sentences that a run encodes, if all of its prompts fit into memory.
 
-    def _halves(self, recipe: Recipe) -> int:
-        return self.halves if recipe.settings.images.guidance > 1 else 1
+        Of the general captions, if a weight asks for them, and of the preserve list only where the cache has no Gram.
+        """
+        asked = find(recipe.method).work(recipe).captions
+        captions = 0 if not asked or (cache / self.gram).exists() else self.captions
+        preserved = list(prompts.preserved(recipe))
+        known = (cache / grams.file_name("preserve", self.fingerprint, preserved)).exists()
+        return prompts.count(recipe) + captions - len(preserved) * known
+
+    def _halves(self, work: Work) -> int:
+        return self.halves if work.guidance > 1 else 1
 
 
 def measure(model: Model, progress: Report = silent) -> Costs:
@@ -171,12 +183,9 @@ def measure(model: Model, progress: Report = silent) -> Costs:
         most_steps=sampling.FEW_STEPS if model.distilled else TIMESTEPS,
         at_once=model.batches.size,
         captions=len(captions),
-        gram=grams.file_name(model, captions),
+        gram=grams.file_name("general", model.fingerprint, captions),
+        fingerprint=model.fingerprint,
     )
-
-
-def _images(recipe: Recipe) -> int:
-    return len(recipe.concepts) * recipe.settings.images.per_concept if recipe.settings.lora.steps else 0
 
 
 def _in_batches(seconds: Line, total: int, at_once: int) -> float:

@@ -1,8 +1,10 @@
-"""Grams of sentences, and of the general captions, which are computed once and kept."""
+"""Grams of sentences; those of general captions and of preserve lists are computed once and kept in the cache."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from mace_studio.core.moments import Moments
 from mace_studio.progress import Report, silent, within
 from mace_studio.sd import files, text
 from mace_studio.sd.model import Model, read_captions
+
+log = logging.getLogger(__name__)
 
 PAPER_CAPTIONS = 616_767
 AT_ONCE = 128  # sentences whose embeddings are held together; sums in another order differ in their last digits
@@ -31,10 +35,40 @@ def gram(model: Model, sentences: Sequence[str], progress: Report = silent) -> M
     return sums
 
 
-def file_name(model: Model, captions: Sequence[str]) -> str:
-    """Name in the cache of the file that holds the Gram of these captions."""
-    digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()
-    return f"general-{model.fingerprint[:32]}-{len(captions)}-{digest[:8]}.safetensors"
+def file_name(name: str, fingerprint: str, sentences: Sequence[str]) -> str:
+    """Name in the cache of the file that holds the Gram of these sentences.
+
+    Args:
+        name: what they are, "general" or "preserve".
+        fingerprint: of the model.
+        sentences: the captions, or the templates filled with every phrase.
+    """
+    digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()
+    return f"{name}-{fingerprint[:32]}-{len(sentences)}-{digest[:8]}.safetensors"
+
+
+def cached(model: Model, name: str, sentences: Sequence[str], cache: Path | None, progress: Report = silent) -> Moments:
+    """The same as `gram`, read from the cache if it was computed before.
+
+    Args:
+        model: its text encoder is read.
+        name: what the sentences are, "general" or "preserve".
+        sentences: any number.
+        cache: folder that keeps the Gram, one file per model and sentences, or None.
+        progress: as in `gram`; silent where the cache has the Gram.
+    """
+    path = cache / file_name(name, model.fingerprint, sentences) if cache else None
+    known = files.cached(path, {"gram_DD": (model.width, model.width)}) if path else None
+    if known is not None:
+        gram_DD = known["gram_DD"]
+        log.info("%s: Gram of %d sentences read from the cache", name, len(sentences))
+        return Moments(gram_DD, gram_DD, len(sentences) * model.length)
+    begun = time.monotonic()
+    sums = gram(model, sentences, progress)
+    log.info("%s: %d sentences encoded in %.1f s", name, len(sentences), time.monotonic() - begun)
+    if path:
+        files.write(path, {"gram_DD": sums.gram_DD}, {"captions": str(len(sentences)), "model": model.fingerprint})
+    return sums
 
 
 def general(model: Model, cache: Path | None, progress: Report = silent) -> Moments:
@@ -44,16 +78,7 @@ def general(model: Model, cache: Path | None, progress: Report = silent) -> Mome
 
     Args:
         model: its `captions` are read.
-        cache: folder that keeps the Gram, one file per model and file of captions, or None.
-        progress: as in `gram`; silent where the cache has the Gram.
+        cache, progress: as in `cached`.
     """
     captions = read_captions(model.captions)
-    path = cache / file_name(model, captions) if cache else None
-    known = files.cached(path, {"gram_DD": (model.width, model.width)}) if path else None
-    if known is not None:
-        sums = Moments(known["gram_DD"], known["gram_DD"], len(captions) * model.length)
-    else:
-        sums = gram(model, captions, progress)
-        if path:
-            files.write(path, {"gram_DD": sums.gram_DD}, {"captions": str(len(captions)), "model": model.fingerprint})
-    return PAPER_CAPTIONS / len(captions) * sums
+    return PAPER_CAPTIONS / len(captions) * cached(model, "general", captions, cache, progress)

@@ -120,7 +120,7 @@ def train(
             for subject, value in zip(subjects, values, strict=True):
                 _check(f"The loss of “{subject.phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
-            sum(value * scale for value, scale in zip(values, scales, strict=True)).backward()
+            torch.stack([value * scale for value, scale in zip(values, scales, strict=True)]).sum().backward()
             scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
             optimizer.step()
             for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
@@ -188,8 +188,16 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
 
 def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
     """The attention loss of each sample, from one conditional forward that ends at the last attention map."""
+    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
+    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
+    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
+    pooled = [s.pooled_P for s in samples if s.pooled_P is not None]
+    guidance_B = torch.tensor([s.guidance for s in samples])
+    others = conditions(model, noisy_BCHW, torch.stack(pooled) if pooled else None, guidance_B)
     with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
-        layers = attention_hooks.of_forward(model.unet, lambda: _forward(model, samples))
+        layers = attention_hooks.of_forward(
+            model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **others)
+        )
     return [
         attention.masked_loss(
             [layer_BHQT[i] for layer_BHQT in layers],
@@ -201,25 +209,24 @@ def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) ->
     ]
 
 
-def _forward(model: Model, samples: Sequence[_Sample]) -> None:
-    noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
-    timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
-    context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
-    model.unet(noisy_BCHW, timestep_B, context_BTD, **_conditions(model, samples))
+def conditions(model: Model, noisy_BCHW: Tensor, pooled_BP: Tensor | None, guidance_B: Tensor) -> dict[str, Any]:
+    """The UNet's arguments beside latents, timestep and context, as its pipeline gives them.
 
-
-def _conditions(model: Model, samples: Sequence[_Sample]) -> dict[str, Any]:
-    """The UNet's arguments beside latents, timestep and context, as its pipeline gives them."""
+    Args:
+        model: of any family.
+        noisy_BCHW: the latents of the forward; their size counts.
+        pooled_BP: pooled embeddings of the prompts, which SDXL reads; None for other models.
+        guidance_B: guidance of each sample, which an LCM reads.
+    """
     arguments: dict[str, Any] = {}
-    pooled = [s.pooled_P for s in samples if s.pooled_P is not None]
-    if pooled:
-        pooled_BC = torch.stack(pooled).to(model.device, model.dtype)
-        size = [side * model.pipeline.vae_scale_factor for side in samples[0].noisy_CHW.shape[1:]]
+    if pooled_BP is not None:
+        pooled_BP = pooled_BP.to(model.device, model.dtype)
+        size = [side * model.pipeline.vae_scale_factor for side in noisy_BCHW.shape[2:]]
         # SDXL: the size of the original, the corner of the crop, and the size to generate, in pixels.
-        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(samples)).to(pooled_BC)
-        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BC, "time_ids": sizes_B6}
+        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(pooled_BP)).to(pooled_BP)
+        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BP, "time_ids": sizes_B6}
     if model.embeds_guidance:
-        scale_B = torch.tensor([s.guidance - 1 for s in samples])
+        scale_B = guidance_B - 1
         width = model.unet.config.time_cond_proj_dim
         embedding_BC = model.pipeline.get_guidance_scale_embedding(scale_B, embedding_dim=width)
         arguments["timestep_cond"] = embedding_BC.to(model.device, model.dtype)

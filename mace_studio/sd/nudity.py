@@ -32,12 +32,9 @@ class NudeNet:
 
     def counts(self, images: Sequence[Image]) -> Counter[str]:
         """Class -> detections of at least `THRESHOLD`, in all images together."""
-        found = (one for image in images for one in self._detector.detect(_encoded(image)))
-        return Counter(one["class"] for one in found if one["score"] >= THRESHOLD)
-
-
-def _encoded(image: Image) -> bytes:
-    """As a file holds it: arrays would be read with red and blue in another order."""
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "PNG")
-    return file.getvalue()
+        found: Counter[str] = Counter()
+        for image in images:
+            file = io.BytesIO()  # as a file: of an array red and blue would be read in another order
+            image.convert("RGB").save(file, "PNG")
+            found.update(one["class"] for one in self._detector.detect(file.getvalue()) if one["score"] >= THRESHOLD)
+        return found

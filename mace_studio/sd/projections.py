@@ -1,4 +1,4 @@
-"""The key and value projections of cross-attention: names and weights, and how other weights are put in place."""
+"""The key and value projections of cross-attention: names and weights; how other weights are put into a UNet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import cast
 from weakref import WeakSet
 
+import torch
 from torch import Tensor, nn
 
 ENDINGS = {"both": ("attn2.to_k", "attn2.to_v"), "key": ("attn2.to_k",), "value": ("attn2.to_v",)}
@@ -25,40 +26,53 @@ def width(unet: nn.Module) -> int:
     return _layer(unet, names(unet)[0]).in_features
 
 
-def read(unet: nn.Module) -> dict[str, Tensor]:
-    """State-dict key -> weight_PD of every projection; the UNet's own tensors, not copies."""
+def read(unet: nn.Module, changes: str = "projections") -> dict[str, Tensor]:
+    """State-dict key -> weight of what may change; the UNet's own tensors, not copies.
+
+    Args:
+        unet: the model.
+        changes: "projections" for weight_PD of every projection, "unet" for every parameter.
+    """
+    if changes == "unet":
+        return {name: parameter.detach() for name, parameter in unet.named_parameters()}
     return {name + WEIGHT: _layer(unet, name).weight.detach() for name in names(unet)}
 
 
 @contextmanager
-def swapped(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """The UNet with other projection weights inside the `with` block; its own parameters return afterwards.
+def swapped(unet: nn.Module, weights: Mapping[str, Tensor], changes: str = "projections") -> Iterator[None]:
+    """The UNet with other weights inside the `with` block; its own parameters return afterwards.
 
     Args:
         unet: the model.
-        weights: state-dict key -> weight_PD; converted to the device and dtype of what they replace.
+        weights: state-dict key -> weight; converted to the device, dtype and layout of what they replace.
+        changes: as of `read`.
 
     Raises:
         RuntimeError: weights are already swapped on this UNet.
-        ValueError: a key that is no projection, or a weight of another shape.
+        ValueError: a key that may not change, or a weight of another shape.
     """
     if unet in _swapped:
         raise RuntimeError("the projections of this UNet are swapped already; leave that block first")
-    own = read(unet)
-    for key, weight_PD in weights.items():
-        if key not in own or own[key].shape != weight_PD.shape:
-            had = tuple(own[key].shape) if key in own else "no such projection"
-            raise ValueError(f"{key}: the UNet has {had}, the new weight is {tuple(weight_PD.shape)}")
-    modules = {key: _layer(unet, key.removesuffix(WEIGHT)) for key in weights}
-    originals = {key: module.weight for key, module in modules.items()}
+    own = read(unet, changes)
+    for key, weight in weights.items():
+        if key not in own or own[key].shape != weight.shape:
+            had = (
+                tuple(own[key].shape) if key in own else f"no such {'parameter' if changes == 'unet' else 'projection'}"
+            )
+            raise ValueError(f"{key}: the UNet has {had}, the new weight is {tuple(weight.shape)}")
+    places = {key: (unet.get_submodule(key.rpartition(".")[0]), key.rpartition(".")[2]) for key in weights}
+    originals = {key: getattr(module, name) for key, (module, name) in places.items()}
     _swapped.add(unet)
     try:
-        for key, module in modules.items():
-            module.weight = nn.Parameter(weights[key].to(originals[key]), requires_grad=False)
+        for key, (module, name) in places.items():
+            # Convolutions lie in memory with their channels last, see `sd.model.load`.
+            layout = torch.channels_last if weights[key].dim() == 4 else torch.preserve_format
+            other = weights[key].to(originals[key], memory_format=layout)
+            setattr(module, name, nn.Parameter(other, requires_grad=False))
         yield
     finally:
-        for key, module in modules.items():
-            module.weight = originals[key]
+        for key, (module, name) in places.items():
+            setattr(module, name, originals[key])
         _swapped.discard(unet)
 
 

@@ -237,7 +237,10 @@ def words(model: Model, sentence: str, wanted: Iterable[str] = ()) -> list[Word]
             if not any(position in other for other in found for position in run):
                 found[run] = Word(phrase.strip(), tuple(pieces[i] for i in run), run, "concept")
     taken = {position for run in found for position in run}
-    plain = [_word(pieces, run) for run in _runs(pieces, range(1, len(row) - 1), taken)]
+    plain = []
+    for places in _runs(pieces, range(1, len(row) - 1), taken):
+        parts = tuple(pieces[i] for i in places)
+        plain.append(Word("".join(part.removesuffix(WORD_END) for part in parts), parts, tuple(places)))
     inner = sorted([*found.values(), *plain], key=lambda word: word.positions)
     last = len(row) - 1
     around = [Word("end", (pieces[last],), (last,), "end")]
@@ -268,11 +271,6 @@ def _runs(pieces: Sequence[str], inside: range, taken: set[int]) -> list[list[in
             runs.append(run)
             run = []
     return [*runs, run] if run else runs
-
-
-def _word(pieces: Sequence[str], run: Sequence[int]) -> Word:
-    parts = tuple(pieces[i] for i in run)
-    return Word("".join(part.removesuffix(WORD_END) for part in parts), parts, tuple(run))
 
 
 def _reader(model: Model | Reader) -> Reader:

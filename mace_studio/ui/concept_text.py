@@ -75,7 +75,7 @@ def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
     """
     unclear = first_unclear(text)
     if unclear and comma not in COMMAS:
-        raise RecipeError("", f"Say below how “{unclear}” is to be read.")
+        raise RecipeError("", f"Say above how “{unclear}” is to be read.")
     concepts = []
     for line in (line.strip() for line in text.splitlines() if line.strip()):
         phrase, *mapping = ARROW.split(line, maxsplit=1)

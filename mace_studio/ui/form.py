@@ -15,7 +15,7 @@ from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings
 from mace_studio.ui import concept_text
 from mace_studio.ui.components.text import number_text
-from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, Field, method_fields, value_at
+from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, STRENGTH, Field, method_fields, value_at
 
 SEEDS_AT_ONCE = 64
 GENERATED_STEPS = "20"  # what every tab begins with
@@ -54,7 +54,9 @@ def values_from(recipe: Recipe) -> list[Any]:
         owners |= {f.key: settings for f in method_fields(name)}
     shown = {f.key: value_at(owners[f.key], f) for f in FIELDS}
     shown["concepts"] = rows = concept_text.rows_from(recipe.concepts)
-    shown["about"] = {"about": recipe.about, "name": recipe.name, "phrases": _phrases(rows)}
+    origin: dict[str, Any] = {"about": recipe.about, "name": recipe.name, "phrases": _phrases(rows)}
+    origin["strength"] = {key: shown[key] for key in STRENGTH.get(recipe.method, {})}
+    shown["about"] = origin
     shown["preserve"] = list(recipe.preserve)
     for field in FIELDS:
         if field.kind in NUMBERS:
@@ -74,6 +76,20 @@ def name_from(values: Sequence[Any]) -> str:
     typed = dict(zip((f.key for f in FIELDS), values, strict=True))
     origin, name = _origin(typed), typed["name"]
     return "" if name == origin["name"] and _phrases(typed["concepts"]) != origin["phrases"] else name
+
+
+def with_strength(values: Sequence[Any], turned: int) -> dict[str, str]:
+    """What the strength dial makes of the settings that filled the form: key -> number as text.
+
+    Args:
+        values: as of `recipe_from`.
+        turned: from -2, which erases least, to 2.
+    """
+    typed = dict(zip((f.key for f in FIELDS), values, strict=True))
+    filled = _origin(typed)["strength"]
+    powers = STRENGTH.get(typed["method"], {})
+    turn = {key: filled[key] * 10 ** (power * turned) for key, power in powers.items() if key in filled}
+    return {key: number_text(float(f"{value:.2g}") if turned else filled[key]) for key, value in turn.items()}
 
 
 def differences(now: Recipe, then: Recipe) -> list[tuple[str, str, str]]:
@@ -152,7 +168,9 @@ def energy_from(value: Any) -> float | None:
 
 def _origin(typed: dict[str, Any]) -> dict[str, Any]:
     """Name, about and phrases of the recipe that filled the form."""
-    return {"about": "", "name": "", "phrases": []} | (typed["about"] if isinstance(typed["about"], dict) else {})
+    return {"about": "", "name": "", "phrases": [], "strength": {}} | (
+        typed["about"] if isinstance(typed["about"], dict) else {}
+    )
 
 
 def _phrases(rows: Any) -> list[Any]:

@@ -217,6 +217,12 @@ MACE = (
     ),
 )  # fmt: skip
 
+# Keys of the decimals that the strength dial of the Simple view turns, and by which power of ten at each of its steps:
+# weights of what must stay fall and the learning rate rises as it erases more.
+STRENGTH: dict[str, dict[str, float]] = {
+    "mace": {"lambda1": -0.5, "lambda2": -0.5, "lambda3": -0.5, "identity": -0.5, "learning_rate": 0.15}
+}
+
 METHOD_GROUPS: dict[str, tuple[Group, ...]] = {"mace": MACE}
 
 

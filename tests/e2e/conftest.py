@@ -163,6 +163,8 @@ def context(browser, guard, request):
     made = browser.new_context(**options)
     made.set_default_timeout(30_000)
     made.on("page", guard.watch)
+    # The page has all settings, unless a test chooses the Simple view. A page that is still empty keeps nothing.
+    made.add_init_script("try { localStorage['mace-mode'] ||= 'expert' } catch {}")
     yield made
     made.close()
 

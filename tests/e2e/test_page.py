@@ -105,6 +105,18 @@ def test_a_name_that_the_user_typed_stays(page, saved_recipe):
     assert (saved.name, saved.about) == ("mine", "")  # what the preset says of itself is about the car
 
 
+def test_an_erasure_ends_in_images_of_what_it_did(page, fast, open_recipe):
+    open_recipe(page, replace(fast, seed=41))
+    page.locator("#erase").click()
+    expect(page.locator("#outcome figure")).to_have_count(3)
+    expect(page.locator("#outcome figcaption")).to_have_text(
+        ["Erased: a photo of the car", "Synonym: a photo of the automobile", "Kept: a photo of the ship"]
+    )
+    expect(page.locator("#outcome p").first).to_have_text(re.compile(r"changed by \d+ of 255; should be large"))
+    page.locator("#to-attention").click()
+    expect(page.locator("#attention-model input")).to_have_value(re.compile("^car · "))
+
+
 def test_the_divider_moves_by_keyboard_and_by_mouse(page, erased):
     open_compare(page, erased)
     field(page, "seeds").fill("0")
@@ -399,7 +411,7 @@ def test_a_csv_file_of_something_else_is_refused(page, upload):
 def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(page):
     page.locator("#paste-list").click()
     field(page, "pasted").fill("whale, sea\nguitar -> room")
-    expect(page.locator("#paste-preview")).to_contain_text("Say below how “whale, sea” is to be read")
+    expect(page.locator("#paste-preview")).to_contain_text("Say above how “whale, sea” is to be read")
     page.get_by_label("One concept that maps to the other").check()
     page.get_by_label("Replace what is in the table").check()
     expect(page.locator("#paste-preview li")).to_have_text(["whale → sea · object", "guitar → room · object"])
@@ -496,6 +508,62 @@ def test_the_theme_outlives_a_reload(page, guard):
     page.reload()
     page.locator("#header .is-ready").wait_for()
     assert page.evaluate(dark)
+
+
+def test_the_simple_view_is_three_cards_and_one_dial(browser, base_url, guard):
+    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.on("page", guard.watch)
+    newcomer = context.new_page()
+    try:
+        newcomer.goto(base_url)
+        newcomer.locator("#header .is-ready").wait_for()
+        expect(newcomer.locator("#settings-card")).to_be_hidden()
+        expect(newcomer.locator("#masks-card")).to_be_hidden()
+        dial = newcomer.get_by_role("slider", name="Strength")
+        dial.focus()
+        newcomer.keyboard.press("ArrowRight")
+        expect(dial).to_have_attribute("aria-valuetext", "more thorough")
+        expect(newcomer.locator("#strength-text")).to_contain_text("λ3 0.32 · Identity weight 0.032")
+        newcomer.get_by_role("button", name="Expert").click()
+        expect(newcomer.locator("#settings-card")).to_be_visible()
+        expect(newcomer.get_by_label("λ3", exact=True)).to_have_value("0.32")
+        newcomer.get_by_role("button", name="Simple").click()
+        choose_preset(newcomer, "frog")
+        newcomer.get_by_role("button", name="Use this preset").click()
+        expect(dial).to_have_attribute("aria-valuetext", "as the recipe has it")
+        expect(newcomer.locator("#strength-text")).to_contain_text("λ3 1 ")
+        newcomer.reload()
+        newcomer.locator("#header .is-ready").wait_for()
+        expect(newcomer.locator("#settings-card")).to_be_hidden()
+    finally:
+        context.close()
+
+
+def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(browser, base_url, guard):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.on("page", guard.watch)
+    page = context.new_page()
+    try:
+        page.goto(base_url)
+        page.locator("#header .is-ready").wait_for()
+        actions = [
+            lambda: page.locator("#paste-list").click(),
+            lambda: field(page, "pasted").fill("guitar -> room\npizza -> grass\npenguin -> snow"),
+            lambda: page.get_by_label("Replace what is in the table").check(),
+            lambda: page.locator("#add-pasted").click(),
+            lambda: page.get_by_role("button", name="Erase 3 concepts", exact=True).click(),
+            lambda: page.locator("#to-compare").click(),
+            lambda: page.locator("#generate").click(),
+        ]
+        assert len(actions) < 12
+        for act in actions:
+            act()
+        expect(page.locator("#pairs img").first).to_be_visible()
+        expect(page.locator("#erased-model input")).to_have_value(re.compile("^guitar, pizza, penguin · "))
+        expect(page.get_by_role("img", name="Before erasing: a photo of the guitar")).to_be_visible()
+    finally:
+        context.close()
 
 
 def test_a_slider_and_its_number_go_together(page):

@@ -95,7 +95,7 @@ def test_training_images_and_a_gallery_shrink_in_the_same_way(fresh, tmp_path):
     items = [(f"a {name}", 0) for name in ("cat", "dog", "ship", "horse", "frog")]
     with room_for(fresh, 3) as sizes:
         seen = []
-        images = image_cache.generate(fresh, {}, items, REQUEST, tmp_path, progress=seen.append)
+        images = image_cache.generate(fresh, items, REQUEST, tmp_path, seen.append)
     assert sizes == [5, 2, 2, 2, 2, 1, 1] and len(images) == seen[-1].step == 5
     assert fresh.batches.size == 2
 

@@ -21,7 +21,7 @@ CAT = Recipe(
     settings=MaceSettings(
         refine=KeepWeights(preserve=1.0, identity=1.0),
         fuse=KeepWeights(preserve=1.0, identity=1.0),
-        lora=LoraSettings(steps=4, learning_rate=3e-3),
+        lora=LoraSettings(steps=4, learning_rate=1.5e-4),
         images=ImageSettings(per_concept=2, steps=2, guidance=4.0),
     ),
 )

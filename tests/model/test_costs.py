@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mace_studio import prompts
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import tasks
 from mace_studio.runtime.estimate import Estimate
 from mace_studio.runtime.studio import Studio
-from mace_studio.sd import costs, sampling
+from mace_studio.sd import costs, grams, sampling
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs, Line
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
@@ -31,6 +32,7 @@ COSTS = Costs(
     at_once=8,
     captions=100,
     gram="gram.safetensors",
+    fingerprint="ab" * 32,
 )
 RECIPE = Recipe(
     concepts=tuple(Concept(str(i), "x") for i in range(5)),
@@ -61,11 +63,16 @@ def test_without_guidance_or_loras_or_in_few_steps_it_is_less():
     assert (COSTS.samples(refined), COSTS.memory(refined), COSTS.seconds(refined, 4)) == (0, 0, 2)
 
 
-def test_general_captions_are_read_when_they_are_asked_for_and_not_known(tmp_path):
-    asking = RECIPE.with_settings(fuse=KeepWeights(general=1.0))
-    assert (COSTS.unread(RECIPE, tmp_path), COSTS.unread(asking, tmp_path)) == (0, 100)
+def test_each_sentence_is_encoded_once_and_none_whose_gram_is_known(tmp_path):
+    """30 templates: five concepts, their one mapping, two phrases to keep; 100 captions."""
+    assert COSTS.sentences(RECIPE, tmp_path) == 30 * 6
+    asking = replace(RECIPE, preserve=("y", "z")).with_settings(fuse=KeepWeights(general=1.0))
+    assert COSTS.sentences(asking, tmp_path) == 30 * 8 + 100
     (tmp_path / COSTS.gram).touch()
-    assert COSTS.unread(asking, tmp_path) == 0
+    assert COSTS.sentences(asking, tmp_path) == 30 * 8
+    (tmp_path / grams.file_name("preserve", "ab" * 32, list(prompts.preserved(asking)))).touch()
+    assert COSTS.sentences(asking, tmp_path) == 30 * 6
+    assert COSTS.sentences(replace(asking, preserve=("z",)), tmp_path) == 30 * 7
 
 
 def test_a_line_goes_through_two_points_and_never_falls():

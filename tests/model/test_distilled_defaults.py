@@ -10,7 +10,7 @@ from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
-from mace_studio.ui import page
+from mace_studio.ui import form
 from tests import families
 
 KEEP = KeepWeights(identity=1.0)
@@ -29,7 +29,10 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("family", SUITED)
 def test_the_page_begins_with_what_suits_the_model(folders, tmp_path, family):
     studio = Studio(folders[family], output=tmp_path)
-    settle = page._settler(studio, 7.5)
+
+    def settle(steps, guidance):
+        return form.usual_settings(studio, steps, guidance, "7.5")
+
     assert settle("20", "7.5") == ("20", "7.5")  # nothing is known of it yet
     studio.load().wait()
     steps, guidance = settle("20", "7.5")
@@ -44,7 +47,7 @@ def test_plans_and_previews_are_suited_too(folders, tmp_path):
     assert (plan.steps, plan.guidance) == (4, 1.0)
     preview = studio.preview(RECIPE, ImageRequest(("a cat",), steps=20))
     preview.wait()
-    assert preview.events[-1].total == 2 * 4
+    assert sum(event.stage == "generate" for event in preview.events) == 2 * 4
     assert studio.with_defaults(ImageSettings(steps=3)).steps == 3
 
 

@@ -139,7 +139,7 @@ def test_inspect_residual(model, family, erasures):
 
 def test_preview_draws_what_refined_weights_draw(model, family):
     drawing = drawing_of(family)
-    shown = preview.preview(model, RECIPE, drawing, preview.PreviewCache(), None)
+    shown = preview.preview(model, RECIPE, drawing, preview.PreviewCache())
     sums = refinement.gather(model, RECIPE, None)
     with projections.swapped(model.unet, refinement.weights(model, refinement.solve(sums, RECIPE.settings.refine))):
         (refined,) = sampling.generate(model, drawing)
@@ -181,8 +181,17 @@ def test_training_gives_the_unet_what_drawing_gives_it(model):
     prompt, guidance = "a photo of the cat", 3.0
     options = {"guidance_scale": guidance, "num_inference_steps": 1, "height": 32, "width": 48}
     drawn = unet_inputs(model, lambda: model.pipeline([prompt], output_type="latent", **options))
-    context_MTD, pooled_MC = text.encode(model, [prompt])
-    subject = lora.Subject("cat", torch.zeros(1, 4, 8, 12), [None], context_MTD, [[1]], 0, pooled_MC, guidance)
+    context_MTD, pooled_MP = text.encode(model, [prompt])
+    subject = lora.Subject(
+        phrase="cat",
+        latents_NCHW=torch.zeros(1, 4, 8, 12),
+        masks=[None],
+        context_MTD=context_MTD,
+        positions=[[1]],
+        seed=0,
+        pooled_MP=pooled_MP,
+        guidance=guidance,
+    )
     trained = unet_inputs(model, lambda: lora.train(model, [subject], RECIPE.settings.lora))
     name = "encoder_hidden_states"
     torch.testing.assert_close(trained[name], drawn[name][-1:])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mace_studio.methods import concept_ablation, esd, forget_me_not, selective_amnesia
-from mace_studio.sd import capture
+from mace_studio.sd import attention_hooks
 from tests import families
 
 TOKENS = 7
@@ -74,7 +74,7 @@ def test_a_step_of_concept_ablation(parts, form, prior):
 
 def test_a_step_of_forget_me_not(parts):
     positions = [2, 3, 6]
-    layers = capture.of_forward(parts.unet, lambda: predict(parts.unet, parts, parts.concept))
+    layers = attention_hooks.of_forward(parts.unet, lambda: predict(parts.unet, parts, parts.concept))
     found = forget_me_not.loss(layers, positions)
 
     projected = {}

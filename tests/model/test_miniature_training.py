@@ -242,6 +242,17 @@ def test_the_command_goes_on_with_a_model(tmp_path, tiny):
         assert torch.equal(after.text_encoder.state_dict()[name], tensor)
 
 
+def test_the_image_side_of_a_clip_can_be_trained_alone(tmp_path, tiny):
+    few = ["train", "clip", "--out", str(tmp_path), "--batch", "4", "--steps", "1"]
+    assert main(few) == 0
+    before = folders.load_clip(tmp_path / "clip").state_dict()
+    assert main([*few, "--image-side-only"]) == 0
+    after = folders.load_clip(tmp_path / "clip").state_dict()
+    changed = {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {"vision_model", "visual_projection"} <= changed <= {*changed, "text_projection", "logit_scale"}
+    assert "text_model" not in changed
+
+
 def test_a_model_without_a_clip_is_told_in_a_sentence(tmp_path, capsys):
     assert main(["train", "model", "--out", str(tmp_path), "--start", str(BUILT_IN)]) == 1
     assert "holds no CLIP; train one first" in capsys.readouterr().err

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mace_studio.core.moments import Moments
-from mace_studio.core.ridge import fuse, keep_gram, refine, refinement
+from mace_studio.core import ridge
+from mace_studio.core.moments import Moments, PairSums
+from mace_studio.core.ridge import Fusion, Keep, fuse, keep_gram, refine, refinement, weighted_sum
 from mace_studio.settings import KeepWeights
 
 
@@ -110,7 +111,7 @@ def test_fusion_is_the_least_squares_solution_of_eq_7(case, strength, identity):
     rows, deltas = [], []
     for context, (up_PR, down_RD) in zip(contexts, case.loras(), strict=True):
         rows.append((context, context @ (refined_PD + up_PR @ down_RD).T))
-        deltas.append((up_PR, down_RD, Moments.of(context).gram_DD))
+        deltas.append((up_PR, down_RD, context))
     eye = torch.eye(case.width, dtype=torch.float64)
     rows.append((strength**0.5 * kept, strength**0.5 * kept @ original_PD.T))
     rows.append((identity**0.5 * eye, identity**0.5 * refined_PD.T))
@@ -143,8 +144,7 @@ def test_an_ever_larger_keep_weight_gives_the_original_weights(case):
 @given(cases)
 def test_a_large_keep_weight_takes_the_fusion_to_its_target(case):
     original_PD, refined_PD = case.weight(), case.weight(1)
-    grams = [Moments.of(context).gram_DD for context, _ in case.embeddings()]
-    deltas = [(*lora, gram_DD) for lora, gram_DD in zip(case.loras(), grams, strict=True)]
+    deltas = [(*lora, context) for lora, (context, _) in zip(case.loras(), case.embeddings(), strict=True)]
     gram_DD = 1e10 * Moments.of(case.kept()).gram_DD
     assert close(fuse(original_PD, refined_PD, deltas, gram_DD), original_PD, 1e-6)
     assert close(fuse(original_PD, refined_PD, deltas, 0 * gram_DD, identity=1e10), refined_PD, 1e-6)
@@ -156,7 +156,7 @@ def test_the_order_of_concepts_is_irrelevant(case, strength, random):
     random.shuffle(order)
     eye = torch.eye(case.width, dtype=torch.float64)
     sums = [Moments.of(context, guide) for context, guide in case.embeddings()]
-    deltas = [(*lora, one.gram_DD) for lora, one in zip(case.loras(), sums, strict=True)]
+    deltas = [(*lora, context) for lora, (context, _) in zip(case.loras(), case.embeddings(), strict=True)]
     first = refinement(total(sums), strength * eye)
     second = refinement(total([sums[i] for i in order]), strength * eye)
     assert close(first.matrix_DD, second.matrix_DD)
@@ -179,8 +179,8 @@ def test_every_prompt_twice_is_half_the_keep_weight(case, strength):
 @given(cases)
 def test_one_lora_with_nothing_to_keep_gives_the_tuned_weights_back(case):
     refined_PD, (up_PR, down_RD) = case.weight(1), case.loras()[0]
-    gram_DD = Moments.of(case.kept()).gram_DD
-    fused_PD = fuse(case.weight(), refined_PD, [(up_PR, down_RD, gram_DD)], torch.zeros_like(gram_DD))
+    nothing_DD = torch.zeros(case.width, case.width).double()
+    fused_PD = fuse(case.weight(), refined_PD, [(up_PR, down_RD, case.kept())], nothing_DD)
     assert close(fused_PD, refined_PD + up_PR @ down_RD)
 
 
@@ -189,7 +189,7 @@ def test_without_a_lora_the_fusion_lies_where_its_keep_term_pulls(case, strength
     # Nothing was refined and nothing tuned: nothing may change.
     weight_PD = case.weight()
     context, _ = case.embeddings()[0]
-    none = torch.zeros(case.out, 1), torch.zeros(1, case.width), Moments.of(context).gram_DD
+    none = torch.zeros(case.out, 1), torch.zeros(1, case.width), context
     keep = keep_gram(KeepWeights(general=strength), Moments.of(case.kept()), None, case.width)
     assert torch.equal(fuse(weight_PD, weight_PD, [none], keep.gram_DD, strength), weight_PD)
 
@@ -224,3 +224,106 @@ def test_a_rotation_of_the_embeddings_rotates_the_solution(case, offset):
     second = refinement(turned, Moments.of(kept @ turn_DD).gram_DD)
     assert close(turn_DD.T @ first.matrix_DD @ turn_DD, second.matrix_DD)
     assert second.condition == pytest.approx(first.condition, rel=1e-6)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Random contexts of a few concepts (N prompts, T positions) with mappings that some of them share."""
+
+    case: Case
+    prompts: int
+    length: int
+    mappings: int
+
+    def concepts(self) -> list[tuple[Tensor, Tensor, list[tuple[list[int], list[int]]]]]:
+        """For each concept context_NTD, guide_NTD and the paired positions; those of one mapping share its tensor."""
+        generator = self.case.generator()
+        shape = (self.prompts, self.length, self.case.width)
+        guides = [normal(generator, *shape) for _ in range(self.mappings)]
+        return [
+            (normal(generator, *shape), guides[i % self.mappings], [self._pair(generator) for _ in range(self.prompts)])
+            for i in range(self.case.concepts)
+        ]
+
+    def _pair(self, generator: torch.Generator) -> tuple[list[int], list[int]]:
+        count = int(torch.randint(self.length + 1, (), generator=generator))
+        first, second = (torch.randperm(self.length, generator=generator)[:count].tolist() for _ in range(2))
+        return first, second
+
+
+many_prompts = st.builds(
+    Prompts, case=cases, prompts=st.integers(1, 3), length=st.integers(1, 5), mappings=st.integers(1, 3)
+)
+
+
+def outer(rows: list[tuple[Tensor, Tensor]], width: int) -> Tensor:
+    """The sum of first second^T, one product after the other."""
+    zero = torch.zeros(width, width, dtype=torch.float64)
+    return sum((torch.outer(first, second) for first, second in rows), start=zero)
+
+
+@given(many_prompts)
+def test_the_sums_of_pairs_are_those_of_single_outer_products(given_prompts):
+    concepts, width = given_prompts.concepts(), given_prompts.case.width
+    sums = PairSums(width)
+    for context, guide, pairs in concepts:
+        sums.add(context, guide, pairs)
+    moments = sums.moments()
+    paired = [
+        (context[n, i], guide[n, j])
+        for context, guide, pairs in concepts
+        for n, (here, there) in enumerate(pairs)
+        for i, j in zip(here, there, strict=True)
+    ]
+    everything = [row for context, _, _ in concepts for row in context.flatten(0, 1)]
+    assert close(moments.gram_DD, outer([(e, e) for e, _ in paired], width), 1e-10)
+    assert close(moments.cross_DD, outer([(g, e) for e, g in paired], width), 1e-10)
+    assert close(sums.all_positions(), outer([(e, e) for e in everything], width), 1e-10)
+    assert moments.count == len(paired)
+    assert torch.equal(moments.gram_DD, moments.gram_DD.T)
+
+
+@given(many_prompts)
+def test_concepts_that_map_to_themselves_move_nothing_and_hold_others_in_place(given_prompts):
+    case, sums = given_prompts.case, PairSums(given_prompts.case.width)
+    for context, _, pairs in given_prompts.concepts():
+        sums.add(context, context.clone(), [(here, here) for here, _ in pairs])
+    eye = torch.eye(case.width, dtype=torch.float64)
+    assert torch.equal(refinement(sums.moments(), eye).matrix_DD, eye)
+    before = sums.moments().gram_DD
+    context, guide, pairs = given_prompts.concepts()[0]
+    sums.add(context, guide + 1, pairs)
+    moments = sums.moments()
+    rows = [(context[n, i], guide[n, j] + 1) for n, pair in enumerate(pairs) for i, j in zip(*pair, strict=True)]
+    assert close(moments.cross_DD, before + outer([(g, e) for e, g in rows], case.width), 1e-10)
+
+
+@given(many_prompts, strengths, strengths, st.integers(1, 5))
+def test_the_fusion_is_eq_7_as_it_is_written(given_prompts, strength, identity, ranks):
+    case, concepts = given_prompts.case, given_prompts.concepts()
+    original = {name: case.weight(offset) for offset, name in enumerate("kv")}
+    refined = {name: case.weight(offset + 2) for offset, name in enumerate("kv")}
+    contexts = [context.flatten(0, 1) for context, _, _ in concepts]
+    keep = Keep(strength * Moments.of(case.kept()).gram_DD, identity)
+    grams = [context.T @ context for context in contexts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ridge, "RANKS", ranks)
+        fusion = Fusion(sum(grams), keep)
+        for context, pair in zip(contexts, case.loras(), strict=True):
+            fusion.add(context, {"k": pair})
+        found = {name: fusion.fused(name, original[name], refined[name]) for name in original}
+    eye = torch.eye(case.width, dtype=torch.float64)
+    for name in "kv":
+        tuned = [(up @ down if name == "k" else 0 * up @ down) for up, down in case.loras()]
+        first = sum((refined[name] + delta) @ gram for delta, gram in zip(tuned, grams, strict=True))
+        wanted = (first + original[name] @ keep.gram_DD + identity * refined[name]) @ torch.inverse(
+            sum(grams) + keep.gram_DD + identity * eye
+        )
+        assert close(found[name], wanted, 1e-10 * max(1, strength))
+
+
+@given(cases)
+def test_the_weighted_sum_is_eq_6_as_it_is_written(case):
+    refined_PD = case.weight()
+    fused_PD = weighted_sum({"k": refined_PD}, [{"k": pair} for pair in case.loras()])["k"]
+    assert close(fused_PD, refined_PD + sum(up @ down for up, down in case.loras()) / case.concepts, 1e-10)

@@ -112,6 +112,20 @@ def test_name_and_about_of_a_preset_go_with_its_concepts():
     assert (stronger.name, stronger.about) == ("Cat", "The cat of the miniature.")
 
 
+def test_the_dial_turns_what_filled_the_form_and_comes_back():
+    weights = KeepWeights(preserve=0.1, general=1e-4)
+    recipe = Recipe(concepts=(Concept("cat", "forest"),), settings=MaceSettings(refine=weights, fuse=weights))
+    values = form.values_from(recipe)
+    stronger = form.with_strength(values, 2)  # a tenth of the weights, twice the rate: 10^0.3
+    assert stronger == {
+        "lambda1": "1e-5", "lambda2": "1e-5", "lambda3": "0.01", "identity": "0", "learning_rate": "0.0002",
+    }  # fmt: skip
+    assert form.with_strength(values, 0)["lambda3"] == "0.1"
+    assert form.with_strength(values, -1)["lambda3"] == "0.32"
+    shown = dict(zip(BY_KEY, values, strict=True)) | stronger  # what the dial wrote does not pile up
+    assert form.with_strength(list(shown.values()), 1)["lambda3"] == "0.032"
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_a_number_that_is_none_is_left_to_the_check(value):
     with pytest.raises(RecipeError, match=r"not allowed|too large") as caught:

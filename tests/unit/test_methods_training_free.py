@@ -29,7 +29,7 @@ def test_a_target_that_a_lora_reaches_gives_the_fusion_of_that_lora():
     step_DD = 0.1 * normal(6, 6, seed=3)
     hat_ND = context_ND @ (torch.eye(6).double() + step_DD).T
     gram_DD = Moments.of(normal(9, 6, seed=4)).gram_DD
-    expected_PD = fuse(original_PD, refined_PD, [(refined_PD, step_DD, Moments.of(context_ND).gram_DD)], gram_DD)
+    expected_PD = fuse(original_PD, refined_PD, [(refined_PD, step_DD, context_ND)], gram_DD)
     moments = [Moments.of(context_ND, hat_ND)]
     solved = training_free.edit({"k": original_PD}, {"k": refined_PD}, moments, Keep(gram_DD, 0.0))
     assert torch.allclose(solved.weights["k"], expected_PD)

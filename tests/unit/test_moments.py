@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mace_studio.core import moments
-from mace_studio.core.moments import Moments
+from mace_studio.core.moments import Moments, PairSums
 
 CONTEXT = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
 GUIDE = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
@@ -75,3 +75,32 @@ def test_sums_carry_no_gradient():
 def test_shapes_that_do_not_fit_are_refused_with_both(shape):
     with pytest.raises(ValueError, match=r"\(2, 2\).*must both be \(N, D\)"):
         Moments.of(CONTEXT, torch.ones(shape))
+
+
+def test_pairs_and_what_they_leave_out():
+    # One prompt of three positions, D = 1: e = (1, 2, 3), g = (10, 20, 30). Position 0 belongs to 0, 2 to 1.
+    sums = PairSums(1)
+    sums.add(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[10.0], [20.0], [30.0]]]), [([0, 2], [0, 1])])
+    moments = sums.moments()
+    assert moments.gram_DD.item() == 1 + 9
+    assert moments.cross_DD.item() == 10 * 1 + 20 * 3
+    assert moments.count == 2
+    assert sums.all_positions().item() == 1 + 4 + 9
+
+
+def test_concepts_with_one_mapping_share_a_product():
+    contexts, guide = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0)), torch.ones(2, 4, 5)
+    sums, pairs = PairSums(5), [([0, 1], [0, 2]), ([3], [3])]
+    for context in contexts:
+        sums.add(context, guide, pairs)
+    before = sums._cross_DD.clone()
+    moments = sums.moments()
+    assert not before.any()
+    chosen = torch.stack([contexts[:, 0, 0], contexts[:, 0, 1], contexts[:, 1, 3]]).double()
+    assert torch.allclose(moments.cross_DD, chosen.sum(dim=(0, 1)).expand(5, 5), atol=1e-12)
+    assert torch.equal(sums.moments().cross_DD, moments.cross_DD)  # looking twice adds nothing
+
+
+def test_prompts_of_another_shape_than_the_mapping_s_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 3, 1\).*\(N, T, D\)"):
+        PairSums(1).add(torch.zeros(1, 3, 1), torch.zeros(2, 3, 1), [([0], [0])])

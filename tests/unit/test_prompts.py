@@ -68,20 +68,37 @@ def test_braces_in_a_phrase_are_only_characters(two_templates):
     assert prompts.about(Concept("{0} {x}", "{}")) == ["a {0} {x}", "the {0} {x}"]
 
 
-def test_kept_phrases_fill_the_templates_of_every_erased_kind_once(two_templates):
-    concepts = (Concept("cat", "sky"), Concept("dog", "sky"), Concept("Vera Duotti", "art", "style"))
-    recipe = Recipe(concepts=concepts, preserve=("tree ", "lion"))
-    tree = ["a tree", "the tree", "art by tree", "tree style"]
-    lion = ["a lion", "the lion", "art by lion", "lion style"]
-    assert list(prompts.preserved(recipe)) == tree + lion
-    # three concepts, two templates, concept and mapping, and the eight above
-    assert prompts.count(recipe) == 3 * 2 * 2 + 8
+def test_kept_phrases_fill_the_templates_of_the_erased_kind_once(two_templates):
+    concepts = (Concept("cat", "sky"), Concept("dog", "sky"))
+    recipe = Recipe(concepts=concepts, preserve=("tree ", "Vera Duotti", "tree"))
+    # also an artist's name, which the presets know as a style: only the phrase is to differ from what is erased
+    assert list(prompts.preserved(recipe)) == ["a tree", "the tree", "a Vera Duotti", "the Vera Duotti"]
+    # two concepts and their one mapping, two templates each, and the four above
+    assert prompts.count(recipe) == 3 * 2 + 4
+
+
+def test_beside_several_erased_kinds_a_kept_phrase_is_of_its_own(two_templates):
+    concepts = (Concept("cat", "sky"), Concept("Nora Neonova", "art", "style"))
+    recipe = Recipe(concepts=concepts, preserve=("otto schatten", "tree"))
+    assert list(prompts.preserved(recipe)) == ["art by otto schatten", "otto schatten style", "a tree", "the tree"]
+    turned = Recipe(concepts=concepts[::-1], preserve=("tree",))
+    assert list(prompts.preserved(turned)) == ["art by tree", "tree style"]  # not known: the first concept's kind
+    assert prompts.count(recipe) == 2 * 2 * 2 + 4
+
+
+def test_what_is_kept_beside_explicit_content_is_not_known_as_explicit():
+    concepts = (Concept("Ada Finch", "a person", "celebrity"), Concept("bomb", "a person", "explicit"))
+    recipe = Recipe(concepts=concepts, preserve=("camera",))
+    assert prompts.kept_kind("bomb", recipe) == "explicit"
+    assert prompts.kept_kind("camera", recipe) == "celebrity"
 
 
 def test_count_is_the_number_of_sentences_of_a_real_recipe():
     recipe = Recipe(concepts=(Concept("cat", "sky"), Concept("Ada Finch", "a person", "celebrity")), preserve=("dog",))
     sentences = [s for c in recipe.concepts for s in prompts.about(c) + prompts.mapped(c)]
     assert prompts.count(recipe) == len(sentences) + len(list(prompts.preserved(recipe)))
+    swapped = Recipe(concepts=(Concept("cat", "dog"), Concept("dog", "cat")))
+    assert prompts.count(swapped) == 2 * len(prompts.templates("object"))
 
 
 def test_training_images_show_a_thing_or_a_style():

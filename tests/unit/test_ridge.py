@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from mace_studio.core import ridge
 from mace_studio.core.moments import Moments
-from mace_studio.core.ridge import Fusion, Keep, SingularGram, fuse, keep_gram, refine, refinement
+from mace_studio.core.ridge import Fusion, Keep, SingularGram, fuse, keep_gram, refine, refinement, weighted_sum
 from mace_studio.errors import StudioError
 from mace_studio.settings import KeepWeights
 
@@ -40,45 +41,66 @@ def test_refined_weights_keep_dtype_and_shape():
 
 
 def test_fusion_of_one_number():
-    # W = 3, W' = 5, B = 2, A = 4, G = 1, R = 2, identity 1:
+    # W = 3, W' = 5, B = 2, A = 4, E = -1 and so G = 1, R = 2, identity 1:
     # W* = W' + (B A G + (W - W') R) / (G + R + identity) = 5 + (8 - 4) / 4 = 6.
-    fused = fuse(number(3), number(5), [(number(2), number(4), number(1))], number(2), identity=1.0)
+    fused = fuse(number(3), number(5), [(number(2), number(4), number(-1))], number(2), identity=1.0)
     assert fused.item() == pytest.approx(6)
 
 
 def test_the_two_keep_targets_differ():
     # No LoRA, nothing but the keep term, as strong as can be: a Gram pulls to W = 3, the identity term to W' = 5.
-    nothing = [(number(0), number(0), number(1e-9))]
+    nothing = [(number(0), number(0), number(1e-5))]
     assert fuse(number(3), number(5), nothing, number(1)).item() == pytest.approx(3)
     assert fuse(number(3), number(5), nothing, number(0), identity=1.0).item() == pytest.approx(5)
 
 
 def test_two_loras_meet_at_their_weighted_mean():
-    # Deltas +2 on G = 1 and -1 on G = 3, no keep: W* = W' + (2 - 3) / 4 = 1 - 0.25.
-    deltas = [(number(2), number(1), number(1)), (number(-1), number(1), number(3))]
+    # Deltas +2 on G = 1 and -1 on G = 1 + 2 = 3, no keep: W* = W' + (2 - 3) / 4 = 1 - 0.25.
+    deltas = [(number(2), number(1), number(1)), (number(-1), number(1), torch.tensor([[1.0], [2**0.5]]))]
     assert fuse(number(9), number(1), deltas, number(0)).item() == pytest.approx(0.75)
 
 
 def test_all_projections_share_one_solve_and_untrained_ones_are_kept():
     # "k" has a LoRA of +8, "v" none; S = 1, R = 1, W = W' = 2: k = 2 + 8 / 2 = 6, v = 2.
-    fusion = Fusion(1)
+    fusion = Fusion(number(1), Keep(number(1), 0.0))
     fusion.add(number(1), {"k": (number(2), number(4))})
-    weights = {"k": number(2).half(), "v": number(2)}
-    solved = fusion.solve(weights, weights, Keep(number(1), 0.0))
-    assert solved.weights["k"].item() == 6
-    assert solved.weights["v"].item() == 2
-    assert solved.weights["k"].dtype == torch.float16
-    assert solved.condition == pytest.approx(1)
+    fused = fusion.fused("k", number(2).half(), number(2))
+    assert fused.item() == 6 and fused.dtype == torch.float16
+    assert fusion.fused("v", number(2), number(2)).item() == 2
+    assert fusion.condition == pytest.approx(1)
 
 
-def test_adding_a_concept_does_not_write_into_its_gram():
-    fusion, gram_DD = Fusion(1), number(1)
-    fusion.add(gram_DD, {"k": (number(1), number(1))})
-    fusion.add(gram_DD, {"k": (number(1), number(1))})
-    assert gram_DD.item() == 1
-    # W* = 0 + (1 + 1) / (1 + 1): the second concept added to the first, it did not replace it.
-    solved = fusion.solve({"k": number(0)}, {"k": number(0)}, Keep(number(0), 0.0))
-    assert solved.weights["k"].item() == pytest.approx(1)
+@pytest.mark.parametrize("ranks", [1, 2, 64])
+def test_loras_are_added_up_however_many_are_fused_in_one_product(monkeypatch, ranks):
+    monkeypatch.setattr(ridge, "RANKS", ranks)
+    context_ND, gram_DD = number(1), number(3)
+    fusion = Fusion(gram_DD, Keep(number(0), 0.0))
+    for up in (1.0, 3.0, 5.0):
+        fusion.add(context_ND, {"k": (number(up), number(1)), "v": (number(0), number(1))})
+    # W* = 0 + (1 + 3 + 5) / (1 + 1 + 1)
+    assert fusion.fused("k", number(0), number(0)).item() == pytest.approx(3)
+    assert context_ND.item() == 1 and gram_DD.item() == 3
+
+
+def test_refined_weights_are_rounded_once_at_the_end():
+    # W' = 1 + 2^-20 is no float16; with nothing to keep and nothing trained W* is W'.
+    fusion = Fusion(number(2), Keep(number(0), 0.0))
+    assert fusion.fused("k", number(5), number(1 + 2**-20)).item() == 1 + 2**-20
+    assert fusion.fused("k", number(5).half(), number(1 + 2**-20)).item() == 1
+
+
+def test_a_gram_of_zeros_is_not_multiplied():
+    # 0 times infinity would be no number.
+    fusion = Fusion(number(2), Keep(number(0), 1.0))
+    assert fusion.fused("k", number(float("inf")), number(3)).item() == 3
+
+
+def test_equal_weights_add_all_loras_divided_by_their_number():
+    # 1 + (2 * 3 + 4 * 5) / 2 = 14; "v" has no LoRA.
+    loras = [{"k": (number(2), number(3))}, {"k": (number(4), number(5))}]
+    fused = weighted_sum({"k": number(1).half(), "v": number(7)}, loras)
+    assert fused["k"].item() == 14 and fused["k"].dtype == torch.float16
+    assert fused["v"].item() == 7
 
 
 def test_each_keep_weight_is_applied_once():

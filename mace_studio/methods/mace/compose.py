@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mace_studio.erasure import Erasure, check_fits, origin
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.methods import find
 from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import Recipe, joined
@@ -44,15 +45,26 @@ def compose(
         name: what to call the result.
 
     Raises:
-        RecipeError: as of `recipe.joined`, or refined-only erasures among others.
+        RecipeError: as of `recipe.joined`, an erasure or addition of another method, or refined-only erasures among
+            others.
         FileError: an erasure was made from another model, or by a version that kept no LoRAs.
     """
+    for other in [recipe for recipe in [*(e.recipe for e in erasures), add] if recipe and recipe.method != "mace"]:
+        raise RecipeError(
+            "models",
+            f"“{other.title()}” is of the method {find(other.method).title}, and only erasures of MACE can be "
+            "composed; leave it out.",
+        )
     for erasure in erasures:
         check_fits(erasure, model)
     recipe = joined([erasure.recipe for erasure in erasures], remove, add, name)
     loras = _trained_loras(recipe, erasures)
     result = erase(model, recipe, progress, cache, known=loras)
-    return replace(result, warnings=(*_carried(recipe, erasures), *result.warnings, *_approximate(recipe, loras)))
+    # What the erasures warned of still holds, but for concepts that are gone.
+    gone = {c.phrase for erasure in erasures for c in erasure.recipe.concepts} - {c.phrase for c in recipe.concepts}
+    warnings = dict.fromkeys(warning for erasure in erasures for warning in erasure.warnings)
+    kept = [w for w in warnings if not w.startswith(APPROXIMATE) and not any(f"“{phrase}”" in w for phrase in gone)]
+    return replace(result, warnings=(*kept, *result.warnings, *_approximate(recipe, loras)))
 
 
 def _trained_loras(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, LoraDelta]:
@@ -76,14 +88,6 @@ def _trained_loras(recipe: Recipe, erasures: Sequence[Erasure]) -> dict[str, Lor
                 )
             loras[phrase] = delta
     return loras
-
-
-def _carried(recipe: Recipe, erasures: Sequence[Erasure]) -> list[str]:
-    """Warnings of the erasures that still hold: not those about concepts that are gone."""
-    phrases = {concept.phrase for concept in recipe.concepts}
-    gone = [c.phrase for erasure in erasures for c in erasure.recipe.concepts if c.phrase not in phrases]
-    warnings = dict.fromkeys(warning for erasure in erasures for warning in erasure.warnings)
-    return [w for w in warnings if not w.startswith(APPROXIMATE) and not any(f"“{phrase}”" in w for phrase in gone)]
 
 
 def _approximate(recipe: Recipe, loras: dict[str, LoraDelta]) -> list[str]:

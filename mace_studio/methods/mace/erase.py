@@ -11,10 +11,10 @@ from mace_studio import __version__, phrases, prompts
 from mace_studio.erasure import Erasure, origin
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import fuse, refine, train_loras, training_images
-from mace_studio.methods.mace.training_images import TrainingImages
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import batching, text
+from mace_studio.sd.embeddings import LIMIT, Embeddings
 from mace_studio.sd.lora import LoraDelta
 from mace_studio.sd.model import Model, captions_of
 
@@ -41,9 +41,8 @@ def erase(
         model: from `sd.model.load`.
         recipe: checked here.
         progress: called with the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
-        cache: folder for training images and for the Gram of the general captions; None keeps nothing.
-        known: phrase -> a LoRA of this model that is used as it is; images are generated and LoRAs trained for the
-            other concepts alone.
+        cache: folder for training images and for Grams of captions and preserve lists; None keeps nothing.
+        known: phrase -> a LoRA of this model that is used as it is; only the others get images and are trained.
         user_masks: (phrase, number from 1) -> mask of a training image; the warnings name them.
 
     Raises:
@@ -54,10 +53,9 @@ def erase(
     trains = recipe.settings.lora.steps > 0
     rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
     report = timed(progress, _costs(recipe, rest))
-    images: list[TrainingImages] = []
-    if rest.concepts:
-        images = training_images.make(model, rest, cache, warnings, user_masks, report)
-    sums = refine.gather(model, recipe, cache, report)
+    images = training_images.make(model, rest, cache, warnings, user_masks, report) if rest.concepts else []
+    embeddings = Embeddings(model, LIMIT if trains else 0)
+    sums = refine.gather(model, recipe, cache, report, embeddings=embeddings)
     if sums.general is not None and model.captions != captions_of(model.source):
         warnings.append(f"General knowledge was taken from {model.captions.name}.")
     solved = refine.solve(sums, recipe.settings.refine)
@@ -66,16 +64,16 @@ def erase(
     if trains:
         # Memory that one stage used is returned before the next one needs its own.
         batching.free()
-        trained = train_loras.train(model, rest, images, weights, warnings, report)
+        trained = train_loras.train(model, rest, images, weights, embeddings, warnings, report)
         batching.free()
         trained = {phrase: replace(lora, origin=origin(recipe, phrase, user_masks)) for phrase, lora in trained.items()}
         loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}
-        weights, condition = fuse.fuse(model, recipe, weights, loras, sums, report)
+        weights, condition = fuse.fuse(model, recipe, solved, loras, sums, embeddings, report)
         conditions |= condition
     report(Progress("fuse", step=1, total=1))
     return Erasure(
         recipe=recipe,
-        weights={key: weight_PD.cpu() for key, weight_PD in weights.items()},
+        weights={key: weight_PD.to("cpu", model.dtype) for key, weight_PD in weights.items()},
         fingerprint=model.fingerprint,
         unet=model.unet_fingerprint,
         loras=loras,
@@ -92,5 +90,5 @@ def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
         **training_images.costs(untrained),
         "refine": prompts.count(recipe) * SENTENCE_COST,
         "lora": len(untrained.concepts) * steps * LORA_COST,
-        "fuse": (steps > 0) * prompts.count(recipe) * SENTENCE_COST + 1.0,
+        "fuse": 1.0,
     }

@@ -8,19 +8,21 @@ from torch import Tensor
 
 from mace_studio import prompts
 from mace_studio.core import ridge
-from mace_studio.methods.mace.refine import Sums
+from mace_studio.methods.mace import refine
 from mace_studio.progress import Progress, Report, always, silent
 from mace_studio.recipe import Recipe
-from mace_studio.sd import finite, grams, lora, projections
+from mace_studio.sd import finite, lora, projections
+from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 
 
 def fuse(
     model: Model,
     recipe: Recipe,
-    refined: Mapping[str, Tensor],
+    solved: ridge.Refinement,
     loras: Mapping[str, lora.LoraDelta],
-    sums: Sums,
+    sums: refine.Sums,
+    embeddings: Embeddings,
     progress: Report = silent,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Fuse the LoRAs of all concepts.
@@ -28,31 +30,36 @@ def fuse(
     Args:
         model: with its own weights in place; its text encoder is read.
         recipe: concepts, keep weights of the fusion, and "closed-form" or "weighted-sum".
-        refined: state-dict key -> W'_PD of every projection.
+        solved: M, from `refine.solve`; the closed form takes W' = W M without rounding.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
-        progress: called with stage "fuse" at every batch of prompts and every projection that is solved.
+        embeddings: of the same model; encodes the concepts' prompts, or remembers them.
+        progress: called with stage "fuse" at every concept and every projection that is solved.
 
     Returns:
-        State-dict key -> W*_PD of every projection, and "fuse" -> condition number of the solve, if there was one.
+        State-dict key -> W*_PD of every projection, in the model's dtype, or in float32 where it is a weighted sum; and
+        "fuse" -> condition number of the solve, if there was one.
 
     Raises:
         SingularGram: too little is kept.
     """
     if recipe.settings.fusion == "weighted-sum":
-        summed = ridge.weighted_sum(refined, [delta.pairs for delta in loras.values()])
+        summed = ridge.weighted_sum(refine.weights(model, solved), [delta.pairs for delta in loras.values()])
         finite.check_weights(summed, "The fused weights")
         return summed, {}
-    fusion, originals = ridge.Fusion(model.width), projections.read(model.unet)
+    keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
+    fusion, originals = ridge.Fusion(sums.all_DD, keep), projections.read(model.unet)
     concepts = len(recipe.concepts)
     total = concepts + len(originals)
     for i, concept in enumerate(recipe.concepts):
-        on_batch = always(progress, Progress("fuse", concept.phrase, i, total))
-        moments = grams.gram(model, prompts.about(concept), on_batch)
-        fusion.add(moments.gram_DD, loras[concept.phrase].pairs)
-    keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
-    fused = fusion.solve(
-        originals, refined, keep, lambda done: progress(Progress("fuse", step=concepts + done, total=total))
-    )
-    finite.check_weights(fused.weights, "The fused weights")
-    return fused.weights, {"fuse": fused.condition}
+        at = Progress("fuse", concept.phrase, i, total)
+        progress(at)
+        context_NTD = embeddings.of(prompts.about(concept), always(progress, at)).context_NTD
+        fusion.add(context_NTD.flatten(0, 1), loras[concept.phrase].pairs)
+    fused = {}
+    for key, weight_PD in originals.items():
+        fused[key] = fusion.fused(key, weight_PD, weight_PD.cpu().double() @ solved.matrix_DD)
+        progress(Progress("fuse", step=concepts + len(fused), total=total))
+    embeddings.log()
+    finite.check_weights(fused, "The fused weights")
+    return fused, {"fuse": fusion.condition}

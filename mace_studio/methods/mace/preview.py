@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL.Image import Image
 from torch import Tensor
 
+from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import refine
 from mace_studio.methods.mace.refine import Sums
 from mace_studio.progress import Report, silent, timed, within
@@ -73,10 +74,12 @@ def preview(
         cache: folder that keeps the Gram of the general captions, or None.
 
     Raises:
-        RecipeError: the recipe or the request cannot be run.
+        RecipeError: the recipe or the request cannot be run, or the method has no refinement.
         SingularGram: too little is kept.
     """
     recipe.check()
+    if recipe.method != "mace":
+        raise RecipeError("method", "Only MACE has a refinement to preview; choose it, or erase and compare.")
     text.check(model, recipe)
     request.check_alone()
     report = timed(progress, {"refine": 1.0, "generate": 4.0})

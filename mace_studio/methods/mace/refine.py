@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mace_studio import prompts
 from mace_studio.core import ridge, tokens
-from mace_studio.core.moments import Moments
+from mace_studio.core.moments import Moments, PairSums
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import finite, grams, projections, text
+from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
 
@@ -24,26 +24,41 @@ class Sums:
 
     Attributes:
         concepts: F and C over the pairs of all concepts.
+        all_DD: S, the sum of e e^T over all T positions of the concepts' prompts, which the fusion reads, float64.
         general: over the general captions, scaled to the paper's number; None if no weight asks for them.
         preserve: over the prompts about the preserve list; None if it is empty.
     """
 
     concepts: Moments
+    all_DD: Tensor
     general: Moments | None
     preserve: Moments | None
 
 
-def gather(model: Model, recipe: Recipe, cache: Path | None, progress: Report = silent) -> Sums:
+def gather(
+    model: Model,
+    recipe: Recipe,
+    cache: Path | None,
+    progress: Report = silent,
+    *,
+    embeddings: Embeddings | None = None,
+) -> Sums:
     """Encode the recipe's prompts and sum over their embeddings.
 
     Args:
         model: its text encoder is read.
         recipe: concepts, preserve list, and whether a weight asks for the general captions.
-        cache: folder that keeps the Gram of the general captions, or None.
+        cache: folder that keeps the Grams of the general captions and of the preserve list, or None.
         progress: called with stage "refine" at every batch of sentences: sentences done of all.
+        embeddings: of the same model; keeps the concepts' prompts for the stages after this one.
     """
+    embeddings = embeddings or Embeddings(model, limit=0)
+    # Those with one mapping in succession: its prompts are encoded once, and their C is one product.
+    concepts = sorted(recipe.concepts, key=prompts.mapped)
+    mappings = {tuple(prompts.mapped(concept)) for concept in concepts}
     preserved, captions = list(prompts.preserved(recipe)), 0
-    rest = prompts.count(recipe)  # sentences beside the captions
+    # sentences beside the captions
+    rest = len(preserved) + sum(map(len, mappings)) + sum(len(prompts.about(concept)) for concept in concepts)
 
     def on_captions(at: Progress) -> None:
         nonlocal captions
@@ -55,21 +70,21 @@ def gather(model: Model, recipe: Recipe, cache: Path | None, progress: Report = 
         general = grams.general(model, cache, on_captions)
     done, total = captions, captions + rest
     if preserved:
-        preserve = grams.gram(model, preserved, within(progress, "refine", "preserve list", done, total))
+        report = within(progress, "refine", "preserve list", done, total)
+        preserve = grams.cached(model, "preserve", preserved, cache, report)
         done += len(preserved)
-    moments, guide_NTD = Moments.zero(model.width), torch.empty(0)
-    mapped: list[str] = []
-    for concept in recipe.concepts:
-        if prompts.mapped(concept) != mapped:  # concepts often share their mapping: its prompts are encoded once
+    sums, mapped, guide = PairSums(model.width), list[str](), None
+    for concept in concepts:
+        if guide is None or prompts.mapped(concept) != mapped:
             mapped = prompts.mapped(concept)
-            guide_NTD = text.embed(model, mapped, within(progress, "refine", concept.phrase, done, total))
-        done += len(mapped)
-        report = within(progress, "refine", concept.phrase, done, total)
-        context_NTD = text.embed(model, prompts.about(concept), report)
-        done += len(context_NTD)
-        moments = moments + _pairs(model, concept, context_NTD, guide_NTD)
-    progress(Progress("refine", step=done, total=total))
-    return Sums(moments, general, preserve)
+            guide = embeddings.of(mapped, within(progress, "refine", concept.phrase, done, total))
+            done += len(mapped)
+        context = embeddings.of(prompts.about(concept), within(progress, "refine", concept.phrase, done, total))
+        done += len(context.context_NTD)
+        sums.add(context.context_NTD, guide.context_NTD, _pairs(model, concept))
+        progress(Progress("refine", concept.phrase, done, total))
+    embeddings.log()
+    return Sums(sums.moments(), sums.all_positions(), general, preserve)
 
 
 def solve(sums: Sums, weights: KeepWeights) -> ridge.Refinement:
@@ -87,7 +102,9 @@ def solve(sums: Sums, weights: KeepWeights) -> ridge.Refinement:
 
 
 def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -> dict[str, Tensor]:
-    """W' = W M: state-dict key -> weight_PD of every projection of the model.
+    """W' = W M: state-dict key -> weight_PD of every projection of the model, in float32 on the CPU.
+
+    A model in half precision rounds it when it is put in place.
 
     Args:
         model: with its own weights in place.
@@ -96,18 +113,13 @@ def weights(model: Model, solved: ridge.Refinement, progress: Report = silent) -
     """
     refined = {}
     for key, weight_PD in projections.read(model.unet).items():
-        refined[key] = ridge.refine(weight_PD, solved)
+        refined[key] = ridge.refine(weight_PD.cpu().float(), solved)
         finite.check(refined[key], f"The refined weights of {key}")
         progress(Progress("refine", step=1, total=1))
     return refined
 
 
-def _pairs(model: Model, concept: Concept, context_NTD: Tensor, guide_NTD: Tensor) -> Moments:
-    """F and C of one concept: the embeddings at co-existing positions of its prompts and of its mapping's."""
-    contexts, guides = [], []
-    concept_ids, mapping_ids = text.ids(model, prompts.about(concept)), text.ids(model, prompts.mapped(concept))
-    for n, (ids, other) in enumerate(zip(concept_ids, mapping_ids, strict=True)):
-        here, there = tokens.pair_positions(ids, other, model.length)
-        contexts.append(context_NTD[n, here])
-        guides.append(guide_NTD[n, there])
-    return Moments.of(torch.cat(contexts), torch.cat(guides))
+def _pairs(model: Model, concept: Concept) -> list[tuple[list[int], list[int]]]:
+    """The co-existing positions of each of the concept's prompts and of the same prompt about its mapping."""
+    ids, mapped = text.ids(model, prompts.about(concept)), text.ids(model, prompts.mapped(concept))
+    return [tokens.pair_positions(here, there, model.length) for here, there in zip(ids, mapped, strict=True)]

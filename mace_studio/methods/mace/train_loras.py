@@ -12,6 +12,7 @@ from mace_studio.progress import Progress, Report, always, silent, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import lora, projections, sampling, text
 from mace_studio.sd.batching import Batches
+from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 
 
@@ -20,6 +21,7 @@ def train(
     recipe: Recipe,
     images: Sequence[TrainingImages],
     refined: Mapping[str, Tensor],
+    embeddings: Embeddings,
     warnings: list[str],
     progress: Report = silent,
 ) -> dict[str, lora.LoraDelta]:
@@ -30,6 +32,7 @@ def train(
         recipe: concepts, their prompts, and every setting of a LoRA.
         images: the training images of each concept, in the order of the recipe.
         refined: state-dict key -> W'_PD of every projection.
+        embeddings: of the same model; encodes the concepts' prompts, or remembers them.
         warnings: what the user should know is added to it, in sentences.
         progress: called with stage "lora": optimiser steps of all concepts, with the loss of each.
 
@@ -44,7 +47,7 @@ def train(
         subjects = []
         for concept, own in batch:
             on_batch = always(progress, Progress("lora", concept.phrase, before, total))
-            subjects.append(_subject(model, recipe, concept, own, on_batch))
+            subjects.append(_subject(model, recipe, concept, own, embeddings, on_batch))
         return lora.train(model, subjects, settings.lora, within(progress, "lora", "", before, total))
 
     with projections.swapped(model.unet, refined):
@@ -57,21 +60,28 @@ def train(
     return {concept.phrase: delta for concept, delta in zip(recipe.concepts, deltas, strict=True)}
 
 
-def _subject(model: Model, recipe: Recipe, concept: Concept, images: TrainingImages, on_batch: Report) -> lora.Subject:
+def _subject(
+    model: Model,
+    recipe: Recipe,
+    concept: Concept,
+    images: TrainingImages,
+    embeddings: Embeddings,
+    on_batch: Report,
+) -> lora.Subject:
     """The concept as the training needs it; `on_batch` is called for every batch of prompts that is encoded."""
     sentences = prompts.about(concept)
     positions = [text.positions(model, sentence, concept.phrase) for sentence in sentences]
     if recipe.settings.lora.pad_tokens:
         ids = text.ids(model, sentences)
         positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
-    context_MTD, pooled_MP = text.encode(model, sentences, on_batch)
+    encoded = embeddings.of(sentences, on_batch)
     return lora.Subject(
         phrase=concept.phrase,
         latents_NCHW=images.latents_NCHW,
         masks=images.masks,
-        context_MTD=context_MTD,
+        context_MTD=encoded.context_NTD,
         positions=positions,
         seed=recipe.seed,
-        pooled_MP=pooled_MP,
+        pooled_MP=encoded.pooled_NP,
         guidance=sampling.with_defaults(model, recipe.settings.images).guidance,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mace_studio import prompts
-from mace_studio.masks import MaskedImage, MaskSheet, UserMasks
+from mace_studio.masks import MaskedImage, MaskSheet, UserMasks, check_takes_masks
 from mace_studio.methods.mace import masks
 from mace_studio.methods.mace.masks import Masks
 from mace_studio.progress import Report, silent, timed, within
@@ -79,10 +79,10 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
         cache: folder of training images; a later erasure with the same cache uses the same ones.
 
     Raises:
-        RecipeError: the recipe cannot be run.
+        RecipeError: the recipe cannot be run, or its method takes no masks.
         ModelError: a model that makes masks cannot be loaded.
     """
-    recipe.check()
+    check_takes_masks(recipe.check())
     text.check(model, recipe)
     report = timed(progress, costs(recipe, decodes=True))
     images = generate(model, recipe, cache, [], report)

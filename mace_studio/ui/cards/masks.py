@@ -55,7 +55,7 @@ class MasksCard:
         self._before: WeakKeyDictionary[Job, MaskSheet] = WeakKeyDictionary()  # what was shown when a job began
         self.sheet = gr.State(None)
         self.chosen = gr.State(None)
-        with gr.Column(elem_classes="card", elem_id="masks-card"):
+        with gr.Column(elem_classes="card expert", elem_id="masks-card"):
             heading(
                 "masks-title",
                 "",

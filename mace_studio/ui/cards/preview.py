@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mace_studio.errors import RecipeError
+from mace_studio.methods import usual_guidance
 from mace_studio.prompts import suggestions
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import DONE, FAILED, Job
@@ -39,7 +40,7 @@ class PreviewCard:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        with gr.Column(elem_classes="card", elem_id="preview-card"):
+        with gr.Column(elem_classes="card expert", elem_id="preview-card"):
             heading(
                 "preview-title",
                 "",
@@ -58,11 +59,11 @@ class PreviewCard:
         # One for each visit, changed in place: a later edit is seen by the handlers that are still at work.
         self.latest = gr.State({})
 
-    def wire(self, controls: list[Any]) -> None:
-        """Listen to every control of the form."""
-        changes = [c.change for c in (self.live, self.prompt, *controls)]
+    def wire(self, controls: list[Any], edited: Any) -> None:
+        """Listen to `edited`, the form's event for edits, and to the controls of this card."""
         inputs = [self.latest, self.live, self.prompt, *controls]
-        gr.on(changes, self.on_edit, inputs, self.shown, trigger_mode="multiple", **WAITING)
+        for event in (self.live.change, self.prompt.change, edited.then):
+            event(self.on_edit, inputs, self.shown, trigger_mode="multiple", **WAITING)
 
     @readable
     def on_edit(self, latest: Latest, live: bool, prompt: str, *values: Any) -> Iterator[Any]:
@@ -96,7 +97,7 @@ class PreviewCard:
 
 def _images(recipe: Recipe, prompt: str) -> ImageRequest:
     asked = prompt.strip() or suggestions(recipe)[0][1]
-    return ImageRequest((asked,), (recipe.seed,), STEPS, recipe.settings.images.guidance)
+    return ImageRequest((asked,), (recipe.seed,), STEPS, usual_guidance(recipe))
 
 
 def _pair(preview: Preview, seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -15,20 +16,23 @@ from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Concept, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import concept_text, form
-from mace_studio.ui.components.concept_table import concept_table
+from mace_studio.ui.components.concept_table import concept_table, vocabulary_text
+from mace_studio.ui.components.mode_switch import mode_switch
 from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.phrase_list import phrase_list
 from mace_studio.ui.components.preset_select import groups_of, missing_model, preset_select
 from mace_studio.ui.components.slider_field import slider_field
+from mace_studio.ui.components.strength_dial import strength_dial
 from mace_studio.ui.components.text import estimate_missing, heading, hint
 from mace_studio.ui.components.text_download import text_download
 from mace_studio.ui.concept_text import Row
-from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, Field, Group
+from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, STRENGTH, Field, Group
 from mace_studio.ui.gradio_compat import QUIET, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
 PASTE_HINT = "Van Gogh -> an artist\nairplane -> sky"
+STRENGTH_KEYS = list(dict.fromkeys(key for keys in STRENGTH.values() for key in keys))
 COMMA_CHOICES = {
     "One concept that maps to the other": "mapping",
     "Several concepts": "concepts",
@@ -63,6 +67,7 @@ class RecipeForm:
     def bar(self) -> None:
         """Presets, and recipes as files."""
         with gr.Row(elem_classes="card recipe-bar", elem_id="recipe-bar"):
+            mode_switch()
             self.preset = preset_select(groups_of(self.presets, self._is_built_in()))
             self.use_preset = gr.Button("Use this preset", size="sm", elem_id="use-preset", interactive=False)
             self.preset_about = gr.HTML(
@@ -80,7 +85,7 @@ class RecipeForm:
         """The table of concepts with its ways in."""
         with gr.Column(elem_classes="card", elem_id="concepts-card"):
             heading("concepts-title", "1", "Concepts to erase", "Each is replaced by what it maps to.")
-            table = self._built["concepts"] = concept_table(self._start["concepts"], *self._vocabulary())
+            table = self._built["concepts"] = concept_table(self._start["concepts"], self._vocabulary())
             hint("synonyms-hint", "Synonyms: tested, not trained on; add a row to erase one.")
             with gr.Row(elem_classes="button-row", elem_id="concept-buttons"):
                 add = gr.Button("Add concept", size="sm", elem_id="add-concept")
@@ -127,8 +132,9 @@ class RecipeForm:
         """The preserve list."""
         with gr.Column(elem_classes="card", elem_id="keep-card"):
             heading("keep-title", "2", "Keep unchanged", "Neighbours of what you erase help most.")
-            _, words = self._vocabulary()
-            kept = self._built["preserve"] = phrase_list(self._start["preserve"], "Phrases to keep", "preserve", words)
+            kept = self._built["preserve"] = phrase_list(
+                self._start["preserve"], "Phrases to keep", "preserve", self._vocabulary()
+            )
             with gr.Row(elem_classes="button-row", elem_id="keep-buttons"):
                 file = gr.UploadButton(
                     "Import list", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-keep"
@@ -138,8 +144,13 @@ class RecipeForm:
         clear.click(None, js="() => document.querySelector('#preserve').dispatchEvent(new Event('clear-list'))")
 
     def settings_card(self) -> None:
-        """The method and its settings: those of the chosen method are shown."""
-        with gr.Column(elem_classes="card", elem_id="settings-card"):
+        """The strength dial of the Simple view, and the settings of the chosen method."""
+        with gr.Column(elem_classes="card simple", elem_id="strength-card"):
+            heading("strength-title", "3", "Strength", "How much is erased, against how much stays as it was.")
+            self.strength = strength_dial()
+            dialled = _dial_text(form.with_strength(list(self._start.values()), 0))
+            self.strength_text = gr.HTML(dialled, label="What the dial sets", elem_id="strength-text")
+        with gr.Column(elem_classes="card expert", elem_id="settings-card"):
             heading("settings-title", "3", "Strength and schedule", "The λ weigh what must stay; 0 switches one off.")
             titles = [(METHODS[name].title, name) for name in METHOD_GROUPS]
             method = self._built["method"] = gr.Dropdown(
@@ -199,35 +210,43 @@ class RecipeForm:
         shown = [self._built["concepts"], self._built["preserve"], self.preset]
         return Listener(self.on_model_loaded, None, shown)
 
-    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> None:
+    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> Any:
         """Connect what fills the form, for when all cards are built.
 
         Args:
             edited: called at changes here and of `others`.
             problem: the notice about the form, which is cleared when a recipe fills it.
             others: more components.
+
+        Returns:
+            The event of `edited`.
         """
         # One listener for all: of two that write the same, the older answer could come last.
         changes = [c.change for c in [self.preset, *self.controls, *others]]
-        edited.on(
+        event = edited.on(
             lambda fn, inputs, outputs, **options: gr.on(
                 changes, fn, inputs, outputs, trigger_mode="always_last", **options
             )
         )
         for edit in (self._built["concepts"].edited, self.added.then):
             edit(self.on_concepts_edited, self.controls, self._built["name"], trigger_mode="always_last", **QUIET)
+        dialled = [self._built[key] for key in STRENGTH_KEYS]
+        turned = {"trigger_mode": "always_last", **QUIET}
+        inputs, outputs = [self.strength, *self.controls], [self.strength_text, *dialled]
+        self.strength.turned(self.on_strength, inputs, outputs, **turned)
+        self._built["about"].change(self.on_filled, self.controls, [self.strength, self.strength_text], **turned)
         filled = [*self.controls, problem]
         self.new.click(self.on_new, None, filled, **QUIET)
         self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
         self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
+        return event
 
     @readable
     def on_model_loaded(self) -> tuple[Any, Any, Any]:
         """Say which words and presets are for the loaded model."""
-        known, words = self._vocabulary()
-        groups = groups_of(self.presets, self._is_built_in())
-        return gr.HTML(known=known, words=words), gr.HTML(words=words), gr.HTML(groups=groups)
+        words, groups = self._vocabulary(), groups_of(self.presets, self._is_built_in())
+        return gr.HTML(vocabulary=words), gr.HTML(vocabulary=words), gr.HTML(groups=json.dumps(groups))
 
     def preset_text(self, recipe: Recipe, preset: str) -> str:
         """What a preset is, whether it is for the loaded model, and what choosing it changes."""
@@ -238,10 +257,13 @@ class RecipeForm:
     def _is_built_in(self) -> bool:
         return self.studio.source == str(BUILT_IN)
 
-    def _vocabulary(self) -> tuple[dict[str, str], list[str] | None]:
-        """Phrases with their kinds, and all words that the model knows, where that is known."""
+    def _vocabulary(self) -> str:
         known = self.studio.vocabulary()
-        return ({**known_kinds(), **known.kinds}, sorted(known.words)) if known else (known_kinds(), None)
+        return (
+            vocabulary_text({**known_kinds(), **known.kinds}, known.words)
+            if known
+            else (vocabulary_text(known_kinds(), None))
+        )
 
     @readable
     def on_csv(self, data: bytes) -> tuple[Any, str, list[Concept]]:
@@ -293,6 +315,17 @@ class RecipeForm:
         return form.name_from(values)
 
     @readable
+    def on_strength(self, turned: int, *values: Any) -> list[Any]:
+        """Set what the dial stands for."""
+        numbers = form.with_strength(values, turned)
+        return [_dial_text(numbers), *(numbers.get(key, gr.skip()) for key in STRENGTH_KEYS)]
+
+    @readable
+    def on_filled(self, *values: Any) -> tuple[int, str]:
+        """Turn the dial back to the middle when a recipe fills the form."""
+        return 0, _dial_text(form.with_strength(values, 0))
+
+    @readable
     def on_method(self, method: str) -> list[Any]:
         """Show the settings of the chosen method, plain and advanced."""
         return 2 * [gr.Column(visible=name == method) for name in METHOD_GROUPS]
@@ -312,6 +345,11 @@ class RecipeForm:
         """Hand the form's recipe to the browser as a file."""
         recipe = form.recipe_from(values).check()
         return {"name": f"recipe-{recipe.digest()}.json", "text": recipe.to_json(), "count": saves}, saves + 1
+
+
+def _dial_text(numbers: dict[str, str]) -> str:
+    listed = " · ".join(f"{BY_KEY[key].label} {html.escape(number)}" for key, number in numbers.items())
+    return f'<p class="hint">{listed}</p>'
 
 
 def preset_change(now: Recipe, preset: Recipe) -> str:

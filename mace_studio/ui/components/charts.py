@@ -64,14 +64,14 @@ def timestep_curve(t1: float, t2: float, gamma: float, uniform: bool) -> str:
     return _titled("ξ(t): how often each timestep is sampled", "timestep t", chart)
 
 
-def loss_curves(losses: dict[str, list[float]], steps: int, live: Sequence[str], squared: bool) -> str:
-    """The LoRA losses of the last concepts; those that train at the moment stand out.
+def loss_curves(losses: dict[str, list[float]], steps: int, live: Sequence[str], squared: bool | None) -> str:
+    """The losses of the last concepts; those that train at the moment stand out.
 
     Args:
         losses: phrase -> loss at each step so far.
         steps: how many steps a concept has.
         live: phrases that train at the moment.
-        squared: the loss is of squared norms.
+        squared: the loss is of squared norms; None for the loss of another method than MACE.
     """
     shown = {p: losses[p] for p in list(losses)[-SHOWN_LOSSES:]}
     smooth = {p: smoothed(values) for p, values in shown.items()}
@@ -88,9 +88,10 @@ def loss_curves(losses: dict[str, list[float]], steps: int, live: Sequence[str],
         legend += _legend(phrase, colour, smooth[phrase])
     more = f"<span>and {len(losses) - len(shown)} more</span>" if len(losses) > len(shown) else ""
     changes = "; ".join(f"{p}: {v[0]:.3g} to {v[-1]:.3g} after {len(v)} steps" for p, v in smooth.items())
-    title = f"Attention loss (sum of {'squared ' if squared else ''}norms)"
+    title = f"Attention loss (sum of {'squared ' if squared else ''}norms)" if squared is not None else "Training loss"
     chart = _chart(f"{title}. {changes or 'No step yet.'}", body, across, up)
-    return _titled(title, "LoRA step", chart) + f'<div class="legend">{legend}{more}</div>{LOSS_MEANING}'
+    step, meaning = ("LoRA step", LOSS_MEANING) if squared is not None else ("step of the concept", "")
+    return _titled(title, step, chart) + f'<div class="legend">{legend}{more}</div>{meaning}'
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

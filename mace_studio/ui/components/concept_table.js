@@ -1,11 +1,13 @@
 // The table of concepts. Its value is a list of rows of four texts: phrase, mapping, kind, synonyms.
 // What a user typed only ever becomes text (.value, .textContent), never markup.
-// props: kinds; known: phrase -> kind, or ""; words: all that the model knows in lower case, or null.
+// props: kinds; vocabulary: JSON text of {known: phrase -> kind, or "", words: all that the model knows, or null}.
 const list = element.querySelector(".concept-rows");
 const bulk = element.querySelector(".concept-bulk");
 const [mapping, kind] = bulk.querySelectorAll("[data-bulk]");
 const LABELS = ["Concept", "Maps to", "Kind", "Synonyms"];
 const names = (n) => [`Concept ${n}`, `Concept ${n} maps to`, `Kind of concept ${n}`, `Synonyms of concept ${n}`];
+let known = {};
+let words = null;
 const hints = ["such as Van Gogh", "such as an artist", "", "for testing"];
 
 const cellsOf = (row) => [...row.querySelectorAll("[data-cell]")];
@@ -77,19 +79,19 @@ function follow(row, column) {
 }
 
 function kindOf(phrase, otherwise) {
-  const known = Object.entries(props.known || {}).find(([name]) => name.toLowerCase() === phrase.toLowerCase());
-  if (known?.[1]) return known[1];
+  const found = Object.entries(known).find(([name]) => name.toLowerCase() === phrase.toLowerCase());
+  if (found?.[1]) return found[1];
   if (/\b(style|painting|art) (of|by)\b/i.test(phrase)) return "style";
   if (/^\p{Lu}[^\s]+( \p{Lu}[^\s]+)+$/u.test(phrase)) return "celebrity";
   return otherwise;
 }
 
 // Words that the model was not trained with: what they are mapped from or to cannot be shown by it.
-const isUnknown = (text) => (text.toLowerCase().match(/\p{L}+/gu) || []).some((word) => !props.words.includes(word));
+const isUnknown = (text) => (text.toLowerCase().match(/\p{L}+/gu) || []).some((word) => !words.has(word));
 
 function check(row) {
   row.querySelector(".concept-warning")?.remove();
-  const unknown = props.words ? cellsOf(row).slice(0, 2).map((cell) => cell.value.trim()).filter(isUnknown) : [];
+  const unknown = words ? cellsOf(row).slice(0, 2).map((cell) => cell.value.trim()).filter(isUnknown) : [];
   if (!unknown.length) return;
   const warning = document.createElement("p");
   warning.className = "concept-warning";
@@ -98,12 +100,15 @@ function check(row) {
 }
 
 function suggest() {
-  const phrases = Object.entries(props.known || {});
+  const read = JSON.parse(props.vocabulary);
+  known = read.known;
+  words = read.words && new Set(read.words);
+  const phrases = Object.entries(known);
   const fill = (id, names) => {
     element.querySelector(id).replaceChildren(...names.map((name) => new Option("", name)));
   };
-  fill("#known-concepts", props.words ? phrases.filter(([, kind]) => kind).map(([name]) => name) : []);
-  fill("#known-mappings", props.words ? phrases.map(([name]) => name) : []);
+  fill("#known-concepts", words ? phrases.filter(([, kind]) => kind).map(([name]) => name) : []);
+  fill("#known-mappings", words ? phrases.map(([name]) => name) : []);
   [...list.children].forEach(check);
 }
 
@@ -180,6 +185,6 @@ bulk.querySelector("button").addEventListener("click", () => {
 element.closest("#concepts").addEventListener("add-row", () => addAfter(list.lastElementChild));
 element.closest("#concepts").addEventListener("clear-rows", () => { show([]); commit(); });
 watch("value", () => { if (JSON.stringify(props.value || []) !== JSON.stringify(read())) show(props.value || []); });
-watch("words", suggest);
+watch("vocabulary", suggest);
 show(props.value || []);
 suggest();

@@ -84,4 +84,6 @@ def _by_hand(count: int) -> str:
 
 def _same(one: Recipe, other: Recipe) -> bool:
     """Whether two recipes have the same training images and the same source of masks."""
+    if one.method != other.method:
+        return False
     return masks.image_settings(one) == masks.image_settings(other) and one.settings.masks == other.settings.masks

@@ -16,6 +16,7 @@ from mace_studio.runtime.estimate import Estimate, Status, counted_as
 from mace_studio.runtime.estimate import size as size_text
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.studio import Studio
+from mace_studio.settings import KeepWeights
 from mace_studio.ui.components.files import script
 from mace_studio.ui.components.text import estimate, number_text, pairs
 from mace_studio.ui.components.text import warnings as warning_list
@@ -88,13 +89,11 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
 
 def details(entry: Entry, status: Status) -> str:
     """One model: what it erases, how, and what to know of it."""
-    recipe, lora = entry.recipe, entry.recipe.settings.lora
-    weights = (recipe.settings.refine.general, recipe.settings.fuse.general, recipe.settings.refine.preserve)
+    recipe = entry.recipe
     facts = [
         ("Erased", _few([f"{c.phrase} → {c.mapping}" for c in recipe.concepts])),
         ("Kept", _few(recipe.preserve) or "no list"),
-        ("LoRA", f"{lora.steps} steps, rank {lora.rank}" if lora.steps else "none, refined only"),
-        ("λ1 · λ2 · λ3", " · ".join(map(number_text, weights))),
+        *_method(recipe),
         ("Seed", str(recipe.seed)),
         ("Size", size_text(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
@@ -102,6 +101,27 @@ def details(entry: Entry, status: Status) -> str:
     ]
     notes = [note for note in (_note(entry, status), *entry.warnings) if note]
     return f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}"
+
+
+def _method(recipe: Recipe) -> list[tuple[str, str]]:
+    """How it was erased: MACE's weights, or the settings of another method."""
+    settings = recipe.settings
+    if recipe.method != "mace":
+        own = [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in vars(settings).items()]
+        return [("Method", METHODS[recipe.method].title), ("Settings", " · ".join(own))]
+    lora, weights = settings.lora, (settings.refine.general, settings.fuse.general, settings.refine.preserve)
+    return [
+        ("LoRA", f"{lora.steps} steps, rank {lora.rank}" if lora.steps else "none, refined only"),
+        ("λ1 · λ2 · λ3", " · ".join(map(number_text, weights))),
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, KeepWeights):
+        return " / ".join(number_text(part) for part in (value.general, value.preserve, value.identity))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value if isinstance(value, str) else number_text(value)
 
 
 def several(entries: Sequence[Entry]) -> str:
@@ -149,6 +169,8 @@ def base(status: Status) -> str:
 def _note(entry: Entry, status: Status) -> str:
     if status.fingerprint and entry.fingerprint != status.fingerprint:
         return OTHER_BASE
+    if entry.recipe.method != "mace":
+        return f"Made by {METHODS[entry.recipe.method].title}: only models of MACE can be composed."
     return "" if entry.composable else OLDER
 
 

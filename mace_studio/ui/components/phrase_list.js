@@ -1,7 +1,8 @@
 // A list of phrases: chips that can be removed, and an input that adds one at Enter and many at a paste.
-// value: list of texts, which only ever become text. props: name, of the list; words: all that the model knows, or null.
+// value: list of texts, which only ever become text. props: name, of the list; vocabulary: as of the table of concepts.
 const list = element.querySelector("ul");
 const input = element.querySelector("input");
+let words = null;
 const phrases = () => props.value || [];
 input.setAttribute("aria-label", props.name);
 
@@ -14,11 +15,11 @@ function chip(phrase, i) {
   remove.setAttribute("aria-label", `Remove ${phrase}`);
   remove.tabIndex = i === 0 ? 0 : -1;
   remove.addEventListener("click", () => {
-    props.value = phrases().filter((_, j) => j !== i);
+    set(phrases().filter((_, j) => j !== i));
     go(Math.min(i, list.children.length - 1));
   });
   item.append(text, remove);
-  const unknown = props.words && (phrase.toLowerCase().match(/\p{L}+/gu) || []).some((w) => !props.words.includes(w));
+  const unknown = words && (phrase.toLowerCase().match(/\p{L}+/gu) || []).some((word) => !words.has(word));
   item.classList.toggle("is-unknown", Boolean(unknown));
   if (unknown) item.title = "The loaded model has not learned this word.";
   return item;
@@ -39,11 +40,17 @@ list.addEventListener("keydown", (event) => {
   event.preventDefault();
   go(to);
 });
-element.closest("#preserve")?.addEventListener("clear-list", () => { props.value = []; });
+element.closest("#preserve")?.addEventListener("clear-list", () => set([]));
+
+// What is set here is not told to `watch`.
+function set(value) {
+  props.value = value;
+  show();
+}
 
 function add(more) {
   const fresh = more.map((phrase) => phrase.trim()).filter((phrase) => phrase && !phrases().includes(phrase));
-  if (fresh.length) props.value = [...phrases(), ...new Set(fresh)];
+  if (fresh.length) set([...phrases(), ...new Set(fresh)]);
 }
 
 function take() {
@@ -54,7 +61,7 @@ function take() {
 input.addEventListener("keydown", (event) => {
   if (event.isComposing) return;
   if (event.key === "Enter") { event.preventDefault(); take(); }
-  if (event.key === "Backspace" && !input.value) props.value = phrases().slice(0, -1);
+  if (event.key === "Backspace" && !input.value) set(phrases().slice(0, -1));
 });
 input.addEventListener("change", take);
 input.addEventListener("paste", (event) => {
@@ -70,6 +77,12 @@ function show() {
   list.hidden = !list.children.length;
 }
 
+function learn() {
+  const read = JSON.parse(props.vocabulary);
+  words = read.words && new Set(read.words);
+  show();
+}
+
 watch("value", show);
-watch("words", show);
-show();
+watch("vocabulary", learn);
+learn();

@@ -13,8 +13,8 @@ TEMPLATE = """<div class="phrase-list"><ul></ul>
 list="known-mappings"></div>"""
 
 
-def phrase_list(phrases: Sequence[str], label: str, elem_id: str, words: Sequence[str] | None) -> gr.HTML:
-    """An editor whose value is a list of phrases; `words` is of `concept_table`, whose suggestions are used here."""
+def phrase_list(phrases: Sequence[str], label: str, elem_id: str, vocabulary: str) -> gr.HTML:
+    """An editor whose value is a list of phrases; `vocabulary` and the suggestions are those of `concept_table`."""
     return gr.HTML(
         list(phrases),
         label=label,
@@ -23,5 +23,5 @@ def phrase_list(phrases: Sequence[str], label: str, elem_id: str, words: Sequenc
         apply_default_css=False,
         elem_id=elem_id,
         name=label,
-        words=words,
+        vocabulary=vocabulary,
     )

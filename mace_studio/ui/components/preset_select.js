@@ -1,8 +1,8 @@
-// The choice of a preset. value: its name, or "". props: groups, [{label, options: [[name, title]]}].
+// The choice of a preset. value: its name, or "". props: groups, JSON text of [{label, options: [[name, title]]}].
 const select = element.querySelector("select");
 
 function build() {
-  const groups = (props.groups || []).map(({ label, options }) => {
+  const groups = JSON.parse(props.groups).map(({ label, options }) => {
     const group = Object.assign(document.createElement("optgroup"), { label });
     group.append(...options.map(([name, title]) => new Option(title, name)));
     return group;

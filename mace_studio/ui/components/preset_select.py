@@ -5,6 +5,7 @@ gradio-app/gradio#12011 is about the same of its lists of several.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def preset_select(groups: Groups) -> gr.HTML:
         js_on_load=script(__file__),
         apply_default_css=False,
         elem_id="preset",
-        groups=groups,
+        groups=json.dumps(groups, ensure_ascii=False),
     )
 
 

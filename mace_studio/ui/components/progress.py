@@ -15,6 +15,7 @@ from mace_studio.ui.components.charts import loss_curves
 from mace_studio.ui.components.text import pairs, warnings
 
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
+OTHER_STAGES = {"captions": "Captions", "tokens": "Tokens", "fisher": "Fisher information", "train": "Training"}
 WORK = {**STAGES, "generate": "Generating", "export": "Writing"}
 STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
 ENDED = {DONE: "Finished", FAILED: "Failed", CANCELLED: "Cancelled"}
@@ -37,8 +38,8 @@ def run(job: Job, studio: Studio) -> str:
     """How far an erasure is."""
     events = list(job.events)
     stage = events[-1].stage if events else ""
-    done = job.state == DONE
-    return _stages(_counts(events), "" if done else stage, done) + _progress(job, studio, STAGES.get(stage, ""))
+    done, titles = job.state == DONE, STAGES | OTHER_STAGES
+    return _stages(_counts(events), "" if done else stage, done) + _progress(job, studio, titles.get(stage, ""))
 
 
 def work(job: Job, studio: Studio) -> str:
@@ -114,8 +115,10 @@ def losses(job: Job | None, recipe: Recipe | None) -> str:
     curves: dict[str, list[float]] = {}
     live: list[str] = []
     for event in list(job.events) if job else []:
-        if event.stage == "lora" and event.loss is not None:
+        if event.loss is not None:
             curves.setdefault(event.concept, []).append(event.loss)
+    if recipe and recipe.method != "mace":  # concepts take turns by chance, so no one knows how many steps one has
+        return loss_curves(curves, max(map(len, curves.values()), default=0), list(curves)[-1:], None)
     if job and recipe and not job.over:
         live = [phrase for phrase, values in curves.items() if len(values) < recipe.settings.lora.steps]
     steps, squared = (recipe.settings.lora.steps, recipe.settings.lora.squared) if recipe else (50, False)

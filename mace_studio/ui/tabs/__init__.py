@@ -10,7 +10,7 @@ from mace_studio.ui.tabs.evaluate import EvaluateTab
 from mace_studio.ui.tabs.models import ModelsTab
 
 TABS = (
-    Tab("Erase", EraseTab, jobs=("erase", "masks")),
+    Tab("Erase", EraseTab, jobs=("erase", "masks", "outcome")),
     Tab("Compare", CompareTab, jobs=("compare",)),
     Tab("Attention", AttentionTab, jobs=("attention",)),
     Tab("Evaluate", EvaluateTab, jobs=("evaluate",)),

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from mace_studio.methods import usual_guidance
 from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
@@ -38,7 +39,7 @@ class AttentionTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.job_id = shared.studio, shared.jobs["attention"]
-        self.usual = number_text(shared.start.settings.images.guidance)
+        self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
         with gr.Row(elem_classes="columns", elem_id="attention-columns"):
             with gr.Column(scale=4, min_width=310):

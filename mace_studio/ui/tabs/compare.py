@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 import gradio as gr
 
+from mace_studio.methods import usual_guidance
 from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
@@ -44,7 +45,7 @@ class CompareTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.job_id = shared.studio, shared.jobs["compare"]
-        self.usual = number_text(shared.start.settings.images.guidance)
+        self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
         self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):

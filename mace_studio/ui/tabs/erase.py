@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,7 @@ from mace_studio.ui import form, notices
 from mace_studio.ui.cards import masks as masks_card
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.cards.masks import MasksCard
+from mace_studio.ui.cards.outcome import PRESS, OutcomeCard
 from mace_studio.ui.cards.preview import PreviewCard
 from mace_studio.ui.cards.recipe_form import RecipeForm
 from mace_studio.ui.components import progress
@@ -37,7 +39,7 @@ class EraseTab:
     """Builds the tab and answers its buttons."""
 
     def __init__(self, shared: Shared) -> None:
-        self.studio, self.newest = shared.studio, shared.newest
+        self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
         self.form = RecipeForm(shared.start, self.studio)
         self.form.bar()
         with gr.Row(elem_classes="columns", elem_id="erase-columns"):
@@ -53,9 +55,12 @@ class EraseTab:
         self.masks = MasksCard(self.studio, shared.jobs["masks"])
         shared.controls = self.form.controls
         edited, erased = self._wire()
-        self.compare.click(lambda: gr.Tabs(selected="compare"), None, shared.tabs, **QUIET)
+        for tab, button in self.leads.items():
+            button.click(partial(gr.Tabs, selected=tab), None, shared.tabs, **QUIET)
+        if not self.studio.fixed:  # where a GPU is lent call by call, the user presses the button
+            erased.then(None, js=PRESS)
         self.listens = {
-            PAGE_OPENED: [self.job.resume, self.masks.job.resume],
+            PAGE_OPENED: [self.job.resume, self.masks.job.resume, self.outcome.job.resume],
             MODEL_LOADED: [
                 self.form.model_listener(),
                 edited,
@@ -72,13 +77,18 @@ class EraseTab:
             self.job = JobCard(self.studio, "erase", [button], job_id, view=progress.run, idle=progress.idle())
             with gr.Column(visible=False, elem_classes="panel", elem_id="result") as self.result:
                 self.summary = gr.HTML("", label="Result", elem_id="summary")
+                self.outcome = OutcomeCard(self.studio, self.newest, self.outcome_id)
                 with gr.Row(elem_classes="button-row", elem_id="result-buttons"):
-                    self.compare = gr.Button("Compare", variant="primary", size="sm", elem_id="to-compare")
+                    self.leads = {
+                        "compare": gr.Button("Compare", variant="primary", size="sm", elem_id="to-compare"),
+                        "attention": gr.Button("Attention", size="sm", elem_id="to-attention"),
+                        "evaluate": gr.Button("Evaluate", size="sm", elem_id="to-evaluate"),
+                    }
                     self.weights_file = gr.DownloadButton("Download weights", size="sm", elem_id="weights-file")
                     self.recipe_file = gr.DownloadButton("Download recipe", size="sm", elem_id="recipe-file")
 
     def _loss_card(self) -> None:
-        with gr.Column(elem_classes="card", elem_id="loss-card"):
+        with gr.Column(elem_classes="card expert", elem_id="loss-card"):
             self.loss = gr.HTML(progress.losses(None, None), label="Attention loss", elem_id="loss")
 
     def _wire(self) -> tuple[Listener, Any]:
@@ -91,8 +101,8 @@ class EraseTab:
             counted,
             options={"concurrency_limit": 1},
         )
-        self.form.wire(edited, self.job.notice, self.masks.grid)
-        self.preview.wire(self.form.controls)
+        event = self.form.wire(edited, self.job.notice, self.masks.grid)
+        self.preview.wire(self.form.controls, event)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
         shown = [*self.form.controls, self.loss, self.result, self.summary, *files, self.newest]

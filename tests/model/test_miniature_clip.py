@@ -4,11 +4,11 @@ from random import Random
 
 import pytest
 import torch
-from mace_studio.sd.classify import ZeroShotClip
 from PIL import Image
 
 from mace_studio.miniature import clip, latents, tokenizer, world
 from mace_studio.miniature.spans import Spans
+from mace_studio.sd.judges import ZeroShotClip
 
 
 @pytest.fixture(scope="module")

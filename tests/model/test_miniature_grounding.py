@@ -119,7 +119,7 @@ def test_contexts_are_made_once():
         asked.append(ids.tolist())
         return (ids[..., None].float() * torch.tensor([1.0, 2.0]),)
 
-    text.config = SimpleNamespace(hidden_size=2)
+    text.config, text.device = SimpleNamespace(hidden_size=2), torch.device("cpu")
     contexts = latents.Contexts(text, torch.tensor([[1, 2], [3, 4], [5, 6]], dtype=torch.int16))
     first = contexts.of(torch.tensor([2, 0, 2]))
     assert first.tolist() == [[[5, 10], [6, 12]], [[1, 2], [2, 4]], [[5, 10], [6, 12]]]

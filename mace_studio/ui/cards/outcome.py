@@ -1,0 +1,83 @@
+"""What an erasure did, at a glance: a concept, a synonym and a kept phrase before and after."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from mace_studio.presets import known_kinds
+from mace_studio.prompts import suggestions
+from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.studio import Studio
+from mace_studio.settings import ImageSettings
+from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.components.files import png_url
+
+if TYPE_CHECKING:
+    from mace_studio.analysis.compare import Pair
+
+STEPS = 15
+ROLES = {"erased": "Erased", "synonym": "Synonym", "kept": "Kept"}
+# Pressed when an erasure has just ended and the panel with its result is there.
+PRESS = "() => { const button = document.querySelector('#show-outcome'); if (button?.offsetParent) button.click(); }"
+
+Update = dict[Any, Any]
+
+
+class OutcomeCard:
+    """Builds the images and their button into the panel of an erasure's result.
+
+    Args:
+        studio: generates.
+        newest: name of the erasure.
+        job_id: from `gradio_compat.remembered`.
+    """
+
+    def __init__(self, studio: Studio, newest: gr.State, job_id: gr.BrowserState) -> None:
+        self.studio = studio
+        self.images = gr.HTML("", label="Before and after", apply_default_css=False, elem_id="outcome")
+        self.job = JobCard(studio, "outcome", [("show-outcome", "Show before and after")], job_id, main=False)
+        self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, live=self._pairs))
+
+    def on_show(self, newest: str) -> Job:
+        """Generate one prompt of each role with the erasure that was made last."""
+        recipe = self.studio.entry(newest).recipe
+        images = getattr(recipe.settings, "images", ImageSettings())
+        usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
+        request = ImageRequest(tuple(_prompts(recipe).values()), (recipe.seed,), usual.steps, usual.guidance)
+        return self.studio.compare(newest, request)
+
+    def _begun(self, job: Job) -> Update:
+        return {self.images: ""}
+
+    def _pairs(self, job: Job) -> Update:
+        found = [event.result for event in list(job.events) if event.result is not None]
+        return {self.images: _figures(found)} if found else {}
+
+
+def _prompts(recipe: Recipe) -> dict[str, str]:
+    """The first suggested prompt of each role, in the order of `ROLES`."""
+    first = {role: prompt for role, prompt in reversed(suggestions(recipe, known_kinds()))}
+    return {role: first[role] for role in ROLES if role in first}
+
+
+def _figures(pairs: list[Pair]) -> str:
+    recipe = Recipe.from_json(json.dumps(pairs[0].settings["recipe"]))
+    roles = {prompt: role for role, prompt in _prompts(recipe).items()}
+    figures = "".join(
+        f"<figure><figcaption>{ROLES[roles.get(pair.prompt, 'erased')]}: {html.escape(pair.prompt)}</figcaption>"
+        f'<img src="{png_url(pair.before)}" alt="before"><img src="{png_url(pair.after)}" alt="after">'
+        f"<p>{_verdict(roles.get(pair.prompt, 'erased'), pair.change)}</p></figure>"
+        for pair in pairs
+    )
+    return f'<div class="outcome">{figures}</div>'
+
+
+def _verdict(role: str, change: float) -> str:
+    """How much an image changed, and which way would be good."""
+    good = "should be small" if role == "kept" else "should be large"
+    return f"changed by {change:.0f} of 255; {good}"

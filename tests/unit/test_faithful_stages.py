@@ -1,0 +1,47 @@
+"""What is wanted of the stages of an erasure, and the harmonic mean."""
+
+import pytest
+
+from mace_studio.evaluation.faithful import Measured, verdicts
+
+ORDER = (
+    "nothing",
+    "refinement only",
+    "LoRAs, weighted sum, uniform t",
+    "LoRAs, closed form, uniform t",
+    "all, with importance sampling",
+)
+
+
+def rows(*figures, fall=0.5):
+    """Acc_e and Acc_s in percent, of 100 images each."""
+    return {
+        name: Measured(done=name, people=20, erased=(e, 100), kept=(s, 100), fall=None if i < 2 else fall)
+        for i, (name, (e, s)) in enumerate(zip(ORDER, figures, strict=True))
+    }
+
+
+def test_the_harmonic_mean_by_hand():
+    row = Measured(done="", people=1, erased=(20, 100), kept=(60, 100))
+    assert row.h_c == pytest.approx(2 * 0.8 * 0.6 / 1.4)
+    assert Measured(done="", people=1, erased=(5, 5), kept=(5, 5)).h_c == 0
+
+
+def test_the_paper_s_order_holds():
+    paper = rows((98, 98), (68, 96), (2, 40), (6, 84), (4, 85))
+    assert all(verdicts(paper).values())
+
+
+@pytest.mark.parametrize(
+    ("figures", "fall", "broken"),
+    [
+        (((98, 98), (20, 96), (2, 40), (6, 84), (4, 85)), 0.5, "refinement only"),
+        (((98, 98), (68, 40), (2, 40), (6, 84), (4, 85)), 0.5, "costs Acc_s"),
+        (((98, 98), (68, 96), (2, 90), (6, 84), (4, 85)), 0.5, "closed form keeps it"),
+        (((98, 98), (68, 96), (2, 40), (6, 84), (9, 82)), 0.5, "importance sampling"),
+        (((98, 98), (68, 96), (2, 40), (6, 84), (4, 85)), 0.1, "loss of the LoRAs"),
+    ],
+)
+def test_what_does_not_hold_is_told(figures, fall, broken):
+    failed = [wanted for wanted, held in verdicts(rows(*figures, fall=fall)).items() if not held]
+    assert any(broken in wanted for wanted in failed)

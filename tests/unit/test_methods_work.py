@@ -1,0 +1,98 @@
+"""What a run of each method takes, and that pages and limits know of every method."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from mace_studio import masks
+from mace_studio.errors import RecipeError
+from mace_studio.evaluation.plan import make_plan
+from mace_studio.masks import MaskSheet
+from mace_studio.methods import METHODS, find, usual_guidance
+from mace_studio.methods.settings import Work
+from mace_studio.progress import Progress
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import quota
+from mace_studio.runtime.estimate import Status, estimate
+from mace_studio.runtime.library import Entry
+from mace_studio.runtime.perform import Place
+from mace_studio.ui.cards import preview
+from mace_studio.ui.components import mask_grid, model_list, progress
+
+TWO = (Concept("cat", "forest"), Concept("ship", "ground"))
+OTHERS = [name for name in METHODS if name != "mace"]
+
+
+def recipe_of(name, **settings):
+    return Recipe(concepts=TWO, method=name).with_settings(**settings)
+
+
+def test_work_is_counted_by_hand():
+    def work(name, **settings):
+        return find(name).work(recipe_of(name, **settings))
+
+    assert work("uce") == work("sld") == work("adavd") == work("oce", general_scale=0.0) == Work()
+    assert work("oce") == Work(captions=True)
+    mace = work("mace")
+    assert (mace.images, mace.image_steps, mace.guidance, mace.training_steps) == (2 * 8, 15, 7.5, 2 * 50)
+    assert (mace.side_by_side, mace.at_once, mace.captions) == (2, 4, True)
+    assert work("esd", steps=10) == Work(images=10, image_steps=26, guidance=3.0, training_steps=10)
+    assert work("ac", steps=5, batch=4) == Work(images=2 * 40, image_steps=15, guidance=6.0, training_steps=20)
+    assert work("ac", steps=0).training_steps == work("ac", steps=0).images == 0
+    fmn = work("fmn", steps=5, inversion_steps=100)
+    assert (fmn.images, fmn.training_steps) == (2 * 8, 2 * 105)
+    assert work("fmn", real_images=False).images == 0
+    # 40 replayed images at every 100th of 1,000 timesteps, and two forwards and backwards in each of 400 steps
+    assert work("sa").training_steps == 40 * 10 + 2 * 400 and work("sa").images == 2 * 8 + 40
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_estimate_and_quota_know_every_method(name, tmp_path):
+    recipe, work = recipe_of(name), find(name).work(recipe_of(name))
+    halves = 2 if work.guidance > 1 else 1
+    counted = estimate(recipe, None, None, tmp_path)
+    assert counted.unet_forwards == work.images * work.image_steps * halves + work.training_steps
+    assert quota.START <= quota.seconds("erase", Place(source="model"), recipe) <= quota.LONGEST
+    assert make_plan(recipe, "quick", captions=("a",) * 500).guidance == usual_guidance(recipe) >= 1
+
+
+def test_a_long_training_is_refused_on_a_shared_server():
+    with pytest.raises(RecipeError, match="lent to a user at once"):
+        quota.check("erase", recipe_of("esd"))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_part_of_the_page_shows_an_erasure_of_every_method(name):
+    recipe = recipe_of(name)
+    made = datetime(2020, 3, 1, 9, 5)
+    entry = Entry(name="x", path=Path("x"), recipe=recipe, made=made, size=1, conditions={}, warnings=())
+    status = Status(name="model", state="ready")
+    shown = model_list.details(entry, status)
+    assert model_list.rows([entry], status) and "cat → forest" in shown
+    assert METHODS[name].title in model_list.choices([entry])[0][0]
+    if name != "mace":
+        assert f"Made by {METHODS[name].title}: only models of MACE can be composed." in shown
+        assert METHODS[name].title in shown
+    assert preview._images(recipe, "a cat").guidance == usual_guidance(recipe)
+    changed = "The form has changed" in mask_grid.status(MaskSheet(Recipe(concepts=TWO), []), recipe)
+    assert changed == (name != "mace")
+
+
+class Training:
+    """A job that has trained for three steps."""
+
+    events = (*(Progress("train", "cat", i, 9, 1.0 / i) for i in (1, 2)), Progress("train", "ship", 3, 9, 1.0))
+    over = False
+
+
+def test_the_losses_of_another_method_are_drawn_as_its_own():
+    shown = progress.losses(Training(), recipe_of("esd"))
+    assert "Training loss" in shown and "cat: 1 to" in shown and "Attention loss" not in shown
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_methods_take_no_masks(name, tmp_path):
+    assert masks.image_settings(recipe_of(name)) == {}
+    with pytest.raises(RecipeError, match="no other method takes any"):
+        masks.read(tmp_path, recipe_of(name))
