@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import logging
 import re
@@ -73,7 +74,8 @@ def _readable_errors() -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, StudioError):
             log.exception("a handler of the page failed")
-        raise gr.Error(sentence(error), print_exception=False) from error
+        # Gradio shows the message as HTML, and it may quote what the user typed.
+        raise gr.Error(html.escape(sentence(error), quote=False), print_exception=False) from error
 
 
 def _place(path: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mace_studio.evaluation import evaluate as evaluation
+from mace_studio.evaluation import plan
 from mace_studio.settings import ImageSettings
 from tests.steps import choose, field
 
@@ -64,7 +64,7 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
 
 
 def test_several_stand_side_by_side(tab, erased, monkeypatch):
-    monkeypatch.setitem(evaluation.CAPTIONS, "quick", 4)
+    monkeypatch.setitem(plan.CAPTIONS, "quick", 4)
     tab.locator("#evaluate-model").get_by_label(re.compile("^erased car · ")).check()
     expect(tab.locator("#plan-summary")).to_contain_text("2 erased models, at most 112 images")
     tab.locator("#evaluate").click()

@@ -95,7 +95,7 @@ def test_two_are_composed_and_the_result_is_at_hand_everywhere(tab, studio, eras
     tab.locator("#compose").click()
     expect(tab.locator("#details h2")).to_contain_text("swapped-")
     tab.locator("#model-compare").click()
-    expect(tab.locator("#erased-model input")).to_have_value(re.compile("^swapped-"))
+    expect(tab.locator("#erased-model input")).to_have_value(re.compile("^Swapped · "))
 
     tab.reload()
     tab.get_by_role("tab", name="Models").click()
@@ -141,7 +141,7 @@ def test_another_base_model_and_back(tab, studio, erased, tmp_path):
     field(tab, "base-source").fill(str(tmp_path / "nowhere"))
     field(tab, "base-source").press("Enter")
     tab.locator("#load-base").click()
-    expect(tab.locator("#base-notice")).to_contain_text("could not be fetched from the hub")
+    expect(tab.locator("#base-notice")).to_contain_text("There is no folder")
     expect(tab.locator("#base-now")).to_contain_text("built-in miniature")
     expect(tab.locator("#header .is-ready")).to_contain_text("built-in miniature")
 

@@ -287,7 +287,11 @@ def test_a_preset_clears_the_errors_of_what_it_replaces(page):
 
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
     attack = "<img src=x onerror=alert(1)>"
-    open_recipe(page, replace(fast, concepts=(Concept(attack, attack, synonyms=(attack,)),), preserve=(attack + "!",)))
+    refused = replace(fast, concepts=(Concept(attack, attack),))
+    open_recipe(page, refused.to_json())
+    expect(page.locator(".toast-wrap")).to_contain_text(attack)  # that it maps to itself
+    concept = Concept(attack, attack + "?", synonyms=(attack,))
+    open_recipe(page, replace(fast, concepts=(concept,), preserve=(attack + "!",)))
     choose_preset(page, "frog")
     expect(page.locator("#preset-about")).to_contain_text(attack)
     page.locator("#erase").click()
@@ -332,7 +336,7 @@ def added(page, number):
     """Seconds that a new row and eleven letters take."""
     begun = time.monotonic()
     page.locator("#add-concept").click()
-    expect(page.get_by_role("textbox", name=f"Concept {number}", exact=True)).to_be_focused()
+    expect(page.get_by_role("combobox", name=f"Concept {number}", exact=True)).to_be_focused()
     page.keyboard.type("last")
     page.keyboard.press("Tab")
     page.keyboard.type("nothing")
