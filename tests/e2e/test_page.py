@@ -362,7 +362,7 @@ def test_a_hundred_rows_stay_quick(page, saved_recipe):
 def test_rows_by_keyboard(page):
     cell(page, 0, 0).focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("textbox", name="Concept 2", exact=True)).to_be_focused()
+    expect(page.get_by_role("combobox", name="Concept 2", exact=True)).to_be_focused()
     page.get_by_role("button", name="Remove concept 1", exact=True).click()
     expect(page.get_by_role("button", name="Remove concept 1", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
