@@ -41,7 +41,7 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
     expect(tab.locator("#plan-summary")).to_contain_text(said)
     tab.locator("#evaluate").click()
     expect(tab.locator("#scores tbody tr").nth(1)).to_be_visible()  # while it goes on, or after
-    expect(tab.locator("#evaluate-progress")).to_contain_text("Finished")
+    expect(tab.locator("#evaluate-progress")).to_contain_text("Finished", timeout=240_000)  # 144 images
     words = tab.locator("#scores tbody th")
     expect(words).to_have_text(["car", "all", "automobile", "all", "ship", "all"])
     expect(tab.locator("#scores-head tbody th")).to_have_text("car to measure")

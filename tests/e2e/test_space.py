@@ -1,5 +1,6 @@
 """The app as a Space runs it: with its environment, for several users, in the frame of the hub's page."""
 
+import json
 import re
 import subprocess
 import sys
@@ -109,8 +110,9 @@ def test_no_path_of_the_host_is_shown(space, home):
 
 def test_the_page_config_offers_only_the_built_in_models_presets(space):
     config = httpx.get(space + "config").json()
-    choices = next(c["props"]["choices"] for c in config["components"] if c["props"].get("elem_id") == "preset")
-    assert choices and all(name.startswith("miniature/") for _, name in choices)
+    select = next(c["props"]["props"] for c in config["components"] if c["props"].get("elem_id") == "preset")
+    names = [name for group in json.loads(select["groups"]) for name, _ in group["options"]]
+    assert names and all(name.startswith("miniature/") for name in names)
 
 
 def test_an_upload_that_is_too_large_is_refused(space):
