@@ -63,14 +63,14 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
     assert "H_o, top-1" in [mean.name for mean in measured.scores]
 
 
-def test_several_stand_side_by_side(tab, erased, monkeypatch):
+def test_several_stand_side_by_side(erased, tab, monkeypatch):
     monkeypatch.setitem(plan.CAPTIONS, "quick", 4)
-    tab.locator("#evaluate-model").get_by_label(re.compile("^erased car · ")).check()
+    tab.locator("#evaluate-model label", has_text="erased car · ").locator("input").check()
     expect(tab.locator("#plan-summary")).to_contain_text("2 erased models, at most 112 images")
     tab.locator("#evaluate").click()
     expect(tab.locator("#scores .is-group").nth(1)).to_be_visible()
     expect(tab.locator("#evaluate-progress")).to_contain_text("Finished")
-    expect(tab.locator("#scores-head tbody th")).to_have_text(["car to measure", "car"])
+    expect(tab.locator("#scores-head tbody th")).to_have_text(["car to measure", "erased car"])
     expect(tab.locator("#scores-head tbody tr").first.locator(".score")).to_have_count(6)
     expect(tab.locator("#scores tbody th")).to_have_text(["car", "all", "automobile", "all", "ship", "all"] * 2)
     expect(tab.locator("#judged")).to_contain_text("car to measure Judge: built-in judge")
