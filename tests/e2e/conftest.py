@@ -194,15 +194,17 @@ def open_recipe(upload):
     """Put a recipe into a page's form."""
 
     def opened(page, recipe):
-        text = recipe if isinstance(recipe, str) else recipe.to_json()
-        upload(page, "#open-recipe", "recipe.json", text.encode())
-        if not isinstance(recipe, str):
-            # The form is full when its last control shows what the recipe says.
-            page.wait_for_function(
-                "([phrase, steps]) => document.querySelector('#concepts [data-cell=\"0-0\"]')?.value === phrase"
-                " && document.querySelector('#lora-steps input, #lora-steps textarea').value === steps",
-                arg=[recipe.concepts[0].phrase, str(recipe.settings.lora.steps)],
-            )
+        if isinstance(recipe, str):
+            return upload(page, "#open-recipe", "recipe.json", recipe.encode())
+        # A form that shows the same concept already would be taken for a full one before the answer is there.
+        page.locator("#concepts").dispatch_event("clear-rows")
+        upload(page, "#open-recipe", "recipe.json", recipe.to_json().encode())
+        # The form is full when its last control shows what the recipe says.
+        return page.wait_for_function(
+            "([phrase, steps]) => document.querySelector('#concepts [data-cell=\"0-0\"]')?.value === phrase"
+            " && document.querySelector('#lora-steps input, #lora-steps textarea').value === steps",
+            arg=[recipe.concepts[0].phrase, str(recipe.settings.lora.steps)],
+        )
 
     return opened
 
