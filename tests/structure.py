@@ -70,6 +70,31 @@ def used_once(root: Path) -> int:
     return count(root, lambda node: is_private(node) and uses.get(node.name, 0) == 1)
 
 
+def documented(root: Path) -> int:
+    """Percent of the public functions of core, sd and methods whose docstrings describe their arguments.
+
+    Functions without arguments do not count; where the package has no `sd`, all modules but those of the page do.
+    """
+    package = root / PACKAGE
+    patterns = ("core/*.py", "sd/*.py", "methods/**/*.py") if (package / "sd").exists() else ("core/*.py", "*.py")
+    files = [file for pattern in patterns for file in package.glob(pattern)]
+    found = [function for file in files for function in public(ast.parse(file.read_text(encoding="utf-8")))]
+    return round(100 * sum("Args:" in (ast.get_docstring(one) or "") for one in found) / len(found))
+
+
+def public(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions and methods that take arguments; neither their names nor those of their classes begin with "_"."""
+    for part in node.body:
+        if not getattr(part, "name", "_").startswith("_"):
+            if isinstance(part, ast.ClassDef):
+                yield from public(part)
+            elif isinstance(part, FUNCTIONS):
+                arguments = part.args
+                named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+                if any(one.arg not in ("self", "cls") for one in named) or arguments.vararg or arguments.kwarg:
+                    yield part
+
+
 def top_level_modules(root: Path) -> int:
     return sum(1 for path in (root / PACKAGE).glob("*.py") if not path.name.startswith("__"))
 
@@ -181,6 +206,7 @@ FIGURES: dict[str, Callable[[Path], int]] = {
     "generator functions": lambda root: count(root, is_generator),
     "`yield from`": lambda root: count(root, lambda node: isinstance(node, ast.YieldFrom)),
     "private functions used in one place": used_once,
+    "public functions of core, sd, methods with `Args:` (%)": documented,
     "rows of the import test": import_rows,
     "frames from `on_erase` to the refinement": frames,
     "words of the README": readme_words,

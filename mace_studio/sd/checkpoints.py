@@ -28,7 +28,11 @@ PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-predictio
 
 
 def settings_of(file: Path) -> Path:
-    """The folder beside a single file that may hold its settings: a diffusers folder, whose UNet is not read."""
+    """The folder beside a single file that may hold its settings: a diffusers folder, whose UNet is not read.
+
+    Args:
+        file: of any name; need not exist.
+    """
     return file.with_suffix("")
 
 
@@ -68,6 +72,10 @@ def read(path: Path, dtype: torch.dtype, others: Mapping[str, nn.Module]) -> Dif
 
 def vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
     """The VAE in a single file of its own or in a checkpoint.
+
+    Args:
+        path: a .safetensors file with the names of diffusers or of the original layout.
+        dtype: of the weights in memory.
 
     Raises:
         ModelError: it holds none, or cannot be read.

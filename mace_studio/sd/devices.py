@@ -26,6 +26,9 @@ def available() -> list[str]:
 def checked(device: str) -> str:
     """The device, or what "auto" stands for.
 
+    Args:
+        device: such as "cpu", "cuda:1" or "auto", as a user typed it.
+
     Raises:
         ModelError: it is not here; the message names those that are.
     """
