@@ -107,7 +107,10 @@ class Recorder:
         for words, sums, layer_HQT in zip(self.words[-halves:], self._sums, probabilities_BHQT, strict=True):
             if group not in sums:
                 sums[group] = torch.zeros(len(self.steps), heads, len(words), rows, columns)
-            maps_HTQ = (layer_HQT @ _of_words(words).to(layer_HQT)).transpose(1, 2)
+            belongs_TW = torch.zeros(layer_HQT.shape[-1], len(words)).to(layer_HQT)
+            for i, word in enumerate(words):
+                belongs_TW[list(word.positions), i] = 1
+            maps_HTQ = (layer_HQT @ belongs_TW).transpose(1, 2)
             sums[group][self.steps.index(step)] += maps_HTQ.unflatten(2, (rows, columns)).cpu()
 
 
@@ -122,11 +125,3 @@ def latent_size(model: Model, size: tuple[int, int] | None) -> tuple[int, int]:
         return sampling.latent_size(model)
     factor = model.pipeline.vae_scale_factor
     return size[0] // factor, size[1] // factor
-
-
-def _of_words(words: Sequence[Word]) -> Tensor:
-    """belongs_TW: 1 where a position belongs to a word."""
-    belongs_TW = torch.zeros(sum(len(word.positions) for word in words), len(words))
-    for i, word in enumerate(words):
-        belongs_TW[list(word.positions), i] = 1
-    return belongs_TW

@@ -212,7 +212,10 @@ def check(model: Model | Reader, recipe: Recipe) -> None:
         recipe: all of its phrases are looked at.
     """
     reader = _reader(model)
-    templates = {kind: _longest_template(reader, kind) for kind in {concept.kind for concept in recipe.concepts}}
+    templates = {  # of each kind the one with the most tokens
+        kind: max(prompts.templates(kind), key=lambda template: count(reader, template.format("x")))
+        for kind in {concept.kind for concept in recipe.concepts}
+    }
     erased: dict[tuple[int, ...], int] = {}
     for i, concept in enumerate(recipe.concepts):
         for field, phrase in (("phrase", concept.phrase), ("mapping", concept.mapping)):
@@ -256,11 +259,6 @@ def _check_fits(reader: Reader, field: str, phrase: str, templates: Iterable[str
             f"“{sources.shown(phrase.strip())}” is too long: a prompt about it has {found} tokens, and this model "
             f"reads {reader.length}.",
         )
-
-
-def _longest_template(reader: Reader, kind: str) -> str:
-    """The template of a kind with the most tokens."""
-    return max(prompts.templates(kind), key=lambda template: count(reader, template.format("x")))
 
 
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
