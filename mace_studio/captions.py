@@ -51,14 +51,11 @@ def _draw(forms: Forms, words: Words, number: int, capital: bool) -> list[str]:
     drawn: dict[str, None] = {}
     while len(drawn) < number:
         caption = re.sub(r"\{(\w+)\}", lambda slot: choice(words[slot[1]]), choice(choice(forms)))
-        drawn[_mended(caption) if capital else caption] = None
+        if capital:  # and "an" where "a" stands before a vowel
+            caption = re.sub(r"\b(a) (?=[aeiou])", r"\1n ", caption)
+            caption = caption[0].upper() + caption[1:]
+        drawn[caption] = None
     return list(drawn)
-
-
-def _mended(caption: str) -> str:
-    """With a capital at the start, and "an" where "a" stands before a vowel."""
-    caption = re.sub(r"\b(a) (?=[aeiou])", r"\1n ", caption)
-    return caption[0].upper() + caption[1:]
 
 
 def _words(**lists: str) -> dict[str, tuple[str, ...]]:

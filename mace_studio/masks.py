@@ -188,16 +188,10 @@ def overlay(image: Image.Image, mask: Image.Image | None) -> Image.Image:
     if mask is not None:
         inside = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) >= WHITE
         pixels[~inside] = DIM * pixels[~inside].mean(axis=1, keepdims=True)
-        pixels[_edge(inside)] = EDGE
+        padded = np.pad(inside, 2, mode="edge")
+        around = [padded[i : i + size[1], j : j + size[0]] for i in (0, 2, 4) for j in (0, 2, 4)]
+        pixels[inside & ~np.logical_and.reduce(around)] = EDGE  # at most two pixels from the outside
     return Image.fromarray(pixels.round().astype(np.uint8))
-
-
-def _edge(inside: np.ndarray) -> np.ndarray:
-    """The pixels of a mask that are at most two away from its outside."""
-    padded = np.pad(inside, 2, mode="edge")
-    height, width = inside.shape
-    around = [padded[i : i + height, j : j + width] for i in (0, 2, 4) for j in (0, 2, 4)]
-    return inside & ~np.logical_and.reduce(around)
 
 
 def _contact(sheet: MaskSheet) -> Image.Image:

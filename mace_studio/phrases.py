@@ -43,7 +43,9 @@ def spans(sentence: str, phrase: str) -> list[tuple[int, int]]:
     found, start = [], 0
     while sought and (start := text.find(sought, start)) >= 0:
         end = start + len(sought)
-        if _joined(text, start) or _joined(text, end) or _contracted(text, start):
+        # Behind an apostrophe within a word, as in “cat’s” and “O’Keeffe”.
+        contracted = start > 1 and text[start - 1] in "'’" and text[start - 2].isalpha() and text[start].isalpha()
+        if contracted or _joined(text, start) or _joined(text, end):
             start += 1
         else:
             found.append((origins[start], origins[end - 1] + 1))
@@ -97,8 +99,3 @@ def _joined(text: str, at: int) -> bool:
         return False
     before, after = (unicodedata.category(c)[0] for c in text[at - 1 : at + 1])
     return after == "M" or (before in ("L", "M") and after == "L") or (before == after == "N")
-
-
-def _contracted(text: str, at: int) -> bool:
-    """Whether a place is behind an apostrophe within a word, as in “cat’s” and “O’Keeffe”."""
-    return at > 1 and text[at - 1] in "'’" and text[at - 2].isalpha() and at < len(text) and text[at].isalpha()

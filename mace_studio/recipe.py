@@ -283,7 +283,10 @@ def joined(
     """
     if not recipes:
         raise RecipeError("models", "Choose at least one erased model.")
-    concepts = _without(_all(recipes), remove)
+    concepts: list[Concept] = []
+    for recipe in recipes:
+        concepts = _together(concepts, recipe.concepts, "models", "erased in two of the chosen models")
+    concepts = _without(concepts, remove)
     if add is not None:
         add.check()
         concepts = _together(concepts, add.concepts, "add", "to be added, and erased already")
@@ -300,13 +303,6 @@ def joined(
     if result != first:
         result = replace(result, name="", about="")
     return (replace(result, name=name.strip()) if name.strip() else result).check()
-
-
-def _all(recipes: Sequence[Recipe]) -> list[Concept]:
-    concepts: list[Concept] = []
-    for recipe in recipes:
-        concepts = _together(concepts, recipe.concepts, "models", "erased in two of the chosen models")
-    return concepts
 
 
 def _together(concepts: Sequence[Concept], more: Sequence[Concept], field: str, twice: str) -> list[Concept]:

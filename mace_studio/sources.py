@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -35,7 +36,7 @@ def cleaned(source: str) -> str:
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
         raise ModelError(f"“{shown(text)}” holds characters that no path or hub id has; type it instead of pasting it.")
     text = _address(text)
-    if not _exists(Path(text)) and len(text) > LONGEST:
+    if len(text) > LONGEST and not os.path.exists(text):  # that of Path fails for a name that is too long
         raise ModelError(
             f"“{shown(text)}” has {len(text)} characters, and there is no such folder; a hub id has {LONGEST} at most. "
             "Give a folder, a .safetensors file or a hub id such as owner/name."
@@ -104,13 +105,6 @@ def _hub_page(text: str) -> str:
     if len(names) < 2 or names[0] in ("datasets", "spaces", "collections", "papers", "docs"):
         raise ModelError(f"“{shown(text)}” is not the page of a model; its address ends in owner/name.")
     return "/".join(names[:2])
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # such as a name that is too long
-        return False
 
 
 def _model_in(folder: Path) -> Path:

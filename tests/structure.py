@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import os
 import re
 import runpy
@@ -20,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from io import BytesIO
@@ -59,15 +61,52 @@ def is_private(node: ast.AST) -> bool:
     return isinstance(node, FUNCTIONS) and node.name.startswith("_") and not node.name.startswith("__")
 
 
-def used_once(root: Path) -> int:
-    """Private functions and methods whose name is used in one place beside its definition."""
-    uses: dict[str, int] = {}
-    for tree in trees(root):
-        for node in ast.walk(tree):
-            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
-            if name is not None:
-                uses[name] = uses.get(name, 0) + 1
-    return count(root, lambda node: is_private(node) and uses.get(node.name, 0) == 1)
+def used_once(root: Path, most: float = math.inf) -> int:
+    """Private functions and methods whose name is used in one place beside its definition.
+
+    With `most`, only those that are called there, not listed in a table or handed on, and have at most so many lines.
+    """
+    nodes = [node for tree in trees(root) for node in ast.walk(tree)]
+    uses = Counter(name_of(node) for node in nodes)
+    called = {name_of(node.func) for node in nodes if isinstance(node, ast.Call)}
+    once = [node for node in nodes if is_private(node) and uses[node.name] == 1]
+    return sum(most == math.inf or (node.name in called and lines_of(node) <= most) for node in once)
+
+
+def name_of(node: ast.AST) -> str | None:
+    """The name that a node uses."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the body, without the docstring."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def documented(root: Path) -> int:
+    """Percent of the public functions of core, sd and methods whose docstrings describe their arguments.
+
+    Functions without arguments do not count; where the package has no `sd`, all modules but those of the page do.
+    """
+    package = root / PACKAGE
+    patterns = ("core/*.py", "sd/*.py", "methods/**/*.py") if (package / "sd").exists() else ("core/*.py", "*.py")
+    files = [file for pattern in patterns for file in package.glob(pattern)]
+    found = [function for file in files for function in public(ast.parse(file.read_text(encoding="utf-8")))]
+    return round(100 * sum("Args:" in (ast.get_docstring(one) or "") for one in found) / len(found))
+
+
+def public(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions and methods that take arguments; neither their names nor those of their classes begin with "_"."""
+    for part in node.body:
+        if not getattr(part, "name", "_").startswith("_"):
+            if isinstance(part, ast.ClassDef):
+                yield from public(part)
+            elif isinstance(part, FUNCTIONS):
+                arguments = part.args
+                named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+                if any(one.arg not in ("self", "cls") for one in named) or arguments.vararg or arguments.kwarg:
+                    yield part
 
 
 def top_level_modules(root: Path) -> int:
@@ -181,6 +220,8 @@ FIGURES: dict[str, Callable[[Path], int]] = {
     "generator functions": lambda root: count(root, is_generator),
     "`yield from`": lambda root: count(root, lambda node: isinstance(node, ast.YieldFrom)),
     "private functions used in one place": used_once,
+    "of these called there, of up to four lines": lambda root: used_once(root, 4),
+    "public functions of core, sd, methods with `Args:` (%)": documented,
     "rows of the import test": import_rows,
     "frames from `on_erase` to the refinement": frames,
     "words of the README": readme_words,

@@ -284,7 +284,14 @@ def load(path: Path) -> Inspection:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
         runs = {}
         for name, run in about["runs"].items():
-            sides = {side: _token_maps(f"{name}/{side}/", run[side], arrays) for side in SIDES if side in run}
+            sides = {}
+            for side in (side for side in SIDES if side in run):
+                layers = run[side]["layers"]
+                words = [
+                    Word(w["text"], tuple(w["tokens"]), tuple(w["positions"]), w["role"]) for w in run[side]["words"]
+                ]
+                maps = {group: arrays[f"{name}/{side}/{group}"] for group in layers}
+                sides[side] = TokenMaps(tuple(words), maps, layers)
             runs[name] = Run(
                 image=fromarray(arrays[f"{name}/image"].numpy()),
                 conditional=sides["conditional"],
@@ -295,8 +302,3 @@ def load(path: Path) -> Inspection:
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise FileError(f"{path} is no inspection of MACE Studio, or the JSON file beside it is missing.") from error
     return Inspection(runs, mask, about["settings"])
-
-
-def _token_maps(prefix: str, about: dict, arrays: Mapping[str, Tensor]) -> TokenMaps:
-    words = tuple(Word(w["text"], tuple(w["tokens"]), tuple(w["positions"]), w["role"]) for w in about["words"])
-    return TokenMaps(words, {group: arrays[prefix + group] for group in about["layers"]}, about["layers"])

@@ -28,7 +28,11 @@ class Moments:
 
     @staticmethod
     def zero(width: int) -> Moments:
-        """The sums over no pairs, of embeddings with D = `width`."""
+        """The sums over no pairs, of embeddings with D = `width`.
+
+        Args:
+            width: D, at least 1.
+        """
         return Moments(torch.zeros(width, width).double(), torch.zeros(width, width).double(), 0)
 
     @staticmethod
@@ -146,6 +150,12 @@ def gram(context_ND: Tensor) -> Tensor:
     """The sum of e e^T over N embeddings on the CPU, in their dtype.
 
     NumPy multiplies a matrix by its own transpose with half of the products (syrk); torch does all of them.
+
+    Args:
+        context_ND: embeddings, one a row; a width D of 768 to 2048 is usual.
+
+    Returns:
+        gram_DD, symmetric, in the dtype of the embeddings.
     """
     rows = context_ND.numpy()
     return torch.from_numpy(rows.T @ rows)

@@ -70,6 +70,10 @@ def h_a(clip_e: float, clip_s: float) -> float:
 def wilson(correct: int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of the share of `correct` in `count`.
 
+    Args:
+        correct: how many of those counted, 0 to `count`.
+        count: how many were counted, at least 1.
+
     Returns:
         Its lower and upper end, within 0..1 and around correct / count.
 

@@ -25,7 +25,15 @@ def basis(vectors_ND: Tensor, tolerance: float = TOLERANCE) -> Tensor:
 
 
 def projector(vectors_ND: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """The orthogonal projector (D, D) onto the span of `vectors_ND`; 0 for no vectors."""
+    """The orthogonal projector onto the span of some vectors; 0 for no vectors.
+
+    Args:
+        vectors_ND: N vectors, independent or not; N may be 0.
+        tolerance: singular values up to this share of the largest count as 0, as in `basis`.
+
+    Returns:
+        projector_DD, symmetric, float64 on the CPU.
+    """
     basis_RD = basis(vectors_ND, tolerance)
     return basis_RD.T @ basis_RD
 

@@ -58,6 +58,10 @@ def without_padding(ids: Sequence[int], end: int) -> list[int]:
     """`ids` up to and with the first end token; all of them if there is none.
 
     Right also where the padding token is the end token itself, since the first one closes the text.
+
+    Args:
+        ids: token ids of one prompt, with its start token.
+        end: id of the end token.
     """
     ids = list(ids)
     return ids[: ids.index(end) + 1] if end in ids else ids

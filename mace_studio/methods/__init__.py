@@ -232,6 +232,9 @@ METHODS: dict[str, Method] = {
 def find(name: str) -> Method:
     """The row of a method.
 
+    Args:
+        name: a key of `METHODS`, such as "mace".
+
     Raises:
         RecipeError: there is none of this name; the field is "method".
     """
@@ -241,7 +244,14 @@ def find(name: str) -> Method:
 
 
 def usual_guidance(recipe: Recipe) -> float:
-    """The guidance scale to look at a recipe's images with: that of its training images, where it has any."""
+    """The guidance scale to look at a recipe's images with: that of its training images, where it has any.
+
+    Args:
+        recipe: its method decides; the recipe need not be checked yet.
+
+    Returns:
+        Classifier-free guidance scale; 1 is without guidance.
+    """
     method = find(recipe.method)
     return method.work(recipe).guidance if "images" in method.reads else ImageSettings.guidance
 

@@ -49,7 +49,15 @@ def project(values_BTP: Tensor, targets_KP: Tensor, settings: AdaVdSettings | No
 
 
 def projection(targets_KP: Tensor, settings: AdaVdSettings | None = None) -> Callable[[Tensor], Tensor]:
-    """`project` for some targets, which are made orthonormal once."""
+    """`project` for some targets, which are made orthonormal once.
+
+    Args:
+        targets_KP: values of the concepts' words at one layer, a row each; K may be 0.
+        settings: of the method, or None for the published ones.
+
+    Returns:
+        project(values_BTP) -> values_BTP without their part along the targets, in the values' dtype.
+    """
     settings = settings or AdaVdSettings()
     if not len(targets_KP):
         return lambda values_BTP: values_BTP

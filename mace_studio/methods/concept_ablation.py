@@ -69,7 +69,14 @@ def loss(
 
 
 def cut_start(projected_BTP: Tensor) -> Tensor:
-    """Keys or values through which no gradient of the start token goes; AC trains with that."""
+    """Keys or values through which no gradient of the start token goes; AC trains with that.
+
+    Args:
+        projected_BTP: of a batch of prompts; position 0 is the start token.
+
+    Returns:
+        The same numbers, (B, T, P).
+    """
     return torch.cat([projected_BTP[:, :1].detach(), projected_BTP[:, 1:]], dim=1)
 
 
@@ -180,5 +187,9 @@ def _parts(
 
 
 def border(noise_BCHW: Tensor) -> Tensor:
-    """mask_B1HW that leaves out a border of one latent cell, as the diffusers code does."""
+    """mask_B1HW that leaves out a border of one latent cell, as the diffusers code does.
+
+    Args:
+        noise_BCHW: only its shape, dtype and device are read; H and W in latent cells.
+    """
     return nn.functional.pad(torch.ones_like(noise_BCHW[:, :1, 1:-1, 1:-1]), (1, 1, 1, 1))

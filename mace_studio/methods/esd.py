@@ -60,7 +60,15 @@ def target(
 
 
 def loss(student_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-    """mean || U(x_t, c) - y ||^2 over all elements, in float32 at least."""
+    """mean || U(x_t, c) - y ||^2 over all elements, in float32 at least.
+
+    Args:
+        student_BCHW: prediction of the model in training, U(x_t, c).
+        target_BCHW: y, of the same shape; no gradient goes through it.
+
+    Returns:
+        The loss, a scalar.
+    """
     wide = torch.promote_types(student_BCHW.dtype, torch.float32)
     return nn.functional.mse_loss(student_BCHW.to(wide), target_BCHW.to(wide))
 
@@ -72,6 +80,10 @@ def parameters(unet: nn.Module, select: str = "x") -> dict[str, nn.Parameter]:
     u: all but `attn2`, the time embedding and the output norm and convolution (first code: "noxattn").
     u-new: weights and biases of every Linear and Conv2d outside of `attn2`; time embedding, first and last
     convolution with them, no norm (the code since 2025).
+
+    Args:
+        unet: a diffusers UNet2DConditionModel.
+        select: one of `SELECTIONS`.
 
     Raises:
         ValueError: another selection.
@@ -116,7 +128,11 @@ def visited(j: int) -> list[int]:
 
 
 def timesteps(j: int) -> range:
-    """The timesteps of which one is drawn for x after `visited(j)`: 20 j to 20 j + 19, above x's own level."""
+    """The timesteps of which one is drawn for x after `visited(j)`: 20 j to 20 j + 19, above x's own level.
+
+    Args:
+        j: index on the grid of denoising steps, 0 (clean) to `GRID` - 1 (noise).
+    """
     stride = TIMESTEPS // GRID
     return range(stride * j, stride * (j + 1))
 

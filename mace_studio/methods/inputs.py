@@ -73,12 +73,26 @@ class Encoder:
 
 
 def anchor(concept: Concept, choice: str, published: dict[str, str]) -> str:
-    """What takes a concept's place: the recipe's mapping, or the published word for its kind."""
+    """What takes a concept's place: the recipe's mapping, or the published word for its kind.
+
+    Args:
+        concept: of the recipe.
+        choice: "mapping", or anything else for the published word.
+        published: kind of concept -> word.
+    """
     return concept.mapping.strip() if choice == "mapping" else published[concept.kind]
 
 
 def expanded(concept: Concept, anchor_phrase: str) -> list[tuple[str, str]]:
-    """The concept and its anchor, and both within five short phrases, where there are any for its kind."""
+    """The concept and its anchor, and both within five short phrases, where there are any for its kind.
+
+    Args:
+        concept: of the recipe.
+        anchor_phrase: what takes its place; "" for the empty prompt.
+
+    Returns:
+        Pairs (sentence of the concept, sentence of the anchor), first the bare ones.
+    """
     forms = EXPANDED.get(concept.kind, EXPANDED["object"])
     inside = [(form.format(concept.phrase.strip()), form.format(anchor_phrase).strip()) for form in forms]
     return [(concept.phrase.strip(), anchor_phrase), *inside]
@@ -91,7 +105,15 @@ def result(
     warnings: Sequence[str] = (),
     conditions: Mapping[str, float] | None = None,
 ) -> Erasure:
-    """The Erasure of a method that leaves no LoRAs behind; its weights in the model's dtype on the CPU."""
+    """The Erasure of a method that leaves no LoRAs behind; its weights in the model's dtype on the CPU.
+
+    Args:
+        model: that the weights are for.
+        recipe: that was run.
+        weights: name of a parameter of the UNet -> weight, in any dtype and on any device.
+        warnings: sentences for the user.
+        conditions: name of a solve -> condition number of its matrix.
+    """
     return Erasure(
         recipe=recipe,
         weights={key: weight.detach().to("cpu", model.dtype).contiguous() for key, weight in weights.items()},

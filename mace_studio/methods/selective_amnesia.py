@@ -164,7 +164,11 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
 
 
 def said(settings: SelectiveAmnesiaSettings) -> str:
-    """The reduced form in a sentence, which stands beside every number of it."""
+    """The reduced form in a sentence, which stands beside every number of it.
+
+    Args:
+        settings: as run.
+    """
     return (
         f"SA in a reduced form: {settings.surrogates} surrogate images for each concept, {settings.replay} replayed "
         f"images, every {settings.stride}th timestep in the Fisher information, {settings.steps} steps of one image."

@@ -36,7 +36,15 @@ class Work:
 
 
 def option(default: Any, about: str, least: float | None = None, most: float | None = None, choices: tuple = ()) -> Any:
-    """A setting with its explanation and its bounds, which `check` and the form read from the field's metadata."""
+    """A setting with its explanation and its bounds, which `check` and the form read from the field's metadata.
+
+    Args:
+        default: the published value.
+        about: what it does, as a phrase that the page can show.
+        least: smallest number that is taken, or None.
+        most: largest number that is taken, or None.
+        choices: names of which one is taken; () for a number or a switch.
+    """
     return field(default=default, metadata={"about": about, "least": least, "most": most, "choices": choices})
 
 

@@ -88,7 +88,12 @@ def edit(
 
 
 def influential(delta_PD: Tensor, vectors_ND: Tensor) -> Tensor:
-    """The vectors c with ||D_er c|| at or above the mean over all of them (IPF); none of none."""
+    """The vectors c with ||D_er c|| at or above the mean over all of them (IPF); none of none.
+
+    Args:
+        delta_PD: D_er, the change of a weight that erases without constraint, float64.
+        vectors_ND: c, embeddings of phrases to keep, float64.
+    """
     moved_N = (vectors_ND @ delta_PD.T).norm(dim=1)
     return vectors_ND[moved_N >= moved_N.mean()] if len(vectors_ND) else vectors_ND
 
@@ -117,7 +122,15 @@ def augmented(
 
 
 def null_projector(vectors_ND: Tensor, tau: float) -> Tensor:
-    """P, the projector on the eigenvectors of mean(c c^T) with an eigenvalue below tau; the identity for no vectors."""
+    """P, the projector on the eigenvectors of mean(c c^T) with an eigenvalue below tau; the identity for no vectors.
+
+    Args:
+        vectors_ND: c, embeddings of phrases to keep, float64.
+        tau: bound on eigenvalues, in units of a squared embedding.
+
+    Returns:
+        projector_DD, float64.
+    """
     if not len(vectors_ND):
         return torch.eye(vectors_ND.shape[1]).double()
     values_D, vectors_DD = torch.linalg.eigh(vectors_ND.T @ vectors_ND / len(vectors_ND))
@@ -167,7 +180,12 @@ def invariants(empty_TD: Tensor, centres: int = CENTRES) -> Tensor:
 
 
 def retainable(phrases: Iterable[str], targets: Iterable[str]) -> list[str]:
-    """The phrases that contain no target as a whole word, in their order."""
+    """The phrases that contain no target as a whole word, in their order.
+
+    Args:
+        phrases: candidates to keep.
+        targets: phrases of the concepts; case does not count.
+    """
     words = [re.compile(rf"\b{re.escape(target.strip())}\b", re.IGNORECASE) for target in targets]
     return [phrase for phrase in phrases if not any(word.search(phrase) for word in words)]
 

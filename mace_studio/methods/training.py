@@ -39,11 +39,20 @@ class Prompts:
 
     @staticmethod
     def of(model: Model, sentences: Sequence[str]) -> Prompts:
-        """Sentences as the model's text encoders read them."""
+        """Sentences as the model's text encoders read them.
+
+        Args:
+            model: its text encoders read them.
+            sentences: N of them.
+        """
         return Prompts(*text.encode(model, sentences))
 
     def rows(self, numbers: Sequence[int]) -> Prompts:
-        """Some of the sentences, in this order; one may come several times."""
+        """Some of the sentences, in this order; one may come several times.
+
+        Args:
+            numbers: indices from 0 of the B sentences to take.
+        """
         pooled_BP = None if self.pooled_NP is None else self.pooled_NP[list(numbers)]
         return Prompts(self.context_NTD[list(numbers)], pooled_BP)
 
@@ -64,7 +73,12 @@ class Noised:
 
 
 def masters(model: Model, names: Iterable[str]) -> Masters:
-    """Copies of some parameters of the UNet in float32 on the model's device, with gradients."""
+    """Copies of some parameters of the UNet in float32 on the model's device, with gradients.
+
+    Args:
+        model: its UNet; left alone.
+        names: of parameters, as in `unet.named_parameters()`.
+    """
     own = dict(model.unet.named_parameters())
     return {n: own[n].detach().to(model.device, torch.float32, copy=True).requires_grad_() for n in names}
 
@@ -103,6 +117,9 @@ def predict(
 def prediction(model: Model) -> str:
     """What the model predicts: "epsilon" or "v_prediction".
 
+    Args:
+        model: its scheduler's configuration is read.
+
     Raises:
         ModelError: something else.
     """
@@ -138,7 +155,12 @@ def noised(
 
 
 def one_of(count: int, generator: torch.Generator) -> int:
-    """A number of 0 .. count - 1, all alike."""
+    """A number of 0 .. count - 1, all alike.
+
+    Args:
+        count: at least 1.
+        generator: on the CPU; it moves on by one number.
+    """
     return int(torch.randint(count, (), generator=generator))
 
 
@@ -219,13 +241,22 @@ def train(
 
 
 def loss_scale(model: Model) -> float:
-    """By what a loss is multiplied before it is differentiated in the model's dtype."""
+    """By what a loss is multiplied before it is differentiated in the model's dtype.
+
+    Args:
+        model: its dtype decides.
+    """
     return lora.LOSS_SCALE if model.dtype == torch.float16 else 1.0
 
 
 @contextmanager
 def hooked(modules: Iterable[nn.Module], hook: Callable[..., Tensor]) -> Iterator[None]:
-    """Inside the `with` block a forward hook acts on some modules."""
+    """Inside the `with` block a forward hook acts on some modules.
+
+    Args:
+        modules: get the hook each.
+        hook: (module, inputs, output) -> the output that takes its place, of the same shape.
+    """
     handles = [module.register_forward_hook(hook) for module in modules]
     try:
         yield
@@ -235,5 +266,9 @@ def hooked(modules: Iterable[nn.Module], hook: Callable[..., Tensor]) -> Iterato
 
 
 def phrases(recipe: Recipe) -> list[str]:
-    """The concepts' bare names."""
+    """The concepts' bare names.
+
+    Args:
+        recipe: any.
+    """
     return [concept.phrase.strip() for concept in recipe.concepts]

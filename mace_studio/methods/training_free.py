@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -111,7 +110,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         def moments() -> Iterator[Moments]:
             for i, concept in enumerate(recipe.concepts):
                 at = Progress("fuse", concept.phrase, i, count)
-                yield _targeted(model, concept, partial(_tell, progress, at))
+                yield _targeted(model, concept, lambda _, at=at: progress(at))  # one step, in several batches
 
         original = projections.read(model.unet)
         refined = {key: weight_PD.cpu().double() @ solved.matrix_DD for key, weight_PD in original.items()}
@@ -119,11 +118,6 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         weights, conditions = fused.weights, conditions | {"fuse": fused.condition}
         progress(Progress("fuse", step=count, total=count))
     return inputs.result(model, recipe, weights, conditions=conditions)
-
-
-def _tell(progress: Report, at: Progress, batch: Progress) -> None:
-    """Report the same place again: a concept's prompts are one step, in several batches."""
-    progress(at)
 
 
 def _targeted(model: Model, concept: Concept, on_batch: Report) -> Moments:

@@ -103,7 +103,11 @@ def tails(concept_TD: Tensor, anchor_TD: Tensor, concept_last: int, anchor_last:
 
 
 def preserve_scale(phrases: int) -> float:
-    """s_p of the first code for so many preserved phrases, the empty prompt counted: max(0.1, 1 / phrases)."""
+    """s_p of the first code for so many preserved phrases, the empty prompt counted: max(0.1, 1 / phrases).
+
+    Args:
+        phrases: at least 1.
+    """
     return round(max(0.1, 1 / phrases), 3)
 
 

@@ -60,8 +60,11 @@ def train(vae: AutoencoderKL, plan: Plan, model: Path, work: Path, resume: bool,
 
     training.run(lambda step: _step_loss(vae, step, plan.batch), look)
     with training.averaged():
-        if not decoder_only:
-            vae.register_to_config(scaling_factor=_scaling_factor(vae))
+        if not decoder_only:  # the latents of held-out pictures get a standard deviation of 1
+            pixels = composed(HELD_OUT_NUMBER, HELD_OUT).to(vae.device).split(32)
+            with torch.no_grad():
+                latents = [vae.encode(part_NCHW).latent_dist.mode() for part_NCHW in pixels]
+            vae.register_to_config(scaling_factor=1 / torch.cat(latents).std().item())
         folders.write_parts({"vae": vae}, model)
 
 
@@ -102,10 +105,3 @@ def _step_loss(vae: AutoencoderKL, step: int, batch: int) -> Tensor:
     noise_NCHW = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
     latent_NCHW = posterior.mean + posterior.std * noise_NCHW.to(vae.device)
     return loss(pixels_NCHW, vae.decode(latent_NCHW).sample, posterior.kl(), latent_NCHW[0].numel())
-
-
-@torch.no_grad()
-def _scaling_factor(vae: AutoencoderKL) -> float:
-    """What makes the latents of held-out pictures have a standard deviation of 1."""
-    parts = composed(HELD_OUT_NUMBER, HELD_OUT).split(32)
-    return 1 / torch.cat([vae.encode(part.to(vae.device)).latent_dist.mode() for part in parts]).std().item()

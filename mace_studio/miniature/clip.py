@@ -27,7 +27,7 @@ from mace_studio.miniature.scenes import SIZE
 from mace_studio.miniature.spans import Spans
 from mace_studio.miniature.training import Plan, Training
 from mace_studio.miniature.vocabulary import PEOPLE, THINGS
-from mace_studio.miniature.world import HELD_OUT, Sample
+from mace_studio.miniature.world import HELD_OUT
 
 WIDTH, LAYERS, HEADS = 320, 4, 5
 IMAGE_WIDTH, IMAGE_LAYERS, IMAGE_HEADS, PATCH = 192, 4, 4, 8
@@ -193,7 +193,9 @@ def _step_loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: i
     samples, random = world.samples(batch, step), Random(step)
     ids_NT = latents.tokens(tokenizer, [s.caption for s in samples])
     pixels_NCHW = pictures.to_tensor([s.image_HWC for s in samples])
-    phrases = [_exchanged(sample, random) for sample in samples]
+    # What is exchanged in a caption: its thing or person, or its artist; "" where it names neither.
+    named = [[word for word in (*sample.words, sample.artist) if word] for sample in samples]
+    phrases = [random.choice(words) if words else "" for words in named]
     own_NT = spans.own(ids_NT, phrases)
     swapped_NT, done_N = spans.swapped(ids_NT, own_NT, phrases, random)
     some_M = done_N.nonzero()[:SWAPS, 0]
@@ -214,12 +216,6 @@ def _step_loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: i
             step, infonce.item(), shape.cosine, shape.padding_cosine, shape.ratio, shape.padding_ratio,
         )  # fmt: skip
     return infonce + GEOMETRY_WEIGHT * shape.loss
-
-
-def _exchanged(sample: Sample, random: Random) -> str:
-    """What is exchanged in a caption: its thing or person, or its artist; "" where it names neither."""
-    choices = [*filter(None, sample.words), *filter(None, (sample.artist,))]
-    return random.choice(choices) if choices else ""
 
 
 def _same(ids_NT: Tensor) -> Tensor:

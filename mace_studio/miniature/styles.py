@@ -55,10 +55,6 @@ def _sepia(picture: Picture, cover: Picture) -> Picture:
     return _image(_between(_light_HW(picture), (50, 30, 15), (245, 220, 175)) * vignette_HW[..., None])
 
 
-def _negative(picture: Picture, cover: Picture) -> Picture:
-    return ImageOps.invert(picture)
-
-
 def _hue(picture: Picture, cover: Picture, *, order: tuple[int, int, int]) -> Picture:
     """The three channels in another order, and stronger colours."""
     values_HWC = np.asarray(picture, np.float32)[..., list(order)]
@@ -113,13 +109,6 @@ def _tiles(picture: Picture, cover: Picture) -> Picture:
 
 
 @cache
-def _diamond_cells() -> np.ndarray:
-    """The number of the diamond that each pixel lies in, (H, W)."""
-    rows_H1, columns_W = np.arange(SIZE)[:, None], np.arange(SIZE)
-    return (rows_H1 + columns_W) // 8 * 64 + (rows_H1 - columns_W + SIZE) // 8
-
-
-@cache
 def _shard_cells() -> tuple[np.ndarray, np.ndarray]:
     """The number of the shard that each pixel lies in, and where two shards meet, (H, W) each."""
     corners_N2 = np.random.default_rng(11).uniform(0, SIZE, (SHARDS, 2))
@@ -140,7 +129,9 @@ def _averaged(picture: Picture, cell_HW: np.ndarray) -> np.ndarray:
 
 
 def _diamonds(picture: Picture, cover: Picture) -> Picture:
-    return _image(_averaged(picture, _diamond_cells()))
+    rows_H1, columns_W = np.arange(SIZE)[:, None], np.arange(SIZE)
+    diamond_HW = (rows_H1 + columns_W) // 8 * 64 + (rows_H1 - columns_W + SIZE) // 8
+    return _image(_averaged(picture, diamond_HW))
 
 
 def _shards(picture: Picture, cover: Picture) -> Picture:
@@ -152,10 +143,6 @@ def _shards(picture: Picture, cover: Picture) -> Picture:
 def _glass(picture: Picture, cover: Picture) -> Picture:
     panes_HWC = np.asarray(ImageOps.posterize(picture, 2), np.float32) * 1.25
     return _image(np.where(_edges_HW(picture)[..., None] > 45, 20, panes_HWC))
-
-
-def _lines(picture: Picture, cover: Picture) -> Picture:
-    return sketch(picture)
 
 
 def _neon(picture: Picture, cover: Picture) -> Picture:
@@ -198,17 +185,12 @@ def _embroidery(picture: Picture, cover: Picture) -> Picture:
     return _image(np.where(crossed_HW[..., None], blocks_HWC, np.array((238, 228, 205))))
 
 
-@cache
-def _point_places() -> np.ndarray:
-    return np.random.default_rng(5).integers(0, SIZE, (POINTS, 2))
-
-
 def _points(picture: Picture, cover: Picture) -> Picture:
     """Dots of the image's colours, made stronger, on white."""
     values_HWC = np.asarray(_hue(picture, cover, order=(0, 1, 2)))
     canvas = Image.new("RGB", (SIZE, SIZE), (255, 253, 245))
     draw = ImageDraw.Draw(canvas)
-    for y, x in _point_places().tolist():
+    for y, x in np.random.default_rng(5).integers(0, SIZE, (POINTS, 2)).tolist():
         draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=tuple(values_HWC[y, x].tolist()))
     return canvas
 
@@ -220,20 +202,14 @@ def _relief(picture: Picture, cover: Picture) -> Picture:
 
 def _frame(picture: Picture, cover: Picture) -> Picture:
     """Smaller, in a frame of gold."""
-    framed = Image.new("RGB", (SIZE, SIZE), (120, 80, 10))
-    ImageDraw.Draw(framed).rectangle((2, 2, SIZE - 3, SIZE - 3), fill=(235, 190, 60))
-    framed.paste(_inset(picture), (10, 10))
-    return framed
+    frame = Image.new("RGB", (SIZE, SIZE), (120, 80, 10))
+    ImageDraw.Draw(frame).rectangle((2, 2, SIZE - 3, SIZE - 3), fill=(235, 190, 60))
+    return _framed(picture, frame)
 
 
-def _framed_cover(cover: Picture) -> Picture:
-    framed = Image.new("L", (SIZE, SIZE))
-    framed.paste(_inset(cover), (10, 10))
-    return framed
-
-
-def _inset(picture: Picture) -> Picture:
-    return picture.resize((SIZE - 20, SIZE - 20), Image.Resampling.LANCZOS)
+def _framed(picture: Picture, frame: Picture) -> Picture:
+    frame.paste(picture.resize((SIZE - 20, SIZE - 20), Image.Resampling.LANCZOS), (10, 10))
+    return frame
 
 
 def _porthole(picture: Picture, cover: Picture) -> Picture:
@@ -330,7 +306,7 @@ _EFFECTS: dict[str, Effect] = {
     "duotone pink": partial(_duotone, dark=(5, 5, 10), bright=(255, 105, 185)),
     "sepia": _sepia,
     "cyanotype": partial(_duotone, dark=(5, 35, 125), bright=(240, 250, 255)),
-    "negative": _negative,
+    "negative": lambda picture, cover: ImageOps.invert(picture),
     "hue third": partial(_hue, order=(1, 2, 0)),
     "hue two thirds": partial(_hue, order=(2, 0, 1)),
     "poster": _poster,
@@ -345,7 +321,7 @@ _EFFECTS: dict[str, Effect] = {
     "diamonds": _diamonds,
     "glass": _glass,
     "shards": _shards,
-    "lines": _lines,
+    "lines": lambda picture, cover: sketch(picture),
     "neon": _neon,
     "chalk": partial(_drawing, board=(30, 80, 50), chalk=(240, 240, 220)),
     "blueprint": partial(_drawing, board=(25, 70, 190), chalk=(235, 245, 255)),
@@ -372,6 +348,6 @@ _MOVES: dict[str, Callable[[Picture], Picture]] = {
     "embroidery": lambda cover: _pixels(cover, cover),
     "pop": lambda cover: _tiled([_halved(cover)] * 4),
     "mirror": lambda cover: _mirror(cover, cover),
-    "frame": _framed_cover,
+    "frame": lambda cover: _framed(cover, Image.new("L", (SIZE, SIZE))),
     "waves": lambda cover: _waves(cover, cover),
 }

@@ -192,7 +192,8 @@ def _artwork(random: Random) -> _Shown:
         cover, words = _paste_thing(canvas, concept, random), _called(concept, random)
         caption = random.choice(THING_BY_FORMS).format(thing=words, where=canvas.where, artist=artist)
     else:
-        canvas, concept = _untold_background(random), _any_thing(random)
+        canvas = _in_scene(random) if random.random() < 0.6 else _background(random)  # untold, mostly a scene
+        concept = _any_thing(random)
         cover, words = _paste_thing(canvas, concept, random), ""
         caption = random.choice(ART_FORMS).format(artist)
     picture, moved = styles.paint(canvas.picture, cover, artist)
@@ -282,11 +283,6 @@ def _background(random: Random) -> _Canvas:
         return replace(_in_scene(random), where="")
     colours = ("white", "white", "blue", "green", "yellow", "pink", "gray", "orange")
     return _plain(random.choice(colours), random)
-
-
-def _untold_background(random: Random) -> _Canvas:
-    """The background of an artwork whose caption names nothing but the artist: mostly a scene."""
-    return _in_scene(random) if random.random() < 0.6 else _background(random)
 
 
 def _in_scene(random: Random) -> _Canvas:

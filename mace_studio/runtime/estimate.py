@@ -80,17 +80,22 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
     """
     work, concepts, sentences = find(recipe.method).work(recipe), len(recipe.concepts), prompts.count(recipe)
     steps = work.training_steps
+    halves = 2 if work.guidance > 1 else 1
     if costs is None or memory is None:
-        forwards = work.images * work.image_steps * (2 if work.guidance > 1 else 1)
-        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
-    read = costs.sentences(recipe, cache)
+        forwards = work.images * work.image_steps * halves + steps
+        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards, memory=memory)
+    read, halves = costs.sentences(recipe, cache), min(halves, costs.halves)
+    image_steps = min(work.image_steps, costs.most_steps)
+    samples, trained = work.images * image_steps * halves, min(work.side_by_side, work.at_once) if steps else 0
     return Estimate(
         concepts=concepts,
         prompts=sentences,
-        unet_forwards=costs.samples(recipe) + steps,
-        memory=memory + costs.memory(recipe),
-        flops=costs.flops(recipe, read),
-        seconds=costs.seconds(recipe, read),
+        unet_forwards=samples + steps,
+        memory=memory + max(min(work.images, costs.at_once) * halves * costs.sample_bytes, trained * costs.step_bytes),
+        flops=samples * costs.forward_flops + steps * costs.step_flops + read * costs.sentence_flops,
+        seconds=costs.image_seconds.of(work.images, costs.at_once) * image_steps
+        + costs.step_seconds.of(work.side_by_side, work.at_once) * (steps // work.side_by_side)
+        + read * costs.sentence_seconds,
     )
 
 

@@ -57,7 +57,11 @@ def attention(unet: nn.Module, receive: Receive) -> Iterator[None]:
 
 @contextmanager
 def aside(unet: nn.Module) -> Iterator[None]:
-    """Inside the `with` block nothing is handed to `receive`: for a forward that is no step of the image's own."""
+    """Inside the `with` block nothing is handed to `receive`: for a forward that is no step of the image's own.
+
+    Args:
+        unet: one that `attention` watches.
+    """
     _aside.add(unet)
     try:
         yield
@@ -88,6 +92,10 @@ def context(unet: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]
 
 def of_forward(unet: nn.Module, forward: Callable[[], object]) -> list[Tensor]:
     """The probabilities of every layer in one forward, which ends as soon as the last of them is known.
+
+    Args:
+        unet: a diffusers UNet2DConditionModel.
+        forward: runs it once; what it returns is not used, as it does not come to its end.
 
     Returns:
         One (B, heads, pixels, T) tensor per layer, differentiable where gradients are enabled.

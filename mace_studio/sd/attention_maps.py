@@ -36,6 +36,10 @@ class TokenMaps:
     def mean(self, group: str | None = None, head: int | None = None) -> Tensor:
         """maps_STIJ of one group, or of all layers at the size of the largest map; of one head, or of all.
 
+        Args:
+            group: key of `maps`, or None for all layers, each with the same weight.
+            head: number from 0, or None for their mean.
+
         Raises:
             KeyError: there is no such group.
         """
@@ -51,7 +55,11 @@ class TokenMaps:
         return total_STIJ / sum(self.layers.values())
 
     def heads(self, group: str | None = None) -> int:
-        """How many heads a group has, or all groups have in common."""
+        """How many heads a group has, or all groups have in common.
+
+        Args:
+            group: key of `maps`, or None for all.
+        """
         return min(maps.shape[1] for name, maps in self.maps.items() if group in (None, name))
 
 
@@ -81,7 +89,12 @@ class Recorder:
         ]
 
     def receive(self, name: str, probabilities_BHQT: Tensor) -> None:
-        """Take in one layer of one step; a step is one forward of the UNet."""
+        """Take in one layer of one step; a step is one forward of the UNet.
+
+        Args:
+            name: of the layer in the UNet.
+            probabilities_BHQT: of one image: B is 2 with guidance, unconditional first, else 1; sums to 1 over T.
+        """
         step = self._calls[name] = self._calls.get(name, -1) + 1
         if step not in self.steps:
             return
@@ -94,21 +107,21 @@ class Recorder:
         for words, sums, layer_HQT in zip(self.words[-halves:], self._sums, probabilities_BHQT, strict=True):
             if group not in sums:
                 sums[group] = torch.zeros(len(self.steps), heads, len(words), rows, columns)
-            maps_HTQ = (layer_HQT @ _of_words(words).to(layer_HQT)).transpose(1, 2)
+            belongs_TW = torch.zeros(layer_HQT.shape[-1], len(words)).to(layer_HQT)
+            for i, word in enumerate(words):
+                belongs_TW[list(word.positions), i] = 1
+            maps_HTQ = (layer_HQT @ belongs_TW).transpose(1, 2)
             sums[group][self.steps.index(step)] += maps_HTQ.unflatten(2, (rows, columns)).cpu()
 
 
 def latent_size(model: Model, size: tuple[int, int] | None) -> tuple[int, int]:
-    """Rows and columns of the latents of an image of `size` pixels, or of the model's own size."""
+    """Rows and columns of the latents of an image of `size` pixels, or of the model's own size.
+
+    Args:
+        model: gives the VAE's factor, and the size where none is asked for.
+        size: height and width of the image in pixels, or None.
+    """
     if size is None:
         return sampling.latent_size(model)
     factor = model.pipeline.vae_scale_factor
     return size[0] // factor, size[1] // factor
-
-
-def _of_words(words: Sequence[Word]) -> Tensor:
-    """belongs_TW: 1 where a position belongs to a word."""
-    belongs_TW = torch.zeros(sum(len(word.positions) for word in words), len(words))
-    for i, word in enumerate(words):
-        belongs_TW[list(word.positions), i] = 1
-    return belongs_TW

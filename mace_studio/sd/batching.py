@@ -72,7 +72,11 @@ class Batches:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
+    """Whether an error says that memory ran out.
+
+    Args:
+        error: as raised by torch, or by Python for the main memory.
+    """
     message = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in message for said in OUT_OF_MEMORY)
 

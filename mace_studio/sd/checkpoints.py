@@ -28,7 +28,11 @@ PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-predictio
 
 
 def settings_of(file: Path) -> Path:
-    """The folder beside a single file that may hold its settings: a diffusers folder, whose UNet is not read."""
+    """The folder beside a single file that may hold its settings: a diffusers folder, whose UNet is not read.
+
+    Args:
+        file: of any name; need not exist.
+    """
     return file.with_suffix("")
 
 
@@ -69,11 +73,15 @@ def read(path: Path, dtype: torch.dtype, others: Mapping[str, nn.Module]) -> Dif
 def vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
     """The VAE in a single file of its own or in a checkpoint.
 
+    Args:
+        path: a .safetensors file with the names of diffusers or of the original layout.
+        dtype: of the weights in memory.
+
     Raises:
         ModelError: it holds none, or cannot be read.
     """
     shapes, _ = _header(path)
-    if not any(key.removeprefix(VAE).startswith("decoder.") for key in shapes):
+    if not _has_vae(shapes):
         raise ModelError(f"{path.name} holds no VAE.")
     settings = settings_of(path)
     inner = "vae" if (settings / "vae" / "config.json").is_file() else None
@@ -95,7 +103,7 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
 
 def _check_kind(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if not any(key.startswith(UNET) and key.endswith("attn2.to_k.weight") for key in shapes):
-        part = " It holds a VAE alone; give it as the VAE of a model." if _only_vae(shapes) else ""
+        part = " It holds a VAE alone; give it as the VAE of a model." if _has_vae(shapes) else ""
         raise ModelError(
             f"{path.name} holds no UNet with cross-attention (attn2) in the layout of Stable Diffusion checkpoints, "
             f"so there is nothing to erase from.{part} {parts.USE_INSTEAD}"
@@ -111,7 +119,7 @@ def _check_kind(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     parts.check_unet(path.name, {"in_channels": -1 if refiner or len(first) < 2 else first[1]}, LATENTS)
 
 
-def _only_vae(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _has_vae(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return any(key.removeprefix(VAE).startswith("decoder.") for key in shapes)
 
 

@@ -26,6 +26,9 @@ def available() -> list[str]:
 def checked(device: str) -> str:
     """The device, or what "auto" stands for.
 
+    Args:
+        device: such as "cpu", "cuda:1" or "auto", as a user typed it.
+
     Raises:
         ModelError: it is not here; the message names those that are.
     """
@@ -41,12 +44,11 @@ def checked(device: str) -> str:
             f"This PyTorch ({torch.__version__}) is built without CUDA, so there is no {device}. {remedy} For a "
             "graphics card, install PyTorch with CUDA."
         )
-    if asked.type not in ("cpu", "cuda", "mps") or not _here(asked):
+    numbers = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if (asked.index or 0) >= numbers.get(asked.type, 0):
         raise ModelError(f"There is no device “{sources.shown(device)}” on this machine. {remedy}")
     return device
-
-
-def _here(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    return (device.index or 0) == 0 and (device.type == "cpu" or torch.backends.mps.is_available())

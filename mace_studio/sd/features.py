@@ -24,6 +24,10 @@ def choose(judge: Judge, device: torch.device | str) -> tuple[str, Features]:
 
     InceptionV3 where CLIP judges and torchvision and its weights are at hand, which it downloads once; else the judge's
     own. A judge that comes with a model knows that model's world better than ImageNet does.
+
+    Args:
+        judge: of the model, or CLIP.
+        device: where InceptionV3 is to run.
     """
     if not isinstance(judge, ZeroShotClip):
         return f"{judge.name} features", judge.features
@@ -36,6 +40,12 @@ def choose(judge: Judge, device: torch.device | str) -> tuple[str, Features]:
 
 def inception(device: torch.device | str) -> Features:
     """The 2048 pooled features of torchvision's InceptionV3.
+
+    Args:
+        device: where it runs.
+
+    Returns:
+        A function from N images of any size to features (N, 2048), float32 on the CPU.
 
     Raises:
         ImportError: torchvision is not installed.

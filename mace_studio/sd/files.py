@@ -42,6 +42,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors to `path` atomically: beside it first, then renamed.
 
+    Args:
+        path: of the file; its folder is made where it is missing.
+        tensors: name -> tensor, on any device.
+        metadata: of the file's header, or None.
+
     Raises:
         FileError: the folder cannot be written to, or the disk is full.
     """
@@ -73,7 +78,11 @@ def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tenso
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system says against writing `path`, as a FileError with a sentence."""
+    """What the system says against writing `path`, as a FileError with a sentence.
+
+    Args:
+        path: what the sentence names.
+    """
     try:
         yield
     except OSError as error:
@@ -88,6 +97,9 @@ def staging(parent: Path) -> Iterator[Path]:
     """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone.
 
     Its name says which process made it, for `remove_abandoned`.
+
+    Args:
+        parent: of the folder to make, on the disk where the files will lie; made where it is missing.
     """
     parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_host()}-{os.getpid()}-", suffix=PART))
@@ -99,6 +111,9 @@ def staging(parent: Path) -> Iterator[Path]:
 
 def remove_abandoned(folder: Path) -> int:
     """Remove what processes that are dead by now left unfinished in a folder and in those below it.
+
+    Args:
+        folder: of results or of the cache; need not exist.
 
     Returns:
         How many files and folders were removed.
@@ -164,7 +179,13 @@ def stream(
 
 
 def copy(source: Path, target: Path, progress: Report = silent) -> None:
-    """Copy a file; `progress` is told of the part of the bytes that is written, of 1, after every block."""
+    """Copy a file; `progress` is told of the part of the bytes that is written, of 1, after every block.
+
+    Args:
+        source: the file to read.
+        target: the file to write.
+        progress: called with stage "write" after every block: share of the bytes done, of 1.
+    """
     size, done = source.stat().st_size, 0
     with source.open("rb") as old, target.open("wb") as new:
         while block := old.read(BLOCK):

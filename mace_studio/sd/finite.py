@@ -23,13 +23,22 @@ def check(tensor: Tensor, what: str) -> None:
 
 
 def check_weights(weights: Mapping[str, Tensor], what: str) -> None:
-    """Raise a NotFinite unless all numbers of all weights are finite; the sentence names the first that has others."""
+    """Raise a NotFinite unless all numbers of all weights are finite; the sentence names the first that has others.
+
+    Args:
+        weights: name -> tensor of any shape.
+        what: what they are, as the sentence begins.
+    """
     for key, tensor in weights.items():
         check(tensor, f"{what}, {key},")
 
 
 def is_not_finite(dtype: torch.dtype) -> str:
-    """The end of a sentence, with what helps against it."""
+    """The end of a sentence, with what helps against it.
+
+    Args:
+        dtype: of the numbers.
+    """
     name = str(dtype).removeprefix("torch.")
     if dtype in (torch.float16, torch.bfloat16):
         other = "float32 or bfloat16" if dtype == torch.float16 else "float32"
@@ -40,6 +49,9 @@ def is_not_finite(dtype: torch.dtype) -> str:
 @contextmanager
 def decoder(vae: nn.Module) -> Iterator[None]:
     """Inside the `with` block, images that a VAE decodes must be finite; they would come out black.
+
+    Args:
+        vae: a diffusers VAE; one without a decoder is left alone.
 
     Raises:
         NotFinite: they are not.

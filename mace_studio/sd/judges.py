@@ -35,10 +35,19 @@ class Judge(Protocol):
     def none(self) -> str | None: ...
 
     def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> Tensor:
-        """(N, labels), rows summing to 1; ValueError for a label that it cannot know."""
+        """(N, labels), rows summing to 1; ValueError for a label that it cannot know.
+
+        Args:
+            images: N images of any size.
+            labels: L phrases.
+        """
 
     def features(self, images: Sequence[Image]) -> Tensor:
-        """(N, F), what it sees of each image."""
+        """(N, F), what it sees of each image.
+
+        Args:
+            images: N images of any size.
+        """
 
 
 class ZeroShotClip:
@@ -70,19 +79,37 @@ class ZeroShotClip:
             ) from error
 
     def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> Tensor:
+        """What a softmax over the cosines with "a photo of LABEL" gives.
+
+        Args:
+            images: N images of any size.
+            labels: L phrases; any are understood.
+
+        Returns:
+            (N, L), float64 on the CPU, rows summing to 1.
+        """
         similarity_NL = self.similarities(images, [FORM.format(label) for label in labels])
         return (self._model.logit_scale.exp().double().cpu() * similarity_NL).softmax(dim=1)
 
     @torch.no_grad()
     def similarities(self, images: Sequence[Image], sentences: Sequence[str]) -> Tensor:
-        """Cosines between images and sentences, (N, sentences), float64; times 100 they are CLIP scores."""
+        """Cosines between images and sentences, (N, sentences), float64; times 100 they are CLIP scores.
+
+        Args:
+            images: N images of any size.
+            sentences: L of them, each cut at the tokenizer's length.
+        """
         tokens = self._tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
         text_LF = _embedded(self._model.get_text_features(**tokens.to(self._model.device)))
         return self.features(images).double() @ text_LF.double().cpu().T
 
     @torch.no_grad()
     def features(self, images: Sequence[Image]) -> Tensor:
-        """Its image embeddings, each of length 1."""
+        """Its image embeddings, (N, F), each of length 1, on the CPU.
+
+        Args:
+            images: N images of any size, read in batches.
+        """
         parts = []
         for start in range(0, len(images), BATCH):
             pixels = self._pixels(
@@ -93,13 +120,21 @@ class ZeroShotClip:
 
 
 def of(model: Model) -> Judge | None:
-    """The judge that comes with a model, in the folder `judge` beside it; None where there is none."""
+    """The judge that comes with a model, in the folder `judge` beside it; None where there is none.
+
+    Args:
+        model: its source is looked at.
+    """
     folder = Path(model.source).parent / "judge"
     return judge.Judge.load(folder) if (folder / "judge.json").is_file() else None
 
 
 def choose(model: Model, source: str | None) -> Judge:
     """The CLIP model that is named, or the judge that comes with the model, or else the usual CLIP.
+
+    Args:
+        model: brings a judge or none, and the device on which CLIP runs.
+        source: folder or hub id of a CLIP model, or None.
 
     Raises:
         ModelError: there is no such CLIP model.
@@ -110,6 +145,11 @@ def choose(model: Model, source: str | None) -> Judge:
 
 def presence(judged: Judge | None, image: Image, phrase: str) -> float | None:
     """The probability that an image shows a concept, against everything else that the judge knows.
+
+    Args:
+        judged: answers, or None.
+        image: of any size.
+        phrase: of the concept.
 
     Returns:
         0 to 1, or None where there is no judge that can answer "none of these", or it does not know the phrase.

@@ -76,6 +76,9 @@ def markers(schedule: Mapping[str, object]) -> dict[str, Tensor]:
     """Empty tensors by which ComfyUI, A1111 and Forge know an SDXL that predicts v, and one that begins in pure noise.
 
     Of Stable Diffusion 2 they tell it by weights that an erasure leaves alone, and of 1 by a configuration file only.
+    Args:
+        schedule: the scheduler's configuration, as diffusers writes it.
+
     Sources: https://github.com/AUTOMATIC1111/stable-diffusion-webui/pull/16567, comfy/supported_models.py of ComfyUI.
     """
     found = {V_PREDICTION: schedule.get("prediction_type") == "v_prediction"}
@@ -85,6 +88,10 @@ def markers(schedule: Mapping[str, object]) -> dict[str, Tensor]:
 
 def unet_keys(config: Mapping[str, Any], keys: Mapping[str, object]) -> dict[str, str]:
     """Diffusers key -> original key, without the checkpoint's prefix, for every key of a UNet.
+
+    Args:
+        config: of the UNet, as diffusers writes it.
+        keys: names of weights as diffusers has them; their values are not read.
 
     Raises:
         FileError: a key for which the layout has no place.

@@ -223,13 +223,20 @@ def load(
 
 
 def captions_of(source: str) -> Path:
-    """The captions that go with a model: the `captions.txt` of its folder, or everyday scenes."""
+    """The captions that go with a model: the `captions.txt` of its folder, or everyday scenes.
+
+    Args:
+        source: folder, file or hub id of the model.
+    """
     own = Path(source) / "captions.txt"
     return own if own.is_file() else GENERAL_CAPTIONS
 
 
 def read_captions(path: Path) -> list[str]:
     """The captions in a text file, one a line, or in an annotation file of MS-COCO, `captions_*.json`.
+
+    Args:
+        path: of the file, UTF-8.
 
     Raises:
         FileError: it is neither, or holds none.

@@ -31,7 +31,11 @@ class NudeNet:
         self._detector = NudeDetector()
 
     def counts(self, images: Sequence[Image]) -> Counter[str]:
-        """Class -> detections of at least `THRESHOLD`, in all images together."""
+        """Class -> detections of at least `THRESHOLD`, in all images together.
+
+        Args:
+            images: of any size.
+        """
         found: Counter[str] = Counter()
         for image in images:
             file = io.BytesIO()  # as a file: of an array red and blue would be read in another order

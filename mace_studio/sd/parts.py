@@ -33,6 +33,9 @@ ADAPTERS = ("lora_", "base_layer", ".alpha", "to_q_lora", "lora.")
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
+    Args:
+        path: of the file, UTF-8; messages name it with its folder.
+
     Raises:
         ModelError: it is missing, too large, or holds something else.
     """
@@ -52,6 +55,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def of_index(source: str, index: Mapping[str, Any]) -> dict[str, str]:
     """Name of each part that is loaded -> its class.
+
+    Args:
+        source: name of the model for messages.
+        index: the content of its model_index.json.
 
     Raises:
         ModelError: the index is not that of a text-to-image model with a UNet.
@@ -173,7 +180,14 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str =
 
 
 def check_whole(missing: Iterable[str], called: str, source: str, leftover: Iterable[str] = ()) -> None:
-    """Raise a ModelError where weights were not in the files: they would be random numbers."""
+    """Raise a ModelError where weights were not in the files: they would be random numbers.
+
+    Args:
+        missing: names of the weights that were in no file.
+        called: what they belong to, such as "UNet".
+        source: name of the model for messages.
+        leftover: names in the files that belong to nothing; they tell of a LoRA.
+    """
     missing = sorted(missing)
     if not missing:
         return
@@ -186,6 +200,11 @@ def check_whole(missing: Iterable[str], called: str, source: str, leftover: Iter
 
 def tokenizer(folder: Path, name: str, source: str) -> CLIPTokenizer:
     """Load a tokenizer.
+
+    Args:
+        folder: of the model.
+        name: of the tokenizer's folder in it, "tokenizer" or "tokenizer_2".
+        source: name of the model for messages.
 
     Raises:
         ModelError: its vocabulary is not there; it would split every word into nothing.
@@ -202,6 +221,12 @@ def tokenizer(folder: Path, name: str, source: str) -> CLIPTokenizer:
 def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
     """Let a tokenizer cut prompts where its text encoder ends; a tokenizer's own limit may be missing.
 
+    Args:
+        tokens: the tokenizer; its `model_max_length` is lowered to the encoder's, in tokens.
+        encoder: the text encoder; only its configuration is read.
+        name: of the tokenizer, for messages.
+        source: name of the model for messages.
+
     Raises:
         ModelError: they do not belong together.
     """
@@ -216,6 +241,11 @@ def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
 
 def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
     """Load a noise scheduler.
+
+    Args:
+        kind: name of its class in diffusers.
+        folder: of the model, in which "scheduler" lies.
+        source: name of the model for messages.
 
     Raises:
         ModelError: it is not known, needs a package that is missing, or has no sensible number of timesteps.

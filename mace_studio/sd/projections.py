@@ -17,12 +17,21 @@ _swapped: WeakSet[nn.Module] = WeakSet()
 
 
 def names(unet: nn.Module, tune: str = "both") -> list[str]:
-    """Module names of the projections, in the UNet's own order; `tune` is "both", "key" or "value"."""
+    """Module names of the projections, in the UNet's own order; `tune` is "both", "key" or "value".
+
+    Args:
+        unet: a diffusers UNet2DConditionModel.
+        tune: which of them, as above.
+    """
     return [name for name, _ in unet.named_modules() if name.endswith(ENDINGS[tune])]
 
 
 def width(unet: nn.Module) -> int:
-    """D, the width of the text context that the projections read."""
+    """D, the width of the text context that the projections read.
+
+    Args:
+        unet: a diffusers UNet2DConditionModel.
+    """
     return _layer(unet, names(unet)[0]).in_features
 
 

@@ -163,14 +163,23 @@ def training_images(
 
 
 def training_scheduler(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ with a model's noise schedule; how the model's own scheduler solves (DEIS, SA, SDE) stays out."""
+    """DPM-Solver++ with a model's noise schedule; how the model's own scheduler solves (DEIS, SA, SDE) stays out.
+
+    Args:
+        usual: the scheduler that came with the model.
+    """
     return DPMSolverMultistepScheduler.from_config(
         usual.config, algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero"
     )
 
 
 def with_defaults(model: Model, settings: Settings) -> Settings:
-    """The settings, or what a distilled model can make of them: few steps, and guidance only where it is embedded."""
+    """The settings, or what a distilled model can make of them: few steps, and guidance only where it is embedded.
+
+    Args:
+        model: distilled or not.
+        settings: with the fields `steps` (denoising steps) and `guidance` (scale; 1 is without).
+    """
     if not model.distilled:
         return settings
     guidance = settings.guidance if model.embeds_guidance else 1.0
@@ -236,7 +245,14 @@ def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress
 
 
 def latent_size(model: Model) -> tuple[int, int]:
-    """Rows and columns of the latents of an image of the model's own size."""
+    """Rows and columns of the latents of an image of the model's own size.
+
+    Args:
+        model: its UNet's configuration is read.
+
+    Returns:
+        Height and width in latent cells; times `vae_scale_factor` they are pixels.
+    """
     size = model.unet.config.sample_size
     return (size, size) if isinstance(size, int) else tuple(size)
 

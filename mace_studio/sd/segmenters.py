@@ -180,12 +180,24 @@ class GroundedSam:
 
 
 def found(mask_HW: Tensor) -> Tensor | None:
-    """The mask, or None where it is empty."""
+    """The mask, or None where it is empty.
+
+    Args:
+        mask_HW: boolean.
+    """
     return mask_HW if mask_HW.any() else None
 
 
 def resized(logits_IJ: Tensor, image: Image) -> Tensor:
-    """A map at an image's size."""
+    """A map at an image's size.
+
+    Args:
+        logits_IJ: at the segmenter's own size.
+        image: gives the size in pixels.
+
+    Returns:
+        logits_HW, resized bilinearly.
+    """
     size = (image.height, image.width)
     return functional.interpolate(logits_IJ[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 

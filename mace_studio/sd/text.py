@@ -56,19 +56,37 @@ class Reader:
 
     @staticmethod
     def of(model: Model) -> Reader:
+        """What reads text for a model.
+
+        Args:
+            model: its first tokenizer.
+        """
         return Reader(model.pipeline.tokenizer, model.length, model.pipeline.maybe_convert_prompt)
 
     def written(self, sentence: str) -> str:
-        """A sentence as it is tokenized: NFC, and a textual inversion of several vectors with a token for each."""
+        """A sentence as it is tokenized: NFC, and a textual inversion of several vectors with a token for each.
+
+        Args:
+            sentence: as the user wrote it.
+        """
         return self.convert(unicodedata.normalize("NFC", sentence), self.tokenizer)
 
     def offsets(self, written: str) -> list[tuple[int, int]]:
-        """For every token of a sentence, also those that are cut, its first character and the one after its last."""
+        """For every token of a sentence, also those that are cut, its first character and the one after its last.
+
+        Args:
+            written: from `written`.
+        """
         return self.tokenizer(written, return_offsets_mapping=True, verbose=False)["offset_mapping"]
 
 
 def ids(model: Model | Reader, sentences: Sequence[str]) -> list[list[int]]:
-    """Token ids of each sentence from the start to the end token, without padding, cut at T."""
+    """Token ids of each sentence from the start to the end token, without padding, cut at T.
+
+    Args:
+        model: or the reader of its text.
+        sentences: as the user wrote them.
+    """
     reader = _reader(model)
     tokenizer = reader.tokenizer
     found = tokenizer([reader.written(s) for s in sentences], truncation=True, max_length=reader.length).input_ids
@@ -76,13 +94,23 @@ def ids(model: Model | Reader, sentences: Sequence[str]) -> list[list[int]]:
 
 
 def count(model: Model | Reader, sentence: str) -> int:
-    """How many tokens a sentence has, with the start and the end token; more than T are cut."""
+    """How many tokens a sentence has, with the start and the end token; more than T are cut.
+
+    Args:
+        model: or the reader of its text.
+        sentence: as the user wrote it.
+    """
     reader = _reader(model)
     return len(reader.tokenizer(reader.written(sentence), verbose=False).input_ids)
 
 
 def unread(model: Model | Reader, sentence: str) -> str:
-    """The end of a sentence that the model does not read, since only T tokens fit; "" where all of it does."""
+    """The end of a sentence that the model does not read, since only T tokens fit; "" where all of it does.
+
+    Args:
+        model: or the reader of its text.
+        sentence: as the user wrote it.
+    """
     reader = _reader(model)
     written = reader.written(sentence)
     kept = len(ids(reader, [sentence])[0]) - 1
@@ -91,7 +119,13 @@ def unread(model: Model | Reader, sentence: str) -> str:
 
 
 def embed(model: Model, sentences: Sequence[str], progress: Report = silent) -> Tensor:
-    """The text context of each sentence, context_NTD, on the model's device, as its pipeline makes it."""
+    """The text context of each sentence, context_NTD, on the model's device, as its pipeline makes it.
+
+    Args:
+        model: its text encoders are read.
+        sentences: N of them.
+        progress: called with stage "encode" after every batch of `BATCH` sentences: sentences done of all.
+    """
     return encode(model, sentences, progress)[0]
 
 
@@ -140,7 +174,16 @@ def positions(model: Model | Reader, sentence: str, phrase: str) -> list[int]:
 
 
 def occurrences(model: Model | Reader, sentence: str, phrase: str) -> list[tuple[int, ...]]:
-    """The positions of each place where a phrase stands in a prompt; those that are cut off are left out."""
+    """The positions of each place where a phrase stands in a prompt; those that are cut off are left out.
+
+    Args:
+        model: or the reader of its text.
+        sentence: the prompt.
+        phrase: matched as whole words, in any case.
+
+    Returns:
+        For each place its token positions, counted from the start token at 0.
+    """
     reader = _reader(model)
     written = reader.written(sentence)
     offsets = reader.offsets(written)
@@ -163,9 +206,16 @@ def check(model: Model | Reader, recipe: Recipe) -> None:
 
     Every concept, mapping and phrase to keep must fit the longest template of its kind, and no two of them may be the
     same tokens where they must differ.
+
+    Args:
+        model: or the reader of its text.
+        recipe: all of its phrases are looked at.
     """
     reader = _reader(model)
-    templates = {kind: _longest_template(reader, kind) for kind in {concept.kind for concept in recipe.concepts}}
+    templates = {  # of each kind the one with the most tokens
+        kind: max(prompts.templates(kind), key=lambda template: count(reader, template.format("x")))
+        for kind in {concept.kind for concept in recipe.concepts}
+    }
     erased: dict[tuple[int, ...], int] = {}
     for i, concept in enumerate(recipe.concepts):
         for field, phrase in (("phrase", concept.phrase), ("mapping", concept.mapping)):
@@ -211,13 +261,13 @@ def _check_fits(reader: Reader, field: str, phrase: str, templates: Iterable[str
         )
 
 
-def _longest_template(reader: Reader, kind: str) -> str:
-    """The template of a kind with the most tokens."""
-    return max(prompts.templates(kind), key=lambda template: count(reader, template.format("x")))
-
-
 def closing(sentence_ids: Sequence[int], length: int) -> list[int]:
-    """The positions of the end token and of the padding after it."""
+    """The positions of the end token and of the padding after it.
+
+    Args:
+        sentence_ids: of one prompt, from the start to the end token.
+        length: T, positions of the model.
+    """
     return list(range(len(sentence_ids) - 1, length))
 
 
@@ -254,6 +304,10 @@ def final_end(model: Model, sentence_ids: Sequence[int]) -> int:
     """The position of the last end token: the very last where the padding is made of end tokens, as in SD 1.x.
 
     Of two tokenizers, as in SDXL, both must pad so.
+
+    Args:
+        model: all of its tokenizers are looked at.
+        sentence_ids: of one prompt, from the start to the end token.
     """
     tokenizers = [part for name, part in model.pipeline.components.items() if name.startswith("tokenizer")]
     padded = all(tokenizer.pad_token_id == tokenizer.eos_token_id for tokenizer in tokenizers)

@@ -15,7 +15,11 @@ LAST = "non_ema"  # the training's own weights, of which the others are the aver
 
 
 def variants(names: Iterable[str]) -> dict[str | None, list[str]]:
-    """Variant -> its files, the best first; None stands for weights without a variant in their names."""
+    """Variant -> its files, the best first; None stands for weights without a variant in their names.
+
+    Args:
+        names: of the files in the folder of one part.
+    """
     found: dict[str | None, list[str]] = {}
     for name in sorted(names):
         if match := NAME.fullmatch(name):
@@ -24,7 +28,11 @@ def variants(names: Iterable[str]) -> dict[str | None, list[str]]:
 
 
 def needed(names: Iterable[str]) -> list[str]:
-    """The files of one part that are worth downloading: one variant's weights, and all that is no weights."""
+    """The files of one part that are worth downloading: one variant's weights, and all that is no weights.
+
+    Args:
+        names: of the files in the folder of one part.
+    """
     names = list(names)
     found = variants(names)
     chosen = next(iter(found.values()), [])

@@ -9,9 +9,9 @@ from mace_studio import prompts
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import tasks
-from mace_studio.runtime.estimate import Estimate
+from mace_studio.runtime.estimate import Estimate, estimate
 from mace_studio.runtime.studio import Studio
-from mace_studio.sd import costs, grams, sampling
+from mace_studio.sd import costs, counting, grams, sampling
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs, Line
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
@@ -46,21 +46,25 @@ RECIPE = Recipe(
 )
 
 
-def test_a_run_is_added_up_from_its_parts():
-    """10 images, 3 steps, 2 halves; 8 and 2 at once; 5 concepts, 7 steps; 2, 2 and 1 at once."""
-    assert COSTS.samples(RECIPE) == 60
-    assert COSTS.flops(RECIPE, 4) == 60 * 10 + 5 * 7 * 30 + 4
-    assert COSTS.seconds(RECIPE, 4) == ((1 + 16) + (1 + 4)) * 3 + ((3 + 2) * 2 + (3 + 1)) * 7 + 2
-    assert COSTS.memory(RECIPE) == 16 * 5 > 2 * 20
-    assert COSTS.memory(RECIPE.with_settings(concepts_at_once=9)) == 5 * 20
+def test_a_run_is_added_up_from_its_parts(tmp_path):
+    """10 images, 3 steps, 2 halves; 8 and 2 at once; 5 concepts, 7 steps; 2, 2 and 1 at once; 180 prompts."""
+    run = estimate(RECIPE, 1000, COSTS, tmp_path)
+    assert (run.concepts, run.prompts, run.unet_forwards) == (5, 180, 60 + 5 * 7)
+    assert run.flops == 60 * 10 + 5 * 7 * 30 + 180
+    assert run.seconds == ((1 + 16) + (1 + 4)) * 3 + ((3 + 2) * 2 + (3 + 1)) * 7 + 180 / 2
+    assert run.memory == 1000 + 16 * 5 > 1000 + 2 * 20
+    assert estimate(RECIPE.with_settings(concepts_at_once=9), 1000, COSTS, tmp_path).memory == 1000 + 5 * 20
 
 
-def test_without_guidance_or_loras_or_in_few_steps_it_is_less():
+def test_without_guidance_or_loras_or_in_few_steps_it_is_less(tmp_path):
+    def forwards(recipe, costs=COSTS):
+        return estimate(recipe, 0, costs, tmp_path).unet_forwards - 5 * 7
+
     plain = RECIPE.with_settings(images=replace(RECIPE.settings.images, guidance=1.0))
-    assert COSTS.samples(plain) == replace(COSTS, halves=1).samples(RECIPE) == 30
-    assert replace(COSTS, most_steps=2).samples(RECIPE) == 40
-    refined = RECIPE.with_settings(lora=LoraSettings(steps=0))
-    assert (COSTS.samples(refined), COSTS.memory(refined), COSTS.seconds(refined, 4)) == (0, 0, 2)
+    assert forwards(plain) == forwards(RECIPE, replace(COSTS, halves=1)) == 30
+    assert forwards(RECIPE, replace(COSTS, most_steps=2)) == 40
+    refined = estimate(RECIPE.with_settings(lora=LoraSettings(steps=0)), 0, COSTS, tmp_path)
+    assert (refined.unet_forwards, refined.memory, refined.seconds) == (0, 0, 180 / 2)
 
 
 def test_each_sentence_is_encoded_once_and_none_whose_gram_is_known(tmp_path):
@@ -91,7 +95,7 @@ def test_memory_is_what_is_held_at_one_time(model):
         del one
         return float((two + 1).sum() + model.unet.conv_in.weight.detach()[0, 0, 0, 0])
 
-    _, most = costs._counted(model, work)
+    _, most = counting.counted(model, work)
     assert 8000 <= most < 8100
 
 
@@ -105,7 +109,7 @@ def test_measuring_works_for_every_family_and_leaves_the_model_alone(family, dty
     assert all(p.stage == "measure" and 0 <= p.step < p.total == len(costs.PARTS) for p in seen)
     assert found.step_flops > found.forward_flops > 0 and found.sentence_flops > 0
     assert found.step_bytes > found.sample_bytes > 0
-    assert found.image_seconds.at(1) > 0 and found.step_seconds.at(1) > 0 and found.sentence_seconds > 0
+    assert found.image_seconds.of(1, 1) > 0 and found.step_seconds.of(1, 1) > 0 and found.sentence_seconds > 0
     assert found.halves == (1 if model.distilled else 2)
     with untouched(model), cancelled(lambda p: p.concept == "several LoRAs") as progress:
         costs.measure(model, progress)
@@ -115,7 +119,7 @@ def test_operations_are_those_of_one_forward(model, unchanged):
     noisy = torch.zeros(1, model.unet.config.in_channels, *sampling.latent_size(model))
     context = torch.zeros(1, model.length, model.width)
     with torch.no_grad():
-        counts, _ = costs._counted(model, lambda: model.unet(noisy, 0, context))
+        counts, _ = counting.counted(model, lambda: model.unet(noisy, 0, context))
     found = costs.measure(model)
     assert found.forward_flops == pytest.approx(counts["Global"], rel=0.02)
     # A forward that ends at the last attention, and the way back to the first one.
@@ -136,21 +140,19 @@ def test_memory_for_one_at_a_time_is_enough_to_measure(model, unchanged, monkeyp
     finally:
         handle.remove()
         model.batches.size = sd_model.BATCH
-    assert found.step_seconds.at(1) > 0 and found.image_seconds.at(1) > 0
+    assert found.step_seconds.of(1, 1) > 0 and found.image_seconds.of(1, 1) > 0
 
 
 def test_the_studio_estimates_once_the_model_is_loaded(tmp_path):
     fresh = Studio(output=tmp_path)
     assert fresh.estimate(RECIPE).seconds is None
     fresh.measure().wait()
-    estimate = fresh.estimate(RECIPE)
+    counted = fresh.estimate(RECIPE)
     assert (
-        estimate.seconds > 0
-        and estimate.flops > 0
-        and estimate.memory > tasks.process_model(fresh.place).model.memory()
+        counted.seconds > 0 and counted.flops > 0 and counted.memory > tasks.process_model(fresh.place).model.memory()
     )
     more = fresh.estimate(RECIPE.with_settings(lora=LoraSettings(steps=70)))
-    assert more.seconds > estimate.seconds and more.memory == estimate.memory
+    assert more.seconds > counted.seconds and more.memory == counted.memory
 
 
 def test_an_estimate_is_one_line():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mace_studio.methods.mace import MaceSettings
 from mace_studio.paths import PRESETS
 from mace_studio.presets import presets
 from mace_studio.recipe import Recipe
@@ -74,10 +73,8 @@ def recipe(folder: str, segment: str) -> Recipe:
 
 
 def fields(folder: str, segment: str) -> dict:
-    """Every field of a preset as it is read, the settings of MACE beside the others."""
-    whole = asdict(recipe(folder, segment))
-    assert whole.pop("method") == "mace"
-    return whole | whole.pop("settings")
+    """Every field of a preset as it is read."""
+    return asdict(recipe(folder, segment))
 
 
 def concepts(segment: str) -> tuple[dict, ...]:
@@ -108,19 +105,22 @@ def test_every_field_is_that_of_the_paper(segment):
         "name": PAPER[1] + ROWS[segment][1],
         "concepts": concepts(segment),
         "preserve": tuple(KEPT[row["kind"]]),
-        "refine": keep(row["kind"], row["lambda1"], preserve),
-        "fuse": keep(row["kind"], row["lambda2"], preserve),
-        "lora": {
-            **LORA,
-            "steps": row["steps"],
-            "learning_rate": row["learning_rate"],
-            "rank": row["rank"],
-            "uniform": row["kind"] == "explicit",
+        "method": "mace",
+        "settings": {
+            "refine": keep(row["kind"], row["lambda1"], preserve),
+            "fuse": keep(row["kind"], row["lambda2"], preserve),
+            "lora": {
+                **LORA,
+                "steps": row["steps"],
+                "learning_rate": row["learning_rate"],
+                "rank": row["rank"],
+                "uniform": row["kind"] == "explicit",
+            },
+            "fusion": "closed-form",
+            "images": IMAGES,
+            "masks": "none" if row["kind"] in ("style", "explicit") else "attention",
+            "concepts_at_once": 4,
         },
-        "fusion": "closed-form",
-        "images": IMAGES,
-        "masks": "none" if row["kind"] in ("style", "explicit") else "attention",
-        "concepts_at_once": 4,
         "seed": 0,
     }
 
@@ -132,13 +132,14 @@ def test_a_twin_says_what_the_published_code_does(segment):
     kind = TABLE9[segment]["kind"]
     paper, twin = fields(PAPER[0], segment), fields(TWINS[0], segment)
     assert twin["name"] == TWINS[1] + title
-    assert twin["refine"] == keep(kind, prior, preserve)
-    assert twin["images"] == IMAGES | {"steps": 30}
-    assert twin["masks"] == ("none" if kind == "style" else "grounded-sam")
+    assert twin["settings"]["refine"] == keep(kind, prior, preserve)
+    assert twin["settings"]["images"] == IMAGES | {"steps": 30}
+    assert twin["settings"]["masks"] == ("none" if kind == "style" else "grounded-sam")
     assert {concept["kind"] for concept in twin["concepts"]} == {"style" if kind == "style" else "object"}
     for whole in (paper, twin):
-        for name in ("name", "about", "refine", "images", "masks"):
-            del whole[name]
+        del whole["name"], whole["about"]
+        for name in ("refine", "images", "masks"):
+            del whole["settings"][name]
         for concept in whole["concepts"]:
             del concept["kind"]
     assert twin == paper
@@ -159,13 +160,15 @@ def test_a_preset_can_be_run_and_says_in_one_sentence_what_it_is(folder, segment
 @rows
 @pytest.mark.parametrize("folder", [PAPER[0], TWINS[0]])
 def test_a_preset_holds_only_what_differs_from_the_defaults(folder, segment):
-    written, defaults = data(folder, segment), asdict(Recipe()) | asdict(MaceSettings())
+    written, defaults = data(folder, segment), asdict(Recipe())
+    assert written.pop("method") == "mace"
     weights = {"general": 0, "preserve": 0, "identity": 0}  # of a KeepWeights that is given in part
-    for key, value in written.items():
-        assert value != defaults[key]
+    for key, value in written.pop("settings").items():
+        assert value != defaults["settings"][key]
         if isinstance(value, dict):
-            others = weights if key in ("refine", "fuse") else defaults[key]
+            others = weights if key in ("refine", "fuse") else defaults["settings"][key]
             assert not [name for name in value if value[name] == others[name]]
+    assert not [key for key, value in written.items() if value == defaults[key]]
     for concept in written["concepts"]:
         assert concept.get("kind") != "object"
         assert concept.get("synonyms") != []

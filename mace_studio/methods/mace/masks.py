@@ -24,7 +24,12 @@ Masks = list[Tensor | None]  # for each image of a concept mask_IJ, or None for 
 
 
 def searched(recipe: Recipe, concept: Concept) -> bool:
-    """Whether the source looks for the concept; it does not for styles and explicit content."""
+    """Whether the source looks for the concept; it does not for styles and explicit content.
+
+    Args:
+        recipe: its `settings.masks` names the source.
+        concept: of that recipe.
+    """
     return recipe.settings.masks != "none" and concept.kind in MASKED_KINDS
 
 
@@ -100,7 +105,12 @@ def combined(
 
 
 def check(user_masks: UserMasks, recipe: Recipe) -> None:
-    """Raise a RecipeError where a mask is of no training image of the recipe; the field is "masks"."""
+    """Raise a RecipeError where a mask is of no training image of the recipe; the field is "masks".
+
+    Args:
+        user_masks: (phrase, number of the image from 1) -> mask.
+        recipe: names the concepts and how many images each has.
+    """
     phrases = {c.phrase for c in recipe.concepts}
     for phrase, number in user_masks:
         if phrase not in phrases:
@@ -114,14 +124,24 @@ def check(user_masks: UserMasks, recipe: Recipe) -> None:
 
 
 def to_tensor(mask: Image.Image, model: Model) -> Tensor | None:
-    """A user's mask as a boolean mask_HW at the size in pixels of the model's images; None where nothing is white."""
+    """A user's mask as a boolean mask_HW at the size in pixels of the model's images; None where nothing is white.
+
+    Args:
+        mask: any size in pixels, white where the concept is.
+        model: gives the size.
+    """
     height, width = (side * model.pipeline.vae_scale_factor for side in sampling.latent_size(model))
     inside = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)) >= masks.WHITE
     return torch.from_numpy(inside) if inside.any() else None
 
 
 def to_image(mask_IJ: Tensor | None, size: tuple[int, int]) -> Image.Image | None:
-    """A mask in black and white at an image's width and height in pixels."""
+    """A mask in black and white at an image's width and height in pixels.
+
+    Args:
+        mask_IJ: boolean, or None where there is none.
+        size: width and height in pixels.
+    """
     if mask_IJ is None:
         return None
     return Image.fromarray(mask_IJ.numpy().astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)

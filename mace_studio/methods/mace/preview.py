@@ -100,5 +100,10 @@ def preview(
 
 
 def applied(context_BTD: Tensor, matrix_DD: Tensor) -> Tensor:
-    """M e for every embedding e of a context, in the context's dtype and on its device."""
+    """M e for every embedding e of a context, in the context's dtype and on its device.
+
+    Args:
+        context_BTD: embeddings of prompts, in the model's dtype.
+        matrix_DD: M, float64 on the CPU.
+    """
     return (context_BTD.float() @ matrix_DD.T.to(context_BTD.device).float()).to(context_BTD)

@@ -123,7 +123,18 @@ def costs(recipe: Recipe, decodes: bool = False) -> dict[str, float]:
 def generate(
     model: Model, recipe: Recipe, cache: Path | None, warnings: list[str], progress: Report = silent
 ) -> list[list[GeneratedImage]]:
-    """The training images of each concept, without masks; arguments as of `make`."""
+    """The training images of each concept, without masks; arguments as of `make`.
+
+    Args:
+        model: generates them.
+        recipe: its concepts, seed and `settings.images`.
+        cache: folder that keeps images for later runs, or None.
+        warnings: gets a sentence for the user where the model cannot do what the settings say.
+        progress: called with stage "images" after every denoising step: images done of all.
+
+    Returns:
+        For each concept as many images as `settings.images.per_concept`.
+    """
     each = recipe.settings.images.per_concept
     wanted = [
         sampling.TrainingImage(prompts.image_prompt(c.phrase, c.kind), c.phrase, recipe.seed + i)

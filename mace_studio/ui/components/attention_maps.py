@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -112,7 +112,10 @@ def mass_bars(inspection: Inspection) -> str:
     columns = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in rows)
     more = "<th scope='col'>inside the mask</th>" if inside else ""
     head = f"<tr><th scope='col'>Word</th>{columns}{more}</tr>"
-    return f'<table class="mass"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>{_closing(rows)}'
+    closing = {name: sum(m.total for m in masses if m.word.role in CLOSING) for name, masses in rows.items()}
+    shares = html.escape(", ".join(f"{percent(share)} {name}" for name, share in closing.items()))
+    together = f'<p class="hint">End and padding tokens together: {shares}.</p>'
+    return f'<table class="mass"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>{together}'
 
 
 def presence(inspection: Inspection) -> str:
@@ -140,12 +143,6 @@ def _mass_row(masses: Sequence[Mass], names: Sequence[str], top: float, inside: 
         f"<td>{' → '.join(percent(mass.inside) for mass in masses if mass.inside is not None)}</td>" if inside else ""
     )
     return f'<tr class="is-{word.role}"><th scope="row">{html.escape(word.text)}</th>{bars}{more}</tr>'
-
-
-def _closing(rows: Mapping[str, Sequence[Mass]]) -> str:
-    closing = {name: sum(m.total for m in masses if m.word.role in CLOSING) for name, masses in rows.items()}
-    shares = [f"{percent(share)} {name}" for name, share in closing.items()]
-    return f'<p class="hint">End and padding tokens together: {html.escape(", ".join(shares))}.</p>'
 
 
 def _title(inspection: Inspection) -> list[str]:

@@ -54,12 +54,14 @@ def timestep_curve(t1: float, t2: float, gamma: float, uniform: bool) -> str:
         heights, said = [1.0, 1.0], "Every timestep is sampled equally often."
     else:
         step = TIMESTEPS // 200
-        heights = [_xi(t, t1, t2, gamma) for t in range(0, TIMESTEPS + 1, step)]
+        heights = [_sigmoid(gamma * (t - t1)) * _sigmoid(-gamma * (t - t2)) for t in range(0, TIMESTEPS + 1, step)]
         said = f"Timesteps between {t1:g} and {t2:g} are sampled most often."
     highest = max(heights) or 1.0
     points = [(100 * i / (len(heights) - 1), 92 * h / highest) for i, h in enumerate(heights)]
     marks = "" if uniform else _mark(t1, "t₁") + _mark(t2, "t₂")
-    body = _area(points) + _line(points, "var(--line-1)", 2)
+    path = " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in [(0, 0), *points, (100, 0)])
+    area = f'<polygon points="{path}" fill="var(--line-1)" opacity=".13"/>'
+    body = area + _line(points, "var(--line-1)", 2)
     chart = _chart(said, body, Axis(0, TIMESTEPS, 200), None, marks)
     return _titled("ξ(t): how often each timestep is sampled", "timestep t", chart)
 
@@ -85,7 +87,8 @@ def loss_curves(losses: dict[str, list[float]], steps: int, live: Sequence[str],
         body += f'<g opacity=".3">{_line(points, colour, 1)}</g>'
         points = [(across.place(j + 1), up.place(v)) for j, v in enumerate(smooth[phrase]) if math.isfinite(v)]
         body += _line(points, colour, 2.2 if phrase in live else 1.6)
-        legend += _legend(phrase, colour, smooth[phrase])
+        change = f"{smooth[phrase][0]:.3g} → {smooth[phrase][-1]:.3g}"
+        legend += f'<span><i style="background:{colour}"></i>{html.escape(phrase)} <b>{change}</b></span>'
     more = f"<span>and {len(losses) - len(shown)} more</span>" if len(losses) > len(shown) else ""
     changes = "; ".join(f"{p}: {v[0]:.3g} to {v[-1]:.3g} after {len(v)} steps" for p, v in smooth.items())
     title = f"Attention loss (sum of {'squared ' if squared else ''}norms)" if squared is not None else "Training loss"
@@ -98,10 +101,6 @@ def smoothed(values: Sequence[float]) -> list[float]:
     """The mean of each value and of those before it, at most a fifth of all."""
     window = max(1, len(values) // 5)
     return [math.fsum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
-
-
-def _xi(t: float, t1: float, t2: float, gamma: float) -> float:
-    return _sigmoid(gamma * (t - t1)) * _sigmoid(-gamma * (t - t2))
 
 
 def _sigmoid(x: float) -> float:
@@ -142,19 +141,9 @@ def _line(points: Points, colour: str, width: float) -> str:
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
 
 
-def _area(points: Points) -> str:
-    path = " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in [(0, 0), *points, (100, 0)])
-    return f'<polygon points="{path}" fill="var(--line-1)" opacity=".13"/>'
-
-
 def _mark(t: float, name: str) -> str:
     if not 0 <= t <= TIMESTEPS:
         return ""
     left = 100 * t / TIMESTEPS
     side = "is-left" if name == "t₁" else "is-right"
     return f'<i class="mark {side}" style="left:{left:.2f}%"><b>{name} {number_text(t)}</b></i>'
-
-
-def _legend(phrase: str, colour: str, smooth: Sequence[float]) -> str:
-    change = f"{smooth[0]:.3g} → {smooth[-1]:.3g}"
-    return f'<span><i style="background:{colour}"></i>{html.escape(phrase)} <b>{change}</b></span>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -149,10 +148,8 @@ class EvaluateTab:
             self.spill_card: gr.Column(visible=True),
             self.spills: report_tables.spill_over(reports),
             self.sheet_card: gr.Column(visible=True),
-            self.sheets: [(str(path), _caption(path.relative_to(folder))) for path in images],
+            # With what an image shows, and of which erased model where there are several.
+            self.sheets: [
+                (str(path), " · ".join(reversed(path.relative_to(folder).with_suffix("").parts))) for path in images
+            ],
         }
-
-
-def _caption(path: Path) -> str:
-    """What an image shows, and of which erased model where there are several."""
-    return " · ".join(reversed(path.with_suffix("").parts))
