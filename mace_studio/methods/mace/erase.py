@@ -41,7 +41,7 @@ def erase(
         model: from `sd.model.load`.
         recipe: checked here.
         progress: called with the stages "images", "masks", "refine", "lora" and "fuse", with seconds and fraction.
-        cache: folder for training images and for Grams of captions and preserve lists; None keeps nothing.
+        cache: folder for training images, trained LoRAs, and Grams of captions and preserve lists; None keeps nothing.
         known: phrase -> a LoRA of this model that is used as it is; only the others get images and are trained.
         user_masks: (phrase, number from 1) -> mask of a training image; the warnings name them.
 
@@ -64,7 +64,7 @@ def erase(
     if trains:
         # Memory that one stage used is returned before the next one needs its own.
         batching.free()
-        trained = train_loras.train(model, rest, images, weights, embeddings, warnings, report)
+        trained = train_loras.train(model, rest, images, weights, embeddings, warnings, report, cache)
         batching.free()
         trained = {phrase: replace(lora, origin=origin(recipe, phrase, user_masks)) for phrase, lora in trained.items()}
         loras = {c.phrase: known.get(c.phrase) or trained[c.phrase] for c in recipe.concepts}

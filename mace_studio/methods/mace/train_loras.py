@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from mace_studio import prompts
+from mace_studio.methods.mace import lora_store
 from mace_studio.methods.mace.training_images import TrainingImages
 from mace_studio.progress import Progress, Report, always, silent, within
 from mace_studio.recipe import Concept, Recipe
@@ -24,6 +26,7 @@ def train(
     embeddings: Embeddings,
     warnings: list[str],
     progress: Report = silent,
+    cache: Path | None = None,
 ) -> dict[str, lora.LoraDelta]:
     """Train the LoRA of every concept on top of the refined weights.
 
@@ -35,11 +38,13 @@ def train(
         embeddings: of the same model; encodes the concepts' prompts, or remembers them.
         warnings: what the user should know is added to it, in sentences.
         progress: called with stage "lora": optimiser steps of all concepts, with the loss of each.
+        cache: folder that keeps every LoRA as its batch ends, see `lora_store`; None keeps nothing.
 
     Returns:
         phrase -> its LoRA.
     """
     settings = recipe.settings
+    digits = lora_store.digest(refined)
     total, batches = len(recipe.concepts) * settings.lora.steps, Batches(settings.concepts_at_once)
 
     def train_batch(batch: Sequence[tuple[Concept, TrainingImages]], done: int) -> list[lora.LoraDelta]:
@@ -48,7 +53,8 @@ def train(
         for concept, own in batch:
             on_batch = always(progress, Progress("lora", concept.phrase, before, total))
             subjects.append(_subject(model, recipe, concept, own, embeddings, on_batch))
-        return lora.train(model, subjects, settings.lora, within(progress, "lora", "", before, total))
+        report = within(progress, "lora", "", before, total)
+        return lora_store.train(model, subjects, settings.lora, digits, cache, report)
 
     with projections.swapped(model.unet, refined):
         deltas = batches.map(list(zip(recipe.concepts, images, strict=True)), train_batch)
