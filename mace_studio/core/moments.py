@@ -77,6 +77,7 @@ class PairSums:
 
     C costs one product per mapping instead of one per concept: sum_i g e_i^T = g (sum_i e_i)^T, so the embeddings of
     all concepts with the same mapping are first added up at the mapping's positions. Add such concepts in succession.
+    Sums of some concepts each can be made apart, on several machines, and merged in the order of the concepts.
 
     Args:
         width: D.
@@ -123,6 +124,26 @@ class PairSums:
             self._finish_mapping()
             self._guide_NTD, self._aligned_ND = guide_NTD, torch.zeros_like(context_nD, dtype=torch.float64)
         self._aligned_ND.index_add_(0, there, paired_nD)
+
+    def merge(self, other: PairSums) -> None:
+        """Take in the concepts of other sums, whose mapping of the last concept may be this one's.
+
+        Args:
+            other: of the same width; it is not needed any more.
+        """
+        other._sum_left_out()
+        self._moved_DD += other._moved_DD
+        self._cross_DD += other._cross_DD
+        self._unmoved_DD += other._unmoved_DD
+        self._left_out_DD += other._left_out_DD
+        self._count += other._count
+        if other._guide_NTD is None:
+            return
+        if self._guide_NTD is not None and torch.equal(self._guide_NTD, other._guide_NTD):
+            self._aligned_ND += other._aligned_ND
+            return
+        self._finish_mapping()
+        self._guide_NTD, self._aligned_ND = other._guide_NTD, other._aligned_ND
 
     def moments(self) -> Moments:
         """F and C over all pairs so far."""

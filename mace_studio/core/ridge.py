@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mace_studio.settings import KeepWeights
 
 Delta = tuple[Tensor, Tensor, Tensor]  # up_PR, down_RD, context_ND
+LoraPairs = Mapping[str, tuple[Tensor, Tensor]]  # projection name -> (up_PR, down_RD)
 RANKS = 64  # of the LoRAs that are fused in one product; more need more memory
 
 
@@ -101,6 +102,25 @@ def refine(weight_PD: Tensor, refinement: Refinement) -> Tensor:
     return (weight_PD.double().cpu() @ refinement.matrix_DD).to(weight_PD)
 
 
+def pulls(context_ND: Tensor, deltas: LoraPairs) -> dict[str, Tensor]:
+    """A_i G_i of Eq. 7: what the fusion reads of one concept beside its LoRA.
+
+    Args:
+        context_ND: E_i^T, the embeddings of all positions of its prompts.
+        deltas: its LoRA.
+
+    Returns:
+        Projection name -> pull_RD, float64 on the CPU.
+    """
+    if not deltas:
+        return {}
+    context_ND = context_ND.cpu().double()
+    downs = [down_RD.cpu().double() for _, down_RD in deltas.values()]
+    # A_i G_i = (A_i E_i) E_i^T for all projections in two products, without G_i = E_i E_i^T
+    pulls_KD = (torch.cat(downs) @ context_ND.T) @ context_ND
+    return dict(zip(deltas, pulls_KD.split([len(down_RD) for down_RD in downs]), strict=True))
+
+
 class Fusion:
     """Stage 3 (Eq. 7): takes in the LoRAs of one concept at a time; one factorisation serves all projections.
 
@@ -126,23 +146,27 @@ class Fusion:
         self._waiting: dict[str, list[tuple[Tensor, Tensor]]] = {}  # name -> B_i and A_i G_i
         self._ranks = 0
 
-    def add(self, context_ND: Tensor, deltas: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def add(self, context_ND: Tensor, deltas: LoraPairs) -> None:
         """Take in one concept.
 
         Args:
             context_ND: E_i^T, the embeddings of all positions of its prompts.
             deltas: projection name -> (up_PR, down_RD), the LoRA that was trained on that projection.
         """
+        self.add_pulls(deltas, pulls(context_ND, deltas))
+
+    def add_pulls(self, deltas: LoraPairs, pulls: Mapping[str, Tensor]) -> None:
+        """Take in one concept whose products with its prompts are there already.
+
+        Args:
+            deltas: as in `add`.
+            pulls: from the function `pulls`.
+        """
         if not deltas:
             return
-        context_ND = context_ND.cpu().double()
-        downs = [down_RD.cpu().double() for _, down_RD in deltas.values()]
-        # A_i G_i = (A_i E_i) E_i^T for all projections in two products, without G_i = E_i E_i^T
-        pulls_KD = (torch.cat(downs) @ context_ND.T) @ context_ND
-        pulls = pulls_KD.split([len(down_RD) for down_RD in downs])
-        for (name, (up_PR, _)), pull_RD in zip(deltas.items(), pulls, strict=True):
-            self._waiting.setdefault(name, []).append((up_PR, pull_RD))
-        self._ranks += max(len(down_RD) for down_RD in downs)
+        for name, (up_PR, _) in deltas.items():
+            self._waiting.setdefault(name, []).append((up_PR, pulls[name]))
+        self._ranks += max(len(pull_RD) for pull_RD in pulls.values())
         if self._ranks >= RANKS:
             self._flush()
 
@@ -184,8 +208,8 @@ class Fusion:
         """Solve for the LoRAs that wait and add them to the weights' change, one product per projection."""
         if not self._waiting:
             return
-        pulls = [torch.cat([pull_RD for _, pull_RD in pairs]) for pairs in self._waiting.values()]
-        solved = self._divided(torch.cat(pulls)).split([len(pull_KD) for pull_KD in pulls])
+        pulled = [torch.cat([pull_RD for _, pull_RD in pairs]) for pairs in self._waiting.values()]
+        solved = self._divided(torch.cat(pulled)).split([len(pull_KD) for pull_KD in pulled])
         for (name, pairs), solved_KD in zip(self._waiting.items(), solved, strict=True):
             up_PK = torch.cat([up_PR.cpu().double() for up_PR, _ in pairs], dim=1)
             if name not in self._change_PD:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mace_studio.core import ridge, tokens
 from mace_studio.core.moments import Moments, PairSums
+from mace_studio.methods.mace.refine import TOGETHER
 
 WIDTH, LENGTH, PROMPTS, RANK = 768, 77, 30, 1
 # One key and one value projection for each of 16 layers: 6 down, 1 in the middle, 9 up.
@@ -80,10 +81,15 @@ def studio(count: int, clock: Clock) -> dict[str, Tensor]:
     original, guide_NTD, kept = originals(), contexts(-1), keep()
     with clock:
         sums = PairSums(WIDTH)
-    for i in range(count):
-        context_NTD = contexts(i)
+    for start in range(0, count, TOGETHER):  # as `refine.gather` does, so that parts of the sums can be made elsewhere
         with clock:
-            sums.add(context_NTD, guide_NTD, pairs(i))
+            part = PairSums(WIDTH)
+        for i in range(start, min(start + TOGETHER, count)):
+            context_NTD = contexts(i)
+            with clock:
+                part.add(context_NTD, guide_NTD, pairs(i))
+        with clock:
+            sums.merge(part)
     with clock:
         solved = ridge.refinement(sums.moments(), kept.total_DD)
         refined = [ridge.refine(weight_PD.float(), solved) for weight_PD in original.values()]  # what stage 2 trains on

@@ -101,6 +101,27 @@ def test_concepts_with_one_mapping_share_a_product():
     assert torch.equal(sums.moments().cross_DD, moments.cross_DD)  # looking twice adds nothing
 
 
+def test_sums_that_were_made_apart_are_merged():
+    # Two concepts with one mapping, one with another, and one that maps to itself; D = 5, all positions paired but one.
+    contexts, pairs = torch.randn(4, 2, 4, 5, generator=torch.Generator().manual_seed(0)), [([0, 1, 3], [0, 2, 3])] * 2
+    one, other = torch.ones(2, 4, 5), torch.full((2, 4, 5), 2.0)
+    whole, merged = PairSums(5), PairSums(5)
+    for context, guide in zip(contexts[:3], (one, one, other), strict=True):
+        whole.add(context, guide, pairs)
+        part = PairSums(5)
+        part.add(context, guide.clone(), pairs)  # on another machine it is another object
+        merged.merge(part)
+    itself = PairSums(5)
+    for sums in (whole, itself):
+        sums.add(contexts[3], contexts[3].clone(), [([0, 1], [0, 1])] * 2)
+    merged.merge(itself)
+    first, second = whole.moments(), merged.moments()
+    assert first.count == second.count == 3 * 6 + 4
+    assert torch.allclose(first.gram_DD, second.gram_DD, atol=1e-12)
+    assert torch.allclose(first.cross_DD, second.cross_DD, atol=1e-12)
+    assert torch.allclose(whole.all_positions(), merged.all_positions(), atol=1e-12)
+
+
 def test_prompts_of_another_shape_than_the_mapping_s_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 3, 1\).*\(N, T, D\)"):
         PairSums(1).add(torch.zeros(1, 3, 1), torch.zeros(2, 3, 1), [([0], [0])])

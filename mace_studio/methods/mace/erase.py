@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+
+from torch import Tensor
 
 from mace_studio import __version__, phrases, prompts
 from mace_studio.erasure import Erasure, origin
@@ -52,7 +54,7 @@ def erase(
     known, warnings = known or {}, phrases.doubts(recipe.concepts)
     trains = recipe.settings.lora.steps > 0
     rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
-    report = timed(progress, _costs(recipe, rest))
+    report = timed(progress, costs(recipe, rest))
     images = training_images.make(model, rest, cache, warnings, user_masks, report) if rest.concepts else []
     embeddings = Embeddings(model, LIMIT if trains else 0)
     sums = refine.gather(model, recipe, cache, report, embeddings=embeddings)
@@ -71,6 +73,18 @@ def erase(
         weights, condition = fuse.fuse(model, recipe, solved, loras, sums, embeddings, report)
         conditions |= condition
     report(Progress("fuse", step=1, total=1))
+    return finished(model, recipe, weights, loras, conditions, warnings)
+
+
+def finished(
+    model: Model,
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    loras: Mapping[str, LoraDelta],
+    conditions: Mapping[str, float],
+    warnings: Sequence[str],
+) -> Erasure:
+    """The result of a run of this process and its packages; arguments as the attributes of `Erasure`."""
     return Erasure(
         recipe=recipe,
         weights={key: weight_PD.to("cpu", model.dtype) for key, weight_PD in weights.items()},
@@ -83,8 +97,13 @@ def erase(
     )
 
 
-def _costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
-    """Stage -> what it takes, in UNet forwards of one image in a full batch."""
+def costs(recipe: Recipe, untrained: Recipe) -> dict[str, float]:
+    """Stage -> what it takes, in UNet forwards of one image in a full batch.
+
+    Args:
+        recipe: of the run.
+        untrained: the same with those concepts alone whose LoRAs are trained.
+    """
     steps = recipe.settings.lora.steps
     return {
         **training_images.costs(untrained),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ def fuse(
     sums: refine.Sums,
     embeddings: Embeddings,
     progress: Report = silent,
+    pulled: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Fuse the LoRAs of all concepts.
 
@@ -35,6 +37,7 @@ def fuse(
         sums: from `refine.gather`.
         embeddings: of the same model; encodes the concepts' prompts, or remembers them.
         progress: called with stage "fuse" at every concept and every projection that is solved.
+        pulled: phrase -> `ridge.pulls` of a concept, where another machine computed it; the others are computed here.
 
     Returns:
         State-dict key -> W*_PD of every projection, in the model's dtype, or in float32 where it is a weighted sum; and
@@ -54,8 +57,11 @@ def fuse(
     for i, concept in enumerate(recipe.concepts):
         at = Progress("fuse", concept.phrase, i, total)
         progress(at)
-        context_NTD = embeddings.of(prompts.about(concept), always(progress, at)).context_NTD
-        fusion.add(context_NTD.flatten(0, 1), loras[concept.phrase].pairs)
+        pairs, pulls = loras[concept.phrase].pairs, pulled.get(concept.phrase)
+        if pulls is None:
+            context_NTD = embeddings.of(prompts.about(concept), always(progress, at)).context_NTD
+            pulls = ridge.pulls(context_NTD.flatten(0, 1), pairs)
+        fusion.add_pulls(pairs, pulls)
     fused = {}
     for key, weight_PD in originals.items():
         fused[key] = fusion.fused(key, weight_PD, weight_PD.cpu().double() @ solved.matrix_DD)

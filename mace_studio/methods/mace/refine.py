@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from torch import Tensor
@@ -16,6 +18,8 @@ from mace_studio.sd import finite, grams, projections, text
 from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
+
+TOGETHER = 8  # concepts whose sums are made together; fewer travel more often between machines
 
 
 @dataclass(frozen=True)
@@ -53,38 +57,80 @@ def gather(
         embeddings: of the same model; keeps the concepts' prompts for the stages after this one.
     """
     embeddings = embeddings or Embeddings(model, limit=0)
-    # Those with one mapping in succession: its prompts are encoded once, and their C is one product.
-    concepts = sorted(recipe.concepts, key=prompts.mapped)
-    mappings = {tuple(prompts.mapped(concept)) for concept in concepts}
-    preserved, captions = list(prompts.preserved(recipe)), 0
-    # sentences beside the captions
-    rest = len(preserved) + sum(map(len, mappings)) + sum(len(prompts.about(concept)) for concept in concepts)
+    general, preserve, sentences = kept(model, recipe, cache, progress)
+    total, sums = sentences + _own_sentences(recipe), PairSums(model.width)
+    for part in parts(recipe):
+        sums.merge(part_sums(model, part, embeddings, within(progress, "refine", "", sentences, total)))
+        sentences += _sentences(part)
+    embeddings.log()
+    return Sums(sums.moments(), sums.all_positions(), general, preserve)
+
+
+def kept(
+    model: Model, recipe: Recipe, cache: Path | None, progress: Report = silent
+) -> tuple[Moments | None, Moments | None, int]:
+    """The sums over what must stay, and over how many sentences they are; arguments as of `gather`.
+
+    Returns:
+        general and preserve as in `Sums`, and the number of their sentences.
+    """
+    preserved, captions, rest = list(prompts.preserved(recipe)), 0, _own_sentences(recipe)
 
     def on_captions(at: Progress) -> None:
         nonlocal captions
         captions = at.total
-        progress(Progress("refine", "general captions", at.step, captions + rest))
+        progress(Progress("refine", "general captions", at.step, captions + len(preserved) + rest))
 
     general, preserve = None, None
     if recipe.settings.refine.general or recipe.settings.fuse.general:
         general = grams.general(model, cache, on_captions)
-    done, total = captions, captions + rest
+    total = captions + len(preserved) + rest
     if preserved:
-        report = within(progress, "refine", "preserve list", done, total)
+        report = within(progress, "refine", "preserve list", captions, total)
         preserve = grams.cached(model, "preserve", preserved, cache, report)
-        done += len(preserved)
-    sums, mapped, guide = PairSums(model.width), list[str](), None
-    for concept in concepts:
-        if guide is None or prompts.mapped(concept) != mapped:
-            mapped = prompts.mapped(concept)
-            guide = embeddings.of(mapped, within(progress, "refine", concept.phrase, done, total))
-            done += len(mapped)
+    return general, preserve, captions + len(preserved)
+
+
+def parts(recipe: Recipe) -> list[tuple[Concept, ...]]:
+    """The concepts by their mapping, `TOGETHER` of one mapping at the most.
+
+    The sums of a part do not depend on the others, so they may be made elsewhere; merged in this order they have the
+    same bits.
+    """
+    found = []
+    for _, group in groupby(sorted(recipe.concepts, key=prompts.mapped), key=prompts.mapped):
+        concepts = tuple(group)
+        found += [concepts[i : i + TOGETHER] for i in range(0, len(concepts), TOGETHER)]
+    return found
+
+
+def part_sums(model: Model, part: Sequence[Concept], embeddings: Embeddings, progress: Report = silent) -> PairSums:
+    """F, C and S of some concepts with one mapping.
+
+    Args:
+        model: its text encoder is read.
+        part: from `parts`.
+        embeddings: of the same model.
+        progress: called with stage "refine" at every batch of sentences: sentences done of the part's.
+    """
+    sums, done, total = PairSums(model.width), 0, _sentences(part)
+    guide = embeddings.of(prompts.mapped(part[0]), within(progress, "refine", part[0].phrase, done, total))
+    done += len(guide.context_NTD)
+    for concept in part:
         context = embeddings.of(prompts.about(concept), within(progress, "refine", concept.phrase, done, total))
         done += len(context.context_NTD)
         sums.add(context.context_NTD, guide.context_NTD, _pairs(model, concept))
         progress(Progress("refine", concept.phrase, done, total))
-    embeddings.log()
-    return Sums(sums.moments(), sums.all_positions(), general, preserve)
+    return sums
+
+
+def _sentences(part: Sequence[Concept]) -> int:
+    """Of a part: those of each concept, and those of the mapping."""
+    return len(prompts.mapped(part[0])) + sum(len(prompts.about(concept)) for concept in part)
+
+
+def _own_sentences(recipe: Recipe) -> int:
+    return sum(map(_sentences, parts(recipe)))
 
 
 def solve(sums: Sums, weights: KeepWeights) -> ridge.Refinement:
