@@ -68,7 +68,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     """
     recipe.check()
     progress = timed(progress, {"refine": 1.0})
-    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    phrases = inputs.phrases(recipe)
     safe = list(dict.fromkeys(concept.mapping.strip() for concept in recipe.concepts))
     encode = inputs.Encoder(model, progress, len(phrases) + len(safe) + len(recipe.preserve))
     weights = edit(

@@ -102,13 +102,12 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     published = inputs.OCE_ANCHORS
     if len(recipe.concepts) >= inputs.OCE_MANY:
         published = published | {"celebrity": "tree"}
-    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    phrases = inputs.phrases(recipe)
     anchors = list(dict.fromkeys(inputs.anchor(concept, settings.anchor, published) for concept in recipe.concepts))
     encode = inputs.Encoder(model, progress, len(phrases) + len(anchors) + len(recipe.preserve))
     concept, anchor, preserved = encode(phrases), encode(anchors), encode(recipe.preserve)
-    values = {name + projections.WEIGHT for name in projections.names(model.unet, "value")}
     weights = edit(
-        {key: weight_PD for key, weight_PD in projections.read(model.unet).items() if key in values},
+        projections.read(model.unet, tune="value"),
         concept.vectors_ND,
         anchor.vectors_ND,
         preserved.vectors_ND,

@@ -129,7 +129,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     recipe.check()
     settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
     encode = inputs.Encoder(model, progress, len(recipe.concepts) + 2)
-    concepts, blank, empty = encode([c.phrase.strip() for c in recipe.concepts]), encode([" "]), encode([""])
+    concepts, blank, empty = encode(inputs.phrases(recipe)), encode([" "]), encode([""])
     blank_TD = blank.context_NTD[0]
     both = [
         uce.tails(concept_TD, blank_TD, last, blank.last_N[0])

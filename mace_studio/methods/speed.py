@@ -204,7 +204,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     """
     recipe.check()
     settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
-    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    phrases = inputs.phrases(recipe)
     anchors = [inputs.anchor(concept, settings.anchor, inputs.UCE_ANCHORS) for concept in recipe.concepts]
     kept = retainable(recipe.preserve, phrases)
     encode = inputs.Encoder(model, progress, 2 * len(phrases) + len(kept) + 1)
@@ -212,9 +212,8 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     vectors: tuple[Vectors, Vectors] = concept.vectors_ND, target.vectors_ND
     if all(one.kind == "explicit" for one in recipe.concepts):  # all positions, summed, as the authors do there
         vectors = concept.context_NTD[:, 1:], target.context_NTD[:, 1:]
-    chosen = {name + projections.WEIGHT for name in projections.names(model.unet, settings.tune)}
     weights = edit(
-        {key: weight_PD for key, weight_PD in projections.read(model.unet).items() if key in chosen},
+        projections.read(model.unet, tune=settings.tune),
         *vectors,
         retained.vectors_ND if kept else empty.context_NTD[0, 1:],
         invariants(empty.context_NTD[0]),

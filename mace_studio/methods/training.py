@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mace_studio.errors import ModelError, StudioError
 from mace_studio.progress import Progress, Report, within
-from mace_studio.recipe import Recipe
 from mace_studio.sd import lora, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import TrainingImage
@@ -263,12 +262,3 @@ def hooked(modules: Iterable[nn.Module], hook: Callable[..., Tensor]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
-
-
-def phrases(recipe: Recipe) -> list[str]:
-    """The concepts' bare names.
-
-    Args:
-        recipe: any.
-    """
-    return [concept.phrase.strip() for concept in recipe.concepts]
