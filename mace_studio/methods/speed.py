@@ -88,12 +88,7 @@ def edit(
 
 
 def influential(delta_PD: Tensor, vectors_ND: Tensor) -> Tensor:
-    """The vectors c with ||D_er c|| at or above the mean over all of them (IPF); none of none.
-
-    Args:
-        delta_PD: D_er, the change of a weight that erases without constraint, float64.
-        vectors_ND: c, embeddings of phrases to keep, float64.
-    """
+    """The vectors c with ||D_er c|| at or above the mean over all of them (IPF); none of none."""
     moved_N = (vectors_ND @ delta_PD.T).norm(dim=1)
     return vectors_ND[moved_N >= moved_N.mean()] if len(vectors_ND) else vectors_ND
 
