@@ -70,6 +70,7 @@ def edit(
     moments = Moments.of(contexts_ND, targets_ND) * (1 / len(paired))
     gram_DD, pull_DD = moments.gram_DD, moments.cross_DD - moments.gram_DD
     eye_DD = torch.eye(len(gram_DD)).double()
+    # D_er = W (S*1 - S11)(S11 + I)^-1 is the edit that nothing constrains; it tells which vectors an edit would move.
     erase_DD = torch.linalg.solve(eye_DD + gram_DD, pull_DD, left=False)
     generator = generator or torch.Generator().manual_seed(0)
     retained_ND, held_MD = (
@@ -111,6 +112,7 @@ def augmented(
     found = []
     for chunk_ND in kept_ND.split(CHUNK):
         noise_NAD = torch.randn(len(chunk_ND), augmentations, len(last_D), generator=generator, dtype=torch.float64)
+        # (z . u) u: noise along the direction that W passes on the least, so that the outputs hardly change.
         around_NAD = chunk_ND[:, None] + (noise_NAD @ last_D)[..., None] * last_D
         found.append(influential(delta_PD, around_NAD.flatten(0, 1)))
     return torch.cat(found)
@@ -162,6 +164,7 @@ def invariants(empty_TD: Tensor, centres: int = CENTRES) -> Tensor:
     points_ND = empty_TD[1:]
     centres_KD = points_ND[:1]
     while len(centres_KD) < min(centres, len(points_ND)):
+        # The next centre starts at the point that is farthest from all others.
         farthest = torch.cdist(points_ND, centres_KD).min(dim=1).values.argmax()
         centres_KD = torch.cat([centres_KD, points_ND[farthest, None]])
     for _ in range(100):
