@@ -28,32 +28,18 @@ def command_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     model, images = _model_flags(), _image_flags()
     commands.add_parser("serve", parents=[model, _page_flags()], help="serve the page, as python app.py does")
-    erase = commands.add_parser("erase", parents=[model], help="run recipes")
-    erase.add_argument("recipes", nargs="+", metavar="RECIPE", help=RECIPE)
-    _add_out(erase, OUTPUT, "where the erased models go")
-    erase.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
-    erase.add_argument("--masks", type=Path, metavar="DIR", help="PNG files as the command masks writes them")
-    masks = commands.add_parser("masks", parents=[model], help="the training images of recipes and their masks")
-    masks.add_argument("recipes", nargs="+", metavar="RECIPE", help=RECIPE)
-    _add_out(masks, OUTPUT / "masks", "where the images go; of several recipes, in a folder each")
+    _add_erase(commands.add_parser("erase", parents=[model], help="run recipes"))
+    _add_masks(commands.add_parser("masks", parents=[model], help="the training images of recipes and their masks"))
     _add_compose(
         commands.add_parser("compose", parents=[model], help="fuse erased models, add concepts or take some out")
     )
-    compare = commands.add_parser("compare", parents=[model, images], help="generate before and after an erasure")
-    compare.add_argument("erasures", nargs="+", metavar="ERASURE", help=ERASURE)
-    _add_out(compare, OUTPUT / "pairs", "where the images go; of several erased models, in a folder each")
-    compare.add_argument("--prompt", action="append", required=True, help="may be given several times")
-    compare.add_argument("--seed", action="append", type=int, help="may be given several times; 0 when left out")
+    _add_compare(commands.add_parser("compare", parents=[model, images], help="generate before and after an erasure"))
     _add_inspect(
         commands.add_parser("inspect", parents=[model, images], help="where the model looks, before and after")
     )
     _add_evaluate(commands.add_parser("evaluate", parents=[model], help="measure what is gone and what has suffered"))
     _add_export(commands.add_parser("export", parents=[model], help="write erased models for other programs"))
-    study = commands.add_parser("study", help="a table over many erasures of the built-in model")
-    study.add_argument("study", choices=list(STUDIES))
-    _add_out(study, OUTPUT / "studies", "where erased models, images and tables go")
-    _add_plan(study)
-    study.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-5")
+    _add_study(commands.add_parser("study", help="a table over many erasures of the built-in model"))
     return parser
 
 
@@ -118,12 +104,31 @@ def _add_out(parser: argparse.ArgumentParser, folder: Path, what: str) -> None:
     parser.add_argument("--out", type=Path, default=folder, metavar="DIR", help=f"{what} (default: {folder})")
 
 
+def _add_erase(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help=RECIPE)
+    _add_out(parser, OUTPUT, "where the erased models go")
+    parser.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="PNG files as the command masks writes them")
+
+
+def _add_masks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help=RECIPE)
+    _add_out(parser, OUTPUT / "masks", "where the images go; of several recipes, in a folder each")
+
+
 def _add_compose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("erasures", nargs="+", metavar="ERASURE", help=f"{ERASURE}; the settings are the first's")
     _add_out(parser, OUTPUT, "where the erased model goes")
     parser.add_argument("--remove", nargs="+", default=[], metavar="PHRASE", help="what is erased no longer")
     parser.add_argument("--add", metavar="RECIPE", help=f"its concepts are trained and erased as well; {RECIPE}")
     parser.add_argument("--name", default="", help="what to call the result; made of its concepts when left out")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("erasures", nargs="+", metavar="ERASURE", help=ERASURE)
+    _add_out(parser, OUTPUT / "pairs", "where the images go; of several erased models, in a folder each")
+    parser.add_argument("--prompt", action="append", required=True, help="may be given several times")
+    parser.add_argument("--seed", action="append", type=int, help="may be given several times; 0 when left out")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -167,3 +172,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", type=Path, metavar="report.json", help="of evaluate, for the model card")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", choices=list(STUDIES))
+    _add_out(parser, OUTPUT / "studies", "where erased models, images and tables go")
+    _add_plan(parser)
+    parser.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-5")

@@ -72,7 +72,7 @@ def doubts(pairs: Sequence[Pair]) -> list[str]:
                 )
             elif phrase < mapping:  # said once of the two
                 found.append(
-                    f"“{pair.phrase}” maps to “{pair.mapping}” and the other way round, so each is drawn towards what "
+                    f"“{pair.phrase}” maps to “{pair.mapping}” and the other way round, so each moves towards what "
                     "is erased; choose a mapping that stays."
                 )
     return found

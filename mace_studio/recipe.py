@@ -142,10 +142,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Which images to draw: every prompt with every seed.
+    """Which images to generate: every prompt with every seed.
 
     Attributes:
-        prompts: what to draw.
+        prompts: what to generate.
         seeds: one image of every prompt for each.
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1 is none.
@@ -165,7 +165,7 @@ class ImageRequest:
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
     def check(self) -> ImageRequest:
-        """Return this drawing, or raise a RecipeError that names the setting at fault and the remedy."""
+        """Return this request, or raise a RecipeError that names the setting at fault and the remedy."""
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise RecipeError("prompt", "Type a prompt, or choose a suggested one.")
         for field, text in (*(("prompt", prompt) for prompt in self.prompts), ("negative", self.negative)):
@@ -185,10 +185,10 @@ class ImageRequest:
         return self
 
     def check_alone(self) -> ImageRequest:
-        """The same as `check`, for what is drawn one at a time: one prompt, one seed."""
+        """The same as `check`, for what is generated one at a time: one prompt, one seed."""
         for name, values in (("prompt", self.prompts), ("seed", self.seeds)):
             if len(values) > 1:
-                raise RecipeError(name, f"{len(values)} {name}s are given; only one can be drawn at a time here.")
+                raise RecipeError(name, f"{len(values)} {name}s are given; only one can be generated at a time here.")
         return self.check()
 
 

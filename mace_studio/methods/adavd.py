@@ -15,7 +15,7 @@ from mace_studio.core.subspace import gram_schmidt
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs, training
 from mace_studio.methods.settings import AdaVdSettings
-from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.progress import Report, silent
 from mace_studio.recipe import Recipe
 from mace_studio.sd import projections
 from mace_studio.sd.model import Model
@@ -94,9 +94,9 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     Raises:
         StudioError: with a sentence for the user.
     """
-    recipe.check()
-    timed(progress, {"refine": 1.0})(Progress("refine", step=1, total=1))
-    return inputs.result(model, recipe, {}, [UNPAIRED] if model.distilled and recipe.settings.jointly else [])
+    return inputs.without_weights(
+        model, recipe, progress, [UNPAIRED] if model.distilled and recipe.settings.jointly else []
+    )
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
     """
     settings, warned = recipe.settings, False
     encode = inputs.Encoder(model, silent, len(recipe.concepts))
-    vectors_KD = encode(training.phrases(recipe)).vectors_ND
+    vectors_KD = encode(inputs.phrases(recipe)).vectors_ND
 
     def paired() -> bool:
         nonlocal warned

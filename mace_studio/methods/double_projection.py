@@ -47,6 +47,7 @@ def edit(
         return weights
     concepts_ND = concepts_ND.detach().cpu().double()
     preserve_KD = concepts_ND[:0] if preserve_KD is None else preserve_KD
+    # Only what lies outside of the span of the kept vectors may move, so these move by exactly nothing.
     outside_RD = complement(preserve_KD, directions)
     shift_ND = concepts_ND @ projector(safe_MD) - concepts_ND
     inverse_RN = torch.linalg.pinv(concepts_ND @ outside_RD.T, atol=OUTSIDE * concepts_ND.norm(dim=1).max().item())
@@ -68,7 +69,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     """
     recipe.check()
     progress = timed(progress, {"refine": 1.0})
-    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    phrases = inputs.phrases(recipe)
     safe = list(dict.fromkeys(concept.mapping.strip() for concept in recipe.concepts))
     encode = inputs.Encoder(model, progress, len(phrases) + len(safe) + len(recipe.preserve))
     weights = edit(

@@ -150,7 +150,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         StudioError: with a sentence for the user.
     """
     recipe.check()
-    settings, phrases = recipe.settings, training.phrases(recipe)
+    settings, phrases = recipe.settings, inputs.phrases(recipe)
     progress = timed(progress, {"train": 1.0})
     steps = settings.steps if settings.eta else 0
     copies = training.masters(model, parameters(model.unet, settings.select))

@@ -158,6 +158,7 @@ def _subjects(
         subjects.append(
             Subject(
                 phrase=concept.phrase,
+                # Without images the UNet sees noise alone.
                 latents_NCHW=latents_NCHW if settings.real_images else torch.zeros(1, *shape),
                 prompt=read,
                 positions=_pressed(model, concept, sentence, settings),
@@ -196,6 +197,7 @@ def _encoded(model: Model, sentence: str, places: Sequence[int], learned_KD: Ten
     """context_1TD of a sentence with other token embeddings at some positions; differentiable in them."""
 
     def put_in(module: nn.Module, args: tuple, embedded_1TD: Tensor) -> Tensor:
+        # The encoder works on, so that the other words take in the learned embeddings too.
         changed_1TD = embedded_1TD.clone()
         changed_1TD[:, list(places)] = learned_KD.to(embedded_1TD)
         return changed_1TD

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mace_studio import __version__
 from mace_studio.erasure import Erasure
-from mace_studio.progress import Progress, Report, within
+from mace_studio.progress import Progress, Report, timed, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import files, grams, text
 from mace_studio.sd.model import Model, read_captions
@@ -72,6 +72,15 @@ class Encoder:
         return Phrases(context_NTD.double().cpu(), last_N)
 
 
+def phrases(recipe: Recipe) -> list[str]:
+    """The concepts' bare names.
+
+    Args:
+        recipe: any.
+    """
+    return [concept.phrase.strip() for concept in recipe.concepts]
+
+
 def anchor(concept: Concept, choice: str, published: dict[str, str]) -> str:
     """What takes a concept's place: the recipe's mapping, or the published word for its kind.
 
@@ -122,6 +131,20 @@ def result(
         warnings=tuple(warnings),
         versions={"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
     )
+
+
+def without_weights(model: Model, recipe: Recipe, progress: Report, warnings: Sequence[str] = ()) -> Erasure:
+    """The Erasure of a method that changes no weights and acts while images are generated: nothing is computed.
+
+    Args:
+        model: that it is for.
+        recipe: what to act on.
+        progress: told of stage "refine" once.
+        warnings: sentences for the user.
+    """
+    recipe.check()
+    timed(progress, {"refine": 1.0})(Progress("refine", step=1, total=1))
+    return result(model, recipe, {}, warnings)
 
 
 def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:

@@ -45,6 +45,7 @@ def edit(
         return weights
 
     def one(weight_PD: Tensor) -> Tensor:
+        # K of the objective, in the space of the values: lambda W W^T + s_k W P W^T + s_0 W K0 W^T.
         kept_PP = ridge * weight_PD @ weight_PD.T
         if preserve_MD is not None and len(preserve_MD):
             values_MP = preserve_MD.detach().cpu().double() @ weight_PD.T
@@ -73,6 +74,7 @@ def rotation(concept_PP: Tensor, anchor_PP: Tensor, kept_PP: Tensor, erase_scale
     """
     eye_PP = torch.eye(len(kept_PP)).double()
     left_PP, _, right_PP = torch.linalg.svd(kept_PP - erase_scale * (eye_PP - anchor_PP) @ concept_PP)
+    # A reflection has the same objective or a lower one, but is no rotation.
     if torch.linalg.det(left_PP @ right_PP) < 0:
         left_PP[:, -1] *= -1
     return left_PP @ right_PP
@@ -102,13 +104,12 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     published = inputs.OCE_ANCHORS
     if len(recipe.concepts) >= inputs.OCE_MANY:
         published = published | {"celebrity": "tree"}
-    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    phrases = inputs.phrases(recipe)
     anchors = list(dict.fromkeys(inputs.anchor(concept, settings.anchor, published) for concept in recipe.concepts))
     encode = inputs.Encoder(model, progress, len(phrases) + len(anchors) + len(recipe.preserve))
     concept, anchor, preserved = encode(phrases), encode(anchors), encode(recipe.preserve)
-    values = {name + projections.WEIGHT for name in projections.names(model.unet, "value")}
     weights = edit(
-        {key: weight_PD for key, weight_PD in projections.read(model.unet).items() if key in values},
+        projections.read(model.unet, tune="value"),
         concept.vectors_ND,
         anchor.vectors_ND,
         preserved.vectors_ND,

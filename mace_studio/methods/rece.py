@@ -74,6 +74,7 @@ def each_round(
     for _ in range(settings.rounds):
         current = uce.edit(
             current,
+            # Each round looks for what still brings the concept back under the weights of the round before.
             revive(original, current, concepts_NTD, settings.rho),
             anchors_NTD,
             anchors_NTD.flatten(0, 1),
@@ -110,6 +111,7 @@ def revive(
         edited_PD = weight_PD.detach().cpu().double()
         gram_DD += edited_PD.T @ edited_PD
         cross_DD += edited_PD.T @ original[name].detach().cpu().double()
+    # The gradient of the sum is 0 where (rho I + sum W'^T W') c' = (sum W'^T W) c.
     map_DD = torch.cholesky_solve(cross_DD, torch.linalg.cholesky(gram_DD))
     return context_NTD.detach().cpu().double() @ map_DD.T
 
@@ -129,7 +131,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     recipe.check()
     settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
     encode = inputs.Encoder(model, progress, len(recipe.concepts) + 2)
-    concepts, blank, empty = encode([c.phrase.strip() for c in recipe.concepts]), encode([" "]), encode([""])
+    concepts, blank, empty = encode(inputs.phrases(recipe)), encode([" "]), encode([""])
     blank_TD = blank.context_NTD[0]
     both = [
         uce.tails(concept_TD, blank_TD, last, blank.last_N[0])

@@ -191,6 +191,7 @@ def _images(
 ) -> tuple[Images, Images]:
     """Surrogate images under the concepts' prompts, and replayed images under their own."""
     settings, captions = recipe.settings, read_captions(model.captions)
+    # A seed of its own: the Fisher information in the cache then serves every recipe.
     chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(REPLAY_SEED))
     replayed = [captions[chosen[i % len(captions)]] for i in range(settings.replay)]
     concepts = [c for c in recipe.concepts for _ in range(settings.surrogates)]
@@ -238,6 +239,7 @@ def _fisher(
             report(Progress("fisher", "", number * len(timesteps) + i + 1, total))
 
     scaled = fisher((losses(number) for number in range(len(replay.phrases))), copies, settings.stride)
+    # A mean of squared gradients, so the scale of the loss enters it squared.
     found = {key: value / scale**2 for key, value in scaled.items()}
     if cache:
         files.write(cache / name, found)

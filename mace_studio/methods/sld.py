@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.settings import SldSettings
-from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.progress import Report, silent
 from mace_studio.recipe import Recipe
 from mace_studio.sd import attention_hooks, text
 from mace_studio.sd.model import Model
@@ -83,9 +83,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     Raises:
         StudioError: with a sentence for the user.
     """
-    recipe.check()
-    timed(progress, {"refine": 1.0})(Progress("refine", step=1, total=1))
-    return inputs.result(model, recipe, {}, [UNGUIDED] if model.distilled else [])
+    return inputs.without_weights(model, recipe, progress, [UNGUIDED] if model.distilled else [])
 
 
 @dataclass
@@ -125,7 +123,7 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
         recipe: concepts and settings.
     """
     pipeline, unet, settings = model.pipeline, model.unet, recipe.settings
-    context_1TD, pooled_1P = text.encode(model, [", ".join(concept.phrase.strip() for concept in recipe.concepts)])
+    context_1TD, pooled_1P = text.encode(model, [", ".join(inputs.phrases(recipe))])
     run, warned = _Run(), False
 
     @torch.no_grad()

@@ -70,6 +70,7 @@ def edit(
     moments = Moments.of(contexts_ND, targets_ND) * (1 / len(paired))
     gram_DD, pull_DD = moments.gram_DD, moments.cross_DD - moments.gram_DD
     eye_DD = torch.eye(len(gram_DD)).double()
+    # D_er = W (S*1 - S11)(S11 + I)^-1 is the edit that nothing constrains; it tells which vectors an edit would move.
     erase_DD = torch.linalg.solve(eye_DD + gram_DD, pull_DD, left=False)
     generator = generator or torch.Generator().manual_seed(0)
     retained_ND, held_MD = (
@@ -88,12 +89,7 @@ def edit(
 
 
 def influential(delta_PD: Tensor, vectors_ND: Tensor) -> Tensor:
-    """The vectors c with ||D_er c|| at or above the mean over all of them (IPF); none of none.
-
-    Args:
-        delta_PD: D_er, the change of a weight that erases without constraint, float64.
-        vectors_ND: c, embeddings of phrases to keep, float64.
-    """
+    """The vectors c with ||D_er c|| at or above the mean over all of them (IPF); none of none."""
     moved_N = (vectors_ND @ delta_PD.T).norm(dim=1)
     return vectors_ND[moved_N >= moved_N.mean()] if len(vectors_ND) else vectors_ND
 
@@ -116,6 +112,7 @@ def augmented(
     found = []
     for chunk_ND in kept_ND.split(CHUNK):
         noise_NAD = torch.randn(len(chunk_ND), augmentations, len(last_D), generator=generator, dtype=torch.float64)
+        # (z . u) u: noise along the direction that W passes on the least, so that the outputs hardly change.
         around_NAD = chunk_ND[:, None] + (noise_NAD @ last_D)[..., None] * last_D
         found.append(influential(delta_PD, around_NAD.flatten(0, 1)))
     return torch.cat(found)
@@ -167,6 +164,7 @@ def invariants(empty_TD: Tensor, centres: int = CENTRES) -> Tensor:
     points_ND = empty_TD[1:]
     centres_KD = points_ND[:1]
     while len(centres_KD) < min(centres, len(points_ND)):
+        # The next centre starts at the point that is farthest from all others.
         farthest = torch.cdist(points_ND, centres_KD).min(dim=1).values.argmax()
         centres_KD = torch.cat([centres_KD, points_ND[farthest, None]])
     for _ in range(100):
@@ -204,7 +202,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     """
     recipe.check()
     settings, progress = recipe.settings, timed(progress, {"refine": 1.0})
-    phrases = [concept.phrase.strip() for concept in recipe.concepts]
+    phrases = inputs.phrases(recipe)
     anchors = [inputs.anchor(concept, settings.anchor, inputs.UCE_ANCHORS) for concept in recipe.concepts]
     kept = retainable(recipe.preserve, phrases)
     encode = inputs.Encoder(model, progress, 2 * len(phrases) + len(kept) + 1)
@@ -212,9 +210,8 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     vectors: tuple[Vectors, Vectors] = concept.vectors_ND, target.vectors_ND
     if all(one.kind == "explicit" for one in recipe.concepts):  # all positions, summed, as the authors do there
         vectors = concept.context_NTD[:, 1:], target.context_NTD[:, 1:]
-    chosen = {name + projections.WEIGHT for name in projections.names(model.unet, settings.tune)}
     weights = edit(
-        {key: weight_PD for key, weight_PD in projections.read(model.unet).items() if key in chosen},
+        projections.read(model.unet, tune=settings.tune),
         *vectors,
         retained.vectors_ND if kept else empty.context_NTD[0, 1:],
         invariants(empty.context_NTD[0]),

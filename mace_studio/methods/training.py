@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mace_studio.errors import ModelError, StudioError
 from mace_studio.progress import Progress, Report, within
-from mace_studio.recipe import Recipe
 from mace_studio.sd import lora, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import TrainingImage
@@ -146,6 +145,7 @@ def noised(
     abar_B111 = schedule.alphas_cumprod.cpu().double()[list(timesteps)][:, None, None, None]
     signal_B111, scale_B111 = abar_B111.sqrt().float(), (1 - abar_B111).sqrt().float()
     noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator)
+    # v = sqrt(abar_t) eps - sqrt(1 - abar_t) z, where the model predicts that in place of eps.
     velocity = prediction(model) == "v_prediction"
     return Noised(
         noisy_BCHW=signal_B111 * clean_BCHW + scale_B111 * noise_BCHW,
@@ -229,8 +229,10 @@ def train(
                     f"The loss of “{phrase}” is {part.item()} at step {step + 1}, so the training was ended; use a "
                     "smaller learning rate, or load the model in float32."
                 )
+            # Differentiated at once, so that the activations of one part alone are held.
             (part * scale).backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
+        # Back to the true gradients, so that the clip norm means the same in every dtype.
         torch._foreach_div_(gradients, scale)
         norm = nn.utils.clip_grad_norm_(parameters, clip or torch.inf)
         if norm.isfinite():
@@ -263,12 +265,3 @@ def hooked(modules: Iterable[nn.Module], hook: Callable[..., Tensor]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
-
-
-def phrases(recipe: Recipe) -> list[str]:
-    """The concepts' bare names.
-
-    Args:
-        recipe: any.
-    """
-    return [concept.phrase.strip() for concept in recipe.concepts]

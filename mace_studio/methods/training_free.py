@@ -15,7 +15,7 @@ from mace_studio.core.ridge import Fusion, Keep, keep_gram
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.mace import refine
-from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.progress import Progress, Report, always, silent, timed
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import projections, text
 from mace_studio.sd.model import Model
@@ -49,6 +49,7 @@ def edit(
     """
     moments = sum(concepts, start=Moments.zero(len(keep.gram_DD)))
     fusion = Fusion(moments.gram_DD, keep)
+    # In place of the LoRAs: sum_i (W' E^_i) E_i^T as the target of Eq. 7.
     fusion.add_pairs(moments)
     weights = {name: fusion.fused(name, weight_PD, refined[name]) for name, weight_PD in original.items()}
     return FusedWeights(weights, fusion.condition)
@@ -110,7 +111,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         def moments() -> Iterator[Moments]:
             for i, concept in enumerate(recipe.concepts):
                 at = Progress("fuse", concept.phrase, i, count)
-                yield _targeted(model, concept, lambda _, at=at: progress(at))  # one step, in several batches
+                yield _targeted(model, concept, always(progress, at))
 
         original = projections.read(model.unet)
         refined = {key: weight_PD.cpu().double() @ solved.matrix_DD for key, weight_PD in original.items()}

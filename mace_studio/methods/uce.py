@@ -61,6 +61,7 @@ def edit(
     keep_DD = ridge * torch.eye(contexts_ND.shape[1]).double()
     if preserve_MD is not None and len(preserve_MD):
         keep_DD += preserve_scale * Moments.of(preserve_MD).gram_DD
+    # As W' = W M, with (s_e sum a_i c_i^T + R)(s_e sum c_i c_i^T + R)^-1 for M and R = s_p P + lambda I.
     solved = refinement(erase_scale * Moments.of(contexts_ND, targets_ND), keep_DD)
     if technique == "replace":
         return each_weight(weights, lambda weight_PD: refine(weight_PD, solved))
@@ -71,6 +72,7 @@ def edit(
         for context_nD, target_nD in paired:
             own_nP, output_nP = context_nD @ weight_PD.T, target_nD @ weight_PD.T
             unit_nP = own_nP / own_nP.norm()
+            # The anchor's output without its part along the concept's own output: v_i of "tensor".
             wanted_nP = output_nP - (unit_nP * output_nP).sum() * unit_nP
             pull_PD += (wanted_nP - own_nP).T @ context_nD
         return weight_PD + erase_scale * torch.linalg.solve(total_DD, pull_PD.T).T

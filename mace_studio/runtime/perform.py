@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +92,41 @@ def perform(task: str, place: Place, *arguments: Any) -> Events:
     """
     from mace_studio.runtime.tasks import TASKS  # noqa: PLC0415
 
-    with _in_use:
+    events: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+    go_on = threading.Semaphore(0)
+    closed = False
+    result: Any = None
+    error: BaseException | None = None
+
+    def report(event: Progress) -> None:
+        events.put(event)
+        go_on.acquire()  # the task waits while an event is looked at
+        if closed:
+            raise Cancelled
+
+    def run() -> None:
+        nonlocal result, error
         try:
-            end = yield from _stream(partial(TASKS[task], place, *arguments))
-        except StudioError as error:
-            last: Done | Failed = Failed(error)
-        else:
-            last = Done(end)
-    yield last
+            result = TASKS[task](place, *arguments, progress=report)
+        except BaseException as raised:
+            error = raised
+        events.put(None)
+
+    with _in_use:
+        # The context tells whose request this is, as it does in the thread that asks for the events.
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="task", daemon=True)
+        thread.start()
+        try:
+            while (event := events.get()) is not None:
+                yield event
+                go_on.release()
+        finally:
+            closed = True
+            go_on.release()
+            thread.join()
+    if error is not None and not isinstance(error, StudioError):
+        raise error
+    yield Done(result) if error is None else Failed(error)
 
 
 def outcome(events: Events, progress: Report) -> Any:
@@ -121,41 +147,3 @@ def outcome(events: Events, progress: Report) -> Any:
                 raise event.error
             progress(event)
     raise StudioError("The run was broken off before its end, as if its time was over; ask for less at once.")
-
-
-def _stream(call: Callable[..., Any]) -> Generator[Progress, None, Any]:
-    """Run `call(progress=...)` on a thread and yield each event; the thread waits while an event is looked at."""
-    events: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
-    go_on = threading.Semaphore(0)
-    closed = False
-    result: Any = None
-    error: BaseException | None = None
-
-    def report(event: Progress) -> None:
-        events.put(event)
-        go_on.acquire()
-        if closed:
-            raise Cancelled
-
-    def run() -> None:
-        nonlocal result, error
-        try:
-            result = call(progress=report)
-        except BaseException as raised:
-            error = raised
-        events.put(None)
-
-    # The context tells whose request this is, as it does in the thread that asks for the events.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="task", daemon=True)
-    thread.start()
-    try:
-        while (event := events.get()) is not None:
-            yield event
-            go_on.release()
-    finally:
-        closed = True
-        go_on.release()
-        thread.join()
-    if error is not None:
-        raise error
-    return result

@@ -97,9 +97,6 @@ def staging(parent: Path) -> Iterator[Path]:
     """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone.
 
     Its name says which process made it, for `remove_abandoned`.
-
-    Args:
-        parent: of the folder to make, on the disk where the files will lie; made where it is missing.
     """
     parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_host()}-{os.getpid()}-", suffix=PART))
@@ -111,9 +108,6 @@ def staging(parent: Path) -> Iterator[Path]:
 
 def remove_abandoned(folder: Path) -> int:
     """Remove what processes that are dead by now left unfinished in a folder and in those below it.
-
-    Args:
-        folder: of results or of the cache; need not exist.
 
     Returns:
         How many files and folders were removed.

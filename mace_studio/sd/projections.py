@@ -35,16 +35,17 @@ def width(unet: nn.Module) -> int:
     return _layer(unet, names(unet)[0]).in_features
 
 
-def read(unet: nn.Module, changes: str = "projections") -> dict[str, Tensor]:
+def read(unet: nn.Module, changes: str = "projections", tune: str = "both") -> dict[str, Tensor]:
     """State-dict key -> weight of what may change; the UNet's own tensors, not copies.
 
     Args:
         unet: the model.
         changes: "projections" for weight_PD of every projection, "unet" for every parameter.
+        tune: which projections, as of `names`.
     """
     if changes == "unet":
         return {name: parameter.detach() for name, parameter in unet.named_parameters()}
-    return {name + WEIGHT: _layer(unet, name).weight.detach() for name in names(unet)}
+    return {name + WEIGHT: _layer(unet, name).weight.detach() for name in names(unet, tune)}
 
 
 @contextmanager

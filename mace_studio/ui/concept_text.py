@@ -176,8 +176,7 @@ def decoded(data: bytes) -> str:
 
 def synonyms_text(synonyms: Sequence[str]) -> str:
     """Synonyms in one line; what would not read back is put in quotes."""
-    quoted = {s: '"' + s.replace('"', '""') + '"' for s in synonyms if s != s.strip() or "," in s or s[:1] in ("", '"')}
-    return ", ".join(quoted.get(s, s) for s in synonyms)
+    return ", ".join(_quoted(s) if s != s.strip() or "," in s or s[:1] in ("", '"') else s for s in synonyms)
 
 
 def synonyms_from(text: str) -> tuple[str, ...]:
@@ -190,3 +189,7 @@ def synonyms_from(text: str) -> tuple[str, ...]:
         elif plain.strip():
             found.append(plain.strip())
     return tuple(found)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

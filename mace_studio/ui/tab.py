@@ -41,6 +41,17 @@ class Listener:
         return event(self.fn, self.inputs, self.outputs, **(WAITING if self.waits else QUIET) | self.options)
 
 
+def of_an_erasure(choose: Listener, resume: Listener, loaded: Listener) -> dict[str, list[Listener]]:
+    """What a tab listens to that works on one erased model.
+
+    Args:
+        choose: lists the erased models.
+        resume: watches a job that this browser has begun.
+        loaded: fills in what suits the model.
+    """
+    return {PAGE_OPENED: [choose, resume], SELECTED: [choose], ERASURES_CHANGED: [choose], MODEL_LOADED: [loaded]}
+
+
 @dataclass(kw_only=True)
 class Shared:
     """What the tabs share.

@@ -64,6 +64,7 @@ def fuse(
         fusion.add_pulls(pairs, pulls)
     fused = {}
     for key, weight_PD in originals.items():
+        # W' = W M in float64: rounded to the model's dtype it would be another W' than the solve's.
         fused[key] = fusion.fused(key, weight_PD, weight_PD.cpu().double() @ solved.matrix_DD)
         progress(Progress("fuse", step=concepts + len(fused), total=total))
     embeddings.log()

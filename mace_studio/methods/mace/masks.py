@@ -90,7 +90,9 @@ def combined(
     result = []
     for concept, theirs in zip(recipe.concepts, found, strict=True):
         keys = [(concept.phrase, n + 1) for n in range(len(theirs))]
+        # A user's mask without white is None too, and still takes the place of the source's.
         chosen = [own.get(key, mask_IJ) for key, mask_IJ in zip(keys, theirs, strict=True)]
+        # A style has no place in an image, so there the whole image is no failure.
         expected = [searched(recipe, concept) or key in own for key in keys]
         empty = sum(mask_IJ is None and wanted for mask_IJ, wanted in zip(chosen, expected, strict=True))
         if empty:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -138,23 +137,20 @@ class JobCard:
 
     def _handler(self, start: Callable[..., Job]) -> Callable[..., Iterator[Update]]:
         def handler(job_id: str, *values: Any) -> Iterator[Update]:
-            yield from self._begin(job_id, partial(start, *values))
+            before = self.studio.job(job_id)
+            if before is not None and not before.over:
+                yield {self.notice: UNDER_WAY}
+                return
+            try:
+                job = start(*values)
+            except RecipeError as error:
+                yield {self.notice: notices.problem(error, self._places)}
+                return
+            yield {self.notice: CLEAR, self.job_id: job.id} | self._shows.begun(job)
+            yield from self._watch(job)
 
         handler.__name__ = start.__name__
         return notices.readable(handler)
-
-    def _begin(self, job_id: str, start: Callable[[], Job]) -> Iterator[Update]:
-        before = self.studio.job(job_id)
-        if before is not None and not before.over:
-            yield {self.notice: UNDER_WAY}
-            return
-        try:
-            job = start()
-        except RecipeError as error:
-            yield {self.notice: notices.problem(error, self._places)}
-            return
-        yield {self.notice: CLEAR, self.job_id: job.id} | self._shows.begun(job)
-        yield from self._watch(job)
 
     def _watch(self, job: Job, returned: bool = False) -> Iterator[Update]:
         for event in job.watch():

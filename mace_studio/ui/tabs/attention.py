@@ -20,7 +20,7 @@ from mace_studio.ui.components.text import heading, hint, number_text
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
+from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
 AS_IT_IS = "None: the model as it is"
 FILES = (("-maps.pdf", "Figure of all layers, PDF"), (".npz", "Data, NPZ"))
@@ -50,12 +50,7 @@ class AttentionTab:
         self._wire()
         choose = Listener(self.on_open, [shared.newest, self.name], self.name)
         settings = [self.steps, self.guidance]
-        self.listens = {
-            PAGE_OPENED: [choose, self.job.resume],
-            SELECTED: [choose],
-            ERASURES_CHANGED: [choose],
-            MODEL_LOADED: [Listener(self.on_model_loaded, settings, settings)],
-        }
+        self.listens = of_an_erasure(choose, self.job.resume, Listener(self.on_model_loaded, settings, settings))
         self.emits: dict[str, list[Any]] = {}
 
     def _prompt_card(self) -> None:

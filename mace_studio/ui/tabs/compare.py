@@ -23,7 +23,7 @@ from mace_studio.ui.components.text import heading, number_text, pairs
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
+from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
 TITLE = "Compare "  # how the title of such a job begins, before the name of the erased model
 NO_PAIR = '<p class="hint">Nothing is generated yet.</p>'
@@ -60,12 +60,7 @@ class CompareTab:
         self._wire()
         choose = Listener(self.on_open, [shared.newest, self.name], self.name)
         settings = [self.steps, self.guidance]
-        self.listens = {
-            PAGE_OPENED: [choose, self.job.resume],
-            SELECTED: [choose],
-            ERASURES_CHANGED: [choose],
-            MODEL_LOADED: [Listener(self.on_model_loaded, settings, settings)],
-        }
+        self.listens = of_an_erasure(choose, self.job.resume, Listener(self.on_model_loaded, settings, settings))
         self.emits: dict[str, list[Any]] = {}
 
     def _prompt_card(self) -> None:
