@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mace_studio.analysis.attention import inspect
     from mace_studio.analysis.compare import compare
+    from mace_studio.cluster.erase import erase as erase_on_cluster
+    from mace_studio.cluster.workers import Cluster
     from mace_studio.erasure import Erasure
     from mace_studio.erasure import load as load_erasure
     from mace_studio.evaluation.evaluate import evaluate
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Cluster",
     "Concept",
     "Erasure",
     "ExportRequest",
@@ -38,6 +41,7 @@ __all__ = [
     "Recipe",
     "compare",
     "erase",
+    "erase_on_cluster",
     "evaluate",
     "export",
     "inspect",
@@ -47,6 +51,7 @@ __all__ = [
 
 # Name -> the module that has it, and its name there.
 _HOMES = {
+    "Cluster": ("cluster.workers", "Cluster"),
     "Concept": ("recipe", "Concept"),
     "Erasure": ("erasure", "Erasure"),
     "ExportRequest": ("exports.formats", "ExportRequest"),
@@ -56,6 +61,7 @@ _HOMES = {
     "Recipe": ("recipe", "Recipe"),
     "compare": ("analysis.compare", "compare"),
     "erase": ("methods", "erase"),
+    "erase_on_cluster": ("cluster.erase", "erase"),
     "evaluate": ("evaluation.evaluate", "evaluate"),
     "export": ("exports.export", "export"),
     "inspect": ("analysis.attention", "inspect"),

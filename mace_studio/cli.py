@@ -188,6 +188,8 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
         captions=options.captions,
         vae=options.vae,
         text_encoder=options.text_encoder,
+        cluster=getattr(options, "cluster", ""),  # of those commands that erase
+        worker_gpus=getattr(options, "worker_gpus", 1.0),
     )
 
 

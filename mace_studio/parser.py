@@ -66,6 +66,7 @@ def _page_flags() -> argparse.ArgumentParser:
     )
     flags.add_argument("--mcp", action=_Mcp, help="serve assistants too, by the Model Context Protocol")
     flags.add_argument("--auth", type=_credentials, metavar="USER:PASSWORD", help="ask users for this")
+    _add_cluster(flags)
     return flags
 
 
@@ -109,6 +110,17 @@ def _add_erase(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, OUTPUT, "where the erased models go")
     parser.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="PNG files as the command masks writes them")
+    _add_cluster(parser)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        default="",
+        metavar="auto|ADDRESS",
+        help="run MACE on a Ray cluster, auto for the one of this machine (docs/cluster.md)",
+    )
+    parser.add_argument("--worker-gpus", type=float, default=1.0, help="of each worker, such as 0.5 (default: 1)")
 
 
 def _add_masks(parser: argparse.ArgumentParser) -> None:

@@ -36,6 +36,8 @@ class Place:
         cache: the folder of training images and of what else can be made again.
         captions: file of general captions; None takes those that go with the model.
         vae, text_encoder: as `sd.model.load` takes them.
+        cluster: address of a Ray cluster on which MACE erases, "auto", or "" for this machine alone.
+        worker_gpus: GPUs of each of its workers.
     """
 
     source: str = str(BUILT_IN)
@@ -47,6 +49,8 @@ class Place:
     captions: Path | None = None
     vae: str = ""
     text_encoder: str = ""
+    cluster: str = ""
+    worker_gpus: float = 1.0
 
 
 @dataclass(frozen=True)

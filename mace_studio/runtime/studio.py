@@ -49,6 +49,8 @@ class Studio:
         captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
         vae: folder, hub id or file of another VAE for the first model; its own when empty.
         text_encoder: folder or hub id of another text encoder for the first model; its own when empty.
+        cluster: address of a Ray cluster on which MACE erases, "auto", or "" for this machine alone.
+        worker_gpus: GPUs of each of its workers.
         perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
         fixed: many users share it: nobody may change the model, and each request is limited (`quota`).
         user: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
@@ -65,6 +67,8 @@ class Studio:
         captions: Path | None = None,
         vae: str = "",
         text_encoder: str = "",
+        cluster: str = "",
+        worker_gpus: float = 1.0,
         perform: Perform = perform,
         fixed: bool = False,
         user: Callable[[], str | None] = lambda: None,
@@ -79,6 +83,8 @@ class Studio:
             captions=captions,
             vae=vae,
             text_encoder=text_encoder,
+            cluster=cluster,
+            worker_gpus=worker_gpus,
         )
         self.fixed = fixed
         self._user = user

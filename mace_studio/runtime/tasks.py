@@ -168,6 +168,13 @@ def erase(place: Place, recipe: Recipe, user_masks: UserMasks | None = None, pro
         progress: gets the events of the method.
     """
     model = process_model(place).model
+    if place.cluster and recipe.method == "mace":
+        from mace_studio.cluster import erase as on_cluster  # noqa: PLC0415 - only where it is asked for
+        from mace_studio.cluster.workers import Cluster  # noqa: PLC0415
+
+        cluster = Cluster(address=place.cluster, gpus=place.worker_gpus)
+        result = on_cluster.erase(model, recipe, progress, place.cache, cluster=cluster, user_masks=user_masks)
+        return _save(place, result)
     if user_masks:
         return _save(place, mace.erase(model, recipe, progress=progress, cache=place.cache, user_masks=user_masks))
     return _save(place, METHODS[recipe.method].erase(model, recipe, progress, place.cache))

@@ -40,12 +40,15 @@ class Model:
         source: the folder, hub id or file it came from.
         low_memory: one image at a time, and each part on the device only while it works.
         captions: file of the captions of general knowledge, for `read_captions`.
+        vae, text_encoder: as `load` took them.
     """
 
     pipeline: DiffusionPipeline
     source: str
     low_memory: bool = False
     captions: Path = GENERAL_CAPTIONS
+    vae: str = ""
+    text_encoder: str = ""
 
     @property
     def name(self) -> str:
@@ -219,7 +222,7 @@ def load(
     except Exception as error:  # files of strangers: diffusers and transformers raise anything over a bad configuration
         log.info("%s could not be loaded", source, exc_info=True)
         raise ModelError(_no_room(source, device, error)) from error
-    return _checked(Model(pipeline, source, low_memory, captions or captions_of(source)))
+    return _checked(Model(pipeline, source, low_memory, captions or captions_of(source), vae, text_encoder))
 
 
 def captions_of(source: str) -> Path:

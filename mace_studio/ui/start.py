@@ -39,6 +39,8 @@ def build(options: argparse.Namespace) -> tuple[Studio, gr.Blocks]:
         captions=options.captions,
         vae=options.vae,
         text_encoder=options.text_encoder,
+        cluster=options.cluster,
+        worker_gpus=options.worker_gpus,
         perform=PERFORM,
         fixed=shared(),
         user=sessions.folder,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mace_studio import __version__, phrases, prompts
+from mace_studio import __version__, masks, phrases, prompts
 from mace_studio.erasure import Erasure, origin
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import fuse, refine, train_loras, training_images
@@ -56,6 +56,8 @@ def erase(
     rest = replace(recipe, concepts=[c for c in recipe.concepts if c.phrase not in known] if trains else ())
     report = timed(progress, costs(recipe, rest))
     images = training_images.make(model, rest, cache, warnings, user_masks, report) if rest.concepts else []
+    if images and user_masks:
+        warnings.append(masks.summary(user_masks))
     embeddings = Embeddings(model, LIMIT if trains else 0)
     sums = refine.gather(model, recipe, cache, report, embeddings=embeddings)
     if sums.general is not None and model.captions != captions_of(model.source):

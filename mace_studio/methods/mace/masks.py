@@ -101,8 +101,6 @@ def combined(
                 "image was used."
             )
         result.append(chosen)
-    if user_masks:
-        warnings.append(masks.summary(user_masks))
     return result
 
 

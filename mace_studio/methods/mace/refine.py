@@ -57,11 +57,11 @@ def gather(
         embeddings: of the same model; keeps the concepts' prompts for the stages after this one.
     """
     embeddings = embeddings or Embeddings(model, limit=0)
-    general, preserve, sentences = kept(model, recipe, cache, progress)
-    total, sums = sentences + _own_sentences(recipe), PairSums(model.width)
+    general, preserve, done = kept(model, recipe, cache, progress)
+    total, sums = done + _own_sentences(recipe), PairSums(model.width)
     for part in parts(recipe):
-        sums.merge(part_sums(model, part, embeddings, within(progress, "refine", "", sentences, total)))
-        sentences += _sentences(part)
+        sums.merge(part_sums(model, part, embeddings, within(progress, "refine", "", done, total)))
+        done += sentences(part)
     embeddings.log()
     return Sums(sums.moments(), sums.all_positions(), general, preserve)
 
@@ -113,7 +113,7 @@ def part_sums(model: Model, part: Sequence[Concept], embeddings: Embeddings, pro
         embeddings: of the same model.
         progress: called with stage "refine" at every batch of sentences: sentences done of the part's.
     """
-    sums, done, total = PairSums(model.width), 0, _sentences(part)
+    sums, done, total = PairSums(model.width), 0, sentences(part)
     guide = embeddings.of(prompts.mapped(part[0]), within(progress, "refine", part[0].phrase, done, total))
     done += len(guide.context_NTD)
     for concept in part:
@@ -124,13 +124,13 @@ def part_sums(model: Model, part: Sequence[Concept], embeddings: Embeddings, pro
     return sums
 
 
-def _sentences(part: Sequence[Concept]) -> int:
-    """Of a part: those of each concept, and those of the mapping."""
+def sentences(part: Sequence[Concept]) -> int:
+    """How many sentences of a part are encoded: those of each concept, and those of the mapping."""
     return len(prompts.mapped(part[0])) + sum(len(prompts.about(concept)) for concept in part)
 
 
 def _own_sentences(recipe: Recipe) -> int:
-    return sum(map(_sentences, parts(recipe)))
+    return sum(map(sentences, parts(recipe)))
 
 
 def solve(sums: Sums, weights: KeepWeights) -> ridge.Refinement:

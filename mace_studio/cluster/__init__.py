@@ -1,0 +1,1 @@
+"""Erasing on the machines of a Ray cluster."""

@@ -1,0 +1,177 @@
+"""An erasure on a real Ray cluster of this machine: a machine is added, a worker killed, and the file is the same."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mace_studio import presets
+from mace_studio.cluster.erase import blocks
+from mace_studio.cluster.erase import erase as erase_on_cluster
+from mace_studio.cluster.worker import Asked, Worker
+from mace_studio.errors import ModelError, RecipeError, StudioError
+from mace_studio.methods.mace import refine
+from mace_studio.methods.mace.erase import erase
+from mace_studio.progress import Cancelled
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
+
+try:
+    import ray
+    from ray.cluster_utils import Cluster as Machines
+except ImportError:
+    ray = None
+
+# Under CI=true it is a failure: the tests would be skipped there for ever, and nobody would see it.
+needs_ray = pytest.mark.skipif(
+    ray is None and os.environ.get("CI") != "true", reason="ray is not installed: pip install -e '.[cluster]'"
+)
+STORE = 150 * 2**20
+
+
+def twelve_people() -> Recipe:
+    """The preset, with so few steps that the way of it is most of the work; six blocks of two."""
+    recipe = next(preset.recipe for preset in presets.presets() if preset.name == "miniature/people-12")
+    keep = KeepWeights(general=0.0, preserve=1.0)
+    return replace(recipe, preserve=recipe.preserve[:2]).with_settings(
+        refine=keep,
+        fuse=keep,
+        images=ImageSettings(per_concept=4, steps=2, guidance=4.0),
+        lora=LoraSettings(steps=4, learning_rate=1e-3),
+        concepts_at_once=2,
+    )
+
+
+def worker_processes() -> set[int]:
+    """Processes that Ray has named after the class."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                name = (folder / "cmdline").read_bytes()
+            except OSError:  # it has just ended
+                continue
+            if name.startswith(b"ray::Worker"):
+                found.add(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """A cluster of one machine with room for one worker; a test may add another."""
+    assert ray is not None, "ray belongs to the dev requirements and must be there under CI=true"
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # The workers do not share this process's settings of pytest; they must find the package of this checkout.
+    patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    patch.setenv("OMP_NUM_THREADS", "1")
+    small = {"object_store_memory": STORE, "include_dashboard": False}
+    found = Machines(initialize_head=True, head_node_args={"num_cpus": 1, **small})
+    ray.init(found.address, log_to_driver=False, logging_level="WARNING")
+    yield found
+    ray.shutdown()
+    found.shutdown()
+    patch.undo()
+
+
+@pytest.fixture
+def one_thread():
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a worker takes as many cores as this process has threads
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_ray
+def test_a_machine_is_added_and_a_worker_killed_and_the_bytes_are_those_of_one_process(
+    model, machines, one_thread, tmp_path
+):
+    recipe, seen, killed = twelve_people(), [], []
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    # A mask by hand changes what one of the workers does, and the warnings.
+    masks = {(recipe.concepts[-1].phrase, 1): Image.new("L", (8, 8), 255)}
+    erase(model, recipe, cache=tmp_path / "a", user_masks=masks).save(one)
+
+    def interfere(event):
+        if event.stage == "refine" and not seen:
+            machines.add_node(num_cpus=1, object_store_memory=STORE)
+        seen.append(event)
+        if event.stage == "lora" and event.step >= 3 and not killed:
+            killed.append(min(worker_processes()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    erase_on_cluster(model, recipe, interfere, cache=tmp_path / "b", user_masks=masks).save(other)
+    assert other.read_bytes() == one.read_bytes()
+    assert killed
+    assert any("2 workers" in event.concept for event in seen)
+    fractions = [event.fraction for event in seen]
+    assert fractions[-1] == 1.0 and all(0 <= fraction <= 1 for fraction in fractions)
+    assert {event.stage for event in seen} == {"refine", "lora", "fuse"}
+
+
+@needs_ray
+def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_stored(
+    model, machines, one_thread, tmp_path
+):
+    recipe = replace(twelve_people(), concepts=twelve_people().concepts[:6])
+
+    def stop(event):
+        if event.stage == "lora" and list(tmp_path.glob("loras/*.safetensors")):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        erase_on_cluster(model, recipe, stop, cache=tmp_path)
+    loras = {path: path.stat().st_mtime_ns for path in (tmp_path / "loras").iterdir()}
+    assert loras
+    result = erase_on_cluster(model, recipe, cache=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in loras} == loras  # not trained again
+    assert len(list((tmp_path / "loras").iterdir())) == len(result.loras) == 6
+
+
+@needs_ray
+def test_an_error_of_a_worker_is_the_sentence_that_it_raised(model, machines, one_thread, monkeypatch, tmp_path):
+    other = replace(Asked.of(model, None), fingerprint="0" * 64)
+    monkeypatch.setattr(Asked, "of", lambda *_: other)
+    with pytest.raises(ModelError, match="another model"):
+        erase_on_cluster(model, twelve_people(), cache=tmp_path)
+
+
+def test_where_ray_is_missing_a_sentence_names_the_extra(model, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(StudioError, match=r"pip install 'mace-studio\[cluster\]'"):
+        erase_on_cluster(model, twelve_people())
+
+
+def test_other_methods_are_refused(model):
+    with pytest.raises(RecipeError, match="method: Only MACE"):
+        erase_on_cluster(model, replace(twelve_people(), method="uce", settings=None))
+
+
+@pytest.mark.parametrize(
+    ("each", "at_once", "images", "size"), [(8, 4, 8, 4), (4, 2, 8, 2), (1, 4, 8, 8), (3, 4, 8, 8), (8, 1, 8, 1)]
+)
+def test_blocks_end_where_the_batches_of_one_machine_end(each, at_once, images, size):
+    concepts = [Concept(f"thing {i}", "sky") for i in range(size + 1)]
+    recipe = Recipe(concepts=concepts, preserve=["dog"])
+    recipe = recipe.with_settings(images=ImageSettings(per_concept=each), concepts_at_once=at_once)
+    cut = blocks(recipe, images)
+    assert [len(block.concepts) for block in cut] == [size, 1]
+    assert [concept for block in cut for concept in block.concepts] == concepts
+    assert size * each % images == 0 and size % at_once == 0
+
+
+def test_parts_of_the_sums_have_one_mapping_and_eight_concepts_at_the_most():
+    people = [Concept(f"person {i}", "a person") for i in range(10)]
+    recipe = Recipe(concepts=[*people[:5], Concept("cat", "sky"), *people[5:]])
+    assert [len(part) for part in refine.parts(recipe)] == [8, 2, 1]
+    assert all(len({concept.mapping for concept in part}) == 1 for part in refine.parts(recipe))
+
+
+def test_a_worker_refuses_another_version(model):
+    with pytest.raises(ModelError, match=r"needed; install the same version"):
+        Worker(replace(Asked.of(model, None), version="0.0")).sums(0, (Concept("cat", "sky"),))
