@@ -105,8 +105,9 @@ def _add_out(parser: argparse.ArgumentParser, folder: Path, what: str) -> None:
 
 
 def _add_erase(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help=RECIPE)
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=RECIPE)
     _add_out(parser, OUTPUT, "where the erased models go")
+    parser.add_argument("--resume", action="store_true", help="go on with what a crash or a kill broke off there")
     parser.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="PNG files as the command masks writes them")
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mace_studio.errors import FileError
 
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+PART = ".part"
+ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
+NOTE = 2**24  # bytes of a note that are read
 SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
 
 
@@ -43,6 +52,16 @@ def read(path: Path) -> str:
         raise FileError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def note(path: Path) -> Any:
+    """What a small JSON file of our own holds; None where it is missing, damaged, too large, or no file but a pipe."""
+    try:
+        if not path.is_file() or path.stat().st_size > NOTE:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # ValueError: also a number of thousands of digits
+        return None
+
+
 def table(text: str) -> tuple[str, str]:
     """The text of a CSV file and what parts its cells.
 
@@ -62,23 +81,59 @@ def broken(text: str) -> bool:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path`, with its suffix, to write to; it takes the place of `path` when the block ends well.
+    """A path elsewhere of the same name, to write to; it takes the place of `path` when the block ends well.
 
     So nobody finds half a file under its final name, whatever ends the process. The folder is made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{os.getpid()}-", suffix=path.suffix)
-    os.close(handle)
-    part = Path(name)
-    try:
+    with staging(path.parent) as stage:
+        part = stage / path.name
         yield part
-        part.chmod(0o666 & ~_umask())
         os.replace(part, path)
+
+
+@contextmanager
+def staging(parent: Path) -> Iterator[Path]:
+    """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone.
+
+    Its name says which process made it, for `remove_abandoned`.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_host()}-{os.getpid()}-", suffix=PART))
+    try:
+        yield stage
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(stage, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def remove_abandoned(folder: Path) -> int:
+    """Remove what processes that are dead by now left unfinished in a folder and in those below it.
+
+    Returns:
+        How many files and folders were removed.
+    """
+    removed = 0
+    for path in list(folder.rglob(f".*{PART}")):
+        host, _, rest = path.name.removeprefix(".").partition("-")
+        process = rest.partition("-")[0]
+        # Where signals are not to be had (Windows), only the age tells.
+        own = host == _host() and process.isdecimal() and os.name == "posix"
+        with suppress(OSError):
+            if not _lives(int(process)) if own else time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                removed += 1
+    return removed
+
+
+def _host() -> str:
+    """Digits of this machine's name: another machine may write to the same folder."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
