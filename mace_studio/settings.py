@@ -134,9 +134,9 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 def bounded(name: str, value: float) -> None:
     """Raise a RecipeError unless a number lies within `BOUNDS`."""
     least, most = BOUNDS[name]
+    if most < value and most < LARGEST:
+        raise RecipeError(name, f"{number(value)} is too much; use at most {most:g}.")
     at_least(name, value, least)
-    if value > most:
-        raise RecipeError(name, f"{value:g} is too much; use at most {most:g}.")
 
 
 def counted(field: str, count: int, what: str = "") -> None:
@@ -155,7 +155,12 @@ def at_least(name: str, value: float, least: float) -> None:
     if value > LARGEST:
         raise RecipeError(name, "This number is too large.")
     if not value >= least:
-        raise RecipeError(name, f"{value:g} is not allowed; use a number of at least {least:g}.")
+        raise RecipeError(name, f"{number(value)} is not allowed; use a number of at least {least:g}.")
+
+
+def number(value: float) -> str:
+    """A number in a message; a whole one may have more digits than a float can take."""
+    return f"{value:g}" if abs(value) <= LARGEST or not isinstance(value, int) else "This number"
 
 
 def above_zero(name: str, value: float) -> None:

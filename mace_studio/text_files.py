@@ -74,6 +74,17 @@ def table(text: str) -> tuple[str, str]:
     return text, max(",;\t", key=first.count)
 
 
+def markdown(text: str) -> str:
+    """A text that cannot break out of its place in Markdown: no line break, no column, no markup, no HTML."""
+    flat = " ".join(text.split())
+    return "".join("\\" + c if c in "\\`*_[]<>|#&~" else c for c in flat)
+
+
+def cell(text: str) -> str:
+    """A text as a cell of a CSV file that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+
+
 def broken(text: str) -> bool:
     """Whether a text holds half of a character (a lone surrogate), which no file and no console can take."""
     return any("\ud800" <= character <= "\udfff" for character in text)
@@ -81,14 +92,31 @@ def broken(text: str) -> bool:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path elsewhere of the same name, to write to; it takes the place of `path` when the block ends well.
+    """A path beside `path`, with its suffix, to write to; it takes the place of `path` when the block ends well.
 
-    So nobody finds half a file under its final name, whatever ends the process. The folder is made.
+    So nobody finds half a file under its final name, whatever ends the process. The folder is made. The name says which
+    process made it, for `remove_abandoned`.
     """
-    with staging(path.parent) as stage:
-        part = stage / path.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(), suffix=PART + path.suffix)
+    os.close(handle)
+    part = Path(name)
+    try:
         yield part
+        part.chmod(0o666 & ~_umask())
         os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _prefix() -> str:
+    return f".{_host()}-{os.getpid()}-"
 
 
 @contextmanager
@@ -98,7 +126,7 @@ def staging(parent: Path) -> Iterator[Path]:
     Its name says which process made it, for `remove_abandoned`.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_host()}-{os.getpid()}-", suffix=PART))
+    stage = Path(tempfile.mkdtemp(dir=parent, prefix=_prefix(), suffix=PART))
     try:
         yield stage
     finally:
@@ -112,7 +140,7 @@ def remove_abandoned(folder: Path) -> int:
         How many files and folders were removed.
     """
     removed = 0
-    for path in list(folder.rglob(f".*{PART}")):
+    for path in list(folder.rglob(f".*{PART}*")):
         host, _, rest = path.name.removeprefix(".").partition("-")
         process = rest.partition("-")[0]
         # Where signals are not to be had (Windows), only the age tells.

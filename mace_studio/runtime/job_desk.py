@@ -42,12 +42,12 @@ class JobDesk:
 
     Args:
         output: folder in which jobs are written down, where the studio is one person's.
-        fixed, user: as of `Studio`.
+        fixed, user, machine: as of `Studio`.
     """
 
-    def __init__(self, output: Path, fixed: bool, user: Callable[[], str | None]) -> None:
+    def __init__(self, output: Path, fixed: bool, user: Callable[[], str | None], machine: Callable[[], str]) -> None:
         self.fixed = fixed
-        self._user = user
+        self._user, self._machine = user, machine
         self._log = JobLog(output / "jobs")
         each, most = (EACH, SHARED) if fixed else (math.inf, OWN)
         self._worker = Worker(each, most, self._log.update)
@@ -103,4 +103,4 @@ class JobDesk:
         self._log.remove(job)
 
     def _owners(self) -> tuple[str, ...]:
-        return (self._user() or "nobody",) if self.fixed else ("",)
+        return (f"user {self._user()}", f"machine {self._machine()}") if self.fixed else ("",)

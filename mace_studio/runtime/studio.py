@@ -20,7 +20,7 @@ from mace_studio.masks import UserMasks, check_takes_masks
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
-from mace_studio.runtime import estimate, library, quota, vocabulary
+from mace_studio.runtime import estimate, housekeeping, library, quota, vocabulary
 from mace_studio.runtime.estimate import Estimate, Status
 from mace_studio.runtime.job_desk import JobDesk, resumed, survives
 from mace_studio.runtime.jobs import DONE, Job
@@ -54,6 +54,7 @@ class Studio(JobDesk):
         perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
         fixed: many users share it: nobody may change the model, and each request is limited (`quota`).
         user: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
+        machine: the address that they ask from; jobs are bounded for each.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Studio(JobDesk):
         perform: Perform = perform,
         fixed: bool = False,
         user: Callable[[], str | None] = lambda: None,
+        machine: Callable[[], str] = lambda: "",
     ) -> None:
         place = Place(
             source=sources.cleaned(source) if source else str(BUILT_IN),
@@ -82,7 +84,7 @@ class Studio(JobDesk):
             vae=vae,
             text_encoder=text_encoder,
         )
-        super().__init__(output, fixed, user)
+        super().__init__(output, fixed, user, machine)
         self._perform = perform
         self._model = LoadedModel(place, perform)
         self._compared: Job | None = None
@@ -361,6 +363,11 @@ class Studio(JobDesk):
         own = library.exists(self.output, erasure)
         return library.find(self.output if own else self._model.place.output, erasure)
 
+    def check_room(self) -> None:
+        """Raise a FileError where whoever is asking has left too much on a disk that many share."""
+        if self.fixed and self.output != self._model.place.output:
+            housekeeping.check_room(self.output)
+
     def _submit(self, title: str, request: object, task: str, *arguments: Any, patience: float = PATIENCE) -> Job:
         """Queue a task, with the model loaded before it.
 
@@ -377,9 +384,12 @@ class Studio(JobDesk):
         """
         if self.fixed:
             quota.check(task, *arguments)
+            self.check_room()
         output = self.output  # on the job's thread nobody is asking any more
 
         def work(progress: Report) -> Any:
+            if self.fixed:
+                housekeeping.tidy(self._model.place.output)
             self._model.load(progress)
             place = replace(self._model.place, output=output)
             return outcome(self._perform(task, place, *arguments), progress)
