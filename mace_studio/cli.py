@@ -22,7 +22,9 @@ from mace_studio.parser import OUTPUT, command_parser
 from mace_studio.paths import slug
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, lookup, result_files
+from mace_studio.runtime.job_log import JobLog
 from mace_studio.runtime.jobs import CANCELLED, Job, Worker
+from mace_studio.runtime.perform import Place
 from mace_studio.runtime.studio import Studio
 
 INTERRUPTED = 130
@@ -51,6 +53,11 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _erase(options: argparse.Namespace) -> None:
+    if options.resume == bool(options.recipes):
+        raise RecipeError("recipes", "Name recipes or presets to run, or --resume alone to go on with earlier ones.")
+    if options.resume:
+        _print_erasures(_resumed(options))
+        return
     recipes = [_recipe(text) for text in options.recipes]
     if options.masks and len(recipes) > 1:
         raise RecipeError("masks", "Masks are of one recipe's training images; erase its recipe alone.")
@@ -58,12 +65,47 @@ def _erase(options: argparse.Namespace) -> None:
     studio = _studio(options, options.out)
     if options.estimate:
         _result(studio.measure())
-    for recipe in recipes:
-        if options.estimate:
+        for recipe in recipes:
             title = f"{recipe.title()}: " if len(recipes) > 1 else ""
             print(f"{title}{studio.estimate(recipe).summary()}")
-        else:
-            print(_result(studio.erase(recipe, user_masks)).path)
+    else:
+        _print_erasures([studio.erase(recipe, user_masks, watched=False) for recipe in recipes])
+
+
+def _print_erasures(jobs: Sequence[Job]) -> None:
+    """Wait for jobs that are queued; an error or Ctrl-C in one cancels the rest."""
+    try:
+        for job in jobs:
+            print(_result(job).path)
+    finally:
+        for job in jobs:
+            job.cancel()
+
+
+def _resumed(options: argparse.Namespace) -> list[Job]:
+    """The erasures that a crash or a kill broke off in a folder, under way again on the models that they were for."""
+    studios: dict[Place, Studio] = {}
+    jobs = []
+    for written in JobLog(options.out / "jobs").interrupted():
+        if written.method not in ("erase", "compose"):
+            _say(f"“{written.title}” was broken off too; the page offers it.")
+            continue
+        place = written.place
+        if place not in studios:
+            studios[place] = Studio(
+                place.source,
+                device=place.device,
+                dtype=place.dtype,
+                output=options.out,
+                low_memory=place.low_memory,
+                captions=place.captions,
+                vae=place.vae,
+                text_encoder=place.text_encoder,
+            )
+        jobs.append(studios[place].resume(written))
+    if not jobs:
+        _say(f"No erasure in {options.out} was broken off.")
+    return jobs
 
 
 def _compose(options: argparse.Namespace) -> None:

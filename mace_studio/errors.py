@@ -1,8 +1,16 @@
 """What a user can do wrong. Every message is a sentence that says what to do about it."""
 
+import re
+
+QUOTED, LONGEST = 80, 2000  # characters of an input that a message repeats, and of a message
+QUOTE = re.compile(rf"“([^”]{{{QUOTED + 1},}})”")
+
 
 class StudioError(Exception):
-    """A problem that the user can solve; `str(error)` is what they read."""
+    """A problem that the user can solve; `str(error)` is what they read, with long quotations cut."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class RecipeError(StudioError):
@@ -18,7 +26,7 @@ class RecipeError(StudioError):
         self._message = message
 
     def __str__(self) -> str:
-        return f"{self.field}: {self._message}" if self.field else self._message
+        return shortened(f"{self.field[:QUOTED]}: {self._message}" if self.field else self._message)
 
 
 class ModelError(StudioError):
@@ -31,3 +39,9 @@ class FileError(StudioError):
 
 class NotFinite(StudioError):
     """A computation whose result is no finite number; nothing of it is kept."""
+
+
+def shortened(message: str) -> str:
+    """A message that repeats at most `QUOTED` characters of whatever stands in quotation marks."""
+    cut = QUOTE.sub(lambda found: f"“{found[1][: QUOTED - 1]}…”", message)
+    return cut if len(cut) <= LONGEST else f"{cut[: LONGEST - 1]}…"

@@ -20,6 +20,7 @@ OVERLAY_WIDTH = 256  # pixels, at least
 DIM = 0.3  # brightness outside of a mask, as a share of what it was
 EDGE = (255, 255, 255)
 WHITE = 128  # values from here on count as white
+MOST_PIXELS = 4096 * 4096  # of an image that is read: a file of a few kilobytes may hold gigabytes
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
 UserMasks = Mapping[Key, Image.Image]  # masks that a user made, from `black_and_white`
@@ -141,10 +142,15 @@ def from_bytes(data: bytes) -> Image.Image:
     """The mask in the bytes of an image file.
 
     Raises:
-        FileError: they are no image.
+        FileError: they are no image, or one of too many pixels.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data)) as image:  # its header alone
+            if image.width * image.height > MOST_PIXELS:
+                raise FileError(
+                    f"This has {image.width} x {image.height} pixels; save the mask with at most "
+                    f"{MOST_PIXELS:,} of them."
+                )
             return black_and_white(image)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise FileError("This cannot be read as an image; save the mask as a PNG file.") from error
@@ -246,5 +252,7 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
 def _read(path: Path) -> Image.Image:
     try:
         return from_bytes(path.read_bytes())
-    except (FileError, OSError) as error:
+    except FileError as error:
+        raise FileError(f"{path.name}{str(error).removeprefix('This')}") from error
+    except OSError as error:
         raise FileError(f"{path.name} cannot be read as an image; save the mask as a PNG file.") from error

@@ -14,6 +14,7 @@ from mace_studio.exports.formats import ENERGY, FORMATS
 
 ABOUT = "MACE Studio: erase concepts from text-to-image diffusion models."
 OUTPUT = Path("output")  # where the page and the terminal keep erasures, unless they are told otherwise
+AUTH = "MACE_STUDIO_AUTH"
 RECIPE, ERASURE = "path of a recipe, or the name of a preset such as cat", "path of an erased model, or its name"
 
 
@@ -65,7 +66,17 @@ def _page_flags() -> argparse.ArgumentParser:
         "--output-dir", "--out", dest="out", type=Path, default=OUTPUT, help="where erased models and images go"
     )
     flags.add_argument("--mcp", action=_Mcp, help="serve assistants too, by the Model Context Protocol")
-    flags.add_argument("--auth", type=_credentials, metavar="USER:PASSWORD", help="ask users for this")
+    asked = flags.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--auth",
+        type=_credentials,
+        default=os.environ.get(AUTH) or None,
+        metavar="USER:PASSWORD",
+        help=f"ask users for this; others on this machine can read it here, not in the variable {AUTH} or in a file",
+    )
+    asked.add_argument(
+        "--auth-file", dest="auth", type=_credentials_file, metavar="PATH", help="file whose first line is that"
+    )
     _add_cluster(flags)
     return flags
 
@@ -91,6 +102,15 @@ class _Mcp(argparse.Action):
         setattr(namespace, self.dest, True)
 
 
+def _credentials_file(path: str) -> tuple[str, str]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            line = file.readline(1000)
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read") from error
+    return _credentials(line.rstrip("\r\n"))
+
+
 def _credentials(text: str) -> tuple[str, str]:
     user, colon, password = text.partition(":")
     if not (user and colon and password):
@@ -106,8 +126,9 @@ def _add_out(parser: argparse.ArgumentParser, folder: Path, what: str) -> None:
 
 
 def _add_erase(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help=RECIPE)
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=RECIPE)
     _add_out(parser, OUTPUT, "where the erased models go")
+    parser.add_argument("--resume", action="store_true", help="go on with what a crash or a kill broke off there")
     parser.add_argument("--estimate", action="store_true", help="say what it takes, and do not run it")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="PNG files as the command masks writes them")
     _add_cluster(parser)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from mace_studio.errors import RecipeError
 from mace_studio.phrases import folded
 from mace_studio.schema import build
-from mace_studio.settings import TIMESTEPS, at_least, one_of
+from mace_studio.settings import MOST, PIXELS, SIDE, bounded, counted, fits, one_of
 from mace_studio.text_files import broken
 
 if TYPE_CHECKING:
     from mace_studio.methods import Method
 
 KINDS = ("object", "celebrity", "style", "explicit")
-MAX_CONCEPTS = 200
+MAX_CONCEPTS = MOST["concepts"]
 BROKEN = "This text has a broken character in it; type it again."
 SIZE_STEP = 8  # what the pipelines of diffusers ask of height and width
 
@@ -83,6 +83,7 @@ class Recipe:
 
     def check(self) -> Recipe:
         """Return this recipe, or raise a RecipeError that names the first field at fault and the remedy."""
+        _check_counts(self)
         _check_text(self)
         _check_concepts(self.concepts)
         _check_preserve(self)
@@ -90,7 +91,7 @@ class Recipe:
         if not isinstance(self.settings, method.settings):
             raise RecipeError("settings", f"These are not the settings of {method.title}; leave them out.")
         self.settings.check()
-        at_least("seed", self.seed, 0)
+        bounded("seed", self.seed)
         return self
 
     def title(self) -> str:
@@ -117,6 +118,7 @@ class Recipe:
             RecipeError: not JSON, an unknown key, or a value of the wrong type; the message names the field. Fields of
                 the settings are named as they are there, such as "lora.steps".
         """
+        fits("", text, "recipe")
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
@@ -168,21 +170,32 @@ class ImageRequest:
         """Return this request, or raise a RecipeError that names the setting at fault and the remedy."""
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise RecipeError("prompt", "Type a prompt, or choose a suggested one.")
+        counted("prompt", len(self.prompts), "prompts")
+        counted("seed", len(self.seeds), "seeds")
+        counted("prompt", len(self.prompts) * len(self.seeds), "images")
         for field, text in (*(("prompt", prompt) for prompt in self.prompts), ("negative", self.negative)):
+            fits(field, text, "prompt")
             if broken(text):
                 raise RecipeError(field, BROKEN)
         if not self.seeds:
             raise RecipeError("seed", "Give at least one seed.")
         for seed in self.seeds:
-            at_least("seed", seed, 0)
-        at_least("steps", self.steps, 1)
-        if self.steps >= TIMESTEPS:  # with an offset of 1, as in SD, the last of 1000 would be past the end
-            raise RecipeError("steps", f"{self.steps} steps are too many; use at most {TIMESTEPS - 1}.")
-        at_least("guidance", self.guidance, 1)
-        if self.size and not all(side > 0 and side % SIZE_STEP == 0 for side in self.size):
-            height, width = self.size
-            raise RecipeError("size", f"{height} x {width} cannot be drawn; use multiples of {SIZE_STEP} pixels.")
+            bounded("seed", seed)
+        bounded("steps", self.steps)
+        bounded("guidance", self.guidance)
+        self._check_size()
         return self
+
+    def _check_size(self) -> None:
+        if self.size is None:
+            return
+        height, width = self.size
+        if not all(0 < side <= SIDE and side % SIZE_STEP == 0 for side in self.size) or height * width > PIXELS:
+            raise RecipeError(
+                "size",
+                f"{height} x {width} cannot be generated; use multiples of {SIZE_STEP} pixels, at most {SIDE}, and at "
+                f"most {PIXELS:,} pixels in all.",
+            )
 
     def check_alone(self) -> ImageRequest:
         """The same as `check`, for what is generated one at a time: one prompt, one seed."""
@@ -214,14 +227,22 @@ def _from_data(data: object) -> Recipe:
     return replace(build(Recipe, own), settings=build(method.settings, settings))
 
 
-def _check_text(recipe: Recipe) -> None:
-    """Raise a RecipeError where a text holds half of a character, which a program may send; no file could take it."""
-    texts = [("name", recipe.name), ("about", recipe.about)]
+def _check_counts(recipe: Recipe) -> None:
+    counted("concepts", len(recipe.concepts))
+    counted("preserve", len(recipe.preserve))
     for i, concept in enumerate(recipe.concepts):
-        texts += [(f"concepts[{i}].phrase", concept.phrase), (f"concepts[{i}].mapping", concept.mapping)]
-        texts += [(f"concepts[{i}].synonyms[{j}]", synonym) for j, synonym in enumerate(concept.synonyms)]
-    texts += [(f"preserve[{i}]", phrase) for i, phrase in enumerate(recipe.preserve)]
-    for field, text in texts:
+        counted(f"concepts[{i}].synonyms", len(concept.synonyms), "synonyms")
+
+
+def _check_text(recipe: Recipe) -> None:
+    """Raise a RecipeError at a text that is too long, or that holds half of a character, which no file could take."""
+    texts = [("name", recipe.name, "name"), ("about", recipe.about, "about")]
+    for i, concept in enumerate(recipe.concepts):
+        texts += [(f"concepts[{i}].{part}", getattr(concept, part), "phrase") for part in ("phrase", "mapping")]
+        texts += [(f"concepts[{i}].synonyms[{j}]", synonym, "phrase") for j, synonym in enumerate(concept.synonyms)]
+    texts += [(f"preserve[{i}]", phrase, "phrase") for i, phrase in enumerate(recipe.preserve)]
+    for field, text, what in texts:
+        fits(field, text, what)
         if broken(text):
             raise RecipeError(field, BROKEN)
 
@@ -229,8 +250,6 @@ def _check_text(recipe: Recipe) -> None:
 def _check_concepts(concepts: Sequence[Concept]) -> None:
     if not concepts:
         raise RecipeError("concepts", "Add at least one concept to erase.")
-    if len(concepts) > MAX_CONCEPTS:
-        raise RecipeError("concepts", f"{len(concepts)} concepts are too many; at most {MAX_CONCEPTS} fit in one run.")
     seen: dict[str, int] = {}
     for i, concept in enumerate(concepts):
         where = f"concepts[{i}]"

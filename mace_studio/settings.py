@@ -12,6 +12,34 @@ TUNE = ("both", "key", "value")
 TIMESTEPS = 1000
 LARGEST = 2**63 - 1  # seed that torch takes
 
+# What a recipe may hold, and what may be asked of images: the form, the API and files share these bounds, since every
+# way in ends in the same `check`. Least and most of a number, by its field; most of a list or a text.
+BOUNDS = {
+    "seed": (0, LARGEST),
+    "lora.steps": (0, 100_000),
+    "lora.rank": (1, 256),
+    "images.per_concept": (1, 1000),
+    "images.steps": (1, TIMESTEPS - 1),
+    "images.guidance": (1, 1000),
+    "concepts_at_once": (1, 64),
+    "steps": (1, TIMESTEPS - 1),  # with an offset of 1, as in SD, the last of 1000 would be past the end
+    "guidance": (1, 1000),
+    "rank": (1, 4096),  # of an exported LoRA
+}
+MOST = {
+    "concepts": 10_000,
+    "preserve": 10_000,
+    "synonyms": 50,
+    "prompts": 1000,
+    "seeds": 1000,
+    "images": 10_000,  # prompts times seeds
+    "erasures": 50,  # that are measured together
+    "phrases": 100,  # that are looked at as one word each, beside the concepts
+}
+CHARACTERS = {"phrase": 255, "name": 200, "about": 2000, "prompt": 4000, "recipe": 16 * 2**20}
+PIXELS = 2048 * 2048  # of one image
+SIDE = 4096
+
 
 @dataclass(frozen=True)
 class KeepWeights:
@@ -79,8 +107,8 @@ def check_keep_weights(name: str, weights: KeepWeights) -> None:
 
 
 def check_lora(lora: LoraSettings) -> None:
-    at_least("lora.steps", lora.steps, 0)
-    at_least("lora.rank", lora.rank, 1)
+    bounded("lora.steps", lora.steps)
+    bounded("lora.rank", lora.rank)
     above_zero("lora.learning_rate", lora.learning_rate)
     above_zero("lora.alpha", lora.alpha)
     above_zero("lora.gamma", lora.gamma)
@@ -93,9 +121,9 @@ def check_lora(lora: LoraSettings) -> None:
 
 
 def check_images(images: ImageSettings) -> None:
-    at_least("images.per_concept", images.per_concept, 1)
-    at_least("images.steps", images.steps, 1)
-    at_least("images.guidance", images.guidance, 1)
+    bounded("images.per_concept", images.per_concept)
+    bounded("images.steps", images.steps)
+    bounded("images.guidance", images.guidance)
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -103,11 +131,36 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise RecipeError(name, f"“{value}” is not known; use one of {', '.join(choices)}.")
 
 
+def bounded(name: str, value: float) -> None:
+    """Raise a RecipeError unless a number lies within `BOUNDS`."""
+    least, most = BOUNDS[name]
+    if most < value and most < LARGEST:
+        raise RecipeError(name, f"{number(value)} is too much; use at most {most:g}.")
+    at_least(name, value, least)
+
+
+def counted(field: str, count: int, what: str = "") -> None:
+    """Raise a RecipeError where a list has more items than `MOST`; `what` is its name there, where that is another."""
+    if count > (most := MOST[what or field]):
+        raise RecipeError(field, f"{count} {what or field} are too many; at most {most} fit in one run.")
+
+
+def fits(field: str, text: str, what: str) -> None:
+    """Raise a RecipeError where a text has more `CHARACTERS` than a `what` may have."""
+    if len(text) > (most := CHARACTERS[what]):
+        raise RecipeError(field, f"This text has {len(text):,} characters; use at most {most:,}.")
+
+
 def at_least(name: str, value: float, least: float) -> None:
     if value > LARGEST:
         raise RecipeError(name, "This number is too large.")
     if not value >= least:
-        raise RecipeError(name, f"{value:g} is not allowed; use a number of at least {least:g}.")
+        raise RecipeError(name, f"{number(value)} is not allowed; use a number of at least {least:g}.")
+
+
+def number(value: float) -> str:
+    """A number in a message; a whole one may have more digits than a float can take."""
+    return f"{value:g}" if abs(value) <= LARGEST or not isinstance(value, int) else "This number"
 
 
 def above_zero(name: str, value: float) -> None:

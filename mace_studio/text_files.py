@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mace_studio.errors import FileError
 
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+PART = ".part"
+ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
+NOTE = 2**24  # bytes of a note that are read
 SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
 
 
@@ -43,6 +52,16 @@ def read(path: Path) -> str:
         raise FileError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def note(path: Path) -> Any:
+    """What a small JSON file of our own holds; None where it is missing, damaged, too large, or no file but a pipe."""
+    try:
+        if not path.is_file() or path.stat().st_size > NOTE:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # ValueError: also a number of thousands of digits
+        return None
+
+
 def table(text: str) -> tuple[str, str]:
     """The text of a CSV file and what parts its cells.
 
@@ -55,6 +74,17 @@ def table(text: str) -> tuple[str, str]:
     return text, max(",;\t", key=first.count)
 
 
+def markdown(text: str) -> str:
+    """A text that cannot break out of its place in Markdown: no line break, no column, no markup, no HTML."""
+    flat = " ".join(text.split())
+    return "".join("\\" + c if c in "\\`*_[]<>|#&~" else c for c in flat)
+
+
+def cell(text: str) -> str:
+    """A text as a cell of a CSV file that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+
+
 def broken(text: str) -> bool:
     """Whether a text holds half of a character (a lone surrogate), which no file and no console can take."""
     return any("\ud800" <= character <= "\udfff" for character in text)
@@ -64,10 +94,11 @@ def broken(text: str) -> bool:
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; it takes the place of `path` when the block ends well.
 
-    So nobody finds half a file under its final name, whatever ends the process. The folder is made.
+    So nobody finds half a file under its final name, whatever ends the process. The folder is made. The name says which
+    process made it, for `remove_abandoned`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{os.getpid()}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(), suffix=PART + path.suffix)
     os.close(handle)
     part = Path(name)
     try:
@@ -82,3 +113,55 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _prefix() -> str:
+    return f".{_host()}-{os.getpid()}-"
+
+
+@contextmanager
+def staging(parent: Path) -> Iterator[Path]:
+    """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone.
+
+    Its name says which process made it, for `remove_abandoned`.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=parent, prefix=_prefix(), suffix=PART))
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path) -> int:
+    """Remove what processes that are dead by now left unfinished in a folder and in those below it.
+
+    Returns:
+        How many files and folders were removed.
+    """
+    removed = 0
+    for path in list(folder.rglob(f".*{PART}*")):
+        host, _, rest = path.name.removeprefix(".").partition("-")
+        process = rest.partition("-")[0]
+        # Where signals are not to be had (Windows), only the age tells.
+        own = host == _host() and process.isdecimal() and os.name == "posix"
+        with suppress(OSError):
+            if not _lives(int(process)) if own else time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                removed += 1
+    return removed
+
+
+def _host() -> str:
+    """Digits of this machine's name: another machine may write to the same folder."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -26,7 +26,10 @@ CELL = 1.05  # inches
 SIDE_LABEL = 0.75
 WORDS_IN_A_ROW = 12
 RESIDUAL = "residual"
-STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 8, "pdf.fonttype": 42, "axes.linewidth": 0.5}
+# Nothing that a user typed is read as a formula: “$” is a dollar.
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 8, "pdf.fonttype": 42, "axes.linewidth": 0.5, "text.parse_math": False,
+}  # fmt: skip
 BEFORE_COLOUR, AFTER_COLOUR = "#b85c00", "#0f7b5f"
 
 

@@ -24,6 +24,8 @@ from mace_studio.evaluation.report import (
     percent,
 )
 from mace_studio.recipe import Recipe
+from mace_studio.text_files import cell
+from mace_studio.text_files import markdown as plain
 
 SPILLS = 10  # kept words that are listed as those that suffered most
 SIDES = ("before", "after")
@@ -39,17 +41,18 @@ def markdown(report: Report) -> str:
     """The report in Markdown, to be read without the page."""
     plan = report.plan
     lines = [
-        f"# {report.recipe.title()}: before and after",
+        f"# {plain(report.recipe.title())}: before and after",
         "",
-        f"Measured by MACE Studio {__version__}: model {report.model}, erasure {report.name}.",
+        f"Measured by MACE Studio {__version__}: model {plain(report.model)}, erasure {plain(report.name)}.",
         "",
         *_recipe_lines(report.recipe),
         f"{'At most ' * plan.mixed}{plan.images} images of {plan.steps} steps at guidance {plan.guidance:g}, seeds "
         f"{plan.seeds[0]} to {plan.seeds[-1]}, the same before and after.",
         "",
-        f"Judge: {report.judge}, choosing among {len(report.labels)} answers: {', '.join(report.labels)}.",
+        f"Judge: {plain(report.judge)}, choosing among {len(report.labels)} answers: "
+        f"{', '.join(map(plain, report.labels))}.",
         "",
-        *([*(f"- {note}" for note in report.notes), ""] if report.notes else []),
+        *([*(f"- {plain(note)}" for note in report.notes), ""] if report.notes else []),
         *_harmonic_lines(report),
         "## Accuracy",
         "",
@@ -99,7 +102,7 @@ def table(report: Report) -> str:
             tallies += [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]
         scores = [f"{n:.4f}" for mean in row.clip.values() for n in (mean.value, *mean.interval)]
         changes = [f"{row.change:.4f}", f"{row.feature_change:.6f}"]
-        writer.writerow([row.role, row.word, row.kind, *changes, *tallies, *scores])
+        writer.writerow([row.role, cell(row.word), row.kind, *changes, *tallies, *scores])
     return file.getvalue()
 
 
@@ -154,9 +157,9 @@ def _measured(values: dict[str, object]) -> dict[str, object]:
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table and an empty line."""
+    """A table and an empty line; what a user typed has gone through `plain`."""
     lines = [head, ["---"] * len(head), *rows]
-    return [*(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines), ""]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def _mean(mean: Mean) -> str:
@@ -165,10 +168,11 @@ def _mean(mean: Mean) -> str:
 
 def _recipe_lines(recipe: Recipe) -> list[str]:
     erased = [
-        f"{c.phrase} ({c.kind}, mapped to {c.mapping}{'; tested as ' * bool(c.synonyms)}{', '.join(c.synonyms)})"
+        f"{plain(c.phrase)} ({c.kind}, mapped to {plain(c.mapping)}{'; tested as ' * bool(c.synonyms)}"
+        f"{', '.join(map(plain, c.synonyms))})"
         for c in recipe.concepts
     ]
-    kept = ["", f"Kept by name: {', '.join(recipe.preserve)}."] if recipe.preserve else []
+    kept = ["", f"Kept by name: {', '.join(map(plain, recipe.preserve))}."] if recipe.preserve else []
     return [f"Erased: {', '.join(erased)}.", *kept, ""]
 
 
@@ -191,7 +195,7 @@ def _accuracy_lines(report: Report) -> list[str]:
 
 
 def _together(report: Report, name: str, roles: Sequence[str], figures: Sequence[str]) -> list[str]:
-    cells = [name]
+    cells = [plain(name)]
     for row in map(report.pooled, roles):
         cells += [percent(t.top1, t.top1_interval) for t in (row.before, row.after)] if row else ["", ""]
     figure = means(report) | ({"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {})
@@ -206,7 +210,7 @@ def _sides(name: str) -> list[str]:
 def _row(row: Row, kinds: bool) -> list[str]:
     return [
         ROLES[row.role],
-        f"**{row.word}**" if row.word == ALL else row.word,
+        f"**{row.word}**" if row.word == ALL else plain(row.word),
         *([row.kind] if kinds else []),
         str(row.after.count),
         percent(row.before.top1, row.before.top1_interval),
@@ -256,5 +260,5 @@ def _spill_lines(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     losses = [max(0.0, row.before.probability - row.after.probability) for row in rows[:SPILLS]]
-    worst = [(row.word, percent(loss), f"{row.change:.1f}") for row, loss in zip(rows, losses, strict=False)]
+    worst = [(plain(row.word), percent(loss), f"{row.change:.1f}") for row, loss in zip(rows, losses, strict=False)]
     return ["## What suffered most", "", *_grid(["word", "loss of probability", "pixel change"], worst)]

@@ -26,6 +26,7 @@ from mace_studio.progress import Progress, silent, timed
 from mace_studio.progress import Report as Callback
 from mace_studio.recipe import Recipe
 from mace_studio.settings import KeepWeights
+from mace_studio.text_files import markdown as plain
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
@@ -165,14 +166,14 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
 def _line(outcome: Outcome) -> str:
     count = len(outcome.case.recipe.concepts)
     if outcome.report is None:
-        return f"| {outcome.case.label} | {count} | {outcome.problem} | | | | | | |"
+        return f"| {plain(outcome.case.label)} | {count} | {plain(str(outcome.problem))} | | | | | | |"
     rows = [outcome.report.pooled(role) for role in (ERASED, SYNONYM, KEPT)]
     shares = ["" if row is None else percent(row.after.top1, row.after.top1_interval) for row in rows]
     before = "" if rows[-1] is None else percent(rows[-1].before.top1)
     means = [outcome.report.mean(over) for over in (TOP1, PROBABILITY)]
     harmonic = ["" if value is None else percent(value) for value in means]
     seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
-    return f"| {outcome.case.label} | {count} | {' | '.join([*shares, before, *harmonic, seconds])} |"
+    return f"| {plain(outcome.case.label)} | {count} | {' | '.join([*shares, before, *harmonic, seconds])} |"
 
 
 Presets = dict[str, Recipe]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from mace_studio import text_files
 from mace_studio.erasure import Erasure, check_fits, check_has_weights
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.exports import diffusers_folder, model_card, writers
@@ -21,6 +22,8 @@ from mace_studio.sd.model import Model
 
 HEADER = "mace_studio_export"
 PAIR_HEADER = "mace_studio"  # where a comparison keeps its settings in an image
+# What reading data of another program, or of nobody, may raise.
+UNREADABLE = (OSError, LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError, RecipeError)
 CARD, CARD_IMAGE = "README.md", "before-after.png"
 # Width of the text context -> what A1111 asks of a LoRA's metadata before it offers it for a model.
 A1111_FAMILIES = {
@@ -140,7 +143,7 @@ def _captioned(path: Path, erasure: Erasure) -> tuple[str, Image.Image]:
             image = file.convert("RGB")
         same = _is_of(erasure, settings["recipe"], settings["model_fingerprint"])
         caption = f"“{settings['prompt']}”, seed {settings['seed']}"
-    except (OSError, UnidentifiedImageError, AttributeError, KeyError, TypeError, ValueError, RecipeError) as error:
+    except (*UNREADABLE, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise FileError(f"{path} is no image that a comparison saved.") from error
     if not same:
         raise FileError(f"{path} shows another erasure than the one to export; compare this one first.")
@@ -150,10 +153,10 @@ def _captioned(path: Path, erasure: Erasure) -> tuple[str, Image.Image]:
 def _measured(path: Path, erasure: Erasure) -> list[str]:
     """What the `report.json` of an evaluation says, for the card."""
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = text_files.note(path)
         same = _is_of(erasure, about["recipe"], about["fingerprint"])
         lines = model_card.scores(about)
-    except (OSError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecipeError) as error:
+    except UNREADABLE as error:
         raise FileError(f"{path} is no report.json that an evaluation wrote.") from error
     if not same:
         raise FileError(f"{path} is about another erasure than the one to export; evaluate this one first.")

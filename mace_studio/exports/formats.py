@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.settings import bounded
 
 INDEX = "model_index.json"
 ENERGY = 0.9999  # of a LoRA, when neither a rank nor an energy is given
@@ -160,8 +161,8 @@ class ExportRequest:
             raise RecipeError("rank", f"Rank and energy belong to the format {ranked}; leave them out.")
         if self.rank is not None and self.energy is not None:
             raise RecipeError("rank", "Give either a rank or an energy, not both.")
-        if self.rank is not None and self.rank < 1:
-            raise RecipeError("rank", f"The rank is at least 1, not {self.rank}.")
+        if self.rank is not None:
+            bounded("rank", self.rank)
         if self.energy is not None and not 0 < self.energy <= 1:
             raise RecipeError("energy", f"The energy is a share above 0 and at most 1, not {self.energy}.")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from mace_studio.evaluation.report import ALL, ERASED, KEPT, SYNONYM, harmonic_from, percent
 from mace_studio.exports.formats import FORMATS
 from mace_studio.recipe import Recipe
+from mace_studio.text_files import markdown
 
 ROLES = {ERASED: "erased", SYNONYM: "synonyms of it", KEPT: "kept"}
 LIMITS = (
@@ -61,28 +62,28 @@ def licence_note(base: str, licence: str | None) -> str:
 
 def write(recipe: Recipe, facts: Facts) -> str:
     """The whole card."""
-    concepts = [f"| {_plain(c.phrase)} | {_plain(c.mapping)} | {c.kind} |" for c in recipe.concepts]
-    front = [f"license: {facts.licence or 'other'}", "pipeline_tag: text-to-image"]
+    concepts = [f"| {markdown(c.phrase)} | {markdown(c.mapping)} | {c.kind} |" for c in recipe.concepts]
+    front = [f"license: {' '.join((facts.licence or 'other').split())}", "pipeline_tag: text-to-image"]
     front += [f"base_model: {facts.base}"] if facts.on_hub else []
     front += ["library_name: diffusers"] if FORMATS[facts.format].folder else []
     sections = [
         "\n".join(["---", *front, "tags:", "- concept-erasure", "---"]),
-        f"# {_plain(recipe.title())}, erased from {_plain(facts.base)}",
-        FORMATS[facts.format].usage.format(file=facts.file),
+        f"# {markdown(recipe.title())}, erased from {markdown(facts.base)}",
+        FORMATS[facts.format].usage.format(file=facts.file.replace("`", "'")),
         *_images(facts),
         "## What was erased",
         "\n".join(["| concept | generated instead | kind |", "| --- | --- | --- |", *concepts]),
-        *(["Kept: " + ", ".join(_plain(phrase) for phrase in recipe.preserve) + "."] if recipe.preserve else []),
-        *(f"- {warning}" for warning in facts.warnings),
+        *(["Kept: " + ", ".join(markdown(phrase) for phrase in recipe.preserve) + "."] if recipe.preserve else []),
+        *(f"- {markdown(warning)}" for warning in facts.warnings),
         *_residuals(facts),
         *facts.scores,
         "## Limits",
         LIMITS,
         "## Licence",
-        licence_note(facts.base, facts.licence),
+        markdown(licence_note(facts.base, facts.licence)),
         "## How it was made",
         f"With MACE Studio, from a base model of the fingerprint `{facts.fingerprint}`. Versions: "
-        + ", ".join(f"{name} {number}" for name, number in facts.versions.items())
+        + ", ".join(markdown(f"{name} {number}") for name, number in facts.versions.items())
         + ". The recipe, which `python -m mace_studio erase` runs again:",
         f"```json\n{recipe.to_json().strip()}\n```",
     ]
@@ -105,11 +106,11 @@ def scores(about: Mapping) -> list[str]:
         if row["word"] == ALL
     ]
     table = ["| | images | recognised before | recognised after |", "| --- | --- | --- | --- |", *rows]
-    figures = [f"{_plain(mean.name)}: {percent(mean.value)}." for mean in harmonic_from(about.get("harmonic", ()))]
+    figures = [f"{markdown(mean.name)}: {percent(mean.value)}." for mean in harmonic_from(about.get("harmonic", ()))]
     if quality:
         figures.append(f"KID of {quality['count']} general captions, before against after: {quality['kid']:.4f}.")
     judged = (
-        f"By {_plain(about['judge'])} among {len(about['labels'])} answers, images of {plan['steps']} steps, seeds "
+        f"By {markdown(about['judge'])} among {len(about['labels'])} answers, images of {plan['steps']} steps, seeds "
         f"{plan['seeds'][0]} to {plan['seeds'][-1]}; top-1 with intervals of 95 % (Wilson)."
     )
     return ["## What was measured", judged, "\n".join(table), " ".join(figures)]
@@ -123,7 +124,7 @@ def _share(tally: Mapping) -> str:
 def _images(facts: Facts) -> list[str]:
     if facts.image is None:
         return []
-    rows = "\n".join(f"{i}. {_plain(row)}" for i, row in enumerate(facts.rows, 1))
+    rows = "\n".join(f"{i}. {markdown(row)}" for i, row in enumerate(facts.rows, 1))
     return ["## Before and after", f"![The same prompts and seeds before and after]({facts.image})", rows]
 
 
@@ -135,9 +136,3 @@ def _residuals(facts: Facts) -> list[str]:
     worst = max(share for _, share in facts.residuals.values())
     summary = f"Of each layer's difference (Frobenius norm) the LoRA leaves out at most {worst:.2%}."
     return ["## What the LoRA leaves out", summary, table]
-
-
-def _plain(text: str) -> str:
-    """A phrase that cannot break out of its place: no line break, no column, no markup."""
-    flat = " ".join(text.split())
-    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in flat)

@@ -11,15 +11,15 @@ import contextvars
 import dataclasses
 import logging
 import math
-import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Image
 
+from mace_studio.errors import StudioError
 from mace_studio.progress import Cancelled, Report
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,24 @@ class Job:
         started, ended: `time.monotonic()` when it began and when it was over, or None.
         size: bytes of images and arrays in its events and result, once it is over.
         request: what it was asked to do, for whoever comes back to watch it.
+        owners: who asked, each a name by which jobs are counted: the user, the address of their machine; the first
+            one's turn it is.
     """
 
-    def __init__(self, title: str, request: Any = None, patience: float = math.inf) -> None:
-        self.id = uuid.uuid4().hex
+    def __init__(
+        self,
+        title: str,
+        request: Any = None,
+        patience: float = math.inf,
+        *,
+        owners: Sequence[str] = ("",),
+        job_id: str = "",
+        on_change: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        self.id = job_id or uuid.uuid4().hex
         self.title = title
         self.request = request
+        self.owners = tuple(owners)
         self.state = QUEUED
         self.events: list[Any] = []
         self.result: Any = None
@@ -59,6 +71,7 @@ class Job:
         self.ended: float | None = None
         self.size = 0
         self._context = contextvars.copy_context()
+        self._on_change = on_change
         self._patience = patience
         self._watched = time.monotonic()
         self._cancel = threading.Event()
@@ -72,8 +85,11 @@ class Job:
         """Ask the job to stop at its next step; returns at once. A job that has not begun is over at once."""
         with self._changed:
             self._cancel.set()
-            if self.state == QUEUED:
+            before = self.state
+            if before == QUEUED:
                 self._end(CANCELLED)
+        if before == QUEUED:
+            self._on_change(self)
 
     def watch(self, beat: float = 0.25) -> Iterator[Any]:
         """Yield the newest event whenever there is one, and None every `beat` seconds while there is none."""
@@ -117,9 +133,13 @@ class Job:
         """Do the work, in the context of whoever made the job; raises nothing."""
         with self._changed:
             if self.over or self._stopped():
-                return self._end(CANCELLED)
-            self.state, self.started = RUNNING, time.monotonic()
+                self._end(CANCELLED)
+            else:
+                self.state, self.started = RUNNING, time.monotonic()
             self._changed.notify_all()
+        self._on_change(self)
+        if self.over:
+            return
         state = DONE
         try:
             self.result = self._context.run(work, self.report)
@@ -134,6 +154,7 @@ class Job:
         with self._changed:
             self.size = size
             self._end(state)
+        self._on_change(self)
 
     def _stopped(self) -> bool:
         return self._cancel.is_set() or time.monotonic() - self._watched > self._patience
@@ -146,23 +167,57 @@ class Job:
 
 
 class Worker:
-    """Runs jobs one after another on a thread of its own, and remembers the newest ones."""
+    """Runs jobs one after another on a thread of its own, and remembers the newest ones.
 
-    def __init__(self) -> None:
-        self._queue: queue.Queue[tuple[Job, Work]] = queue.Queue()
+    Owners take turns: of the jobs that wait, the first one of the owner whose last job began the longest ago is next.
+
+    Args:
+        each: jobs of one owner that may wait or run at a time.
+        most: jobs of all of them.
+        on_change: called with a job whenever its state has changed, on whatever thread changed it.
+    """
+
+    def __init__(
+        self,
+        each: float = math.inf,
+        most: float = math.inf,
+        on_change: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        self._each, self._most, self._on_change = each, most, on_change
+        self._waiting: list[tuple[Job, Work]] = []
+        self._turns: dict[str, int] = {}  # owner -> number of the turn that was theirs last
         self._jobs: dict[str, Job] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         threading.Thread(target=self._loop, name="model-worker", daemon=True).start()
 
-    def submit(self, title: str, work: Work, request: Any = None, patience: float = math.inf) -> Job:
+    def submit(
+        self,
+        title: str,
+        work: Work,
+        request: Any = None,
+        patience: float = math.inf,
+        *,
+        owners: Sequence[str] = ("",),
+        job_id: str = "",
+    ) -> Job:
         """Queue `work`, a function of a progress callback; what it returns is the job's result.
 
         A job that nobody has watched for `patience` seconds is cancelled: its user has gone.
+
+        Args:
+            title, work, request, patience: of the job.
+            owners: names by which it counts; "" has no bound of its own.
+            job_id: of a job that goes on after a restart; a new one when empty.
+
+        Raises:
+            StudioError: too many jobs wait already, of an owner or of all.
         """
-        job = Job(title, request, patience)
+        job = Job(title, request, patience, owners=owners, job_id=job_id, on_change=self._on_change)
         with self._lock:
+            self._check_room(job)
             self._jobs[job.id] = job
-        self._queue.put((job, work))
+            self._waiting.append((job, work))
+            self._lock.notify_all()
         return job
 
     def find(self, job_id: str | None) -> Job | None:
@@ -170,12 +225,51 @@ class Worker:
         self._forget()
         return self._jobs.get(job_id or "")
 
+    def jobs(self) -> list[Job]:
+        """Every job that is remembered: what is over or runs, the oldest first, then what waits, the next first."""
+        with self._lock:
+            waiting = [job for job, _ in self._order()]
+            return [job for job in self._jobs.values() if job not in waiting] + waiting
+
     def ahead(self, job: Job) -> int:
         """How many jobs must end before `job` begins."""
         with self._lock:
-            jobs = list(self._jobs.values())
-        before = jobs[: jobs.index(job)] if job in jobs else []
-        return 0 if job.state != QUEUED else sum(not j.over for j in before)
+            order = [other for other, _ in self._order()]
+            running = sum(other.state == RUNNING for other in self._jobs.values())
+        return order.index(job) + running if job in order else 0
+
+    def move(self, job: Job, places: int) -> None:
+        """Let a job that waits begin earlier (below 0) or later among the jobs of the same owner."""
+        with self._lock:
+            own = [i for i, (other, _) in enumerate(self._waiting) if other.owners[0] == job.owners[0]]
+            at = next((n for n, i in enumerate(own) if self._waiting[i][0] is job), None)
+            if at is None:
+                return
+            moved = [self._waiting[i] for i in own]
+            moved.insert(max(at + places, 0), moved.pop(at))
+            for i, pair in zip(own, moved, strict=True):
+                self._waiting[i] = pair
+
+    def _check_room(self, job: Job) -> None:
+        """Raise a StudioError where no more jobs may wait; the caller holds the lock."""
+        under_way = [other for other in self._jobs.values() if not other.over]
+        for owner in filter(None, job.owners):
+            if sum(owner in other.owners for other in under_way) >= self._each:
+                raise StudioError(f"{self._each} of your jobs wait or run already; wait for one to end, or cancel one.")
+        if len(under_way) >= self._most:
+            raise StudioError(f"{len(under_way)} jobs wait here already; try again in a few minutes.")
+
+    def _order(self) -> list[tuple[Job, Work]]:
+        """What waits, in the order in which it will begin; the caller holds the lock."""
+        waiting = [pair for pair in self._waiting if not pair[0].over]
+        turns, order, turn = dict(self._turns), [], max(self._turns.values(), default=0)
+        while waiting:
+            pair = min(waiting, key=lambda pair: turns.get(pair[0].owners[0], 0))  # the first of equal ones
+            waiting.remove(pair)
+            turn += 1
+            turns[pair[0].owners[0]] = turn
+            order.append(pair)
+        return order
 
     def _loop(self) -> None:
         while True:
@@ -184,7 +278,14 @@ class Worker:
 
     def _run_next(self) -> None:
         """A function of its own, so that what the work was asked with is let go of at its end."""
-        job, work = self._queue.get()
+        with self._lock:
+            while not (order := self._order()):
+                self._waiting.clear()  # at most jobs that were cancelled
+                self._lock.wait()
+            job, work = order[0]
+            self._waiting = [pair for pair in self._waiting if pair[0] is not job and not pair[0].over]
+            self._turns[job.owners[0]] = max(self._turns.values(), default=0) + 1
+            order.clear()
         job.run(work)
 
     def _forget(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mace_studio import erasure_header
+from mace_studio import erasure_header, text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation.report import Harmonic, harmonic_from
 from mace_studio.recipe import Recipe
@@ -101,7 +101,7 @@ def read(path: Path) -> Entry:
         name=path.stem,
         path=path,
         recipe=header.recipe,
-        made=datetime.fromtimestamp(stat.st_mtime),
+        made=_made(stat.st_mtime),
         size=stat.st_size,
         conditions=header.conditions,
         warnings=header.warnings,
@@ -128,13 +128,8 @@ def add(folder: Path, path: Path, name: str) -> Entry:
     except (FileError, RecipeError) as error:
         raise FileError(f"{name} is not an erasure made by MACE Studio.") from error
     target = folder / f"{_checked_name(name.removesuffix(SUFFIX), 'upload')}{SUFFIX}"
-    part = folder / f".{target.name}.part"
-    with _new_file(target, "upload"):
-        try:
-            shutil.copyfile(path, part)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+    with _new_file(target, "upload"), text_files.whole(target) as part:
+        shutil.copyfile(path, part)
     return read(target)
 
 
@@ -172,37 +167,26 @@ def delete(folder: Path, name: str) -> None:
 
 def write_scores(entry: Entry, scores: Sequence[Harmonic]) -> None:
     """Keep the harmonic means of an erasure's last evaluation, for `Entry.scores`."""
-    path = _scores_path(entry.path)
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = {"recipe": entry.recipe.digest(), "scores": [asdict(mean) for mean in scores]}
-        path.write_text(json.dumps(written), encoding="utf-8")
+    written = {"recipe": entry.recipe.digest(), "scores": [asdict(mean) for mean in scores]}
+    _write(_scores_path(entry.path), json.dumps(written))
 
 
 def sources(folder: Path) -> list[str]:
     """The base models that were loaded before, newest first."""
-    try:
-        read = json.loads((folder / "models.json").read_text(encoding="utf-8"))
-        return [str(source) for source in read][:KEPT_SOURCES]
-    except (OSError, ValueError, TypeError):
-        return []
+    listed = text_files.note(folder / "models.json")
+    return [source for source in listed if isinstance(source, str)][:KEPT_SOURCES] if isinstance(listed, list) else []
 
 
 def remember(folder: Path, source: str) -> None:
     """Put a base model first in the list of `sources`."""
-    path = folder / "models.json"
     listed = [source, *(other for other in sources(folder) if other != source)]
-    with _writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(listed[:KEPT_SOURCES], ensure_ascii=False), encoding="utf-8")
+    _write(folder / "models.json", json.dumps(listed[:KEPT_SOURCES], ensure_ascii=False))
 
 
 def write_recipe(entry: Entry) -> Path:
     """Write the recipe of an erasure as JSON, under the erasure's name, which it keeps to when that is renamed."""
     path = _recipe(entry.path)
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(entry.recipe.to_json(), encoding="utf-8")
+    _write(path, entry.recipe.to_json())
     return path
 
 
@@ -216,12 +200,25 @@ def _scores_path(path: Path) -> Path:
 
 
 def _scores(path: Path, recipe: Recipe) -> tuple[Harmonic, ...]:
+    written = text_files.note(_scores_path(path))
     try:
-        written = json.loads(_scores_path(path).read_text(encoding="utf-8"))
         # The name may have been another erasure's.
         return harmonic_from(written["scores"]) if written["recipe"] == recipe.digest() else ()
-    except (OSError, KeyError, AttributeError, TypeError, ValueError):
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
         return ()
+
+
+def _write(path: Path, text: str) -> None:
+    with _writing(path), text_files.whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _made(seconds: float) -> datetime:
+    """When a file was written; the file system may say a year that there is not."""
+    try:
+        return datetime.fromtimestamp(seconds)
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(0)
 
 
 def _checked_name(name: str, where: str) -> str:

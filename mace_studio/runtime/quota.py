@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from mace_studio import prompts
 from mace_studio.errors import RecipeError
 from mace_studio.masks import image_settings
 from mace_studio.methods import find
@@ -16,6 +17,13 @@ LONGEST = 60  # seconds: for so long ZeroGPU lends a GPU, where nothing else is 
 # Seconds at the pace of the built-in model on two cores without a GPU, rounded up: what every task takes beside the
 # work (a new worker loads libraries and model), one sample through the UNet, and one step of a LoRA.
 START, SAMPLE, STEP = 10.0, 0.004, 0.07
+# A step of rank 256 takes 1.7 times as long as one of rank 1. Beyond so many sentences, each takes so long to encode.
+RANK, SENTENCES, SENTENCE = 256.0, 500, 0.0025
+NATIVE = 64 * 64  # pixels of the built-in model's images; larger ones take longer in proportion, and their maps more
+# Bytes that a run keeps at a time: of a training image its latents, maps and mask; of a LoRA's parameter, with its
+# gradient and the two moments of AdamW; of a generated pixel, before and after, as an image and as it is shown.
+MOST_BYTES = 1_000_000_000
+IMAGE_BYTES, RANK_BYTES, PIXEL_BYTES = 100_000, 350_000, 12
 
 
 def seconds(task: str, place: Place, *arguments: Any) -> int:
@@ -34,8 +42,14 @@ def check(task: str, *arguments: Any) -> None:
         RecipeError: the field of which there is too much, with the remedy.
     """
     needed = _estimate(task, arguments)
+    field, remedy = REMEDIES.get(task, ("", ""))
+    if task in BYTES and (kept := BYTES[task](*arguments)) > MOST_BYTES:
+        raise RecipeError(
+            field,
+            f"This takes about {kept / 1e9:.1f} GB of memory, and {MOST_BYTES / 1e9:g} GB are lent to a user at once; "
+            f"{remedy}. On your own machine there is no such bound.",
+        )
     if needed > LONGEST:
-        field, remedy = REMEDIES[task]
         raise RecipeError(
             field,
             f"This takes about {needed:.0f} s here, and {LONGEST} s are lent to a user at once; {remedy}. "
@@ -44,26 +58,48 @@ def check(task: str, *arguments: Any) -> None:
 
 
 def _estimate(task: str, arguments: tuple) -> float:
-    samples, steps = COUNTS[task](*arguments) if task in COUNTS else (0, 0)
-    return START + SAMPLE * samples + STEP * steps
+    samples, steps = COUNTS[task](*arguments) if task in COUNTS else (0.0, 0.0)
+    return START + SAMPLE * samples + STEP * steps + SENTENCE * _sentences(task, arguments)
 
 
-def _erase(recipe: Recipe, user_masks: object = None) -> tuple[int, int]:
-    """Samples through the UNet, two an image and step for the guidance; steps of training."""
+def _sentences(task: str, arguments: tuple) -> int:
+    """How many sentences are encoded beyond those that `START` covers."""
+    recipes = [one for one in arguments if isinstance(one, Recipe)] if task != "masks" else []
+    return max(0, sum(map(prompts.count, recipes)) - SENTENCES)
+
+
+def _rank(recipe: Recipe) -> int:
+    return recipe.settings.lora.rank if recipe.method == "mace" else 1
+
+
+def _erase(recipe: Recipe, user_masks: object = None) -> tuple[float, float]:
+    """Samples through the UNet, two an image and step for the guidance; steps of training, each of rank 1."""
     work = find(recipe.method).work(recipe)
-    return work.images * work.image_steps * 2, work.training_steps
+    return work.images * work.image_steps * 2, work.training_steps * (1 + 0.7 * (_rank(recipe) - 1) / RANK)
 
 
-def _masks(recipe: Recipe) -> tuple[int, int]:
+def _erase_bytes(recipe: Recipe, user_masks: object = None) -> float:
+    at_once = min(len(recipe.concepts), recipe.settings.concepts_at_once) if recipe.method == "mace" else 1
+    return IMAGE_BYTES * find(recipe.method).work(recipe).images + RANK_BYTES * _rank(recipe) * at_once
+
+
+def _masks(recipe: Recipe) -> tuple[float, float]:
     return len(image_settings(recipe)) * find(recipe.method).work(recipe).image_steps * 2, 0
 
 
-def _images(times: int, request: ImageRequest) -> tuple[int, int]:
-    return times * len(request.pairs()) * request.steps * 2, 0
+def _images(times: int, request: ImageRequest) -> tuple[float, float]:
+    height, width = request.size or (1, 1)
+    larger = max(1.0, height * width / NATIVE)
+    return times * len(request.pairs()) * request.steps * 2 * larger, 0
+
+
+def _image_bytes(request: ImageRequest) -> float:
+    height, width = request.size or (64, 64)
+    return len(request.pairs()) * height * width * PIXEL_BYTES
 
 
 # Task -> its arguments -> samples through the UNet, steps of a LoRA. What is not here takes no longer than `START`.
-COUNTS: dict[str, Callable[..., tuple[int, int]]] = {
+COUNTS: dict[str, Callable[..., tuple[float, float]]] = {
     "erase": _erase,
     "masks": _masks,
     "compose": lambda paths, remove, add, name: _erase(add) if add is not None else (0, 0),
@@ -72,6 +108,13 @@ COUNTS: dict[str, Callable[..., tuple[int, int]]] = {
     "residual": lambda path, request: _images(3, request),
     "preview": lambda recipe, request: _images(2, request),
     "evaluate": lambda plans, judge: (sum(plan.forwards for _, plan in plans), 0),
+}
+# Task -> its arguments -> bytes that it keeps.
+BYTES: dict[str, Callable[..., float]] = {
+    "erase": _erase_bytes,
+    "masks": _erase_bytes,
+    "compose": lambda paths, remove, add, name: _erase_bytes(add) if add is not None else 0,
+    "compare": lambda path, request: _image_bytes(request),
 }
 # Task -> field at fault, what helps.
 REMEDIES = {

@@ -6,6 +6,7 @@ import: that happens on the worker's thread, so that the page is up before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +20,22 @@ from mace_studio.masks import UserMasks, check_takes_masks
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
-from mace_studio.runtime import estimate, library, quota, vocabulary
+from mace_studio.runtime import estimate, housekeeping, library, quota, vocabulary
 from mace_studio.runtime.estimate import Estimate, Status
-from mace_studio.runtime.jobs import DONE, Job, Worker
+from mace_studio.runtime.job_desk import JobDesk, resumed, survives
+from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.loaded_model import BUILT_IN_NAME, LoadedModel
 from mace_studio.runtime.perform import Perform, Place, outcome, perform
 from mace_studio.runtime.vocabulary import Vocabulary
-from mace_studio.settings import ImageSettings
+from mace_studio.settings import ImageSettings, counted, fits
 
 PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
 
 Settings = TypeVar("Settings", ImageRequest, ImageSettings, Plan)
 
 
-class Studio:
+class Studio(JobDesk):
     """Owns the model through one worker thread.
 
     The arguments of a method are checked before a job is queued: a FileError says that there is no erasure of a name, a
@@ -54,6 +56,7 @@ class Studio:
         perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
         fixed: many users share it: nobody may change the model, and each request is limited (`quota`).
         user: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
+        machine: the address that they ask from; jobs are bounded for each.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Studio:
         perform: Perform = perform,
         fixed: bool = False,
         user: Callable[[], str | None] = lambda: None,
+        machine: Callable[[], str] = lambda: "",
     ) -> None:
         place = Place(
             source=sources.cleaned(source) if source else str(BUILT_IN),
@@ -86,11 +90,9 @@ class Studio:
             cluster=cluster,
             worker_gpus=worker_gpus,
         )
-        self.fixed = fixed
-        self._user = user
+        super().__init__(output, fixed, user, machine)
         self._perform = perform
         self._model = LoadedModel(place, perform)
-        self._worker = Worker()
         self._compared: Job | None = None
 
     # The model
@@ -207,44 +209,43 @@ class Studio:
 
     # Jobs
 
-    def job(self, job_id: str | None) -> Job | None:
-        """The job with this id, or None when it is unknown or long gone."""
-        return self._worker.find(job_id)
-
-    def ahead(self, job: Job) -> int:
-        """How many other jobs must end before this one begins."""
-        return self._worker.ahead(job)
-
-    def erase(self, recipe: Recipe, user_masks: UserMasks | None = None) -> Job:
+    @survives
+    def erase(self, recipe: Recipe, user_masks: UserMasks | None = None, watched: bool = True) -> Job:
         """Run a recipe. Events are `Progress`; the result is the `Entry` of the file that was written.
 
         Args:
             recipe: what to erase.
             user_masks: masks that a user made, in place of those of the recipe's source; the file's name tells them
                 apart.
+            watched: whether it is cancelled where nobody watches it; one of a queue is not.
         """
         self.check(recipe)
         if user_masks:
             check_takes_masks(recipe)
-        return self._submit(f"Erase {recipe.title()}", recipe, "erase", recipe, user_masks)
+        patience = PATIENCE if watched else math.inf
+        return self._submit(f"Erase {recipe.title()}", recipe, "erase", recipe, user_masks, patience=patience)
 
+    @survives
     def masks(self, recipe: Recipe) -> Job:
         """Generate the training images of a recipe and mask them by its source; the result is a `MaskSheet`."""
         recipe.check()
         return self._submit(f"Masks of {recipe.title()}", recipe, "masks", recipe)
 
+    @survives
     def compose(
-        self, entries: Sequence[Entry], remove: Sequence[str] = (), add: Recipe | None = None, name: str = ""
+        self, entries: Sequence[Entry | Path], remove: Sequence[str] = (), add: Recipe | None = None, name: str = ""
     ) -> Job:
         """Fuse erasures of this studio's model into one, see `methods.mace.compose`. The result is an `Entry`.
 
         Raises:
             RecipeError: as of `recipe.joined`; nothing was queued.
         """
-        recipe = joined([entry.recipe for entry in entries], remove, add, name)
-        paths = tuple(entry.path for entry in entries)
+        found = [self.entry(entry) if isinstance(entry, Path) else entry for entry in entries]
+        recipe = joined([entry.recipe for entry in found], remove, add, name)
+        paths = tuple(entry.path for entry in found)
         return self._submit(f"Compose {recipe.title()}", recipe, "compose", paths, tuple(remove), add, name)
 
+    @survives
     def compare(self, erasure: str | Path, request: ImageRequest) -> Job:
         """Generate every prompt with every seed, before and after; events are `Progress`, the result is [Pair]."""
         entry = self.entry(erasure)
@@ -252,6 +253,7 @@ class Studio:
         self._compared = self._submit(f"Compare {entry.name}", request, "compare", entry.path, request)
         return self._compared
 
+    @survives
     def inspect(self, erasure: str | Path | None, request: ImageRequest, phrases: Sequence[str] = ()) -> Job:
         """Record the attention to one prompt's words, before and after an erasure; the result is an `Inspection`.
 
@@ -262,15 +264,20 @@ class Studio:
         """
         entry = self.entry(erasure) if erasure else None
         request.check_alone()
+        counted("phrase", len(phrases), "phrases")
+        for phrase in phrases:
+            fits("phrase", phrase, "phrase")
         title, path = (entry.name, entry.path) if entry else (self.source, None)
         return self._submit(f"Inspect {title}", request, "inspect", path, request, tuple(phrases))
 
+    @survives
     def residual(self, erasure: str | Path, request: ImageRequest) -> Job:
         """Generate a prompt with the concept's embeddings replaced, in three stages; the result is an `Inspection`."""
         entry = self.entry(erasure)
         request.check_alone()
         return self._submit(f"What is left of {entry.name}", request, "residual", entry.path, request)
 
+    @survives
     def preview(self, recipe: Recipe, request: ImageRequest) -> Job:
         """Generate an image with and without a recipe's refinement, training nothing; the result is a `Preview`."""
         recipe.check()
@@ -301,6 +308,7 @@ class Studio:
         forwards = 2 * len(job.result) * request.steps * (2 if request.guidance > 1 else 1)
         return job.events[-1].seconds / forwards * plan.forwards
 
+    @survives
     def evaluate(
         self,
         erasures: Sequence[str | Path],
@@ -321,6 +329,7 @@ class Studio:
         """
         if self.fixed and judge:
             raise RecipeError("judge", "Only the model’s own judge can be used here; leave the field blank.")
+        counted("models", len(erasures), "erasures")
         entries = [self.entry(erasure) for erasure in erasures or [""]]
         plans = [(entry.path, self.plan(entry.path, size, first_seed)) for entry in entries]
         names = tuple(entry.name for entry in entries)
@@ -360,24 +369,37 @@ class Studio:
         own = library.exists(self.output, erasure)
         return library.find(self.output if own else self._model.place.output, erasure)
 
-    def _submit(self, title: str, request: object, task: str, *arguments: Any) -> Job:
+    def check_room(self) -> None:
+        """Raise a FileError where whoever is asking has left too much on a disk that many share."""
+        if self.fixed and self.output != self._model.place.output:
+            housekeeping.check_room(self.output)
+
+    def _submit(self, title: str, request: object, task: str, *arguments: Any, patience: float = PATIENCE) -> Job:
         """Queue a task, with the model loaded before it.
 
         Args:
             title: what a person calls the job.
             request: for whoever comes back to watch it.
             task, arguments: of `tasks.TASKS`, and what it takes beside the place; plain data, to be pickled.
+            patience: seconds after which it is cancelled if nobody watches it; one that goes on after a restart has no
+                end to it.
 
         Raises:
             RecipeError: it is too much for a studio that is fixed.
+            StudioError: too many jobs wait already.
         """
         if self.fixed:
             quota.check(task, *arguments)
+            self.check_room()
         output = self.output  # on the job's thread nobody is asking any more
 
         def work(progress: Report) -> Any:
+            if self.fixed:
+                housekeeping.tidy(self._model.place.output)
             self._model.load(progress)
             place = replace(self._model.place, output=output)
             return outcome(self._perform(task, place, *arguments), progress)
 
-        return self._worker.submit(title, work, request, PATIENCE)
+        job_id = resumed.get()
+        patience = math.inf if job_id else patience
+        return self._worker.submit(title, work, request, patience, owners=self._owners(), job_id=job_id)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
-import platform
-import shutil
 import struct
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,6 +18,9 @@ from torch import Tensor
 
 from mace_studio.errors import FileError
 from mace_studio.progress import Progress, Report, silent
+from mace_studio.text_files import remove_abandoned, staging
+
+__all__ = ["cached", "copy", "remove_abandoned", "staging", "stream", "write", "writing"]
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +32,6 @@ DTYPES = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 BLOCK = 64 * 2**20
-PART = ".part"
-ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -90,54 +86,6 @@ def writing(path: Path) -> Iterator[None]:
             "Make room on the disk, or choose another folder." if error.errno in _FULL else "Choose another folder."
         )
         raise FileError(f"{path} could not be written: {error.strerror or error}. {remedy}") from error
-
-
-@contextmanager
-def staging(parent: Path) -> Iterator[Path]:
-    """A hidden folder in `parent` for what is not whole yet; what is still in it when the block ends is gone.
-
-    Its name says which process made it, for `remove_abandoned`.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{_host()}-{os.getpid()}-", suffix=PART))
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def remove_abandoned(folder: Path) -> int:
-    """Remove what processes that are dead by now left unfinished in a folder and in those below it.
-
-    Returns:
-        How many files and folders were removed.
-    """
-    removed = 0
-    for path in list(folder.rglob(f".*{PART}")):
-        host, _, rest = path.name.removeprefix(".").partition("-")
-        process = rest.partition("-")[0]
-        # Where signals are not to be had (Windows), only the age tells.
-        own = host == _host() and process.isdecimal() and os.name == "posix"
-        with suppress(OSError):
-            if not _lives(int(process)) if own else time.time() - path.stat().st_mtime > ABANDONED:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-                removed += 1
-    return removed
-
-
-def _host() -> str:
-    """Digits of this machine's name: another machine may write to the same folder."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def stream(

@@ -84,13 +84,13 @@ def _read(path: Path, size: tuple[int, int]) -> Image.Image | None:
     """The image in a file; None where it is missing, damaged or of another size than (width, height)."""
     try:
         with Image.open(path) as image:
-            whole = image.convert("RGB")
+            # Its header says so; no pixel is decoded before.
+            return image.convert("RGB") if image.size == size else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         log.warning("%s is damaged and is made again: %s", path.name, error)
         return None
-    return whole if whole.size == size else None
 
 
 def _write(image: Image.Image, path: Path) -> None:

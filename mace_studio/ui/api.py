@@ -28,6 +28,7 @@ from mace_studio.ui.notices import readable
 
 LONGEST_WAIT = 600.0
 AT_ONCE = 8  # calls that wait for a job; each holds a thread of the server
+EACH, MOST = 12, 48  # calls of one machine, and of all, that may wait or run at a time
 NAMES = ("erase", "compare", "inspect", "evaluate", "export", "erasures", "status", "cancel")
 
 

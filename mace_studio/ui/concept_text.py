@@ -12,10 +12,13 @@ from typing import Any
 from mace_studio import text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept
+from mace_studio.settings import CHARACTERS
 
 COMMAS = ("mapping", "concepts", "phrase")
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
-ARROW = re.compile(r"\s*(?:->|=>|→|\t)\s*")
+ARROW = re.compile(r"->|=>|→|\t")
+LONGEST = 2**20  # characters of a pasted list or a file of one
+LONGEST_CELL = 20_000
 PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*(?=,|\Z)|([^,]*))(?:,|\Z)')
 HEADINGS = {
     "phrase": "phrase",
@@ -71,8 +74,9 @@ def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
         comma: how a line such as `whale, sea` is read, one of `COMMAS`; None where that is not said.
 
     Raises:
-        RecipeError: there is such a line, and `comma` is None.
+        RecipeError: there is such a line, and `comma` is None; or the text is too long.
     """
+    _check_length(text)
     unclear = first_unclear(text)
     if unclear and comma not in COMMAS:
         raise RecipeError("", f"Say above how “{unclear}” is to be read.")
@@ -81,7 +85,7 @@ def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
         phrase, *mapping = ARROW.split(line, maxsplit=1)
         parts = [part.strip() for part in line.split(",") if part.strip()]
         if mapping or len(parts) < 2 or comma == "phrase":
-            concepts.append(Concept(phrase, "".join(mapping), kind))
+            concepts.append(Concept(phrase.strip(), "".join(mapping).strip(), kind))
         elif comma == "mapping":
             concepts.append(Concept(parts[0], ", ".join(parts[1:]), kind))
         else:
@@ -90,7 +94,9 @@ def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
 
 
 def first_unclear(text: str) -> str:
-    """The first line of a pasted text that has a comma and no arrow, or ""."""
+    """The first line of a pasted text that has a comma and no arrow, or ""; "" too where it is too long to be read."""
+    if len(text) > LONGEST:
+        return ""
     lines = [line.strip() for line in text.splitlines()]
     return next((line for line in lines if "," in line.strip(", ") and not ARROW.search(line)), "")
 
@@ -102,6 +108,7 @@ def phrases_of_file(data: bytes) -> list[str]:
         RecipeError: it is not text in UTF-8.
     """
     text, _ = text_files.table(decoded(data))
+    _check_length(text)
     lines = [re.split("[,;\t]", line)[0].strip().strip('"') for line in text.splitlines()]
     lines = lines[1:] if lines and HEADINGS.get(lines[0].lower()) == "phrase" else lines
     return list(dict.fromkeys(line for line in lines if line))
@@ -131,6 +138,7 @@ def from_csv(data: bytes) -> list[Concept]:
         RecipeError: not such a file; the message names the line.
     """
     text, separator = text_files.table(decoded(data))
+    _check_length(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
@@ -166,8 +174,10 @@ def decoded(data: bytes) -> str:
     """The text of an uploaded file.
 
     Raises:
-        RecipeError: it is not UTF-8.
+        RecipeError: it is not UTF-8, or too long.
     """
+    if len(data) > (most := CHARACTERS["recipe"]):
+        raise RecipeError("", f"This file has {len(data):,} bytes; at most {most:,} are read.")
     try:
         return text_files.decoded(data)
     except FileError as error:
@@ -180,7 +190,13 @@ def synonyms_text(synonyms: Sequence[str]) -> str:
 
 
 def synonyms_from(text: str) -> tuple[str, ...]:
-    """Synonyms of a line such as `feline, "one, with a comma"`."""
+    """Synonyms of a line such as `feline, "one, with a comma"`.
+
+    Raises:
+        RecipeError: the line is too long.
+    """
+    if len(text) > LONGEST_CELL:
+        raise RecipeError("concepts", f"A cell has {len(text):,} characters of synonyms; use at most {LONGEST_CELL:,}.")
     found: list[str] = []
     for match in PART.finditer(text):
         quoted, plain = match.groups()
@@ -189,6 +205,11 @@ def synonyms_from(text: str) -> tuple[str, ...]:
         elif plain.strip():
             found.append(plain.strip())
     return tuple(found)
+
+
+def _check_length(text: str) -> None:
+    if len(text) > LONGEST:
+        raise RecipeError("", f"This list has {len(text):,} characters; at most {LONGEST:,} are read at a time.")
 
 
 def _quoted(text: str) -> str:

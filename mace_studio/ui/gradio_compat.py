@@ -10,10 +10,12 @@ since other files lack ASCII. No public issue of these was found.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import _StaticFiles
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,6 +25,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # The same for handlers that may wait for minutes: by default only one call of a handler runs at a time.
 WAITING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 
+SERVED = 1000  # files that are served in place; the oldest of more are not any longer
+UNFINISHED = 128  # events of one machine; an open page has a few
 CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")
 BY_NUMBER = ("predict",)
 
@@ -47,9 +51,46 @@ def remembered(name: str) -> gr.BrowserState:
 def serve_in_place(path: Path) -> None:
     """Let a file be downloaded where it lies. Gradio copies and hashes it first: 1.2 s for 300 MB.
 
-    gradio-app/gradio#7618 brought the function.
+    gradio-app/gradio#7618 brought the function. It only ever adds to its list, and every request reads all of it.
     """
-    gr.set_static_paths([path])
+    served = _StaticFiles.all_paths
+    if (whole := path.resolve()) not in served:
+        del served[: max(0, len(served) - SERVED + 1)]
+        gr.set_static_paths([whole])
+
+
+def bound_queue(demo: gr.Blocks, names: tuple[str, ...], each: int, most: int, machine: Callable[[Any], str]) -> None:
+    """Let calls of endpoints fill no more than their part of the queue. Gradio has one bound for all events.
+
+    Without this, one program's calls fill it, and the page's own events are answered with 503. No public issue was
+    found.
+
+    Args:
+        demo: its queue is there.
+        names: of the endpoints.
+        each: calls of one machine that may wait or run at a time; of the page's events `UNFINISHED` may.
+        most: calls of all of them.
+        machine: (request) -> the address that it came from.
+    """
+    queue = demo._queue
+    push = queue.push
+
+    def unfinished() -> list[tuple[bool, str]]:
+        """Of every event whether it is a call, and from where it came."""
+        waiting = [event for part in list(queue.event_queue_per_concurrency_id.values()) for event in part.queue]
+        running = [event for batch in queue.active_jobs for event in batch or ()]
+        return [(event.fn.api_name in names, machine(event.request)) for event in (*waiting, *running)]
+
+    async def bounded(body: Any, request: Any, username: str | None) -> Any:
+        fn = demo.fns.get(body.fn_index)
+        is_call, own = fn is not None and fn.api_name in names, machine(request)
+        events = unfinished()
+        alike = [where for call, where in events if call == is_call]
+        if alike.count(own) >= (each if is_call else UNFINISHED) or (is_call and len(alike) >= most):
+            return False, "Too many calls wait here already; wait for an answer before you ask for more.", "queue_full"
+        return await push(body=body, request=request, username=username)
+
+    queue.push = bounded  # type: ignore[method-assign]
 
 
 def download(path: Path, **changes: Any) -> gr.DownloadButton:

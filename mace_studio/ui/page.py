@@ -12,14 +12,15 @@ import gradio as gr
 from mace_studio.presets import presets
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN, Studio
-from mace_studio.ui.api import Api
+from mace_studio.ui import api, sessions
 from mace_studio.ui.components.progress import status_chip
-from mace_studio.ui.gradio_compat import WAITING, remembered
+from mace_studio.ui.gradio_compat import WAITING, bound_queue, remembered
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Shared
 from mace_studio.ui.tabs import TABS
 
 FIRST = "miniature/cat"
+UPLOADS = (600, 24 * 3600)  # seconds between two looks at uploaded files, and after which they are removed
 ICON = Path(__file__).with_name("icon.svg")
 HEADER = """<div class="top">
 <button type="button" class="skip">Skip to the main button of this tab</button>{icon}
@@ -31,7 +32,7 @@ HEADER = """<div class="top">
 
 def build(studio: Studio) -> gr.Blocks:
     """The whole page of one studio. Nothing of the model is imported or loaded here."""
-    with gr.Blocks(title="MACE Studio", fill_width=True, analytics_enabled=False) as demo:
+    with gr.Blocks(title="MACE Studio", fill_width=True, analytics_enabled=False, delete_cache=UPLOADS) as demo:
         header = gr.HTML(
             status_chip(studio),
             label="MACE Studio",
@@ -61,9 +62,11 @@ def build(studio: Studio) -> gr.Blocks:
             for name, listeners in view.listens.items():
                 for event in [opened.select] if name == SELECTED else events[name]:
                     _connect(event, listeners)
-        Api(studio).offer()
+        api.Api(studio).offer()
     # An open API would let a program pass by the queue.
-    return demo.queue(api_open=False, max_size=64, default_concurrency_limit=16)
+    demo.queue(api_open=False, max_size=None, default_concurrency_limit=16)
+    bound_queue(demo, api.NAMES, api.EACH, api.MOST, sessions.machine_of)
+    return demo
 
 
 def first_recipe(studio: Studio) -> Recipe:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mace_studio.errors import StudioError
+from mace_studio.masks import MOST_PIXELS
 from mace_studio.ui import api
+from mace_studio.ui.access import Password, SameOriginOnly
 from mace_studio.ui.gradio_compat import NamedEndpointsOnly
 from mace_studio.ui.sessions import SessionCookie
 from mace_studio.ui.theme import theme
@@ -66,12 +69,20 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
         options: more of `Blocks.launch`, such as server_port and auth.
     """
     frames = FRAMED_BY_THE_HUB if shared else NO_FRAME
-    middleware = [Middleware(NamedEndpointsOnly, names=api.NAMES), Middleware(SafeHeaders, ancestors=frames)]
+    middleware = [
+        Middleware(SameOriginOnly, forwarded=shared),
+        Middleware(NamedEndpointsOnly, names=api.NAMES),
+        Middleware(SafeHeaders, ancestors=frames),
+    ]
     if shared:
         middleware.append(Middleware(SessionCookie))
     if host in LOOPBACK:
         # A web page under another name must not reach a studio on this machine (DNS rebinding).
         middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
+    # Gradio decodes an image before a handler sees it; Pillow refuses one of twice as many pixels.
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+    if options.get("auth"):
+        options["auth"] = Password(*options["auth"])
     try:
         _launch(demo, host, shared, middleware, options)
     except OSError as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from http.cookies import CookieError, SimpleCookie
+from typing import Any
 
 from gradio.context import LocalContext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,13 +19,30 @@ ATTRIBUTES = f"Path=/; Max-Age={30 * 24 * 3600}; HttpOnly; Secure; SameSite=None
 def folder() -> str | None:
     """The name of a folder for whoever caused the event that is being answered; None outside of events.
 
-    It cannot be guessed. Without the cookie, as in a browser that takes none, it lasts for one visit.
+    It cannot be guessed. Without the cookie, as in a browser that takes none, it lasts for one visit; without a visit,
+    as of a program that takes none, for one call.
     """
     request = LocalContext.request.get(None)
     if request is None:
         return None
-    token = request.cookies.get(COOKIE) or request.session_hash or ""
+    token = request.cookies.get(COOKIE) or request.session_hash or uuid.uuid4().hex
     return hashlib.sha256(token.encode()).hexdigest()[:32]
+
+
+def machine() -> str:
+    """From which address the event that is being answered came; "" outside of events.
+
+    On a Space the hub's own proxy puts it at the end of a header, of which a client can write the rest.
+    """
+    request = LocalContext.request.get(None)
+    return "" if request is None else machine_of(request)
+
+
+def machine_of(request: Any) -> str:
+    """The same of a request of Gradio or of FastAPI."""
+    forwarded = request.headers.get("x-forwarded-for", "") if "SPACE_ID" in os.environ else ""
+    host = request.client.host if request.client else ""
+    return forwarded.rpartition(",")[2].strip() or str(host)
 
 
 def address() -> str:

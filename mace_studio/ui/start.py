@@ -44,6 +44,7 @@ def build(options: argparse.Namespace) -> tuple[Studio, gr.Blocks]:
         perform=PERFORM,
         fixed=shared(),
         user=sessions.folder,
+        machine=sessions.machine,
     )
     return studio, page.build(studio)
 

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -222,3 +223,23 @@ def test_an_estimate_is_printed_and_nothing_is_run(recipe_file, tmp_path, capsys
     said = capsys.readouterr().out
     assert said.startswith("1 concept · 60 prompts · 6 UNet forwards · ") and "of memory · about" in said
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_erase_resume_goes_on_with_what_was_broken_off(tmp_path, capsys):
+    recipe, out = tmp_path / "cat.json", tmp_path / "out"
+    recipe.write_text(QUICK.to_json(), encoding="utf-8")
+    assert cli.main(["erase", str(recipe), "--out", str(out), "--device", "cpu"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    before = path.read_bytes()
+    path.unlink()
+    with sqlite3.connect(out / "jobs" / "jobs.sqlite") as table:
+        table.execute("UPDATE jobs SET state = 'queued', owner = 'gone'")
+    assert cli.main(["erase", "--resume", "--out", str(out)]) == 0
+    assert Path(capsys.readouterr().out.strip()).read_bytes() == before
+    assert cli.main(["erase", "--resume", "--out", str(out)]) == 0
+    assert "No erasure in" in capsys.readouterr().err
+
+
+def test_erase_takes_recipes_or_resume(capsys):
+    assert cli.main(["erase"]) == cli.main(["erase", "cat", "--resume"]) == 1
+    assert capsys.readouterr().err.count("--resume alone") == 2

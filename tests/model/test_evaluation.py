@@ -1,3 +1,4 @@
+import csv
 import json
 import sys
 from collections import Counter
@@ -186,7 +187,7 @@ def test_several_are_measured_in_one_run_and_stand_side_by_side(model, erasure, 
     files = {path.relative_to(tmp_path).as_posix(): path for path in result_files.write_evaluation(reports, tmp_path)}
     assert {"side-by-side.md", "side-by-side.png", "cat-1/report.md", "cat-2/scores.png"} <= set(files)
     text = files["side-by-side.md"].read_text(encoding="utf-8")
-    assert "| Cats | 100.0 % (67.6 to 100.0) | 12.5 % (2.2 to 47.1) |" in text and "| Cat&#124;s |" in text
+    assert "| Cats | 100.0 % (67.6 to 100.0) | 12.5 % (2.2 to 47.1) |" in text and "| Cat\\|s |" in text
     assert "| H, top-1 | H, mean probability | KID |" in text and "| H_o 91.3 % |" in text
     assert report.called([reports[0], reports[0]]) == ["cat-1", "cat-1"]
 
@@ -296,3 +297,20 @@ def test_without_nudenet_the_report_says_so(model, erasure, clip_folder, painted
     found = measured(model, replace(erasure, recipe=EXPLICIT), judge=judge)
     assert found.detections is None and "NudeNet is not installed" in report_files.markdown(found)
     assert "detections" not in json.loads(report_files.as_json(found))
+
+
+def test_nothing_that_a_user_typed_is_a_formula_markup_or_html(model, erasure, painted, tmp_path, monkeypatch):
+    r"""`$\frac{$` in a name ended an evaluation after all its images were there."""
+    words = ("=HYPERLINK(1)", "<script>x</script>")
+    recipe = replace(
+        RECIPE, name=r"$\frac{$ # x", concepts=(replace(RECIPE.concepts[0], synonyms=(words[0],)),), preserve=words[1:]
+    )
+    for word in words:
+        monkeypatch.setitem(COLOURS, word, (9, 9, 9))
+    (found,) = evaluate(model, [Case("a", replace(erasure, recipe=recipe), make_plan(recipe, "quick"))], Oracle())
+    files = {path.name: path for path in result_files.write_evaluation([found], tmp_path)}
+    assert files["scores.png"].stat().st_size > 1000
+    text = files["report.md"].read_text(encoding="utf-8")
+    assert "<script>" not in text and "\\<script\\>" in text and "\n# x" not in text
+    cells = list(csv.reader(files["scores.csv"].open(encoding="utf-8", newline="")))
+    assert "'=HYPERLINK(1)" in {line[1] for line in cells} and "=HYPERLINK(1)" not in {line[1] for line in cells}

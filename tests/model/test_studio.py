@@ -1,5 +1,6 @@
 import json
 import re
+import sqlite3
 import weakref
 from dataclasses import replace
 
@@ -8,11 +9,12 @@ from PIL import Image
 from safetensors import safe_open
 
 from mace_studio.analysis.compare import Pair
-from mace_studio.errors import FileError, ModelError, RecipeError
+from mace_studio.errors import FileError, ModelError, RecipeError, StudioError
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
-from mace_studio.runtime import library, result_files, tasks
+from mace_studio.runtime import job_log, library, result_files, tasks
+from mace_studio.runtime.job_desk import EACH
 from mace_studio.runtime.jobs import CANCELLED
 from mace_studio.runtime.library import sources
 from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
@@ -279,3 +281,85 @@ def test_each_user_has_a_folder_beside_what_all_see(tmp_path):
         studio.entry(anns.name)
     with pytest.raises(FileError):
         studio.entry(f"../ann/{anns.name}")
+
+
+# Jobs that a kill broke off
+
+
+def broken_off(folder):
+    """Make the job that was written down last look as if its process had been killed while it ran."""
+    with sqlite3.connect(folder / "jobs" / job_log.NAME) as table:
+        table.execute("UPDATE jobs SET state = 'running', owner = 'gone' WHERE queued = (SELECT max(queued) FROM jobs)")
+
+
+def test_an_erasure_that_was_broken_off_goes_on_under_its_id_and_gives_the_same_file(studio, entry):
+    before = entry.path.read_bytes()
+    assert studio.interrupted() == []
+    job = studio.erase(QUICK)
+    job.wait()
+    broken_off(studio.output)
+    entry.path.unlink()
+    after = Studio(output=studio.output)
+    (found,) = after.interrupted()
+    assert (found.title, found.state) == ("Erase cat", "running")
+    resumed = after.resume(found)
+    assert resumed.wait().path.read_bytes() == before
+    assert resumed.id == job.id and after.job(job.id) is resumed and after.interrupted() == []
+    with pytest.raises(StudioError, match="elsewhere already"):
+        after.resume(found)
+
+
+def test_any_job_that_was_broken_off_goes_on(studio, entry):
+    request = ImageRequest(("a cat",), (3,), steps=2, size=(64, 64))
+    pairs = studio.compare(entry.name, request).wait()
+    broken_off(studio.output)
+    after = Studio(output=studio.output)
+    (found,) = after.interrupted()
+    (pair,) = after.resume(found).wait()
+    assert (pair.prompt, pair.seed, pair.after.tobytes()) == ("a cat", 3, pairs[0].after.tobytes())
+
+
+def test_a_job_that_cannot_go_on_says_why_and_stays_listed(studio, entry, tmp_path):
+    studio.compare(entry.name, ImageRequest(("a cat",), steps=2)).wait()
+    broken_off(studio.output)
+    elsewhere = Studio(str(tmp_path), output=studio.output)
+    (found,) = elsewhere.interrupted()
+    with pytest.raises(StudioError, match="was for the model"):
+        elsewhere.resume(found)
+    after = Studio(output=studio.output)
+    moved = entry.path.rename(entry.path.with_suffix(".moved"))
+    with pytest.raises(FileError, match="no erased model"):
+        after.resume(found)
+    moved.rename(entry.path)
+    assert [one.id for one in after.interrupted()] == [found.id]
+    after.forget(found)
+    assert after.interrupted() == []
+
+
+def test_a_shared_studio_writes_no_jobs_down(tmp_path):
+    shared = Studio(output=tmp_path, fixed=True)
+    shared.erase(QUICK).cancel()
+    assert shared.interrupted() == [] and not (tmp_path / "jobs").exists()
+
+
+def test_a_user_of_a_shared_studio_sees_only_their_own_jobs(tmp_path):
+    who = "ada"
+    shared = Studio(output=tmp_path, fixed=True, user=lambda: who)
+    mine = shared.erase(QUICK)
+    who = "bob"
+    assert shared.jobs() == []
+    other = shared.erase(QUICK)
+    assert shared.jobs() == [other]
+    who = "ada"
+    assert shared.jobs() == [mine]
+    for job in (mine, other):
+        job.cancel()
+
+
+def test_one_user_s_jobs_are_bounded_where_many_share_the_studio(tmp_path):
+    shared = Studio(output=tmp_path, fixed=True, user=lambda: "ada")
+    jobs = [shared.erase(QUICK) for _ in range(EACH)]
+    with pytest.raises(StudioError, match=f"{EACH} of your jobs"):
+        shared.erase(QUICK)
+    for job in jobs:
+        job.cancel()

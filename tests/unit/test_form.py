@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -337,3 +338,31 @@ def test_the_losses_are_smoothed_and_keep_their_colours_when_all_is_done():
 
 def test_a_loss_that_is_no_number_leaves_the_chart_standing():
     assert "nan" not in charts.loss_curves({"a": [math.nan, 1.0]}, 2, ["a"], True).split("<svg")[1].split("</svg>")[0]
+
+
+def test_a_pasted_list_is_read_in_linear_time():
+    """A line of blanks took ten seconds at 16,000 of them."""
+    for blank in (" ", "\t", "\u3000"):
+        begun = time.monotonic()
+        concept_text.pasted(f"a{blank * 500_000}b", "object", "phrase")
+        concept_text.first_unclear(f"a,{blank * 500_000}b")
+        assert time.monotonic() - begun < 1.0
+    begun = time.monotonic()
+    concept_text.synonyms_from('"' + '""' * 9_000)
+    concept_text.synonyms_from('"a,' * 6_000)
+    assert time.monotonic() - begun < 1.0
+    assert concept_text.pasted("Van Gogh   ->   an artist", "style") == [Concept("Van Gogh", "an artist", "style")]
+
+
+def test_lists_that_are_too_long_are_refused_before_they_are_read():
+    long = "a\n" * 2**20
+    with pytest.raises(RecipeError, match="2,097,152 characters; at most 1,048,576"):
+        concept_text.pasted(long, "object")
+    assert concept_text.first_unclear("a,b\n" * 2**20) == ""
+    for read in (concept_text.from_csv, concept_text.phrases_of_file):
+        with pytest.raises(RecipeError, match="at most 1,048,576"):
+            read(long.encode())
+    with pytest.raises(RecipeError, match="bytes; at most 16,777,216"):
+        concept_text.decoded(b" " * (2**24 + 1))
+    with pytest.raises(RecipeError, match="characters of synonyms"):
+        concept_text.synonyms_from("a," * 10_001)

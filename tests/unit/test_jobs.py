@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mace_studio.errors import StudioError
 from mace_studio.runtime import jobs
 from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, KEPT, QUEUED, RUNNING, Worker, size_of
 
@@ -355,3 +356,77 @@ def test_a_job_that_is_over_keeps_nothing_of_what_it_was_asked_with(worker):
     del weights
     gc.collect()
     assert kept() is None and job.result == 7
+
+
+# Several jobs of one user, and several users
+
+
+def begun(worker, gate, jobs):
+    """The titles of jobs in the order in which they ran, once the gate of the job before them is opened."""
+    gate.let()
+    for job in jobs:
+        job.wait()
+    return [job.title for job in sorted(jobs, key=lambda job: job.started)]
+
+
+def test_jobs_that_wait_can_be_put_in_another_order(worker):
+    gate = Gate(1)
+    worker.submit("first", gate.work)
+    gate.reached()
+    a, b, c = (worker.submit(name, at_once()) for name in "abc")
+    worker.move(c, -2)
+    worker.move(a, 5)
+    assert [job.title for job in worker.jobs()] == ["first", "c", "b", "a"]
+    assert [worker.ahead(job) for job in (a, b, c)] == [3, 2, 1]
+    assert begun(worker, gate, [a, b, c]) == ["c", "b", "a"]
+    worker.move(a, -1)  # it is over: nothing happens
+
+
+def test_users_take_turns(worker):
+    gate = Gate(1)
+    worker.submit("first", gate.work, owners=("greedy",))
+    gate.reached()
+    many = [worker.submit(f"greedy {i}", at_once(), owners=("greedy",)) for i in range(5)]
+    other = worker.submit("other", at_once(), owners=("other",))
+    assert worker.ahead(other) == 1
+    assert begun(worker, gate, [*many, other]) == ["other", *(f"greedy {i}" for i in range(5))]
+
+
+def test_a_user_s_jobs_are_bounded_and_so_are_all():
+    worker, gate = Worker(each=2, most=4), Gate(1)
+    first = worker.submit("first", gate.work, owners=("a", "address"))
+    gate.reached()
+    queued = worker.submit("second", at_once(), owners=("a", "elsewhere"))
+    for owners in (("a", "third"), ("a",)):
+        with pytest.raises(StudioError, match="2 of your jobs wait or run"):
+            worker.submit("too many", at_once(), owners=owners)
+    worker.submit("b", at_once(), owners=("b", "address"))
+    with pytest.raises(StudioError, match="2 of your jobs"):
+        worker.submit("same address", at_once(), owners=("c", "address"))
+    worker.submit("c", at_once(), owners=("c", "other"))
+    with pytest.raises(StudioError, match="4 jobs wait here already"):
+        worker.submit("all", at_once(), owners=("d", "more"))
+    queued.cancel()
+    worker.submit("room again", at_once(), owners=("a", "elsewhere"))
+    gate.let()
+    first.wait()
+
+
+def test_whoever_wants_to_know_hears_of_every_change():
+    heard = []
+    worker, gate = Worker(on_change=lambda job: heard.append((job.title, job.state))), Gate(1)
+    first = worker.submit("first", gate.work)
+    gate.reached()
+    worker.submit("second", at_once()).cancel()
+    gate.let()
+    first.wait()
+    worker.submit("third", crash).watch()
+    worker.submit("last", at_once()).wait()
+    assert heard[:5] == [
+        ("first", RUNNING), ("second", CANCELLED), ("first", DONE), ("third", RUNNING), ("third", FAILED),
+    ]  # fmt: skip
+
+
+def test_a_job_that_goes_on_keeps_its_id(worker):
+    job = worker.submit("again", at_once(), job_id="0123")
+    assert job.id == "0123" and worker.find("0123") is job

@@ -1,7 +1,9 @@
 """Erasures on disk: added, renamed, deleted, and never anything beside their folder touched."""
 
 import json
+import os
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,3 +168,50 @@ def test_a_folder_that_cannot_be_written_is_said(folder, tmp_path, monkeypatch):
     with pytest.raises(FileError, match="No space left on device"):
         library.add(folder, upload, "new")
     assert [path.name for path in folder.iterdir()] == ["cat.safetensors"]
+
+
+# One bad file beside good ones
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 5000, '{"recipe": ' + "9" * 5000 + "}", '{"recipe": "x", "scores": [1e400]}', "[1, 2]", '"text"', ""]
+)
+def test_bad_notes_beside_an_erasure_cost_no_erasure(folder, text):
+    (folder / "reports").mkdir(exist_ok=True)
+    (folder / "reports" / "cat.json").write_text(text)
+    (folder / "models.json").write_text(text)
+    assert [entry.name for entry in library.entries(folder)] == ["cat"]
+    assert library.entries(folder)[0].scores == ()
+    assert library.sources(folder) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_never_opened(folder):
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "reports").mkdir(exist_ok=True)
+    os.mkfifo(folder / "reports" / "cat.json")
+    os.mkfifo(folder / "models.json")
+    assert [entry.name for entry in library.entries(folder)] == ["cat"]
+    assert library.sources(folder) == []
+
+
+def test_a_year_that_there_is_not_costs_no_erasure():
+    assert library._made(1e18).year == 1970
+    assert library._made(1.7e9).year == 2023
+
+
+def test_notes_are_written_whole(folder, monkeypatch):
+    """A write that fails in the middle leaves the one that was there."""
+    library.remember(folder, "first")
+
+    def half(self, text, **options):
+        with self.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(FileError, match="No space left"):
+        library.remember(folder, "second")
+    monkeypatch.undo()
+    assert library.sources(folder) == ["first"]
+    assert not list(folder.glob(".*"))

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mace_studio import masks
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.masks import MaskedImage, MaskSheet
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
@@ -99,3 +100,19 @@ def test_an_uploaded_mask_is_black_and_white():
     file = io.BytesIO()
     half().convert("RGB").save(file, "JPEG", quality=30)
     assert masks.coverage(masks.from_bytes(file.getvalue())) == 0.5
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    """47 kB of PNG held 177 million pixels, which took 2.3 GB."""
+    file = io.BytesIO()
+    Image.new("1", (4097, 4096)).save(file, "PNG")
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(FileError, match="4097 x 4096 pixels; save the mask with at most 16,777,216"):
+        masks.from_bytes(file.getvalue())
+
+
+def test_a_recipe_that_cannot_run_is_never_counted_out():
+    """A hundred million images, typed into the form, took 8 GB."""
+    many = RECIPE.with_settings(images=ImageSettings(per_concept=10**8))
+    with pytest.raises(RecipeError, match=r"images\.per_concept"):
+        masks_card.fitting_masks(MaskSheet(RECIPE, []), many)

@@ -4,6 +4,8 @@ import gradio as gr
 import pytest
 
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.settings import LoraSettings
 from mace_studio.ui import notices
 from mace_studio.ui.tabs import compare
 
@@ -73,3 +75,18 @@ def test_what_the_host_says_of_its_gpu_reaches_the_visitor():
     said = "You have exceeded your GPU quota (60s requested vs. 12s left)."
     assert notices.sentence(gr.Error(said)) == said
     assert notices.sentence(RuntimeError("/home/user/secret")) == notices.UNEXPECTED
+
+
+def test_a_message_repeats_at_most_eighty_characters_of_an_input():
+    long = "a" + " " * 16_000 + "b"
+    for error in (FileError(f"There is no “{long}”, and no “cat”."), RecipeError("seed", f"“{long}” is not a seed.")):
+        assert len(str(error)) < 130 and "…”" in str(error)
+    assert "“cat”" in str(FileError(f"There is no “{long}”, and no “cat”."))
+    assert len(str(RecipeError(long, "Wrong."))) < 100 and len(str(FileError("x" * 10**6))) == 2000
+    assert str(RecipeError("seed", f"“{'c' * 80}” is not a seed.")) == f"seed: “{'c' * 80}” is not a seed."
+
+
+def test_a_whole_number_of_any_length_is_refused_in_a_sentence():
+    for value in (10**400, -(10**400)):
+        with pytest.raises(RecipeError):
+            Recipe(concepts=(Concept("cat", "sky"),)).with_settings(lora=LoraSettings(rank=value)).check()

@@ -1,5 +1,6 @@
 """Per-request limits on a shared server."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,28 @@ def test_these_presets_fit(name):
 def test_users_of_a_shared_studio_choose_no_judge(tmp_path):
     with pytest.raises(RecipeError, match="own judge"):
         Studio(output=tmp_path, fixed=True).evaluate(["cat"], judge="/home/someone/clip")
+
+
+def test_rank_phrases_and_pixels_count():
+    """A rank of 256 makes a step 1.7 times as long; sentences beyond 500 take 2.5 ms each."""
+    long = ONE.with_settings(lora=LoraSettings(steps=500))
+    assert quota.seconds("erase", PLACE, long) == 46  # 10 + 0.96 + 35
+    wide = ONE.with_settings(lora=LoraSettings(steps=500, rank=256))
+    # 10 + 0.96 + 35 * (1 + 0.7 * 255 / 256) = 70.4
+    with pytest.raises(RecipeError, match="about 70 s"):
+        quota.check("erase", wide)
+    with pytest.raises(RecipeError, match="lent to a user at once"):
+        quota.check("erase", replace(ONE, preserve=tuple(f"thing {i}" for i in range(4000))))
+    one = ImageRequest(("a cat",), steps=20)
+    assert quota.seconds("compare", PLACE, Path("e"), one) == 11
+    with pytest.raises(RecipeError, match="lent to a user"):
+        quota.check("compare", Path("e"), replace(one, size=(2048, 2048)))
+
+
+def test_memory_is_lent_too():
+    """1,000 images of 256 concepts are 25.6 GB; a LoRA of rank 256 is 90 MB, and 64 of them train together."""
+    many = tuple(Concept(f"c{i}", "sky") for i in range(64))
+    wide = ONE.with_settings(lora=LoraSettings(steps=1, rank=256), images=ImageSettings(1, 1), concepts_at_once=64)
+    with pytest.raises(RecipeError, match=r"5\.7 GB of memory"):
+        quota.check("erase", replace(wide, concepts=many))
+    quota.check("erase", replace(wide.with_settings(concepts_at_once=2), concepts=many))

@@ -265,3 +265,51 @@ def test_equal_recipes_are_written_alike():
     assert whole == point
     assert whole.to_json() == point.to_json()
     assert whole.digest() == point.digest() == Recipe.from_json(whole.to_json()).digest()
+
+
+# Bounds, which every way to a recipe shares
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "word"),
+    [
+        ({"lora": LoraSettings(rank=1_000_000)}, "lora.rank", "256"),
+        ({"lora": LoraSettings(steps=10**9)}, "lora.steps", "100000"),
+        ({"images": ImageSettings(per_concept=10**8)}, "images.per_concept", "1000"),
+        ({"images": ImageSettings(steps=1000)}, "images.steps", "999"),
+        ({"images": ImageSettings(guidance=1e300)}, "images.guidance", "1000"),
+        ({"concepts_at_once": 10**6}, "concepts_at_once", "64"),
+    ],
+)
+def test_every_number_that_costs_has_a_bound(changes, field, word):
+    refused(GOOD.with_settings(**changes), field, word)
+
+
+def test_every_list_and_text_has_a_bound():
+    refused(replace(GOOD, preserve=tuple(f"p{i}" for i in range(10_001))), "preserve", "10001", "10000")
+    refused(replace(GOOD, concepts=(replace(CAT, synonyms=("kitty",) * 51),)), "concepts[0].synonyms", "51", "50")
+    refused(replace(GOOD, concepts=(Concept("c" * 256, "sky"),)), "concepts[0].phrase", "256 characters", "255")
+    refused(replace(GOOD, concepts=(Concept("cat", "s" * 10**6),)), "concepts[0].mapping", "1,000,000 characters")
+    refused(replace(GOOD, preserve=("p" * 256,)), "preserve[0]", "255")
+    refused(replace(GOOD, name="n" * 201), "name", "200")
+    refused(replace(GOOD, about="a" * 2001), "about", "2,000")
+    with pytest.raises(RecipeError, match="16,777,216"):
+        Recipe.from_json(" " * (16 * 2**20 + 1))
+
+
+def test_what_is_asked_of_images_has_bounds():
+    one = ImageRequest(("a cat",))
+    for request, field in (
+        (replace(one, prompts=("a",) * 1001), "prompt"),
+        (replace(one, seeds=(0,) * 1001), "seed"),
+        (replace(one, prompts=("a",) * 101, seeds=(0,) * 100), "prompt"),
+        (replace(one, prompts=("a" * 4001,)), "prompt"),
+        (replace(one, negative="a" * 4001), "negative"),
+        (replace(one, guidance=1e6), "guidance"),
+        (replace(one, size=(4096, 4096)), "size"),
+        (replace(one, size=(8, 8_000)), "size"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            request.check()
+        assert caught.value.field == field
+    assert replace(one, size=(4096, 1024)).check() and replace(one, size=(1088, 264)).check()

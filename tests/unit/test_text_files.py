@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +96,31 @@ def test_no_two_texts_have_one_file_name():
     assert len(set(names)) == len(texts)
     assert unique_slug("Van Gogh") == "van-gogh" and unique_slug("cat") == "cat" == unique_slug("Cat")
     assert json.loads(json.dumps(names)) == names and all(len(name) <= 55 for name in names)
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "\t=1"])
+def test_no_cell_is_a_formula(text):
+    assert text_files.cell(text) == f"'{text}"
+    assert text_files.cell("Van Gogh = art") == "Van Gogh = art"
+
+
+def test_text_in_markdown_is_text():
+    assert text_files.markdown("# x\n<script> `a` [b](c) & |") == "\\# x \\<script\\> \\`a\\` \\[b\\](c) \\& \\|"
+
+
+def test_a_note_that_is_no_file_or_too_large_is_none(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("[1]")
+    assert text_files.note(tmp_path / "a.json") == [1]
+    monkeypatch.setattr(text_files, "NOTE", 2)
+    assert text_files.note(tmp_path / "a.json") is None
+    assert text_files.note(tmp_path) is None and text_files.note(tmp_path / "none") is None
+
+
+def test_what_a_dead_process_left_half_written_is_removed(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from mace_studio import text_files\n"
+        "with text_files.whole(Path(sys.argv[1]) / 'report.md') as part: part.write_text('half'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
+    assert len(list(tmp_path.iterdir())) == 1 and not (tmp_path / "report.md").exists()
+    assert text_files.remove_abandoned(tmp_path) == 1 and not list(tmp_path.iterdir())

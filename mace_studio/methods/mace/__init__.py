@@ -8,7 +8,7 @@ from mace_studio.settings import (
     ImageSettings,
     KeepWeights,
     LoraSettings,
-    at_least,
+    bounded,
     check_images,
     check_keep_weights,
     check_lora,
@@ -49,4 +49,4 @@ class MaceSettings:
         check_images(self.images)
         one_of("fusion", self.fusion, FUSIONS)
         one_of("masks", self.masks, MASKS)
-        at_least("concepts_at_once", self.concepts_at_once, 1)
+        bounded("concepts_at_once", self.concepts_at_once)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mace_studio import masks
-from mace_studio.errors import FileError
+from mace_studio.errors import FileError, RecipeError
 from mace_studio.masks import Key, MaskedImage, MaskSheet
 from mace_studio.recipe import Recipe
 from mace_studio.runtime.jobs import Job
@@ -136,7 +136,13 @@ class MasksCard:
 
     def status_of(self, sheet: MaskSheet | None, recipe: Recipe) -> Update:
         """Say whether what is shown is still what the form asks for, and what becomes of the user's masks."""
-        return {self.status: mask_grid.status(sheet, recipe)} if sheet else {}
+        if sheet is None:
+            return {}
+        try:
+            recipe.check()  # what it asks for is counted out below
+        except RecipeError:
+            return {}
+        return {self.status: mask_grid.status(sheet, recipe)}
 
     @readable
     def on_concept(self, sheet: MaskSheet | None, concept: str | None) -> Any:
@@ -219,8 +225,12 @@ class MasksCard:
 
 
 def fitting_masks(sheet: MaskSheet | None, recipe: Recipe) -> masks.UserMasks:
-    """The user's masks that fit the training images of a recipe."""
-    return {} if sheet is None else sheet.fitting(recipe)
+    """The user's masks that fit the training images of a recipe.
+
+    Raises:
+        RecipeError: the recipe cannot be run.
+    """
+    return {} if sheet is None else sheet.fitting(recipe.check())
 
 
 def canvas(image: Image.Image, mask: Image.Image | None) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.cards.masks import MasksCard
 from mace_studio.ui.cards.outcome import PRESS, OutcomeCard
 from mace_studio.ui.cards.preview import PreviewCard
+from mace_studio.ui.cards.queue import QueueCard
 from mace_studio.ui.cards.recipe_form import RecipeForm
 from mace_studio.ui.components import progress
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, download
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, Listener, Shared
+from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Listener, Shared
 
 # On a phone the button is fixed at the bottom and the run is far below the form.
 SHOW_RUN = """(...values) => {
@@ -50,6 +51,7 @@ class EraseTab:
                 self.form.settings_card()
             with gr.Column(scale=4, min_width=330):
                 self._run_card(shared.start, shared.jobs["erase"])
+                self.queue = QueueCard(self.studio)
                 self.preview = PreviewCard(self.studio)
                 self._loss_card()
         self.masks = MasksCard(self.studio, shared.jobs["masks"])
@@ -60,7 +62,8 @@ class EraseTab:
         if not self.studio.fixed:  # where a GPU is lent call by call, the user presses the button
             erased.then(None, js=PRESS)
         self.listens = {
-            PAGE_OPENED: [self.job.resume, self.masks.job.resume, self.outcome.job.resume],
+            PAGE_OPENED: [self.job.resume, self.masks.job.resume, self.outcome.job.resume, self.queue.show],
+            SELECTED: [self.queue.show],
             MODEL_LOADED: [
                 self.form.model_listener(),
                 edited,
@@ -108,6 +111,7 @@ class EraseTab:
         shown = [*self.form.controls, self.loss, self.result, self.summary, *files, self.newest]
         shows = Shows(begun=self._begun, live=self._losses, done=self._result, resumed=self._recipe)
         asked = [self.masks.sheet, *self.form.controls]
+        self.queue.wire(self.on_queue, asked)
         return edited, self.job.wire([self.on_erase], asked, shown, shows, js=SHOW_RUN)[0]
 
     @readable
@@ -130,6 +134,11 @@ class EraseTab:
         """Start a run, with the masks that the user made."""
         recipe = form.recipe_from(values)
         return self.studio.erase(recipe, masks_card.fitting_masks(sheet, recipe))
+
+    def on_queue(self, sheet: MaskSheet | None, *values: Any) -> Job:
+        """Let a run wait for its turn; it goes on while no page shows it."""
+        recipe = form.recipe_from(values)
+        return self.studio.erase(recipe, masks_card.fitting_masks(sheet, recipe), watched=False)
 
     def _begun(self, job: Job) -> Update:
         return {self.result: gr.Column(visible=False)}

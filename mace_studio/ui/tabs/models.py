@@ -138,6 +138,7 @@ class ModelsTab:
     @readable
     def on_upload(self, path: str, shown: dict[str, Any]) -> Update:
         """Put an uploaded erasure into the list."""
+        self.studio.check_room()
         try:
             entry = library.add(self.studio.output, Path(path), Path(path).name)
         except RecipeError as error:

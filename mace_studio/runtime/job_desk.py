@@ -1,0 +1,106 @@
+"""The jobs of a studio: whose they are, in which order they run, and what a restart broke off."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mace_studio.errors import StudioError
+from mace_studio.runtime.job_log import JobLog, Written, whole
+from mace_studio.runtime.jobs import Job, Worker
+from mace_studio.runtime.perform import Place
+
+# Jobs that may wait or run at a time: of one user where many share the studio, of all of them there, on one's own.
+EACH, SHARED, OWN = 8, 64, 1000
+
+resumed = contextvars.ContextVar("resumed", default="")  # the id of the job that goes on
+
+
+def survives(method: Callable[..., Job]) -> Callable[..., Job]:
+    """A method whose jobs are written down, to go on after a restart; its arguments are positional there."""
+
+    @functools.wraps(method)
+    def call(self: JobDesk, *arguments: Any, **named: Any) -> Job:
+        job = method(self, *arguments, **named)
+        if not self.fixed:
+            bound = inspect.signature(method).bind(self, *arguments, **named)
+            bound.apply_defaults()
+            self._log.add(job, self.place, method.__name__, bound.args[1:])
+        return job
+
+    return call
+
+
+class JobDesk:
+    """What a studio knows of its jobs; `Studio` adds those that it can do.
+
+    Args:
+        output: folder in which jobs are written down, where the studio is one person's.
+        fixed, user, machine: as of `Studio`.
+    """
+
+    def __init__(self, output: Path, fixed: bool, user: Callable[[], str | None], machine: Callable[[], str]) -> None:
+        self.fixed = fixed
+        self._user, self._machine = user, machine
+        self._log = JobLog(output / "jobs")
+        each, most = (EACH, SHARED) if fixed else (math.inf, OWN)
+        self._worker = Worker(each, most, self._log.update)
+
+    @property
+    @abstractmethod
+    def place(self) -> Place:
+        """Where whoever is asking works."""
+
+    def job(self, job_id: str | None) -> Job | None:
+        """The job with this id, or None when it is unknown or long gone."""
+        return self._worker.find(job_id)
+
+    def ahead(self, job: Job) -> int:
+        """How many other jobs must end before this one begins."""
+        return self._worker.ahead(job)
+
+    def jobs(self) -> list[Job]:
+        """The jobs of whoever is asking: what is over or runs, the oldest first, then what waits, the next first."""
+        owner = self._owners()[0]
+        return [job for job in self._worker.jobs() if job.owners[0] == owner]
+
+    def move(self, job: Job, places: int) -> None:
+        """Let a job that waits begin earlier (below 0) or later among one's own."""
+        self._worker.move(job, places)
+
+    def interrupted(self) -> list[Written]:
+        """The jobs of this output folder that a crash or a kill broke off, the oldest first."""
+        return [] if self.fixed else self._log.interrupted()
+
+    def resume(self, job: Written) -> Job:
+        """Go on with a job that was broken off, from what is in the cache; it keeps its id.
+
+        Raises:
+            StudioError: it was for another model than this studio's, another studio has taken it, or it cannot be run
+                any more, in which case it is still listed.
+        """
+        place = whole(self.place)
+        if (job.place.source, job.place.vae, job.place.text_encoder) != (place.source, place.vae, place.text_encoder):
+            raise StudioError(f"“{job.title}” was for the model {job.place.source}; load that one first.")
+        if not self._log.take(job):
+            raise StudioError(f"“{job.title}” goes on elsewhere already.")
+        context = contextvars.copy_context()
+        context.run(resumed.set, job.id)
+        try:
+            return context.run(getattr(self, job.method), *job.arguments)
+        except StudioError:
+            self._log.give_back(job)
+            raise
+
+    def forget(self, job: Written) -> None:
+        """Take a job that was broken off from the list."""
+        self._log.remove(job)
+
+    def _owners(self) -> tuple[str, ...]:
+        return (f"user {self._user()}", f"machine {self._machine()}") if self.fixed else ("",)

@@ -1,0 +1,54 @@
+"""The jobs of a user as a list, each with the buttons that fit its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from mace_studio.runtime.estimate import counted_as
+from mace_studio.runtime.job_log import Written
+from mace_studio.runtime.jobs import QUEUED, RUNNING, Job
+from mace_studio.ui.components.files import script
+
+SHOWN = 5  # jobs that are over
+LIST = '<ul class="job-list" aria-label="Jobs"></ul><p class="hint">No job waits or runs.</p>'
+
+Row = dict[str, Any]
+
+
+def job_list(elem_id: str) -> gr.HTML:
+    """The list; "act" says which button of which job was pressed. Its value is made by `rows`."""
+    return gr.HTML(
+        [], label="Jobs", html_template=LIST, js_on_load=script(__file__), apply_default_css=False, elem_id=elem_id
+    )
+
+
+def rows(jobs: Sequence[Job], broken_off: Sequence[Written]) -> list[Row]:
+    """What was broken off, the last jobs that are over, the one that runs, and those that wait."""
+    asked = [job for job in jobs if job.request is not None]  # not the loading of the model
+    over = [job for job in asked if job.over]
+    waiting = [job for job in asked if job.state == QUEUED]
+    return [
+        *(_row(one.id, one.title, "interrupted", ["resume", "forget"]) for one in broken_off),
+        *(_row(job.id, job.title, job.state, []) for job in over[-SHOWN:]),
+        *(_row(job.id, job.title, _far(job), ["cancel"]) for job in asked if job.state == RUNNING),
+        *(_row(job.id, job.title, _place(i), _moves(i, len(waiting))) for i, job in enumerate(waiting)),
+    ]
+
+
+def _row(job_id: str, title: str, state: str, actions: list[str]) -> Row:
+    return {"id": job_id, "title": title, "state": state, "actions": actions}
+
+
+def _far(job: Job) -> str:
+    return f"running, {100 * getattr(job.events[-1], 'fraction', 0.0):.0f} %" if job.events else "running"
+
+
+def _place(index: int) -> str:
+    return f"waits, {counted_as(index, 'job')} of yours before it" if index else "waits, next of yours"
+
+
+def _moves(index: int, count: int) -> list[str]:
+    return [*(["earlier"] if index else []), *(["later"] if index + 1 < count else []), "cancel"]

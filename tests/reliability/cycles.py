@@ -1,0 +1,56 @@
+"""Erasures that end well, are cancelled and fail, mixed: the model stays bit for bit what it was.
+
+python -m tests.reliability.cycles --count 1000
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from mace_studio.errors import StudioError
+from mace_studio.methods.mace.erase import erase
+from mace_studio.paths import BUILT_IN
+from mace_studio.progress import Cancelled, Progress
+from mace_studio.sd import model as sd_model
+from tests.reliability.common import PHRASES, Figures, run, small
+
+ENDS = ("done", "cancelled", "failed", "diverged")
+EVENTS = 40  # about as many as such a run has
+
+
+def work(count: int, seed: int) -> Figures:
+    dice, model = random.Random(seed), sd_model.load(str(BUILT_IN), "cpu", "float32")
+    before, changed, seen = model.checksum(), 0, dict.fromkeys(ENDS, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(count):
+            recipe = small(*dice.sample(PHRASES, dice.choice((1, 1, 2))), seed=dice.randrange(4))
+            end, at, told = dice.choice(ENDS), dice.randrange(EVENTS), 0
+            if end == "diverged":
+                recipe = recipe.with_settings(lora=replace(recipe.settings.lora, alpha=1e300))
+
+            def report(event: Progress, end: str = end, at: int = at) -> None:
+                nonlocal told
+                told += 1
+                if told > at and end in ("cancelled", "failed"):
+                    raise Cancelled if end == "cancelled" else FloatingPointError("as a broken device does")
+
+            try:
+                erase(model, recipe, report, Path(folder) if dice.random() < 0.7 else None)
+                came = "done"
+            except Cancelled:
+                came = "cancelled"
+            except FloatingPointError:
+                came = "failed"
+            except StudioError:
+                came = "diverged"
+            seen[came] += 1
+            changed += model.checksum() != before
+    return {"cycles": count, **seen, "cycles that changed a bit": changed}
+
+
+if __name__ == "__main__":
+    sys.exit(run(__doc__, 1000, work, ("cycles that changed a bit",)))

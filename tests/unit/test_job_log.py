@@ -1,0 +1,132 @@
+"""Jobs are written down, and those of a process that was killed are found again."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mace_studio.recipe import Concept, ImageRequest, Recipe
+from mace_studio.runtime import job_log
+from mace_studio.runtime.job_log import JobLog
+from mace_studio.runtime.jobs import CANCELLED, Job
+from mace_studio.runtime.perform import Place
+
+RECIPE = Recipe(concepts=(Concept("cat", "forest"),), seed=7)
+MASKS = {("cat", 1): Image.new("L", (3, 2), 255)}
+REQUEST = ImageRequest(("a cat", "a dog"), (1, 2), size=(64, 128))
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.test_job_log import MASKS, RECIPE, Job, JobLog, Place
+log = JobLog(Path(sys.argv[1]))
+job = Job("Erase cat", on_change=log.update)
+log.add(job, Place(source="some/model"), "erase", (RECIPE, MASKS, True))
+if sys.argv[2] == "cancelled":
+    job.cancel()
+print("written", flush=True)
+if sys.argv[2] == "waits":
+    sys.stdin.read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+ROOT = Path(__file__).parents[2]
+
+
+def process(folder, how):
+    started = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder), how], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert started.stdout.readline() == b"written\n"
+    return started
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_job_of_a_process_that_was_killed_is_interrupted_and_one_that_runs_is_not(tmp_path):
+    running = process(tmp_path, "waits")
+    other = JobLog(tmp_path)
+    assert other.interrupted() == []
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    (found,) = other.interrupted()
+    assert (found.title, found.state, found.method, found.place.source) == (
+        "Erase cat",
+        "queued",
+        "erase",
+        "some/model",
+    )
+    recipe, masks, watched = found.arguments
+    assert recipe == RECIPE and watched is True
+    assert list(masks) == [("cat", 1)] and masks["cat", 1].tobytes() == b"\xff" * 6
+    assert found.place.output.is_absolute()
+    # It can be taken once, be given back, and be forgotten.
+    assert JobLog(tmp_path).take(found)
+    assert not JobLog(tmp_path).take(found)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_job_that_was_over_is_not_interrupted(tmp_path):
+    process(tmp_path, "cancelled").wait()
+    assert JobLog(tmp_path).interrupted() == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_job_is_given_back_or_forgotten(tmp_path):
+    process(tmp_path, "queued").wait()
+    log = JobLog(tmp_path)
+    (found,) = log.interrupted()
+    assert log.take(found) and log.interrupted() == []
+    log.give_back(found)
+    assert [one.id for one in JobLog(tmp_path).interrupted()] == [found.id]
+    log.remove(found)
+    assert log.interrupted() == []
+
+
+def test_arguments_come_back_as_they_were():
+    arguments = [REQUEST, replace(REQUEST, size=None), Path("x").absolute(), None, "name", ("a", Path("/b")), 3, RECIPE]
+    assert list(job_log._back(job_log._plain(arguments))) == arguments
+
+
+def test_a_damaged_log_is_begun_again_and_costs_no_job(tmp_path, caplog):
+    (tmp_path / job_log.NAME).write_bytes(b"no database" * 100)
+    log = JobLog(tmp_path)
+    assert log.interrupted() == []
+    job = Job("Erase", on_change=log.update)
+    log.add(job, Place(), "erase", (RECIPE,))
+    job.cancel()
+    with sqlite3.connect(tmp_path / job_log.NAME) as table:
+        assert table.execute("SELECT state FROM jobs").fetchall() == [(CANCELLED,)]
+    assert "begun again" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_no_job(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    log = JobLog(tmp_path / "file" / "below")
+    job = Job("Erase", on_change=log.update)
+    log.add(job, Place(), "erase", (RECIPE,))
+    job.cancel()
+    assert job.state == CANCELLED and "could not be written down" in caplog.text
+
+
+def test_what_cannot_be_read_any_more_is_passed_over(tmp_path):
+    log = JobLog(tmp_path)
+    for call in ("[" * 3000, "{}", '{"method": "erase", "arguments": [{"recipe": {"concepts": 3}}]}', '{"method": 1'):
+        log.add(Job("Erase"), Place(), "erase", (RECIPE,))
+        with sqlite3.connect(tmp_path / job_log.NAME) as table:
+            table.execute("UPDATE jobs SET owner = 'gone', call = ? WHERE owner != 'gone'", (call,))
+    assert JobLog(tmp_path).interrupted() == []
+
+
+def test_the_log_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(job_log, "KEPT", 3)
+    log = JobLog(tmp_path)
+    for _ in range(6):
+        job = Job("Erase", on_change=log.update)
+        log.add(job, Place(), "erase", (RECIPE,))
+        job.cancel()
+    with sqlite3.connect(tmp_path / job_log.NAME) as table:
+        assert table.execute("SELECT count(*) FROM jobs").fetchone() == (4,)  # the three, and the newest
