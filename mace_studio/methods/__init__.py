@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mace_studio import prompts
 from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.settings import (
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
     from mace_studio.sd.model import Model
 
 
-def _nothing(recipe: Recipe) -> Work:
-    """Of a closed form, and of what acts while images are generated."""
-    return Work()
+def _phrases(recipe: Recipe) -> Work:
+    """Of a closed form, which reads bare phrases: concepts, what takes their place, and what is kept."""
+    concepts, method = len(recipe.concepts), METHODS[recipe.method]
+    anchors = concepts if "mapping" in method.reads else 0
+    return Work(sentences=concepts + anchors + len(recipe.preserve) * ("preserve" in method.reads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Method:
         guide: of a method that acts while images are generated: (model, recipe) -> context manager inside of which it
             does, and after which the model is bit for bit as before. Its erasures have no weights.
         work: recipe -> what a run takes beside reading prompts.
+        stages: of a run, in order, as its progress names them.
     """
 
     title: str
@@ -67,7 +71,8 @@ class Method:
     reads: tuple[str, ...] = ()
     changes: str = "projections"
     guide: Callable[[Model, Recipe], AbstractContextManager[None]] | None = None
-    work: Callable[[Recipe], Work] = _nothing
+    work: Callable[[Recipe], Work] = _phrases
+    stages: tuple[str, ...] = ("refine",)
 
 
 def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
@@ -95,35 +100,48 @@ def _mace(recipe: Recipe) -> Work:
 def _esd(recipe: Recipe) -> Work:
     # In every step on average half of 50 denoising steps, and two predictions of the frozen model.
     settings = recipe.settings
-    return Work(images=settings.steps, image_steps=26, guidance=settings.guidance, training_steps=settings.steps)
+    return Work(
+        images=settings.steps,
+        image_steps=26,
+        guidance=settings.guidance,
+        training_steps=settings.steps,
+        sentences=len(recipe.concepts) + 1,
+    )
 
 
-def _images_of(recipe: Recipe, images: int, training_steps: int) -> Work:
+def _oce(recipe: Recipe) -> Work:
+    return replace(_phrases(recipe), captions=recipe.settings.general_scale > 0)
+
+
+def _images_of(recipe: Recipe, images: int, training_steps: int, sentences: int) -> Work:
+    """Of a method that trains on images, each of which has its sentence."""
     settings = recipe.settings
     return Work(
         images=images if settings.steps else 0,
         image_steps=settings.image_steps,
         guidance=settings.image_guidance,
         training_steps=training_steps if settings.steps else 0,
+        sentences=sentences if settings.steps else 0,
     )
 
 
 def _ac(recipe: Recipe) -> Work:
     settings = recipe.settings
-    return _images_of(recipe, len(recipe.concepts) * settings.images, settings.steps * settings.batch)
+    read = sum(2 * len(prompts.templates(concept.kind)) for concept in recipe.concepts)
+    return _images_of(recipe, len(recipe.concepts) * settings.images, settings.steps * settings.batch, read)
 
 
 def _fmn(recipe: Recipe) -> Work:
     settings, count = recipe.settings, len(recipe.concepts)
     shown = settings.images if settings.real_images or settings.inversion_steps else 0
-    return _images_of(recipe, count * shown, count * (settings.steps + settings.inversion_steps))
+    return _images_of(recipe, count * shown, count * (settings.steps + settings.inversion_steps), count)
 
 
 def _sa(recipe: Recipe) -> Work:
     settings = recipe.settings
     gradients = settings.replay * len(range(0, TIMESTEPS, settings.stride)) if settings.fisher_weight else 0
     images = len(recipe.concepts) * settings.surrogates + settings.replay
-    return _images_of(recipe, images, 2 * settings.steps + gradients)
+    return _images_of(recipe, images, 2 * settings.steps + gradients, images)
 
 
 METHODS: dict[str, Method] = {
@@ -134,6 +152,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("mace.erase"),
         reads=("mapping", "preserve", "captions", "images"),
         work=_mace,
+        stages=("images", "masks", "refine", "lora", "fuse"),
     ),
     "mace-free": Method(
         title="MACE without training",
@@ -142,6 +161,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("training_free"),
         reads=("mapping", "preserve", "captions"),
         work=lambda recipe: Work(captions=bool(recipe.settings.refine.general or recipe.settings.fuse.general)),
+        stages=("refine", "fuse"),
     ),
     "uce": Method(
         title="UCE",
@@ -169,7 +189,8 @@ METHODS: dict[str, Method] = {
         settings=OceSettings,
         erase=_runs("oce"),
         reads=("mapping", "preserve", "captions"),
-        work=lambda recipe: Work(captions=recipe.settings.general_scale > 0),
+        work=_oce,
+        stages=("captions", "refine"),
     ),
     "dp": Method(
         title="DP",
@@ -185,6 +206,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("esd"),
         work=_esd,
         changes="unet",
+        stages=("train",),
     ),
     "ac": Method(
         title="AC",
@@ -193,6 +215,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("concept_ablation"),
         work=_ac,
         reads=("mapping", "images"),
+        stages=("images", "train"),
     ),
     "fmn": Method(
         title="FMN",
@@ -202,6 +225,7 @@ METHODS: dict[str, Method] = {
         work=_fmn,
         reads=("images",),
         changes="unet",
+        stages=("images", "tokens", "train"),
     ),
     "sa": Method(
         title="SA, reduced",
@@ -211,6 +235,7 @@ METHODS: dict[str, Method] = {
         work=_sa,
         reads=("mapping", "captions", "images"),
         changes="unet",
+        stages=("images", "fisher", "train"),
     ),
     "sld": Method(
         title="SLD",
