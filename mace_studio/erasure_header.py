@@ -86,7 +86,12 @@ def read(path: Path) -> Header:
         )
     except FileNotFoundError as error:
         raise FileError(f"There is no file {path}.") from error
-    except (RecursionError, OverflowError, RecipeError) as error:  # JSON that is too deep, a number of 400 digits
+    except RecipeError as error:
+        unknown = f"{path.name} was made by a method that is not installed here; install the package that has it."
+        raise FileError(
+            unknown if error.field == "method" else f"{path.name} is not an erasure made by MACE Studio."
+        ) from error
+    except (RecursionError, OverflowError) as error:  # JSON that is too deep, a number of 400 digits
         raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
     except (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
     from mace_studio.progress import Report
     from mace_studio.recipe import Recipe
     from mace_studio.sd.model import Model
+
+log = logging.getLogger(__name__)
+
+GROUP = "mace_studio.methods"  # of the entry points by which other packages add methods
 
 
 def _phrases(recipe: Recipe) -> Work:
@@ -144,7 +151,7 @@ def _sa(recipe: Recipe) -> Work:
     return _images_of(recipe, images, 2 * settings.steps + gradients, images)
 
 
-METHODS: dict[str, Method] = {
+OWN: dict[str, Method] = {
     "mace": Method(
         title="MACE",
         about="Refines the cross-attention in closed form, trains a LoRA for each concept and fuses them all.",
@@ -252,6 +259,44 @@ METHODS: dict[str, Method] = {
         guide=_runs("adavd", "guide"),
     ),
 }
+
+
+class Methods(Mapping[str, Method]):
+    """Name -> row: the studio's own, and those of installed packages that declare some.
+
+    A package names each of its rows in its pyproject.toml:
+
+        [project.entry-points."mace_studio.methods"]
+        my-method = "my_package:METHOD"
+
+    They are read when the table is first used, so that a package may import this module before. One that cannot be
+    read, or has the name of another, is left out with a warning in the log.
+    """
+
+    @cached_property
+    def _rows(self) -> dict[str, Method]:
+        rows = dict(OWN)
+        for point in entry_points(group=GROUP):
+            try:
+                row = point.load()
+                if not isinstance(row, Method) or point.name in rows:
+                    raise TypeError("it is no Method, or its name is taken")
+                rows[point.name] = row
+            except Exception as error:  # a broken package must not take the studio with it
+                log.warning("The method %s of %s was left out: %s", point.name, point.value, error)
+        return rows
+
+    def __getitem__(self, name: str) -> Method:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+METHODS = Methods()
 
 
 def find(name: str) -> Method:
