@@ -31,7 +31,7 @@ class Header:
         conditions: "refine" and "fuse" -> condition number of the solve.
         warnings: what the user should know, in sentences.
         versions: package -> version that made it.
-        losses: phrase -> the loss of every training step of its LoRA.
+        losses: phrase -> the loss of every training step of its LoRA, or of the whole method's.
         origins: phrase -> digest of the recipe that trained its LoRA, for every LoRA that is in the file; those of the
             first versions are not.
         format: of the file.
