@@ -186,7 +186,7 @@ def _search_method(options: argparse.Namespace) -> None:
         for file in result_files.write_study(text, [], [], path):
             print(file)
         won = methods_study.best(outcomes)
-        print(methods_study.write_recipe(won, options.preset, options.recipes or options.out / "recipes"))
+        print(methods_study.write_recipe(won.case.recipe, options.preset, options.recipes or options.out / "recipes"))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -120,6 +120,8 @@ def _first(recipe: Recipe, name: str) -> Any:
     if name == "oce" and kind == "celebrity":
         kind = "celebrity, 100" if len(recipe.concepts) >= MANY else "celebrity, 10"
     settings = published.get(kind) or find(name).settings()
+    if name == "mace-free":  # the same closed forms, so the same weights
+        settings = replace(settings, refine=recipe.settings.refine, fuse=recipe.settings.fuse)
     if name == "speed" and kind == "object":
         settings = replace(settings, anchor="mapping")
     own = {part.name for part in fields(settings)}
@@ -180,19 +182,19 @@ def best(outcomes: Sequence[Outcome]) -> Outcome:
     return max(measured, key=lambda o: tuple(o.report.mean(over) or 0.0 for over in (TOP1, PROBABILITY)))
 
 
-def write_recipe(outcome: Outcome, preset: str, folder: Path) -> Path:
-    """Write what won a search as a preset, with nothing in it that is a default.
+def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the best of six settings") -> Path:
+    """Write a recipe of a method as a preset, with nothing in it that is a default.
 
     Args:
-        outcome: from `best`.
-        preset: that the search was for.
+        recipe: of `best`, or from `with_method`.
+        preset: that it does by another method.
         folder: of the file `PRESET-METHOD.json`.
+        settings: which they are, in words.
     """
-    recipe = outcome.case.recipe
     title = find(recipe.method).title
     data = asdict(recipe) | {
         "name": f"{recipe.title()}: {title}",
-        "about": f"The same as the preset {preset}, by {title}, with the best of six settings (study search).",
+        "about": f"The same as the preset {preset}, by {title}, with {settings}.",
         "settings": _changed(recipe.settings, find(recipe.method).settings()),
     }
     usual = vars(Recipe()) | {"settings": {}}

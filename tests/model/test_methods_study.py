@@ -77,6 +77,7 @@ def test_settings_are_published_ones_until_a_search_has_others(monkeypatch):
     assert methods_study.with_method(people, "esd").settings == EsdSettings()
     assert methods_study.with_method(cat, "speed").settings == SpeedSettings(anchor="mapping")
     assert methods_study.with_method(people, "speed").settings.tau == 1e-4
+    assert methods_study.with_method(cat, "mace-free").settings.fuse == cat.settings.fuse
     assert methods_study.with_method(cat, "sld").settings == SldSettings(guidance=4.0)
     hundred = replace(people, concepts=people.concepts * 20)
     assert methods_study.with_method(people, "oce").settings.erase_scale == 3500
