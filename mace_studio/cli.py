@@ -149,9 +149,14 @@ def _export(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> None:
     if options.study == "methods":
-        return _study_methods(options)
-    if options.method:
-        return _search_method(options)
+        _study_methods(options)
+    elif options.method:
+        _search_method(options)
+    else:
+        _study_presets(options)
+
+
+def _study_presets(options: argparse.Namespace) -> None:
     searching = options.study == "search"
     rows, first_seed = cases(options.study, options.preset), SEARCH_SEED if searching else FIRST_SEED
     work = partial(run, rows, options.plan, options.out, first_seed)

@@ -176,10 +176,10 @@ def best(outcomes: Sequence[Outcome]) -> Outcome:
     Raises:
         RecipeError: none could be measured.
     """
-    measured = [outcome for outcome in outcomes if outcome.report is not None]
+    measured = [(outcome, outcome.report) for outcome in outcomes if outcome.report is not None]
     if not measured:
         raise RecipeError("method", f"None of the settings could be measured: {outcomes[0].problem}")
-    return max(measured, key=lambda o: tuple(o.report.mean(over) or 0.0 for over in (TOP1, PROBABILITY)))
+    return max(measured, key=lambda one: [one[1].mean(over) or 0.0 for over in (TOP1, PROBABILITY)])[0]
 
 
 def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the best of six settings") -> Path:
