@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mace_studio import masks, surroundings
 from mace_studio.errors import FileError, RecipeError, StudioError
+from mace_studio.evaluation import methods_study
 from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, cases, markdown, run
 from mace_studio.exports.formats import FORMATS, ExportRequest
@@ -189,6 +190,15 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
+    if options.study == "methods":
+        _study_methods(options)
+    elif options.method:
+        _search_method(options)
+    else:
+        _study_presets(options)
+
+
+def _study_presets(options: argparse.Namespace) -> None:
     searching = options.study == "search"
     rows, first_seed = cases(options.study, options.preset), SEARCH_SEED if searching else FIRST_SEED
     work = partial(run, rows, options.plan, options.out, first_seed)
@@ -201,6 +211,29 @@ def _study(options: argparse.Namespace) -> None:
     print(text)
     for file in result_files.write_study(text, reports, seconds, path):
         print(file)
+
+
+def _study_methods(options: argparse.Namespace) -> None:
+    rows = methods_study.cases(options.task, options.methods, options.only)
+    work = partial(run, rows, options.plan, options.out, FIRST_SEED)
+    outcomes = _result(Worker().submit(f"Study methods, {options.task}", work))
+    text = methods_study.markdown(f"Methods: {options.task}, {options.plan} plan", options.task, outcomes)
+    print(text)
+    for file in result_files.write_methods(text, outcomes, options.out / f"methods-{options.task}-{options.plan}.md"):
+        print(file)
+
+
+def _search_method(options: argparse.Namespace) -> None:
+    for name in methods_study.SEARCHED if options.method == "all" else [options.method]:
+        work = partial(run, methods_study.candidates(name, options.preset), options.plan, options.out, SEARCH_SEED)
+        outcomes = _result(Worker().submit(f"Search {name}", work))
+        text = markdown(f"Search: {options.preset} by {name}, {options.plan} plan", outcomes)
+        print(text)
+        path = options.out / f"search-{options.preset}-{name}-{options.plan}.md"
+        for file in result_files.write_study(text, [], [], path):
+            print(file)
+        won = methods_study.best(outcomes)
+        print(methods_study.write_recipe(won.case.recipe, options.preset, options.recipes or options.out / "recipes"))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -52,6 +52,8 @@ class Erasure:
             file made by an older version, which kept its losses only. The sums of the prompts are not kept: they
             follow from the recipe exactly, in seconds, and would take 2 x D x D numbers a concept.
         conditions: "refine" and "fuse" -> condition number of the solve.
+        losses: phrase -> the loss of each training step of a method that trains without LoRAs; those of a LoRA are its
+            own.
         warnings: what the user should know, in sentences.
         versions: package -> version that made it.
 
@@ -68,6 +70,7 @@ class Erasure:
     unet: str = ""
     loras: Mapping[str, lora.LoraDelta] = field(default_factory=dict)
     conditions: Mapping[str, float] = field(default_factory=dict)
+    losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -133,7 +136,7 @@ class Erasure:
             conditions=self.conditions,
             warnings=self.warnings,
             versions=self.versions,
-            losses={phrase: delta.losses for phrase, delta in self.loras.items()},
+            losses={**self.losses, **{phrase: delta.losses for phrase, delta in self.loras.items()}},
             origins={phrase: delta.origin for phrase, delta in self.loras.items() if delta.pairs},
         )
         tensors = dict(self.weights)
@@ -163,7 +166,7 @@ def load(path: Path | str) -> Erasure:
             pairs.get(i, {}), header.losses[concept.phrase], header.origins.get(concept.phrase, "")
         )
         for i, concept in enumerate(header.recipe.concepts)
-        if concept.phrase in header.losses
+        if concept.phrase in header.losses and header.recipe.method == "mace"
     }
     result = Erasure(
         recipe=header.recipe,
@@ -172,6 +175,7 @@ def load(path: Path | str) -> Erasure:
         unet=header.unet,
         loras=loras,
         conditions=header.conditions,
+        losses={} if loras else header.losses,
         warnings=header.warnings,
         versions=header.versions,
     )

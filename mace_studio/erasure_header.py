@@ -31,7 +31,7 @@ class Header:
         conditions: "refine" and "fuse" -> condition number of the solve.
         warnings: what the user should know, in sentences.
         versions: package -> version that made it.
-        losses: phrase -> the loss of every training step of its LoRA.
+        losses: phrase -> the loss of every training step of its LoRA, or of the whole method's.
         origins: phrase -> digest of the recipe that trained its LoRA, for every LoRA that is in the file; those of the
             first versions are not.
         format: of the file.
@@ -86,7 +86,12 @@ def read(path: Path) -> Header:
         )
     except FileNotFoundError as error:
         raise FileError(f"There is no file {path}.") from error
-    except (RecursionError, OverflowError, RecipeError) as error:  # JSON that is too deep, a number of 400 digits
+    except RecipeError as error:
+        unknown = f"{path.name} was made by a method that is not installed here; install the package that has it."
+        raise FileError(
+            unknown if error.field == "method" else f"{path.name} is not an erasure made by MACE Studio."
+        ) from error
+    except (RecursionError, OverflowError) as error:  # JSON that is too deep, a number of 400 digits
         raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error
     except (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise FileError(f"{path.name} is not an erasure made by MACE Studio.") from error

@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mace_studio.evaluation.methods_study import SEARCHED, TASKS
 from mace_studio.evaluation.study import STUDIES
 from mace_studio.exports.formats import ENERGY, FORMATS
+from mace_studio.methods import METHODS
 
 ABOUT = "MACE Studio: erase concepts from text-to-image diffusion models."
 OUTPUT = Path("output")  # where the page and the terminal keep erasures, unless they are told otherwise
@@ -208,7 +210,12 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("study", choices=[*STUDIES, "methods"])
     _add_out(parser, OUTPUT / "studies", "where erased models, images and tables go")
     _add_plan(parser)
     parser.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-5")
+    parser.add_argument("--task", choices=TASKS, default="objects", help="of the study of methods")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", default=[], help="all if none")
+    parser.add_argument("--only", nargs="+", metavar="SUBJECT", default=[], help="of the task, such as cat dog")
+    parser.add_argument("--method", choices=[*SEARCHED, "all"], help="search the settings of this method")
+    parser.add_argument("--recipes", type=Path, metavar="DIR", help="where a search of a method writes what won")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM, Plan
+from mace_studio.methods import find
 from mace_studio.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -203,9 +204,13 @@ def harmonic_from(data: Any) -> tuple[Harmonic, ...]:
 
 
 def called(reports: Sequence[Report]) -> list[str]:
-    """A name for each report: its recipe's title, or the erasure's name where titles are the same."""
+    """A name for each report: its recipe's title, with the method where titles are alike, else the erasure's name."""
     titles = [report.recipe.title() for report in reports]
-    return titles if len(set(titles)) == len(titles) else [report.name for report in reports]
+    ways = [f"{title} · {find(report.recipe.method).title}" for title, report in zip(titles, reports, strict=True)]
+    for names in (titles, ways):
+        if len(set(names)) == len(names):
+            return names
+    return [report.name for report in reports]
 
 
 def percent(share: float, interval: tuple[float, float] | None = None) -> str:

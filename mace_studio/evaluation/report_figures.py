@@ -13,9 +13,14 @@ from matplotlib.figure import Figure
 from mace_studio import text_files
 from mace_studio.analysis.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
 from mace_studio.errors import FileError
-from mace_studio.evaluation.report import ERASED, KEPT, ROLES, TOP1, Report, Row, called
+from mace_studio.evaluation.report import ERASED, KEPT, ROLES, TOP1, Report, Row, Tally, called
 
 WORDS = 12  # of a contact sheet
+PANELS = 4  # of a scatter side by side
+LEVELS = (20, 40, 60, 80, 90, 95)  # of the harmonic mean, in percent
+MARKERS = ("o", "s", "^")
+
+Point = tuple[str, Tally, Tally]  # name, of what is erased and of what is kept, after the erasure
 
 
 def score_bars(report: Report) -> Figure:
@@ -65,6 +70,52 @@ def growth(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figure
     return figure
 
 
+def scatter(panels: Mapping[str, Sequence[Point]]) -> Figure:
+    """How much of what is erased is gone against how much of what is kept is there, with Wilson's 95 % intervals.
+
+    The best place is the upper right corner; the dotted lines join places of one harmonic mean of the two (H_c, Eq. 9).
+
+    Args:
+        panels: title -> points.
+    """
+    with matplotlib.rc_context(STYLE):
+        across = min(len(panels), PANELS)
+        down = -(-len(panels) // across)
+        figure = Figure(figsize=(3.8 * across, 3.6 * down), layout="constrained")
+        axes = list(figure.subplots(down, across, squeeze=False).flat)
+        for axis, (title, points) in zip(axes, panels.items(), strict=False):
+            _contours(axis)
+            for number, point in enumerate(points):
+                _place(axis, point, f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)])
+            axis.set_title(title)
+            axis.legend(frameon=False, fontsize=5, loc="lower left")
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+    return figure
+
+
+def _contours(axis: Axes) -> None:
+    share = np.linspace(0.5, 100, 200)
+    efficacy, kept = np.meshgrid(share, share)
+    lines = axis.contour(efficacy, kept, 2 * efficacy * kept / (efficacy + kept), LEVELS, colors="0.75", linestyles=":")
+    axis.clabel(lines, fontsize=5, fmt="%d")
+    axis.set_xlim(-2, 103)
+    axis.set_ylim(-2, 103)
+    axis.set_xlabel("erased: gone, %")
+    axis.set_ylabel("kept: still there, %")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _place(axis: Axes, point: Point, colour: str, marker: str) -> None:
+    name, erased, kept = point
+    x, y = 100 * (1 - erased.top1), 100 * kept.top1
+    low, high = erased.top1_interval
+    across = np.maximum(0, [[x - 100 * (1 - high)], [100 * (1 - low) - x]])
+    up = np.maximum(0, [[y - 100 * kept.top1_interval[0]], [100 * kept.top1_interval[1] - y]])
+    style = {"marker": marker, "markersize": 4, "elinewidth": 0.5, "capsize": 1, "linestyle": "none"}
+    axis.errorbar([x], [y], yerr=up, xerr=across, color=colour, label=name, **style)
+
+
 def contact_sheet(report: Report, role: str, rows: Sequence[Row]) -> Figure:
     """Images of words of a role, before above after, the same prompts and seeds."""
     across = max(len(row.images) for row in rows)
@@ -92,12 +143,27 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def write_side_by_side(reports: Sequence[Report], folder: Path) -> list[Path]:
-    """Write `side-by-side.png`.
+    """Write `side-by-side.png`, and `scatter.png` of those that keep something.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    figures, points = {"side-by-side": side_by_side(reports)}, list[Point]()
+    for name, report in zip(called(reports), reports, strict=True):
+        erased, kept = report.pooled(ERASED), report.pooled(KEPT)
+        if erased and kept:
+            points.append((name, erased.after, kept.after))
+    return _write(figures | ({"scatter": scatter({"": points})} if points else {}), folder)
+
+
+def write_scatter(panels: Mapping[str, Sequence[Point]], path: Path) -> list[Path]:
+    """Write `scatter` as PNG; nothing where there is no point.
 
     Raises:
         FileError: it cannot be written.
     """
-    return _write({"side-by-side": side_by_side(reports)}, folder)
+    shown = {title: points for title, points in panels.items() if points}
+    return _write({path.stem: scatter(shown)}, path.parent) if shown else []
 
 
 def write_growth(reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:

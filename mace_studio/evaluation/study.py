@@ -39,10 +39,17 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Case:
-    """One row of a study: what the row says, and the recipe behind it."""
+    """One row of a study.
+
+    Attributes:
+        label: what the row says.
+        recipe: what is erased, and how.
+        guidance: of all images that are measured; None takes that of the recipe's training images.
+    """
 
     label: str
     recipe: Recipe
+    guidance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Outcome:
     Attributes:
         case: the row.
         report: its evaluation, or None where it failed.
-        seconds: that the erasure took, or None where it was there already.
+        seconds: that the erasure took, in this run or the one that made it; None where no study made it.
         problem: why it failed, in a sentence.
     """
 
@@ -73,6 +80,7 @@ def cases(name: str, base: str = "cat") -> list[Case]:
         RecipeError: there is no such study or preset.
     """
     own = {p.name.removeprefix("miniature/"): p.recipe for p in presets() if p.name.startswith("miniature/")}
+    own = {name: recipe for name, recipe in own.items() if "/" not in name}
     for field, value, choices in (("study", name, STUDIES), ("preset", base, own)):
         if value not in choices:
             raise RecipeError(field, f"“{value}” is not known; use one of {', '.join(choices)}.")
@@ -83,6 +91,9 @@ def run(
     rows: Sequence[Case], size: str, folder: Path, first_seed: int = FIRST_SEED, progress: Callback = silent
 ) -> list[Outcome]:
     """Make and measure each case with the built-in model.
+
+    Training images and sums over captions are shared between the rows of one method, so that no method's seconds gain
+    from what another has made.
 
     Args:
         rows: from `cases`.
@@ -111,19 +122,23 @@ def run(
             phrase = f"{part.stage} {part.concept}".strip()
             report(Progress(case.label, phrase, step=before + part.fraction / 2, total=1))
 
-        recipe, seconds = case.recipe, None
+        recipe = case.recipe
         path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
+        times = path.with_suffix(".seconds")
         if path.is_file():
             erasure = erasure_file.load(path)
         else:
             begun = time.monotonic()
-            erasure = find(recipe.method).erase(model, recipe, partial(half, 0.0), cache)
+            own = cache if recipe.method == "mace" else cache / recipe.method
+            erasure = find(recipe.method).erase(model, recipe, partial(half, 0.0), own)
             seconds = time.monotonic() - begun
             erasure.save(path)
+            times.write_text(repr(seconds), encoding="utf-8")
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
+        plan = replace(plan, guidance=plan.guidance if case.guidance is None else case.guidance)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
         (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
-        return Outcome(case, found, seconds)
+        return Outcome(case, found, float(times.read_text(encoding="utf-8")) if times.is_file() else None)
 
     outcomes = []
     for case in rows:

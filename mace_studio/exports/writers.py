@@ -14,7 +14,8 @@ from torch import Tensor
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError
 from mace_studio.exports import diffusers_folder, lora_formats
-from mace_studio.exports.formats import ENERGY, FORMATS, ExportRequest
+from mace_studio.exports.formats import ENERGY, ExportRequest
+from mace_studio.methods import find
 from mace_studio.progress import Progress, Report, within
 from mace_studio.sd import files, ldm_keys, projections
 from mace_studio.sd.model import Model
@@ -66,25 +67,30 @@ def write_unet(work: Work, progress: Report) -> Residuals:
 
 
 def write_lycoris(work: Work, progress: Report) -> Residuals:
-    """The whole difference of every projection."""
+    """The whole difference of every changed weight."""
     files.stream(work.target, lora_formats.full(_differences(work)), work.metadata, progress)
     return {}
 
 
 def write_lora(work: Work, progress: Report) -> Residuals:
-    """The difference of every projection at one rank: the given one, or the least that keeps the energy in all."""
-    deltas, layers = _differences(work), {}
+    """The difference of every layer at one rank: the given one, or the least that keeps the energy in all.
+
+    What does not fit, biases and norms, is left out, which its residual says.
+    """
+    whole = _differences(work)
+    deltas, layers = {key: delta for key, delta in whole.items() if lora_formats.fits(delta)}, {}
     rank, searched = work.request.rank, 0 if work.request.rank else len(deltas)
     if rank is None:
         rank = 1
-        for i, delta_PD in enumerate(deltas.values(), 1):
-            rank = max(rank, lora_formats.rank_for(delta_PD, work.request.energy or ENERGY))
+        for i, delta in enumerate(deltas.values(), 1):
+            rank = max(rank, lora_formats.rank_for(delta, work.request.energy or ENERGY))
             progress(Progress("export", step=i, total=2 * len(deltas)))
-    for i, (key, delta_PD) in enumerate(deltas.items(), searched + 1):
-        layers[key] = lora_formats.low_rank(delta_PD, rank)
+    for i, (key, delta) in enumerate(deltas.items(), searched + 1):
+        layers[key] = lora_formats.low_rank(delta, rank)
         progress(Progress("export", step=i, total=searched + len(deltas)))
     files.stream(work.target, lora_formats.lora(layers), work.metadata)
-    return {key: (layer.rank, layer.residual) for key, layer in layers.items()}
+    left_out = {key: (0, float(delta.any())) for key, delta in whole.items() if key not in layers}
+    return {key: (layer.rank, layer.residual) for key, layer in layers.items()} | left_out
 
 
 def write_checkpoint(work: Work, progress: Report) -> Residuals:
@@ -106,12 +112,7 @@ def write_checkpoint(work: Work, progress: Report) -> Residuals:
 
 
 def _differences(work: Work) -> dict[str, Tensor]:
-    base = projections.read(work.model.unet)
-    if others := [key for key in work.erasure.weights if key not in base]:
-        raise FileError(
-            f"{FORMATS[work.request.format].title} files are written for key and value projections alone, and this "
-            f"erasure changes {others[0]} too; export it as a folder, a checkpoint or UNet weights."
-        )
+    base = projections.read(work.model.unet, find(work.erasure.recipe.method).changes)
     return lora_formats.differences(work.erasure.weights, base)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mace_studio import prompts
 from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.settings import (
@@ -35,10 +39,16 @@ if TYPE_CHECKING:
     from mace_studio.recipe import Recipe
     from mace_studio.sd.model import Model
 
+log = logging.getLogger(__name__)
 
-def _nothing(recipe: Recipe) -> Work:
-    """Of a closed form, and of what acts while images are generated."""
-    return Work()
+GROUP = "mace_studio.methods"  # of the entry points by which other packages add methods
+
+
+def _phrases(recipe: Recipe) -> Work:
+    """Of a closed form, which reads bare phrases: concepts, what takes their place, and what is kept."""
+    concepts, method = len(recipe.concepts), METHODS[recipe.method]
+    anchors = concepts if "mapping" in method.reads else 0
+    return Work(sentences=concepts + anchors + len(recipe.preserve) * ("preserve" in method.reads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,7 @@ class Method:
         guide: of a method that acts while images are generated: (model, recipe) -> context manager inside of which it
             does, and after which the model is bit for bit as before. Its erasures have no weights.
         work: recipe -> what a run takes beside reading prompts.
+        stages: of a run, in order, as its progress names them.
     """
 
     title: str
@@ -67,7 +78,8 @@ class Method:
     reads: tuple[str, ...] = ()
     changes: str = "projections"
     guide: Callable[[Model, Recipe], AbstractContextManager[None]] | None = None
-    work: Callable[[Recipe], Work] = _nothing
+    work: Callable[[Recipe], Work] = _phrases
+    stages: tuple[str, ...] = ("refine",)
 
 
 def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
@@ -95,38 +107,51 @@ def _mace(recipe: Recipe) -> Work:
 def _esd(recipe: Recipe) -> Work:
     # In every step on average half of 50 denoising steps, and two predictions of the frozen model.
     settings = recipe.settings
-    return Work(images=settings.steps, image_steps=26, guidance=settings.guidance, training_steps=settings.steps)
+    return Work(
+        images=settings.steps,
+        image_steps=26,
+        guidance=settings.guidance,
+        training_steps=settings.steps,
+        sentences=len(recipe.concepts) + 1,
+    )
 
 
-def _images_of(recipe: Recipe, images: int, training_steps: int) -> Work:
+def _oce(recipe: Recipe) -> Work:
+    return replace(_phrases(recipe), captions=recipe.settings.general_scale > 0)
+
+
+def _images_of(recipe: Recipe, images: int, training_steps: int, sentences: int) -> Work:
+    """Of a method that trains on images, each of which has its sentence."""
     settings = recipe.settings
     return Work(
         images=images if settings.steps else 0,
         image_steps=settings.image_steps,
         guidance=settings.image_guidance,
         training_steps=training_steps if settings.steps else 0,
+        sentences=sentences if settings.steps else 0,
     )
 
 
 def _ac(recipe: Recipe) -> Work:
     settings = recipe.settings
-    return _images_of(recipe, len(recipe.concepts) * settings.images, settings.steps * settings.batch)
+    read = sum(2 * len(prompts.templates(concept.kind)) for concept in recipe.concepts)
+    return _images_of(recipe, len(recipe.concepts) * settings.images, settings.steps * settings.batch, read)
 
 
 def _fmn(recipe: Recipe) -> Work:
     settings, count = recipe.settings, len(recipe.concepts)
     shown = settings.images if settings.real_images or settings.inversion_steps else 0
-    return _images_of(recipe, count * shown, count * (settings.steps + settings.inversion_steps))
+    return _images_of(recipe, count * shown, count * (settings.steps + settings.inversion_steps), count)
 
 
 def _sa(recipe: Recipe) -> Work:
     settings = recipe.settings
     gradients = settings.replay * len(range(0, TIMESTEPS, settings.stride)) if settings.fisher_weight else 0
     images = len(recipe.concepts) * settings.surrogates + settings.replay
-    return _images_of(recipe, images, 2 * settings.steps + gradients)
+    return _images_of(recipe, images, 2 * settings.steps + gradients, images)
 
 
-METHODS: dict[str, Method] = {
+OWN: dict[str, Method] = {
     "mace": Method(
         title="MACE",
         about="Refines the cross-attention in closed form, trains a LoRA for each concept and fuses them all.",
@@ -134,6 +159,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("mace.erase"),
         reads=("mapping", "preserve", "captions", "images"),
         work=_mace,
+        stages=("images", "masks", "refine", "lora", "fuse"),
     ),
     "mace-free": Method(
         title="MACE without training",
@@ -142,6 +168,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("training_free"),
         reads=("mapping", "preserve", "captions"),
         work=lambda recipe: Work(captions=bool(recipe.settings.refine.general or recipe.settings.fuse.general)),
+        stages=("refine", "fuse"),
     ),
     "uce": Method(
         title="UCE",
@@ -169,7 +196,8 @@ METHODS: dict[str, Method] = {
         settings=OceSettings,
         erase=_runs("oce"),
         reads=("mapping", "preserve", "captions"),
-        work=lambda recipe: Work(captions=recipe.settings.general_scale > 0),
+        work=_oce,
+        stages=("captions", "refine"),
     ),
     "dp": Method(
         title="DP",
@@ -185,6 +213,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("esd"),
         work=_esd,
         changes="unet",
+        stages=("train",),
     ),
     "ac": Method(
         title="AC",
@@ -193,6 +222,7 @@ METHODS: dict[str, Method] = {
         erase=_runs("concept_ablation"),
         work=_ac,
         reads=("mapping", "images"),
+        stages=("images", "train"),
     ),
     "fmn": Method(
         title="FMN",
@@ -202,6 +232,7 @@ METHODS: dict[str, Method] = {
         work=_fmn,
         reads=("images",),
         changes="unet",
+        stages=("images", "tokens", "train"),
     ),
     "sa": Method(
         title="SA, reduced",
@@ -211,6 +242,7 @@ METHODS: dict[str, Method] = {
         work=_sa,
         reads=("mapping", "captions", "images"),
         changes="unet",
+        stages=("images", "fisher", "train"),
     ),
     "sld": Method(
         title="SLD",
@@ -227,6 +259,44 @@ METHODS: dict[str, Method] = {
         guide=_runs("adavd", "guide"),
     ),
 }
+
+
+class Methods(Mapping[str, Method]):
+    """Name -> row: the studio's own, and those of installed packages that declare some.
+
+    A package names each of its rows in its pyproject.toml:
+
+        [project.entry-points."mace_studio.methods"]
+        my-method = "my_package:METHOD"
+
+    They are read when the table is first used, so that a package may import this module before. One that cannot be
+    read, or has the name of another, is left out with a warning in the log.
+    """
+
+    @cached_property
+    def _rows(self) -> dict[str, Method]:
+        rows = dict(OWN)
+        for point in entry_points(group=GROUP):
+            try:
+                row = point.load()
+                if not isinstance(row, Method) or point.name in rows:
+                    raise TypeError("it is no Method, or its name is taken")
+                rows[point.name] = row
+            except Exception as error:  # a broken package must not take the studio with it
+                log.warning("The method %s of %s was left out: %s", point.name, point.value, error)
+        return rows
+
+    def __getitem__(self, name: str) -> Method:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+METHODS = Methods()
 
 
 def find(name: str) -> Method:

@@ -124,9 +124,9 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     optimizer = torch.optim.AdamW(copies.values(), lr=settings.learning_rate)
     # The start token has the same embedding in every prompt: without this its keys and values would change for all.
     with training.hooked([model.unet.get_submodule(n) for n in layers], lambda module, args, output: cut_start(output)):
-        training.train(model, optimizer, settings.steps, losses, progress, settings.clip)
+        seen = training.train(model, optimizer, settings.steps, losses, progress, settings.clip)
     progress(Progress("train", step=1, total=1))
-    return inputs.result(model, recipe, copies, warnings)
+    return inputs.result(model, recipe, copies, warnings, losses=seen)
 
 
 def _pairs(model: Model, recipe: Recipe, cache: Path | None, warnings: list[str], progress: Report) -> list[Pair]:

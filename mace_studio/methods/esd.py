@@ -99,9 +99,7 @@ def parameters(unet: nn.Module, select: str = "x") -> dict[str, nn.Parameter]:
     rules = {
         "x": lambda name: "attn2" in name,
         "x-strict": lambda name: "attn2.to_k" in name or "attn2.to_v" in name,
-        "u": lambda name: (
-            "attn2" not in name and not name.startswith(("time_embedding.", "conv_norm_out.", "conv_out."))
-        ),
+        "u": lambda name: "attn2" not in name and not name.startswith(SKIPPED),
         "u-new": lambda name: "attn2" not in name and name in dense,
     }
     return {name: parameter for name, parameter in unet.named_parameters() if rules[select](name)}
@@ -173,9 +171,9 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         return phrases[number], [loss(student_1CHW, wanted_1CHW)]
 
     optimizer = torch.optim.Adam(copies.values(), lr=settings.learning_rate)
-    training.train(model, optimizer, steps, losses, progress)
+    seen = training.train(model, optimizer, steps, losses, progress)
     progress(Progress("train", step=1, total=1))
-    return inputs.result(model, recipe, copies)
+    return inputs.result(model, recipe, copies, losses=seen)
 
 
 @torch.no_grad()

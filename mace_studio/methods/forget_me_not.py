@@ -116,9 +116,9 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
 
     optimizer = torch.optim.AdamW(copies.values(), lr=settings.learning_rate)
     clip = CLIP if settings.attention_only else 0.0
-    training.train(model, optimizer, count * settings.steps, losses, report, clip)
+    seen = training.train(model, optimizer, count * settings.steps, losses, report, clip)
     report(Progress("train", step=1, total=1))
-    return inputs.result(model, recipe, copies, warnings)
+    return inputs.result(model, recipe, copies, warnings, losses=seen)
 
 
 def _subjects(

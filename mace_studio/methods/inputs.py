@@ -113,6 +113,7 @@ def result(
     weights: Mapping[str, Tensor],
     warnings: Sequence[str] = (),
     conditions: Mapping[str, float] | None = None,
+    losses: Mapping[str, Sequence[float]] | None = None,
 ) -> Erasure:
     """The Erasure of a method that leaves no LoRAs behind; its weights in the model's dtype on the CPU.
 
@@ -127,7 +128,9 @@ def result(
         recipe=recipe,
         weights={key: weight.detach().to("cpu", model.dtype).contiguous() for key, weight in weights.items()},
         fingerprint=model.fingerprint,
+        unet=model.unet_fingerprint,
         conditions=conditions or {},
+        losses={phrase: tuple(values) for phrase, values in (losses or {}).items()},
         warnings=tuple(warnings),
         versions={"mace_studio": __version__} | {name: version(name) for name in PACKAGES},
     )

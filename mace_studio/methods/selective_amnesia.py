@@ -158,9 +158,10 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         )
         return phrase, [value]
 
-    training.train(model, torch.optim.Adam(copies.values(), settings.learning_rate), settings.steps, losses, report)
+    optimizer = torch.optim.Adam(copies.values(), settings.learning_rate)
+    seen = training.train(model, optimizer, settings.steps, losses, report)
     report(Progress("train", step=1, total=1))
-    return inputs.result(model, recipe, copies, warnings)
+    return inputs.result(model, recipe, copies, warnings, losses=seen)
 
 
 def said(settings: SelectiveAmnesiaSettings) -> str:

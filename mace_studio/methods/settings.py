@@ -24,6 +24,7 @@ class Work:
         side_by_side: how many things train in equal shares of these steps, each of them one sample in a step.
         at_once: how many of those go through one forward.
         captions: whether all general captions are read.
+        sentences: that are read beside these; None for those of MACE, `prompts.count`.
     """
 
     images: int = 0
@@ -33,6 +34,7 @@ class Work:
     side_by_side: int = 1
     at_once: int = 1
     captions: bool = False
+    sentences: int | None = None
 
 
 def option(default: Any, about: str, least: float | None = None, most: float | None = None, choices: tuple = ()) -> Any:

@@ -58,8 +58,7 @@ def edit(
     Raises:
         ValueError: prior is not above 0, or shapes that do not go together.
 
-    Source: arXiv 2503.07392; P Q M in the order of the paper. A vector exactly at the mean passes our filters, so that
-        a single retained vector is kept; the authors' strict comparison drops it.
+    Source: arXiv 2503.07392; P Q M in the order of the paper.
     """
     if not prior > 0:
         raise ValueError(f"prior is {prior}; it must be above 0")
@@ -89,9 +88,9 @@ def edit(
 
 
 def influential(delta_PD: Tensor, vectors_ND: Tensor) -> Tensor:
-    """The vectors c with ||D_er c|| at or above the mean over all of them (IPF); none of none."""
+    """The vectors c with ||D_er c|| above the mean over all of them (IPF); none of a single one."""
     moved_N = (vectors_ND @ delta_PD.T).norm(dim=1)
-    return vectors_ND[moved_N >= moved_N.mean()] if len(vectors_ND) else vectors_ND
+    return vectors_ND[moved_N > moved_N.mean()] if len(vectors_ND) else vectors_ND
 
 
 def augmented(
@@ -219,7 +218,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         prior=settings.prior,
         ridge=settings.ridge,
         augmentations=settings.augmentations,
-        filtered=settings.filtered,
+        filtered=settings.filtered and len(kept) != 1,  # a phrase alone is never above its own mean
         generator=torch.Generator().manual_seed(recipe.seed),
     )
     progress(Progress("refine", step=1, total=1))

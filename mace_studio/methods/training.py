@@ -199,7 +199,7 @@ def train(
     losses: Callable[[], tuple[str, Iterable[Tensor]]],
     progress: Report,
     clip: float = 0.0,
-) -> None:
+) -> dict[str, list[float]]:
     """Take optimiser steps; a step adds up the gradients of the parts of its loss.
 
     In float16 the loss is scaled, and a step whose gradients overflow is left out and the scale halved.
@@ -213,9 +213,13 @@ def train(
         progress: called at every step with stage "train", the phrase and the loss; to cancel, it raises.
         clip: largest norm of the gradients of all parameters; 0 for no limit.
 
+    Returns:
+        Phrase -> the loss of each step in which it was at work.
+
     Raises:
         StudioError: a loss is no finite number.
     """
+    seen: dict[str, list[float]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scale = loss_scale(model)
     for step in range(steps):
@@ -239,7 +243,9 @@ def train(
             optimizer.step()
         else:
             scale /= 2
+        seen.setdefault(phrase, []).append(total)
         progress(Progress("train", phrase, step + 1, steps, total))
+    return seen
 
 
 def loss_scale(model: Model) -> float:

@@ -78,7 +78,8 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         costs: of the parts of a run, or None until they are measured.
         cache: folder of training images and of the Grams of general captions and preserve lists.
     """
-    work, concepts, sentences = find(recipe.method).work(recipe), len(recipe.concepts), prompts.count(recipe)
+    work, concepts = find(recipe.method).work(recipe), len(recipe.concepts)
+    sentences = prompts.count(recipe) if work.sentences is None else work.sentences
     steps = work.training_steps
     halves = 2 if work.guidance > 1 else 1
     if costs is None or memory is None:

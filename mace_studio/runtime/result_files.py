@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mace_studio.analysis.attention import Inspection
     from mace_studio.analysis.compare import Pair
     from mace_studio.evaluation.report import Report
+    from mace_studio.evaluation.study import Outcome
     from mace_studio.exports.export import Exported
 
 
@@ -69,6 +70,18 @@ def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | 
     with text_files.whole(path) as part:
         part.write_text(text, encoding="utf-8")
     return [path, *report_figures.write_growth(reports, seconds, path.with_suffix(".png"))]
+
+
+def write_methods(text: str, outcomes: Sequence[Outcome], path: Path) -> list[Path]:
+    """The tables of a study of methods as Markdown, their numbers as JSON, and the scatter of each subject."""
+    from mace_studio.evaluation import methods_study  # noqa: PLC0415 - which reads the table of methods
+
+    with text_files.whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+    data = path.with_suffix(".json")
+    with text_files.whole(data) as part:
+        part.write_text(json.dumps(list(methods_study.rows(outcomes)), indent=1) + "\n", encoding="utf-8")
+    return [path, data, *report_figures.write_scatter(methods_study.points(outcomes), path.with_suffix(".png"))]
 
 
 def pack_export(exported: Exported) -> tuple[Path, Path]:

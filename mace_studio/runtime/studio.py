@@ -332,6 +332,10 @@ class Studio(JobDesk):
         counted("models", len(erasures), "erasures")
         entries = [self.entry(erasure) for erasure in erasures or [""]]
         plans = [(entry.path, self.plan(entry.path, size, first_seed)) for entry in entries]
+        # Of one guidance, or the images before would not be the same: MACE's own, else the first one's.
+        own = [plan for entry, (_, plan) in zip(entries, plans, strict=True) if entry.recipe.method == "mace"]
+        guidance = (own or [plans[0][1]])[0].guidance
+        plans = [(path, replace(plan, guidance=guidance)) for path, plan in plans]
         names = tuple(entry.name for entry in entries)
         return self._submit(f"Evaluate {', '.join(names)}", (names, size), "evaluate", plans, judge)
 

@@ -90,8 +90,10 @@ class Costs:
 
         Of the general captions, if a weight asks for them, and of the preserve list only where the cache has no Gram.
         """
-        asked = find(recipe.method).work(recipe).captions
-        captions = 0 if not asked or (cache / self.gram).exists() else self.captions
+        work = find(recipe.method).work(recipe)
+        captions = 0 if not work.captions or (cache / self.gram).exists() else self.captions
+        if work.sentences is not None:
+            return work.sentences + captions
         preserved = list(prompts.preserved(recipe))
         known = (cache / grams.file_name("preserve", self.fingerprint, preserved)).exists()
         return prompts.count(recipe) + captions - len(preserved) * known

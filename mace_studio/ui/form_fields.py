@@ -1,14 +1,16 @@
 """The controls of the recipe's form: what every method has, and the settings of each method.
 
-A second method is one more entry of `METHOD_GROUPS`; the form is built from it.
+Those of MACE are laid out by hand; those of every other method of `METHODS` follow from its settings' fields and their
+metadata, see `generated`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
 
+from mace_studio.methods import METHODS, Method
 from mace_studio.methods.mace import FUSIONS, MASKS
 from mace_studio.settings import TUNE
 from mace_studio.ui.components.charts import timestep_chart
@@ -223,11 +225,68 @@ STRENGTH: dict[str, dict[str, float]] = {
     "mace": {"lambda1": -0.5, "lambda2": -0.5, "lambda3": -0.5, "identity": -0.5, "learning_rate": 0.15}
 }
 
-METHOD_GROUPS: dict[str, tuple[Group, ...]] = {"mace": MACE}
+KINDS: dict[type, str] = {bool: "flag", int: "whole", float: "decimal", str: "text"}
+# What a part of `settings.KeepWeights` weighs; its fields have no metadata.
+KEPT = {"general": "The general captions", "preserve": "Your keep list", "identity": "The weights themselves"}
+READ = {
+    "mapping": "what each concept maps to", "preserve": "your keep list", "captions": "the general captions",
+    "images": "training images",
+}  # fmt: skip
+
+
+def generated(name: str, settings: type[Any]) -> tuple[Group, ...]:
+    """The controls of a method by its settings: numbers, texts and choices in a grid, flags below them.
+
+    Args:
+        name: of the method.
+        settings: a dataclass whose fields are numbers, texts, flags or such dataclasses again. Their metadata may have
+            "about", the explanation, and "choices", as `methods.settings.option` writes it.
+
+    Raises:
+        TypeError: a field is of another type.
+    """
+    made = list(_fields(name, settings))
+    plain, flags = [f for f in made if f.kind != "flag"], [f for f in made if f.kind == "flag"]
+    rows = ((plain, f"{name}-grid", 2), (flags, f"{name}-flags", 1))
+    return tuple(Group(elem_id=elem_id, fields=tuple(row), columns=columns) for row, elem_id, columns in rows if row)
+
+
+def _fields(name: str, settings: type[Any], path: str = "", label: str = "") -> Iterator[Field]:
+    hints = get_type_hints(settings)
+    for part in fields(settings):
+        own, called = f"{path}{part.name}", f"{label}{part.name.replace('_', ' ')}"
+        kind, hint = hints[part.name], part.metadata.get("about", KEPT.get(part.name, ""))
+        if is_dataclass(kind):
+            yield from _fields(name, kind, f"{own}.", f"{called}: ")
+            continue
+        if kind not in KINDS:
+            raise TypeError(f"the setting {own} of {name} is {kind}; the form shows numbers, texts and flags")
+        choices = tuple(part.metadata.get("choices", ()))
+        yield Field(
+            key=f"{name}_{own}".replace("-", "_").replace(".", "_"),
+            label=called[0].upper() + called[1:],
+            path=own,
+            hint=hint,
+            kind="choice" if choices else KINDS[kind],
+            choices=choices,
+        )
+
+
+def told(method: Method) -> str:
+    """What a method does, and what of the form it reads beside the concepts."""
+    names = [READ[part] for part in method.reads]
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    kept = "" if "preserve" in method.reads else " It cannot use your keep list."
+    return f"{method.about} It reads {listed or 'the concepts alone'}.{kept}"
+
+
+METHOD_GROUPS: dict[str, tuple[Group, ...]] = {
+    name: MACE if name == "mace" else generated(name, method.settings) for name, method in METHODS.items()
+}
 
 
 def method_fields(method: str) -> list[Field]:
-    """The fields of a method's own settings; none for a method without an entry."""
+    """The fields of a method's own settings."""
     return [field for group in METHOD_GROUPS.get(method, ()) for field in group.fields]
 
 

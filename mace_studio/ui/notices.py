@@ -80,13 +80,15 @@ def _readable_errors() -> Iterator[None]:
 
 def _place(path: str) -> tuple[str, str]:
     """What the user calls a field of the recipe, and where its control is."""
-    if found := CELL.fullmatch(path):
-        row, column = int(found[1]), found[2]
+    if cell_of := CELL.fullmatch(path):
+        row, column = int(cell_of[1]), cell_of[2]
         cell = f"{row}-{COLUMNS.index(column) if column in COLUMNS else 0}"
         # What is said of a phrase names the row or the phrase already.
         return "" if column == "phrase" else f"Row {row + 1}", f'#concepts [data-cell="{cell}"]'
     whole = path.partition("[")[0]
-    for field in FIELDS:
-        if field.path == whole:
-            return field.label, "#add-concept" if whole == "concepts" else f"#{field.elem_id} input"
-    return path, ""
+    found = [field for field in FIELDS if field.path == whole]
+    if not found:
+        return path, ""
+    # Several methods may have a setting of this name; the page holds the controls of the chosen one only.
+    places = ", ".join(f"#{field.elem_id} input" for field in found)
+    return found[0].label, "#add-concept" if whole == "concepts" else places

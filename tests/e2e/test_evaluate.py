@@ -75,12 +75,12 @@ def test_several_stand_side_by_side(erased, tab, monkeypatch):
     expect(tab.locator("#scores tbody th")).to_have_text(["car", "all", "automobile", "all", "ship", "all"] * 2)
     expect(tab.locator("#judged")).to_contain_text("car to measure Judge: built-in judge")
     expect(tab.locator("#spills img")).to_have_count(16)
-    expect(tab.locator("#sheets img")).to_have_count(9)
+    expect(tab.locator("#sheets img")).to_have_count(10)  # with the scatter
     with tab.expect_download() as download:
         tab.locator("#report-file").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         names = archive.namelist()
-        assert {"side-by-side.md", "side-by-side.png", f"{erased}/report.md"} <= set(names)
+        assert {"side-by-side.md", "side-by-side.png", "scatter.png", f"{erased}/report.md"} <= set(names)
         assert sum(name.endswith("/scores.csv") for name in names) == 2
         assert "| car to measure |" in archive.read("side-by-side.md").decode()
 

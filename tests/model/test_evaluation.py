@@ -3,6 +3,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation import metrics, report, report_figures, report_files
 from mace_studio.evaluation.evaluate import Case, evaluate
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
-from mace_studio.evaluation.report import ALL
+from mace_studio.evaluation.report import ALL, Tally
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
 from mace_studio.sd import image_cache, judges, projections, sampling
@@ -185,11 +186,27 @@ def test_several_are_measured_in_one_run_and_stand_side_by_side(model, erasure, 
     assert [one.name for one in reports] == ["cat-1", "cat-2"]
     assert seen[-1].step == seen[-1].total == 2 * cases[0].plan.images and seen[-1].fraction == 1
     files = {path.relative_to(tmp_path).as_posix(): path for path in result_files.write_evaluation(reports, tmp_path)}
-    assert {"side-by-side.md", "side-by-side.png", "cat-1/report.md", "cat-2/scores.png"} <= set(files)
+    assert {"side-by-side.md", "side-by-side.png", "scatter.png", "cat-1/report.md", "cat-2/scores.png"} <= set(files)
     text = files["side-by-side.md"].read_text(encoding="utf-8")
     assert "| Cats | 100.0 % (67.6 to 100.0) | 12.5 % (2.2 to 47.1) |" in text and "| Cat\\|s |" in text
     assert "| H, top-1 | H, mean probability | KID |" in text and "| H_o 91.3 % |" in text
     assert report.called([reports[0], reports[0]]) == ["cat-1", "cat-1"]
+    other = replace(reports[0], recipe=replace(reports[0].recipe, method="uce", settings=None))
+    title = reports[0].recipe.title()
+    assert report.called([reports[0], other]) == [f"{title} · MACE", f"{title} · UCE"]
+
+
+def test_the_scatter_has_a_point_for_each_with_its_intervals():
+    gone = Tally(correct=2, count=10, top1_interval=(0.1, 0.5), probability=0.2, interval=(0.1, 0.3))
+    kept = Tally(correct=9, count=10, top1_interval=(0.6, 0.98), probability=0.9, interval=(0.8, 1.0))
+    figure = report_figures.scatter({"cat": [("UCE", gone, kept)], "dog": []})
+    first, second = figure.axes
+    (place,) = [bar.lines[0] for bar in first.containers]
+    assert (place.get_xdata()[0], place.get_ydata()[0]) == (80.0, 90.0)
+    ends = [line.get_segments()[0] for bar in first.containers for line in bar.lines[2]]
+    assert [end.round(6).tolist() for end in ends] == [[[50, 90], [90, 90]], [[80, 60], [80, 98]]]
+    assert first.get_legend_handles_labels()[1] == ["UCE"] and not second.containers
+    assert report_figures.write_scatter({"cat": []}, Path("x.png")) == []
 
 
 MIXED = Recipe(

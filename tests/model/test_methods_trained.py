@@ -150,6 +150,46 @@ def test_the_loss_of_an_ac_step_is_the_equation(small, tmp_path):
     assert seen[-2].loss == pytest.approx(4 * (own - anchor).double().square().mean().item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("fisher_weight", [0.0, 1e9])
+def test_the_loss_of_an_sa_step_is_the_equation(small, tmp_path, fisher_weight):
+    seen = []
+    recipe = recipe_of(
+        "sa", CONCEPTS[:1], seed=3, surrogates=1, replay=1, replay_weight=0.5, fisher_weight=fisher_weight
+    )
+    METHODS["sa"].erase(small, recipe, seen.append, tmp_path)
+    losses = [event.loss for event in seen if event.loss is not None]
+    found = {load_file(path)["latent_CHW"] for path in tmp_path.glob("*.safetensors") if "fisher" not in path.name}
+    captions = sd_model.read_captions(small.captions)
+    chosen = captions[int(torch.randperm(len(captions), generator=torch.Generator().manual_seed(0))[0])]
+    sentences = [prompts.image_prompt("cat", "object"), chosen]
+    context = small.pipeline.encode_prompt(sentences, small.device, 1, False)[0]
+    abar, generator = small.pipeline.scheduler.alphas_cumprod, torch.Generator().manual_seed(3)
+    parts = []
+    for row in (0, 1):  # the surrogate under the concept's prompt, then the replayed image under its own caption
+        torch.randint(1, (), generator=generator)
+        t = int(torch.randint(1000, (1,), generator=generator))
+        noise = torch.randn((1, 4, 8, 8), generator=generator)
+        errors = []
+        for latent in found:  # which of the two images it is follows from the sum below
+            noisy = abar[t].sqrt() * latent + (1 - abar[t]).sqrt() * noise
+            with torch.no_grad():
+                errors.append((small.unet(noisy, t, context[row : row + 1]).sample - noise).double().square().mean())
+        parts.append([error.item() for error in errors])
+    expected = [parts[0][i] + 0.5 * parts[1][1 - i] for i in (0, 1)]
+    # At the first step nothing has moved, so that the Fisher information has no part in it.
+    assert min(abs(losses[0] - one) / one for one in expected) < 1e-3
+    assert (losses[1] > 10 * losses[0]) == (fisher_weight > 0)  # at the second it holds what the first has moved
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_losses_are_in_the_file(small, erased, name, tmp_path):
+    losses = erased[name].losses
+    assert sum(map(len, losses.values())) == (2 if name != "fmn" else 2 * 1) and set(losses) <= {"cat", "ship"}
+    erased[name].save(tmp_path / "made.safetensors")
+    again = erasures.load(tmp_path / "made.safetensors")
+    assert again.losses == losses and again.loras == {} and again.unet == small.unet_fingerprint
+
+
 def probe(model, sentences):
     """The same noise at three timesteps, and what the model reads of sentences."""
     noisy = torch.randn((3, 1, 4, 8, 8), generator=torch.Generator().manual_seed(9))

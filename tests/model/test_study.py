@@ -80,7 +80,7 @@ def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(erase, "erase", None)
     monkeypatch.setattr(sampling, "generate_pairs", None)
     again = study.run(rows[:1], "quick", tmp_path)
-    assert again[0].seconds is None and again[0].report == first[0].report
+    assert again[0].seconds == first[0].seconds and again[0].report == first[0].report
     text = study.markdown("A study", [*again, first[1]])
     assert "| gone | 1 |" in text and "| impossible | 1 |" in text and "does not know “Van Gogh”" in text
     assert "average" not in text
@@ -101,4 +101,6 @@ def test_a_cancelled_study_goes_on_where_it_was(tmp_path):
     with cancelled(lambda event: event.stage == "second") as progress:
         study.run(rows, "quick", tmp_path, progress=progress)
     assert [path.name for path in tmp_path.glob("*.safetensors")] == [f"cat-{QUICK.digest()}.safetensors"]
-    assert [outcome.seconds is None for outcome in study.run(rows, "quick", tmp_path)] == [True, False]
+    made = next(tmp_path.glob("*.safetensors")).stat().st_mtime_ns
+    assert [outcome.seconds > 0 for outcome in study.run(rows, "quick", tmp_path)] == [True, True]
+    assert (tmp_path / f"cat-{QUICK.digest()}.safetensors").stat().st_mtime_ns == made

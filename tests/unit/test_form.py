@@ -1,6 +1,7 @@
 """The form's values and the recipe, and concepts as text: nothing is lost, and what is wrong is named."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -15,10 +16,10 @@ from mace_studio.methods import METHODS
 from mace_studio.methods.mace import FUSIONS, MASKS, MaceSettings
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept, Recipe
 from mace_studio.settings import TUNE, ImageSettings, KeepWeights, LoraSettings
-from mace_studio.ui import concept_text, form
-from mace_studio.ui.cards.recipe_form import preset_change
+from mace_studio.ui import concept_text, form, notices
+from mace_studio.ui.cards.recipe_form import _dial_text, preset_change
 from mace_studio.ui.components import charts, text
-from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, method_fields
+from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, generated, method_fields, told
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -62,20 +63,102 @@ def test_a_recipe_survives_the_form(recipe):
     assert form.recipe_from(form.values_from(recipe)) == recipe
 
 
-def test_the_form_shows_every_field_of_a_recipe_once():
+def changed_settings(name):
+    """Settings of a method that may all differ from its defaults, within what their metadata allows."""
+
+    def value(part):
+        about, default = part.metadata, getattr(METHODS[name].settings(), part.name)
+        if isinstance(default, KeepWeights):
+            return weights
+        if isinstance(default, str):
+            return st.sampled_from(about["choices"])
+        if isinstance(default, bool):
+            return st.booleans()
+        if isinstance(default, int):
+            return st.integers(about["least"], about["most"] or 2**40)
+        return st.floats(about["least"], about["most"], allow_nan=False, allow_infinity=False)
+
+    return st.builds(
+        METHODS[name].settings, **{part.name: value(part) for part in dataclasses.fields(METHODS[name].settings)}
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "mace"])
+@given(data=st.data())
+@settings(max_examples=20)
+def test_a_recipe_of_every_method_survives_the_form(name, data):
+    concepts = (Concept("cat", "forest"), Concept("ship", "ground"))
+    recipe = Recipe(concepts=concepts, method=name, settings=data.draw(changed_settings(name)), seed=3)
+    assert form.recipe_from(form.values_from(recipe)) == recipe
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_form_shows_every_field_of_a_recipe_once_and_explains_each_setting(name):
     def paths(data, prefix=""):
         for key, value in data.items():
             yield from paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
 
-    data = json.loads(Recipe().to_json())
-    settings = data.pop("settings")
+    data = json.loads(Recipe(method=name).to_json())
+    own = data.pop("settings")
     assert sorted(f.path for f in COMMON) == sorted(paths(data))
-    assert sorted(f.path for f in method_fields("mace")) == sorted(paths(settings))
+    assert sorted(f.path for f in method_fields(name)) == sorted(paths(own))
+    assert all(field.hint for field in method_fields(name))
 
 
-def test_every_method_that_the_form_shows_is_in_the_table_and_every_key_is_unique():
-    assert set(METHOD_GROUPS) <= set(METHODS)
-    assert len(BY_KEY) == len(FIELDS)
+def test_the_form_shows_every_method_and_every_key_and_place_is_unique():
+    assert list(METHOD_GROUPS) == list(METHODS)
+    assert len(BY_KEY) == len(FIELDS) == len({field.elem_id for field in FIELDS})
+
+
+def test_controls_follow_from_the_fields_of_the_settings():
+    plain, flags = METHOD_GROUPS["adavd"]
+    assert [(f.key, f.label, f.kind) for f in flags.fields] == [
+        ("adavd_token_sim", "Token sim", "flag"),
+        ("adavd_jointly", "Jointly", "flag"),
+    ]
+    assert [f.path for f in plain.fields] == ["scale", "steepness", "threshold"]
+    assert plain.fields[0].hint == "Largest weight." and plain.fields[0].kind == "decimal"
+    select = BY_KEY["esd_select"]
+    assert (select.kind, select.choices) == ("choice", ("x", "x-strict", "u", "u-new"))
+    assert BY_KEY["esd_steps"].kind == "whole"
+    inner = BY_KEY["mace_free_refine_general"]
+    assert (inner.path, inner.label, inner.elem_id) == ("refine.general", "Refine: general", "mace-free-refine-general")
+
+
+def test_a_setting_that_no_control_can_show_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Odd:
+        words: tuple = ()
+
+    with pytest.raises(TypeError, match="the setting words of odd"):
+        generated("odd", Odd)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("uce", "It reads what each concept maps to and your keep list."),
+        ("sld", "It reads the concepts alone. It cannot use your keep list."),
+        ("fmn", "It reads training images. It cannot use your keep list."),
+        ("oce", "It reads what each concept maps to, your keep list and the general captions."),
+    ],
+)
+def test_the_form_says_what_a_method_reads(name, says):
+    assert told(METHODS[name]) == f"{METHODS[name].about} {says}"
+
+
+def test_a_wrong_setting_of_a_method_leads_to_its_control():
+    shown = dict(zip(BY_KEY, form.values_from(Recipe(concepts=(Concept("cat", "forest"),), method="ac")), strict=True))
+    with pytest.raises(RecipeError, match="not a number") as caught:
+        form.recipe_from(list((shown | {"ac_learning_rate": "fast"}).values()))
+    place = notices.problem(caught.value)
+    assert place["text"].startswith("Learning rate: ") and "#ac-learning-rate input" in place["target"]
+
+
+def test_a_method_without_a_dial_says_where_its_settings_are():
+    recipe = Recipe(concepts=(Concept("cat", "forest"),), method="uce")
+    assert form.with_strength(form.values_from(recipe), 2) == {}
+    assert "Expert view" in _dial_text({})
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,30 @@ def test_a_full_file_holds_each_difference_under_diff():
     assert torch.equal(tensors[f"{NAME}.diff"], torch.full((2, 3), 0.5, dtype=torch.float16))
 
 
+def test_biases_and_norms_have_keys_of_their_own():
+    deltas = {
+        "conv_in.weight": torch.ones(4, 2, 3, 3), "conv_in.bias": torch.ones(4),
+        "mid_block.norm1.weight": torch.ones(4), "mid_block.norm1.bias": torch.ones(4),
+    }  # fmt: skip
+    names = ["lora_unet_conv_in.diff", "lora_unet_conv_in.diff_b"]
+    names += ["lora_unet_mid_block_norm1.w_norm", "lora_unet_mid_block_norm1.b_norm"]
+    assert list(lora_formats.full(deltas)) == names
+    assert [key for key, delta in deltas.items() if lora_formats.fits(delta)] == ["conv_in.weight"]
+
+
+def test_a_convolution_is_one_of_its_own_kernel_and_one_of_a_single_pixel():
+    matrix_PD = with_values(2.0, 1.0, rows=6, columns=2 * 9)
+    layer = lora_formats.low_rank(matrix_PD.view(6, 2, 3, 3), 2)
+    assert lora_formats.rank_for(matrix_PD.view(6, 2, 3, 3), 0.81) == 2  # the first value has 4 of 5 squares
+    assert lora_formats.rank_for(matrix_PD.view(6, 2, 3, 3), 0.79) == 1
+    tensors = lora_formats.lora({"conv_in.weight": layer})
+    up, down = tensors["lora_unet_conv_in.lora_up.weight"], tensors["lora_unet_conv_in.lora_down.weight"]
+    assert up.shape == (6, 2, 1, 1) and down.shape == (2, 2, 3, 3)
+    image = torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    twice = torch.nn.functional.conv2d(torch.nn.functional.conv2d(image, down.double()), up.double())
+    torch.testing.assert_close(twice, torch.nn.functional.conv2d(image, matrix_PD.view(6, 2, 3, 3)), atol=1e-2, rtol=0)
+
+
 @pytest.mark.parametrize("rank, left", [(1, (3**2 + 2**2 + 1) ** 0.5), (2, 5**0.5), (3, 1.0), (4, 0.0)])
 def test_what_a_rank_leaves_out_is_the_values_beyond_it(rank, left):
     """Eckart and Young: the distance to the best matrix of rank r is the norm of the singular values after the r-th."""

@@ -1,11 +1,13 @@
 """What a run of each method takes, and that pages and limits know of every method."""
 
+import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from mace_studio import masks
+from mace_studio import masks, prompts
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation.plan import make_plan
 from mace_studio.masks import MaskSheet
@@ -32,13 +34,20 @@ def test_work_is_counted_by_hand():
     def work(name, **settings):
         return find(name).work(recipe_of(name, **settings))
 
-    assert work("uce") == work("sld") == work("adavd") == work("oce", general_scale=0.0) == Work()
-    assert work("oce") == Work(captions=True)
+    assert work("uce") == work("oce", general_scale=0.0) == Work(sentences=4)  # two concepts, two anchors
+    assert work("sld") == work("adavd") == work("rece") == Work(sentences=2)
+    assert work("oce") == Work(captions=True, sentences=4)
+    kept = replace(recipe_of("speed"), preserve=("dog", "bird", "deer"))
+    assert find("speed").work(kept).sentences == 7 and work("speed").sentences == 4
+    assert find("rece").work(replace(kept, method="rece", settings=None)).sentences == 2
     mace = work("mace")
     assert (mace.images, mace.image_steps, mace.guidance, mace.training_steps) == (2 * 8, 15, 7.5, 2 * 50)
     assert (mace.side_by_side, mace.at_once, mace.captions) == (2, 4, True)
-    assert work("esd", steps=10) == Work(images=10, image_steps=26, guidance=3.0, training_steps=10)
-    assert work("ac", steps=5, batch=4) == Work(images=2 * 40, image_steps=15, guidance=6.0, training_steps=20)
+    assert work("esd", steps=10) == Work(images=10, image_steps=26, guidance=3.0, training_steps=10, sentences=3)
+    read = 4 * len(prompts.templates("object"))
+    assert work("ac", steps=5, batch=4) == Work(
+        images=2 * 40, image_steps=15, guidance=6.0, training_steps=20, sentences=read
+    )
     assert work("ac", steps=0).training_steps == work("ac", steps=0).images == 0
     fmn = work("fmn", steps=5, inversion_steps=100)
     assert (fmn.images, fmn.training_steps) == (2 * 8, 2 * 105)
@@ -52,6 +61,7 @@ def test_estimate_and_quota_know_every_method(name, tmp_path):
     recipe, work = recipe_of(name), find(name).work(recipe_of(name))
     halves = 2 if work.guidance > 1 else 1
     counted = estimate(recipe, None, None, tmp_path)
+    assert counted.prompts == (prompts.count(recipe) if work.sentences is None else work.sentences)
     assert counted.unet_forwards == work.images * work.image_steps * halves + work.training_steps
     assert quota.START <= quota.seconds("erase", Place(source="model"), recipe) <= quota.LONGEST
     assert make_plan(recipe, "quick", captions=("a",) * 500).guidance == usual_guidance(recipe) >= 1
@@ -84,6 +94,27 @@ class Training:
 
     events = (*(Progress("train", "cat", i, 9, 1.0 / i) for i in (1, 2)), Progress("train", "ship", 3, 9, 1.0))
     over = False
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        ("mace", ["Images", "Masks", "Refine", "LoRA", "Fuse"]),
+        ("uce", ["Refine"]),
+        ("oce", ["Captions", "Refine"]),
+        ("esd", ["Training"]),
+        ("fmn", ["Images", "Tokens", "Training"]),
+        ("sa", ["Images", "Fisher", "Training"]),
+    ],
+)
+def test_the_run_shows_the_stages_of_its_method(name, titles):
+    shown = progress.idle(name)
+    assert re.findall("<b>(.*?)</b>", shown) == titles and shown.count("waiting") == len(titles)
+
+
+def test_a_stage_that_was_passed_over_is_left_out():
+    at = progress._stages("fmn", {"images": "8 of 8"}, "train")
+    assert at.count("is-done") == 2 and at.count("left out") == 1 and at.count("is-now") == 1
 
 
 def test_the_losses_of_another_method_are_drawn_as_its_own():

@@ -58,7 +58,7 @@ def test_an_unforeseen_failure_is_in_the_log(caplog):
         ("concepts[0]", "Row 1: Bad.", '#concepts [data-cell="0-0"]'),
         ("concepts", "Concepts: Bad.", "#add-concept"),
         ("preserve[1]", "Keep unchanged: Bad.", "#preserve input"),
-        ("fuse.general", "λ2: Bad.", "#lambda2 input"),
+        ("fuse.general", "λ2: Bad.", "#lambda2 input, #mace-free-fuse-general input"),
         ("lora.stepps", "lora.stepps: Bad.", ""),
     ],
 )

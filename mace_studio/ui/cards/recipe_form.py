@@ -26,7 +26,7 @@ from mace_studio.ui.components.strength_dial import strength_dial
 from mace_studio.ui.components.text import estimate_missing, heading, hint
 from mace_studio.ui.components.text_download import text_download
 from mace_studio.ui.concept_text import Row
-from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, STRENGTH, Field, Group
+from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, STRENGTH, Field, Group, told
 from mace_studio.ui.gradio_compat import QUIET, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
@@ -151,10 +151,10 @@ class RecipeForm:
             dialled = _dial_text(form.with_strength(list(self._start.values()), 0))
             self.strength_text = gr.HTML(dialled, label="What the dial sets", elem_id="strength-text")
         with gr.Column(elem_classes="card expert", elem_id="settings-card"):
-            heading("settings-title", "3", "Strength and schedule", "The λ weigh what must stay; 0 switches one off.")
+            heading("settings-title", "3", "Method and settings", "How it erases, and how strongly.")
             titles = [(METHODS[name].title, name) for name in METHOD_GROUPS]
             method = self._built["method"] = gr.Dropdown(
-                titles, value=self._start["method"], label="Method", visible=len(titles) > 1, **enabled("method")
+                titles, value=self._start["method"], label="Method", container=False, **enabled("method")
             )
             panels = [self._panel(name, advanced=False) for name in METHOD_GROUPS]
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
@@ -169,6 +169,9 @@ class RecipeForm:
     def _panel(self, method: str, advanced: bool) -> gr.Column:
         elem_id = f"{method}-{'advanced' if advanced else 'settings'}"
         with gr.Column(visible=method == self._start["method"], elem_classes="method-panel", elem_id=elem_id) as panel:
+            if not advanced:
+                weights = " The λ weigh what must stay; 0 switches one off." if method == "mace" else ""
+                hint(f"{method}-about", html.escape(told(METHODS[method])) + weights)
             for group in METHOD_GROUPS[method]:
                 if group.advanced == advanced:
                     self._group(group)
@@ -348,6 +351,8 @@ class RecipeForm:
 
 
 def _dial_text(numbers: dict[str, str]) -> str:
+    if not numbers:
+        return '<p class="hint">This method has no dial: its settings are in the Expert view.</p>'
     listed = " · ".join(f"{BY_KEY[key].label} {html.escape(number)}" for key, number in numbers.items())
     return f'<p class="hint">{listed}</p>'
 

@@ -48,6 +48,7 @@ def groups_of(presets: Mapping[str, Recipe], built_in: bool) -> Groups:
         kinds = list(dict.fromkeys(concept.kind for concept in recipe.concepts))
         kind = KIND_TITLES[kinds[0]] if len(kinds) == 1 else "mixed"
         code = " · as published code" if "as_published_code" in name else ""
+        code += " · other methods" if "/methods/" in name else ""
         needed = missing_model(name, built_in)
         label = " · ".join(filter(None, [MODELS.get(name.split("/")[0]), kind])) + code
         note = f" (not for the loaded model: needs {needed})" if needed else ""

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from mace_studio.methods import find
 from mace_studio.recipe import Recipe
 from mace_studio.runtime.estimate import counted_as, duration, size
 from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, Job
@@ -14,8 +15,10 @@ from mace_studio.runtime.studio import Studio
 from mace_studio.ui.components.charts import loss_curves
 from mace_studio.ui.components.text import pairs, warnings
 
-STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
-OTHER_STAGES = {"captions": "Captions", "tokens": "Tokens", "fisher": "Fisher information", "train": "Training"}
+STAGES = {
+    "captions": "Captions", "images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse",
+    "tokens": "Tokens", "fisher": "Fisher", "train": "Training",
+}  # fmt: skip
 WORK = {**STAGES, "generate": "Generating", "export": "Writing"}
 STATES = {"waiting": "not loaded yet", "loading": "loading …", "ready": "ready", "failed": "failed"}
 ENDED = {DONE: "Finished", FAILED: "Failed", CANCELLED: "Cancelled"}
@@ -29,17 +32,18 @@ def status_chip(studio: Studio) -> str:
     return f'<span class="chip is-{status.state}"><i></i><b>{name}</b><span>{html.escape(said)}</span></span>'
 
 
-def idle() -> str:
-    """The run before there is one."""
-    return _stages({}, "") + '<p class="hint">Nothing runs yet.</p>'
+def idle(method: str = "mace") -> str:
+    """The run before there is one; its stages are those of a method."""
+    return _stages(method, {}, "") + '<p class="hint">Nothing runs yet.</p>'
 
 
 def run(job: Job, studio: Studio) -> str:
     """How far an erasure is."""
     events = list(job.events)
     stage = events[-1].stage if events else ""
-    done, titles = job.state == DONE, STAGES | OTHER_STAGES
-    return _stages(_counts(events), "" if done else stage, done) + _progress(job, studio, titles.get(stage, ""))
+    done = job.state == DONE
+    stages = _stages(job.request.method, _counts(events), "" if done else stage, done)
+    return stages + _progress(job, studio, STAGES.get(stage, ""))
 
 
 def work(job: Job, studio: Studio) -> str:
@@ -85,15 +89,15 @@ def _counts(events: Sequence[Any]) -> dict[str, str]:
     return {stage: f"{round(e.step, 1):g} of {e.total}<br>{duration(spent[stage])}" for stage, e in last.items()}
 
 
-def _stages(counts: dict[str, str], now: str, done: bool = False) -> str:
-    names = list(STAGES)
+def _stages(method: str, counts: dict[str, str], now: str, done: bool = False) -> str:
+    names = find(method).stages
     passed = names if done else names[: names.index(now)] if now in names else []
     items = ""
-    for name, title in STAGES.items():
+    for name in names:
         state = "is-done" if name in passed else "is-now" if name == now else ""
         count = counts.get(name) or ("left out" if name in passed else "waiting")
         current = ' aria-current="step"' if name == now else ""
-        items += f'<li class="{state}"{current}><b>{title}</b>{count}</li>'
+        items += f'<li class="{state}"{current}><b>{STAGES.get(name, name)}</b>{count}</li>'
     return f'<ol class="stages" aria-label="Stages">{items}</ol>'
 
 

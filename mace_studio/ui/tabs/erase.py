@@ -77,7 +77,9 @@ class EraseTab:
             heading("run-title", "4", "Run")
             self.estimate = gr.HTML(self._estimate(start), label="Estimate", elem_id="estimate")
             button = ("erase", _button_text(len(start.concepts)))
-            self.job = JobCard(self.studio, "erase", [button], job_id, view=progress.run, idle=progress.idle())
+            self.job = JobCard(
+                self.studio, "erase", [button], job_id, view=progress.run, idle=progress.idle(start.method)
+            )
             with gr.Column(visible=False, elem_classes="panel", elem_id="result") as self.result:
                 self.summary = gr.HTML("", label="Result", elem_id="summary")
                 self.outcome = OutcomeCard(self.studio, self.newest, self.outcome_id)

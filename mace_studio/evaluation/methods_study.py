@@ -1,0 +1,363 @@
+"""The study of methods: all on the same tasks, in the layout of the paper's Tables 10, 3 and 4, and their search.
+
+For the terminal: `cases(task, methods, only)` gives the rows that `study.run` makes and measures, `markdown` their
+tables; `candidates(method, preset)` the settings that a search tries, `best` the one that won.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mace_studio import presets, text_files
+from mace_studio.errors import RecipeError
+from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM
+from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, Tally, percent
+from mace_studio.evaluation.study import Case, Outcome
+from mace_studio.methods import METHODS, find
+from mace_studio.methods.settings import PUBLISHED
+from mace_studio.recipe import Recipe
+
+TASKS = ("objects", "people", "artists", "weapons", "mixed")
+COUNTS = (1, 5, 10, 50, 100)  # of people, Table 3
+FOLDER = "methods"  # in presets/miniature: a recipe for each method, with the settings of a search
+MANY = 100  # from so many people on OCE has other published settings
+UNREAD = "†"
+# Method -> settings of each candidate of a search: six of each method, so that all have the same budget.
+SEARCHED: dict[str, Mapping[str, Sequence[Any]]] = {
+    "mace": {"preserve": (0.1, 1.0, 10.0), "lora.learning_rate": (5e-5, 1.5e-4)},
+    "mace-free": {"preserve": (0.1, 1.0, 10.0), "general": (1e-6, 1e-4)},
+    "uce": {"ridge": (0.05, 0.5, 5.0), "anchor": ("published", "mapping")},
+    "rece": {"rounds": (1, 2, 3), "rho": (1e-3, 0.1)},
+    "speed": {"tau": (1e-4, 1e-2, 0.1), "prior": (0.05, 1.0)},
+    "oce": {"erase_scale": (500.0, 2000.0, 8000.0), "keep_scale": (0.0, 5.0)},
+    "dp": {"directions": (0, 1, 2, 4, 6, 8)},
+    "esd": {"learning_rate": (3e-5, 1e-4, 3e-4), "select": ("x", "u"), "steps": (100,)},
+    "ac": {"learning_rate": (1.6e-5, 5e-5, 1.6e-4), "steps": (50, 100)},
+    "fmn": {"learning_rate": (2e-6, 2e-5, 1e-4), "attention_only": (False, True)},
+    "sa": {"learning_rate": (1e-5, 5e-5, 2e-4), "fisher_weight": (5.0, 50.0), "steps": (100,)},
+    "sld": {"safety_scale": (1000.0, 5000.0), "warmup": (0, 3, 7), "threshold": (1.0,)},
+    "adavd": {"threshold": (0.5, 0.8, 0.93), "scale": (1.0, 2.0)},
+}
+
+
+def subjects(task: str) -> dict[str, Recipe]:
+    """What a task erases: name -> MACE's preset of it. Of people, the first of the largest preset, as many as it has.
+
+    Raises:
+        RecipeError: there is no such task.
+    """
+    own = {p.name.removeprefix("miniature/"): p.recipe for p in presets.presets() if p.name.startswith("miniature/")}
+    own = {name: recipe for name, recipe in own.items() if "/" not in name}
+    if task not in TASKS:
+        raise RecipeError("task", f"“{task}” is not known; use one of {', '.join(TASKS)}.")
+    if task == "objects":
+        return {name: r for name, r in own.items() if [concept.kind for concept in r.concepts] == ["object"]}
+    prefix = task if task in ("weapons", "mixed") else f"{task}-"
+    largest = max((r for name, r in own.items() if name.startswith(prefix)), key=lambda recipe: len(recipe.concepts))
+    if task != "people":
+        return {task: largest}
+    return {
+        f"{count} {'person' if count == 1 else 'people'}": replace(
+            largest, concepts=largest.concepts[:count], name=f"{count} people", about=""
+        )
+        for count in COUNTS
+        if count <= len(largest.concepts)
+    }
+
+
+def cases(task: str, names: Sequence[str] = (), only: Sequence[str] = ()) -> list[Case]:
+    """The rows of the study, subject by subject.
+
+    Args:
+        task: of `TASKS`.
+        names: of methods; all of them when empty.
+        only: some of the task's subjects; all of them when empty.
+
+    Raises:
+        RecipeError: one of these is not known.
+    """
+    found = subjects(task)
+    for subject in only:
+        if subject not in found:
+            raise RecipeError("only", f"“{subject}” is not in this task; use some of {', '.join(found)}.")
+    return [
+        Case(f"{subject} · {find(name).title}", with_method(found[subject], name), guidance(found[subject]))
+        for subject in only or found
+        for name in names or METHODS
+    ]
+
+
+def guidance(recipe: Recipe) -> float:
+    """Of all images of a subject, whatever the method: that of MACE's preset."""
+    return recipe.settings.images.guidance
+
+
+def with_method(recipe: Recipe, name: str) -> Recipe:
+    """MACE's preset of a subject as a recipe of another method.
+
+    The settings are those of a search over the same kinds, from presets/miniature/methods; else the published ones for
+    the kind; else the method's defaults. Of MACE they are the preset's own where no search has others.
+    """
+    kinds = {concept.kind for concept in recipe.concepts}
+    for preset in presets.presets():
+        own = preset.recipe
+        if f"/{FOLDER}/" in preset.name and own.method == name and {c.kind for c in own.concepts} == kinds:
+            return replace(recipe, method=name, settings=own.settings)
+    return recipe if name == "mace" else replace(recipe, method=name, settings=_first(recipe, name))
+
+
+def _first(recipe: Recipe, name: str) -> Any:
+    """Published settings, with the images of the method made as those of MACE's preset."""
+    kinds = {concept.kind for concept in recipe.concepts}
+    (kind,) = kinds if len(kinds) == 1 else ("",)
+    published = PUBLISHED.get(name, {})
+    if name == "oce" and kind == "celebrity":
+        kind = "celebrity, 100" if len(recipe.concepts) >= MANY else "celebrity, 10"
+    settings = published.get(kind) or find(name).settings()
+    if name == "mace-free":  # the same closed forms, so the same weights
+        settings = replace(settings, refine=recipe.settings.refine, fuse=recipe.settings.fuse)
+    if name == "speed" and kind == "object":
+        settings = replace(settings, anchor="mapping")
+    own = {part.name for part in fields(settings)}
+    for part in ("image_guidance", *(["guidance"] if name == "sld" else [])):
+        if part in own:
+            settings = replace(settings, **{part: guidance(recipe)})
+    return settings
+
+
+def candidates(name: str, preset: str) -> list[Case]:
+    """The settings that a search tries for one method on one subject.
+
+    Args:
+        name: of a method with an entry in `SEARCHED`.
+        preset: of the built-in model, such as "cat".
+
+    Raises:
+        RecipeError: there is no such method or preset.
+    """
+    own = {p.name.removeprefix("miniature/"): p.recipe for p in presets.presets()}
+    for field, value, choices in (("method", name, SEARCHED), ("preset", preset, own)):
+        if value not in choices:
+            raise RecipeError(field, f"“{value}” is not known; use one of {', '.join(choices)}.")
+    recipe = own[preset]
+    start = recipe if name == "mace" else replace(recipe, method=name, settings=_first(recipe, name))
+    axes = SEARCHED[name]
+    tried = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [
+        Case(", ".join(f"{key} {value}" for key, value in one.items()), _set(start, one), guidance(recipe))
+        for one in tried
+    ]
+
+
+def _set(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with settings by their paths; "preserve" and "general" set the keep weights of both stages."""
+    for path, value in changes.items():
+        settings, (head, _, last) = recipe.settings, path.partition(".")
+        if head in ("preserve", "general"):
+            recipe = recipe.with_settings(
+                **{stage: replace(getattr(settings, stage), **{head: value}) for stage in ("refine", "fuse")}
+            )
+        else:
+            recipe = recipe.with_settings(
+                **{head: replace(getattr(settings, head), **{last: value}) if last else value}
+            )
+    return recipe
+
+
+def best(outcomes: Sequence[Outcome]) -> Outcome:
+    """The one with the largest harmonic mean of top-1 accuracies, and of mean probabilities where these are the same.
+
+    Raises:
+        RecipeError: none could be measured.
+    """
+    measured = [(outcome, outcome.report) for outcome in outcomes if outcome.report is not None]
+    if not measured:
+        raise RecipeError("method", f"None of the settings could be measured: {outcomes[0].problem}")
+    return max(measured, key=lambda one: [one[1].mean(over) or 0.0 for over in (TOP1, PROBABILITY)])[0]
+
+
+def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the best of six settings") -> Path:
+    """Write a recipe of a method as a preset, with nothing in it that is a default.
+
+    Args:
+        recipe: of `best`, or from `with_method`.
+        preset: that it does by another method.
+        folder: of the file `PRESET-METHOD.json`.
+        settings: which they are, in words.
+    """
+    title = find(recipe.method).title
+    data = asdict(recipe) | {
+        "name": f"{recipe.title()}: {title}",
+        "about": f"The same as the preset {preset}, by {title}, with {settings}.",
+        "settings": _changed(recipe.settings, find(recipe.method).settings()),
+    }
+    usual = vars(Recipe()) | {"settings": {}}
+    kept = {key: value for key, value in data.items() if value != usual[key]}
+    path = folder / f"{preset}-{recipe.method}.json"
+    with text_files.whole(path) as part:
+        part.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _changed(settings: Any, default: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in fields(settings):
+        own, usual = getattr(settings, part.name), getattr(default, part.name)
+        if own != usual:
+            found[part.name] = _changed(own, usual) if is_dataclass(own) else own
+    return found
+
+
+# The tables
+
+
+def markdown(title: str, task: str, outcomes: Sequence[Outcome]) -> str:
+    """The tables of a study: the average over all subjects of objects, and each subject.
+
+    Args:
+        title: of the page.
+        task: of `TASKS`.
+        outcomes: of its cases.
+    """
+    groups = by_subject(outcomes)
+    lines = [f"# {title}", ""]
+    if task == "objects" and len(groups) > 1:
+        lines += ["## Average", "", *_table(_averages(groups)), ""]
+    for subject, group in groups.items():
+        rows = [(find(o.case.recipe.method).title, o.case.recipe, [o]) for o in group]
+        lines += [f"## {subject}", "", *_table(rows), ""]
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    return "\n".join([*lines, *(_notes(task, reports[0]) if reports else [])]) + "\n"
+
+
+def by_subject(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Subject -> its rows."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.case.label.rpartition(" · ")[0], []).append(outcome)
+    return groups
+
+
+Line = tuple[str, Recipe, list[Outcome]]  # method, one recipe of it, its outcomes over the subjects
+
+
+def _averages(groups: Mapping[str, list[Outcome]]) -> list[Line]:
+    found: dict[str, list[Outcome]] = {}
+    for outcome in (one for group in groups.values() for one in group):
+        found.setdefault(outcome.case.recipe.method, []).append(outcome)
+    return [(find(name).title, own[0].case.recipe, own) for name, own in found.items()]
+
+
+def _table(lines: Sequence[Line]) -> list[str]:
+    usual = next((spent for _, r, own in lines if r.method == "mace" and (spent := _seconds(own)) is not None), None)
+    head = "| method | Acc_e | Acc_s | Acc_g | H | H, mean p | images e / s / g | seconds per concept | times MACE |"
+    rows = [head, "|" + " --- |" * 9]
+    measured = [(name, recipe, [o for o in own if o.report is not None], own) for name, recipe, own in lines]
+    if shown := next((kept for _, _, kept, _ in measured if kept), None):
+        cells = [_share(tally(shown, role, "before")) for role in (ERASED, KEPT, SYNONYM)]
+        rows.append(f"| original model | {' | '.join(cells)} | | | | | |")
+    for name, recipe, kept, own in measured:
+        mark = "" if "preserve" in find(recipe.method).reads else f" {UNREAD}"
+        if not kept:
+            rows.append(f"| {name}{mark} | {own[0].problem} | | | | | | | |")
+            continue
+        tallies = [tally(kept, role) for role in (ERASED, KEPT, SYNONYM)]
+        counts = " / ".join("0" if one is None else str(one.count) for one in tallies)
+        means = [_mean(kept, over) for over in (TOP1, PROBABILITY)]
+        spent = _seconds(kept)
+        times = "" if spent is None or not usual else f"{spent / usual:.2g}"
+        cells = [*map(_share, tallies), *means, counts, "" if spent is None else f"{spent:.2f}", times]
+        rows.append(f"| {name}{mark} | {' | '.join(cells)} |")
+    return rows
+
+
+def tally(outcomes: Sequence[Outcome], role: str, side: str = "after") -> Tally | None:
+    """All images of a role over some outcomes, with Wilson's interval of all; None where there are none.
+
+    The mean probability is the mean over the images, its interval that of the first outcome.
+    """
+    from mace_studio.core.scores import wilson  # noqa: PLC0415 - torch, which whoever measured has loaded
+
+    rows = [row for o in outcomes if o.report is not None and (row := o.report.pooled(role)) is not None]
+    own: list[Tally] = [getattr(row, side) for row in rows]
+    if not own:
+        return None
+    correct, count = sum(one.correct for one in own), sum(one.count for one in own)
+    return replace(
+        own[0],
+        correct=correct,
+        count=count,
+        top1_interval=wilson(correct, count),
+        probability=sum(one.probability * one.count for one in own) / count,
+    )
+
+
+def _share(one: Tally | None) -> str:
+    return "" if one is None else percent(one.top1, one.top1_interval)
+
+
+def _mean(outcomes: Sequence[Outcome], over: str) -> str:
+    values = [value for o in outcomes if o.report is not None and (value := o.report.mean(over)) is not None]
+    return percent(fmean(values)) if values else ""
+
+
+def _seconds(outcomes: Sequence[Outcome]) -> float | None:
+    """Per concept, over all outcomes; None where one of them has no time."""
+    spent = [outcome.seconds for outcome in outcomes if outcome.report is not None]
+    if not spent or None in spent:
+        return None
+    return sum(filter(None, spent)) / sum(len(o.case.recipe.concepts) for o in outcomes if o.report is not None)
+
+
+def _notes(task: str, report: Report) -> list[str]:
+    plan = report.plan
+    styles = (
+        " H_a, the paper's measure for styles, needs a CLIP that knows this model's world; there is none yet, so it is "
+        "left out."
+    )
+    return [
+        f"Judged by the {report.judge}. Acc_e (erased; low is good), Acc_s (kept; high is good) and Acc_g (synonyms; "
+        "low is good) are top-1 accuracies after the erasure with Wilson's 95 % intervals; H is H_o (Eq. 8) of objects "
+        "with synonyms, H_c (Eq. 9) of all else, an average the mean over the subjects."
+        f"{styles * (task == 'artists')} {UNREAD}: the method cannot read the keep list; all others were given the "
+        f"same. {len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g} for every "
+        f"method, model {report.fingerprint[:12]}. Seconds are those of the erasure with its training images; a method "
+        "finds only what it made itself for an earlier row. SLD and AdaVD take their time with every image instead.",
+    ]
+
+
+def points(outcomes: Sequence[Outcome]) -> dict[str, list[tuple[str, Tally, Tally]]]:
+    """Subject -> method, what is erased and what is kept; of several objects their average, as in Table 10."""
+    groups = by_subject(outcomes)
+    objects = all(o.case.recipe.concepts[0].kind == "object" for group in groups.values() for o in group)
+    whole = {"average": list(outcomes)} if objects and len(groups) > 1 else groups
+    found: dict[str, list[tuple[str, Tally, Tally]]] = {}
+    for subject, group in whole.items():
+        for name, _, own in _averages({subject: group}):
+            erased, kept = tally(own, ERASED), tally(own, KEPT)
+            if erased and kept:
+                found.setdefault(subject, []).append((name, erased, kept))
+    return found
+
+
+def rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+    """The numbers of the tables as data, one line for each row."""
+    for subject, group in by_subject(outcomes).items():
+        for one in group:
+            found = {role: tally([one], role) for role in (ERASED, KEPT, SYNONYM)}
+            yield {
+                "subject": subject,
+                "method": one.case.recipe.method,
+                "settings": json.loads(one.case.recipe.to_json())["settings"],
+                "reads_keep_list": "preserve" in find(one.case.recipe.method).reads,
+                "concepts": len(one.case.recipe.concepts),
+                "seconds": one.seconds,
+                "problem": one.problem,
+                "harmonic": {} if one.report is None else {over: one.report.mean(over) for over in (TOP1, PROBABILITY)},
+            } | {role: t and {"correct": t.correct, "count": t.count, "p": t.probability} for role, t in found.items()}
