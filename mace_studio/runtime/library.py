@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mace_studio import erasure_header
+from mace_studio import erasure_header, text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation.report import Harmonic, harmonic_from
 from mace_studio.recipe import Recipe
@@ -174,9 +174,8 @@ def write_scores(entry: Entry, scores: Sequence[Harmonic]) -> None:
     """Keep the harmonic means of an erasure's last evaluation, for `Entry.scores`."""
     path = _scores_path(entry.path)
     with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         written = {"recipe": entry.recipe.digest(), "scores": [asdict(mean) for mean in scores]}
-        path.write_text(json.dumps(written), encoding="utf-8")
+        text_files.write(path, json.dumps(written))
 
 
 def sources(folder: Path) -> list[str]:
@@ -193,16 +192,14 @@ def remember(folder: Path, source: str) -> None:
     path = folder / "models.json"
     listed = [source, *(other for other in sources(folder) if other != source)]
     with _writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(listed[:KEPT_SOURCES], ensure_ascii=False), encoding="utf-8")
+        text_files.write(path, json.dumps(listed[:KEPT_SOURCES], ensure_ascii=False))
 
 
 def write_recipe(entry: Entry) -> Path:
     """Write the recipe of an erasure as JSON, under the erasure's name, which it keeps to when that is renamed."""
     path = _recipe(entry.path)
     with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(entry.recipe.to_json(), encoding="utf-8")
+        text_files.write(path, entry.recipe.to_json())
     return path
 
 

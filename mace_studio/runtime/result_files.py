@@ -61,13 +61,15 @@ def write_evaluation(reports: Sequence[Report], folder: Path) -> list[Path]:
 
 def write_archive(folder: Path) -> Path:
     """All files of a folder as one ZIP file beside it."""
-    return Path(shutil.make_archive(str(folder), "zip", folder))
+    archive = folder.with_name(f"{folder.name}.zip")
+    with text_files.whole(archive) as part:
+        shutil.make_archive(str(part.with_suffix("")), "zip", folder)
+    return archive
 
 
 def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
     """A study's table as Markdown, and a curve where its rows erase more and more."""
-    with text_files.whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    text_files.write(path, text)
     return [path, *report_figures.write_growth(reports, seconds, path.with_suffix(".png"))]
 
 
