@@ -41,6 +41,16 @@ def write_pair(pair: Pair, folder: Path) -> Path:
     return path
 
 
+def write_sheet(pairs: Sequence[Pair], names: Sequence[str], folder: Path) -> Path:
+    """All pairs of a comparison as one PNG with the settings in it; `names` are those of its erasures."""
+    from mace_studio.analysis.compare import save_sheet  # noqa: PLC0415 - needs torch, as whatever made the pairs did
+
+    digits = _digits(pairs[0].settings, [image for pair in pairs for image in (pair.before, pair.after)])
+    path = folder / f"{slug(pairs[0].prompt)}-sheet-{digits}.png"
+    save_sheet(pairs, names, path)
+    return path
+
+
 def write_inspection(inspection: Inspection, folder: Path) -> list[Path]:
     """Data of an inspection, its figures (PNG and PDF) and its images."""
     from mace_studio.analysis.attention import save  # noqa: PLC0415 - needs torch, as whatever made the inspection did
