@@ -1,4 +1,5 @@
-// The glossary: a dialog, and a "?" beside every label, table head and fact that has an entry.
+// The glossary: a dialog, and a "?" (which CSS writes, so that it is no part of any text) beside every label, table head
+// and fact that has an entry.
 // props: entries, JSON text of [[words parted by commas, meaning]].
 const dialog = element.querySelector("dialog");
 const list = dialog.querySelector("dl");
@@ -39,7 +40,7 @@ function mark() {
     if (place === undefined) return;
     const button = document.createElement("button");
     const word = node.textContent.trim();
-    Object.assign(button, { type: "button", className: "term", textContent: "?", title: entries[place][1] });
+    Object.assign(button, { type: "button", className: "term", title: entries[place][1] });
     button.setAttribute("aria-label", `What is ${word}?`);
     button.dataset.place = place;
     home.classList.toggle("has-term", home.matches(".block"));
@@ -61,5 +62,5 @@ document.addEventListener("click", (event) => {
 dialog.addEventListener("click", (event) => {
   if (event.target === dialog || event.target.closest(".glossary-close")) dialog.close();
 });
-new MutationObserver(later).observe(document.querySelector("#tabs"), { childList: true, subtree: true });
+new MutationObserver(later).observe(document.body, { childList: true, subtree: true });
 mark();

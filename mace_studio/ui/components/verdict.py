@@ -10,7 +10,7 @@ from mace_studio.evaluation.report import ALL, Row
 from mace_studio.ui.components.files import png_url
 
 TITLES = {ERASED: "Erased", SYNONYM: "Synonym", KEPT: "Kept", NEIGHBOUR: "Not on your list"}
-NAMED = 3
+NAMED, SHOWN = 3, 4
 LOST = 0.25  # of the judge's probability: from here on a word counts as changed
 NOTHING = '<p class="hint">The judge knows none of these words.</p>'
 
@@ -20,8 +20,7 @@ def figures(rows: Sequence[Row]) -> str:
     words = [row for row in rows if row.word != ALL]
     first = {row.role: row for row in reversed(words) if row.role != NEIGHBOUR}
     shown = [first[role] for role in TITLES if role in first]
-    if changed := _changed(words):
-        shown.append(changed[0])
+    shown += changed(words)[:1]
     return f'<div class="outcome">{"".join(map(_figure, shown))}</div>'
 
 
@@ -37,15 +36,36 @@ def verdict(rows: Sequence[Row]) -> str:
             parts.append(f"{name} {_count(found)}")
     beyond = [row for row in words if row.role == NEIGHBOUR]
     if beyond:
-        changed = ", ".join(html.escape(row.word) for row in _changed(words))
+        lost = ", ".join(html.escape(row.word) for row in changed(words))
         looked = f"{len(beyond)} looked at, none changed"
-        parts.append(f"not on your list: {f'<b>{changed}</b> changed' if changed else looked}")
+        parts.append(f"not on your list: {f'<b>{lost}</b> changed' if lost else looked}")
     if not parts:
         return NOTHING
     return f'<p class="verdict" role="status">The judge sees {" · ".join(parts)}</p>'
 
 
-def _changed(rows: Sequence[Row]) -> list[Row]:
+def ranks(rows: Sequence[Row]) -> str:
+    """Every neighbour with its counts and images, those that lost most first."""
+    ordered = sorted(rows, key=lambda row: row.before.probability - row.after.probability, reverse=True)
+    lost = {row.word for row in changed(rows)}
+    lines = "".join(_rank(row, row.word in lost) for row in ordered)
+    return f'<div class="spills">{lines}</div>'
+
+
+def _rank(row: Row, fell: bool) -> str:
+    pictures = "".join(
+        f'<img src="{png_url(pair[side])}" alt="{html.escape(row.word)} {name}">'
+        for side, name in enumerate(("before", "after"))
+        for pair in row.images[:SHOWN]
+    )
+    said = "changed" if fell else "as before"
+    return (
+        f"<figure><figcaption><b>{html.escape(row.word)}</b> {said} · seen in {_count([row])} · "
+        f'pixel change {row.change:.1f}</figcaption><div class="spill-images">{pictures}</div></figure>'
+    )
+
+
+def changed(rows: Sequence[Row]) -> list[Row]:
     """Words that are neither erased nor kept and that the judge sees less, those that lost most first."""
     lost = {id(row): row.before.probability - row.after.probability for row in rows if row.role == NEIGHBOUR}
     found = [row for row in rows if lost.get(id(row), 0.0) >= LOST]
