@@ -1,7 +1,7 @@
 """Screenshots of every tab, and how heavy the page is: `python tests/tour.py FOLDER`, with Chromium.
 
-Erases from the built-in model, goes through the tabs at two sizes in both themes, and prints with one concept and with a
-hundred: seconds until the page is ready, elements of the DOM, scripts and their bytes, and milliseconds a typed letter.
+Erases from the built-in model, goes through the tabs at two sizes in both themes, and prints with one concept and with
+a hundred: seconds until the page is ready, elements of the DOM, scripts and their bytes, milliseconds a typed letter.
 """
 
 import os
@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -39,8 +40,8 @@ def serve(output: Path) -> tuple[Studio, str]:
     """A studio with two erased models, and the address of its page."""
     studio = Studio(output=output)
     for seed, steps in ((0, 25), (1, 4)):
-        recipe = RECIPE.with_settings(lora=LoraSettings(steps=steps, learning_rate=0.01))
-        studio.erase(Recipe(recipe.concepts, recipe.preserve, settings=recipe.settings, seed=seed)).wait()
+        lora = LoraSettings(steps=steps, learning_rate=0.01)
+        studio.erase(replace(RECIPE.with_settings(lora=lora), seed=seed)).wait()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

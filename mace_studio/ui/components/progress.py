@@ -12,8 +12,10 @@ from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, Job
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui.components.charts import loss_curves
+from mace_studio.ui.components.files import jpeg_url
 from mace_studio.ui.components.text import pairs, warnings
 
+SHOWN = 6
 STAGES = {"images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse"}
 OTHER_STAGES = {"captions": "Captions", "tokens": "Tokens", "fisher": "Fisher information", "train": "Training"}
 WORK = {**STAGES, "generate": "Generating", "export": "Writing"}
@@ -39,7 +41,15 @@ def run(job: Job, studio: Studio) -> str:
     events = list(job.events)
     stage = events[-1].stage if events else ""
     done, titles = job.state == DONE, STAGES | OTHER_STAGES
-    return _stages(_counts(events), "" if done else stage, done) + _progress(job, studio, titles.get(stage, ""))
+    shown = _stages(_counts(events), "" if done else stage, done) + _progress(job, studio, titles.get(stage, ""))
+    return shown + ("" if job.over else _latest(events))
+
+
+def _latest(events: Sequence[Any]) -> str:
+    """The last training images that were generated."""
+    found = [event for event in events if event.stage == "images" and event.result is not None][-SHOWN:]
+    images = [f'<img src="{jpeg_url(e.result)}" alt="Training image of {html.escape(e.concept)}">' for e in found]
+    return f'<p class="latest">{"".join(images)}</p>' if images else ""
 
 
 def work(job: Job, studio: Studio) -> str:
