@@ -15,8 +15,8 @@ function dismiss() {
 box.hidden = remembered() === "done";
 box.querySelector(".first-close").addEventListener("click", dismiss);
 box.querySelectorAll("[data-to]").forEach((button) => button.addEventListener("click", () => {
-  const card = document.querySelector(button.dataset.to);
-  card?.scrollIntoView({ block: "center" });
-  card?.querySelector("input:not([type=checkbox]), textarea, button.primary")?.focus({ preventScroll: true });
+  const field = document.querySelector(button.dataset.to);
+  field?.scrollIntoView({ block: "center" });
+  field?.focus({ preventScroll: true });
 }));
 document.addEventListener("click", (event) => { if (event.target.closest?.("#erase")) dismiss(); });

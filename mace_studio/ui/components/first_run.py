@@ -7,14 +7,14 @@ import gradio as gr
 from mace_studio.ui.components.files import script
 
 TEMPLATE = """<section class="first-run" aria-label="First steps" hidden><b>New here?</b><ol>
-<li>1. <button type="button" data-to="#concepts-card">Name what to erase</button></li>
-<li>2. <button type="button" data-to="#keep-card">Say what must stay</button></li>
-<li>3. <button type="button" data-to="#run-card">Press Erase, then Compare</button></li></ol>
+<li>1. <button type="button" data-to="#concepts .concept-cell input">Name what to erase</button></li>
+<li>2. <button type="button" data-to="#preserve input">Say what must stay</button></li>
+<li>3. <button type="button" data-to="#erase">Press Erase, then Compare</button></li></ol>
 <button type="button" class="chip first-close">Got it</button></section>"""
 
 
 def first_run() -> gr.HTML:
-    """The steps, each a button that leads to its card."""
+    """The steps, each a button that leads to the field."""
     return gr.HTML(
         "",
         label="First steps",

@@ -43,6 +43,7 @@ function mark() {
     Object.assign(button, { type: "button", className: "term", title: entries[place][1] });
     button.setAttribute("aria-label", `What is ${word}?`);
     button.dataset.place = place;
+    button.tabIndex = -1; // the header's button leads to the same entries, and a form has stops enough
     home.classList.toggle("has-term", home.matches(".block"));
     home.append(button);
   });
