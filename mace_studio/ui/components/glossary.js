@@ -8,7 +8,7 @@ const plain = (text) => text.normalize("NFKC").trim().toLowerCase();
 const entries = JSON.parse(props.entries);
 const places = new Map(entries.flatMap(([words], i) => words.split(",").map((word) => [plain(word), i])));
 const MARKED = ".slider-field label, .block [data-testid=block-info], .pairs dt, .scores thead th, "
-  + ".has-terms b, .heading h2";
+  + ".heading h2";
 
 function open(place) {
   dialog.querySelectorAll(".is-sought").forEach((row) => row.classList.remove("is-sought"));

@@ -27,7 +27,6 @@ from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
 
 OTHERS = 3  # models beside the first
-TITLE = "Compare "  # how the title of such a job begins, before the name of the erased model
 NO_PAIR = '<p class="hint">Nothing is generated yet.</p>'
 PLACES = {
     "prompt": ("Prompts", "#prompts textarea"),
@@ -171,7 +170,9 @@ class CompareTab:
         first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
         start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)
-        shown = _shown_model(self.studio.job(job_id), name)
+        job = self.studio.job(job_id)
+        names = self._models.get(job) if job else None
+        shown = _shown_model(names, name) if names else ""
         return [list(pair) for pair in offered], gr.skip() if typed else start, start, shown
 
     @readable
@@ -202,7 +203,7 @@ class CompareTab:
             self.divider: {},
             self.figures: NO_PAIR,
             self.pair_file: gr.DownloadButton(interactive=False),
-            self.shown_model: _shown_model(job, None),
+            self.shown_model: _shown_model(self._models[job], None),
         }
 
     def _pairs(self, job: Job) -> Update:
@@ -235,13 +236,10 @@ def _generated(job: Job) -> list[Pair]:
     return [event.result for event in list(job.events) if event.result is not None]
 
 
-def _shown_model(job: Job | None, chosen: str | None) -> str:
-    """Which erased model the images are of, and a warning where another one is chosen."""
-    if job is None:
-        return ""
-    name = job.title.removeprefix(TITLE)
-    shown = f'<p class="hint">Erased model: <b>{html.escape(name)}</b></p>'
-    if chosen in (None, name):
-        return shown
-    other = f"These images are of {name}; generate again to see {chosen}."
+def _shown_model(names: list[str], chosen: str | None) -> str:
+    """Which erased models the images are of, and a warning where another one is chosen."""
+    listed = ", ".join(names)
+    if chosen is None or chosen in names:
+        return f'<p class="hint">Erased model: <b>{html.escape(listed)}</b></p>'
+    other = f"These images are of {listed}; generate again to see {chosen}."
     return f'<p class="estimate is-missing" role="status">{html.escape(other)}</p>'
