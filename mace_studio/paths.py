@@ -12,6 +12,7 @@ _HOME = _PACKAGE if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
 
 ASSETS = _HOME / "assets"
 PRESETS = _HOME / "presets"
+GLOSSARY = _HOME / "docs" / "glossary.md"
 BUILT_IN = ASSETS / "miniature" / "model"
 
 

@@ -30,7 +30,13 @@ def presets() -> list[Preset]:
 
 @cache
 def known_kinds() -> dict[str, str]:
-    """Phrase in lower case -> the kind that the presets know it as: erased as one, or kept where only one is erased.
+    """As `known_phrases`, in lower case."""
+    return {phrase.lower(): kind for phrase, kind in known_phrases().items()}
+
+
+@cache
+def known_phrases() -> dict[str, str]:
+    """Phrase -> the kind that the presets know it as: erased as one, or kept where only one is erased.
 
     What is kept beside explicit content is not explicit, so such recipes say nothing of it.
     """
@@ -38,5 +44,5 @@ def known_kinds() -> dict[str, str]:
     recipes = [preset.recipe for preset in presets() if TWINS not in preset.name]
     kinds = [{concept.kind for concept in recipe.concepts} for recipe in recipes]
     alone = [recipe for recipe, own in zip(recipes, kinds, strict=True) if len(own) == 1 and own != {"explicit"}]
-    kept = {phrase.lower(): recipe.concepts[0].kind for recipe in alone for phrase in recipe.preserve}
-    return kept | {concept.phrase.lower(): concept.kind for recipe in recipes for concept in recipe.concepts}
+    kept = {phrase: recipe.concepts[0].kind for recipe in alone for phrase in recipe.preserve}
+    return kept | {concept.phrase: concept.kind for recipe in recipes for concept in recipe.concepts}

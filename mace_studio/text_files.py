@@ -109,6 +109,12 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write(path: Path, text: str) -> None:
+    """Write a text whole, in UTF-8."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -1,12 +1,13 @@
-"""Use case compare(): the same prompt and seed, before and after an erasure."""
+"""Use case compare(): the same prompt and seed, before and after one or several erasures."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from mace_studio import text_files
@@ -18,6 +19,7 @@ from mace_studio.sd import image_cache, sampling
 from mace_studio.sd.model import Model
 
 PAIRS_AT_ONCE = 4  # so many are generated before the first of them are told of
+CELL, LINE, LABEL = 256, 22, 150  # pixels of a sheet: an image at most, a line of text, the names of the rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Pair:
         after: RGB image of the erased model, of equal size.
         change: mean absolute difference of pixel values, 0 to 255.
         settings: everything needed to generate the pair again.
+        erasure: number of the erasure among those that were compared, from 0.
     """
 
     prompt: str
@@ -39,10 +42,13 @@ class Pair:
     after: Image.Image
     change: float
     settings: dict[str, object]
+    erasure: int = 0
 
 
-def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Report = silent) -> list[Pair]:
-    """Generate every prompt with every seed with the model as it is, then with the erasure in place.
+def compare(
+    model: Model, erasure: Erasure, request: ImageRequest, progress: Report = silent, others: Sequence[Erasure] = ()
+) -> list[Pair]:
+    """Generate every prompt with every seed with the model as it is, then with each erasure in place.
 
     Args:
         model: is bit for bit the same afterwards.
@@ -50,16 +56,19 @@ def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Rep
         request: prompts, seeds and settings.
         progress: called with stage "generate", steps in images, at every denoising step; and with every pair, as
             `result`, as soon as it is there.
+        others: more erasures of this model, to be seen beside the first.
 
     Returns:
-        Pairs in the order of `request.pairs()`.
+        Pairs in the order of `request.pairs()`, for each of them one of every erasure.
 
     Raises:
-        FileError: the erasure was made from another model.
+        FileError: an erasure was made from another model.
         RecipeError: a setting that no image can be generated with.
     """
     request.check()
-    check_fits(erasure, model)
+    erasures = [erasure, *others]
+    for one in erasures:
+        check_fits(one, model)
     asked, report = request.pairs(), timed(progress, {"generate": 1.0})
     about = {
         "steps": request.steps,
@@ -67,27 +76,33 @@ def compare(model: Model, erasure: Erasure, request: ImageRequest, progress: Rep
         "negative_prompt": request.negative,
         "model": model.name,
         "model_fingerprint": model.fingerprint,
-        "recipe": json.loads(erasure.recipe.to_json()),
     }
+    recipes = [json.loads(one.recipe.to_json()) for one in erasures]
     pairs: list[Pair] = []
     for start in range(0, len(asked), PAIRS_AT_ONCE):
         part = asked[start : start + PAIRS_AT_ONCE]
-        before, total = 2 * start, 2 * len(asked)
+        sides = 1 + len(erasures)
+        before, total = sides * start, sides * len(asked)
         old = sampling.generate_pairs(model, part, request, within(report, "generate", before=before, total=total))
-        before += len(part)
-        with erasure.applied(model):
-            new = sampling.generate_pairs(model, part, request, within(report, "generate", before=before, total=total))
-        for (prompt, seed), one, other in zip(part, old, new, strict=True):
-            pair = Pair(
-                prompt=prompt,
-                seed=seed,
-                before=one,
-                after=other,
-                change=image_cache.difference(one, other),
-                settings={"prompt": prompt, "seed": seed} | about,
-            )
-            pairs.append(pair)
-            report(Progress("generate", step=before + len(part), total=total, result=pair))
+        new: list[list[Image.Image]] = []
+        for one in erasures:
+            before += len(part)
+            told = within(report, "generate", before=before, total=total)
+            with one.applied(model):
+                new.append(sampling.generate_pairs(model, part, request, told))
+        for i, (prompt, seed) in enumerate(part):
+            for number, recipe in enumerate(recipes):
+                pair = Pair(
+                    prompt=prompt,
+                    seed=seed,
+                    before=old[i],
+                    after=new[number][i],
+                    change=image_cache.difference(old[i], new[number][i]),
+                    settings={"prompt": prompt, "seed": seed, **about, "recipe": recipe},
+                    erasure=number,
+                )
+                pairs.append(pair)
+                report(Progress("generate", step=before + len(part), total=total, result=pair))
     return pairs
 
 
@@ -101,10 +116,54 @@ def save_pair(pair: Pair, path: Path) -> None:
     both = Image.new("RGB", (2 * width, height))
     both.paste(pair.before, (0, 0))
     both.paste(pair.after, (width, 0))
+    _save(both, pair.settings, path)
+
+
+def save_sheet(pairs: Sequence[Pair], names: Sequence[str], path: Path) -> None:
+    """Write all pairs as one PNG: a row for the original and for each erasure under every prompt, a column a seed.
+
+    Args:
+        pairs: of one comparison, at least one.
+        names: of its erasures, in their order.
+        path: the PNG file; its text chunk `mace_studio` holds the settings.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    asked, seeds = list(dict.fromkeys(p.prompt for p in pairs)), list(dict.fromkeys(p.seed for p in pairs))
+    width, height = pairs[0].before.size
+    scale = min(1.0, CELL / max(width, height))
+    cell = (max(1, round(width * scale)), max(1, round(height * scale)))
+    across, down = max(cell[0], 48) + 4, max(cell[1], LINE) + 4
+    block = LINE + (1 + len(names)) * down
+    sheet = Image.new("RGB", (LABEL + max(across * len(seeds), 420), LINE * 3 + block * len(asked)), "white")
+    pen = ImageDraw.Draw(sheet)
+
+    def write(x: int, y: int, text: str) -> None:
+        pen.text((x + 4, y + 3), text, fill="black", font_size=13)
+
+    for column, seed in enumerate(seeds):
+        write(LABEL + column * across, 0, f"seed {seed}")
+    for i, prompt in enumerate(asked):
+        write(0, LINE + i * block, prompt)
+        for row, name in enumerate(["original", *names]):
+            write(0, LINE * 2 + i * block + row * down, name[: LABEL // 7])
+    for pair in pairs:
+        x = LABEL + seeds.index(pair.seed) * across
+        y = LINE * 2 + asked.index(pair.prompt) * block
+        sheet.paste(pair.before.resize(cell), (x, y))
+        sheet.paste(pair.after.resize(cell), (x, y + (1 + pair.erasure) * down))
+    about = {key: value for key, value in pairs[0].settings.items() if key not in ("prompt", "seed", "recipe")}
+    write(0, sheet.height - LINE, " · ".join(f"{key} {value}" for key, value in about.items() if value != ""))
+    recipes = {name: next(p.settings["recipe"] for p in pairs if p.erasure == i) for i, name in enumerate(names)}
+    _save(sheet, about | {"prompts": asked, "seeds": seeds, "recipes": recipes}, path)
+
+
+def _save(image: Image.Image, settings: dict[str, object], path: Path) -> None:
     info = PngInfo()
-    info.add_itxt("mace_studio", json.dumps(pair.settings, ensure_ascii=False))
+    info.add_itxt("mace_studio", json.dumps(settings, ensure_ascii=False))
     try:
         with text_files.whole(path) as part:
-            both.save(part, pnginfo=info)
+            image.save(part, pnginfo=info)
     except OSError as error:
         raise FileError(f"{path} could not be written: {error.strerror or error}. Choose another folder.") from error

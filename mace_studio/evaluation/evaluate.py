@@ -15,7 +15,7 @@ from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation import metrics
 from mace_studio.evaluation.metrics import AFTER, BEFORE, EXPLICIT, Answers, Shot
-from mace_studio.evaluation.plan import KEPT, Plan, Probe
+from mace_studio.evaluation.plan import KEPT, NEIGHBOUR, Plan, Probe
 from mace_studio.evaluation.report import ALL, ROLES, Quality, Report, Row
 from mace_studio.progress import Progress, silent, timed, within
 from mace_studio.progress import Report as Callback
@@ -100,7 +100,7 @@ class _Measurement:
 
     def report(self) -> Report:
         recipe, rows = self.case.erasure.recipe, []
-        for role in ROLES:
+        for role in (*ROLES, NEIGHBOUR):
             pooled: list[Answers] = []
             for word, probes in self.plan.words(role).items():
                 rows.append(self._row(role, word, probes, pooled))

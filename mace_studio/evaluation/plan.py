@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mace_studio import prompts
@@ -11,6 +11,7 @@ from mace_studio.methods import usual_guidance
 from mace_studio.recipe import Recipe
 
 ERASED, SYNONYM, KEPT = "erased", "synonym", "kept"  # the roles of a word
+NEIGHBOUR = "neighbour"  # of a word that a recipe neither erases nor keeps, see `make_sample`
 FIRST_SEED = 10_000  # far from those of training images and of searches
 IMAGES = {"quick": 8, "full": 56}  # of each word, at least; multiples of a batch
 CAPTIONS = {"quick": 48, "full": 256}
@@ -21,7 +22,7 @@ class Probe:
     """One prompt and what a judge should see in its images, were nothing erased.
 
     Attributes:
-        role: "erased", "synonym" or "kept".
+        role: "erased", "synonym", "kept" or "neighbour".
         word: what the prompt names.
         label: the phrase that the judge is asked for: the word itself, or the concept whose synonym it is.
         kind: of concept that the prompt's form is for.
@@ -125,6 +126,51 @@ def make_plan(
         probes=tuple(_probes(recipe, kinds or {})),
         captions=tuple(captions[::stride][: CAPTIONS[size]]),
         seeds=tuple(range(first_seed, first_seed + -(-IMAGES[size] // forms))),
+        steps=steps,
+        guidance=usual_guidance(recipe),
+    )
+
+
+def make_sample(
+    recipe: Recipe,
+    *,
+    neighbours: Sequence[str] = (),
+    words: int = 0,
+    pairs: int = 12,
+    steps: int = 12,
+    kinds: Mapping[str, str] | None = None,
+    known: Collection[str] | None = None,
+) -> Plan:
+    """The plan of a look at a few images: of some words of each role, and of words that the recipe does not name.
+
+    Args:
+        recipe: of the erasure.
+        neighbours: words that are neither erased nor kept.
+        words: at most so many of what is erased, of the synonyms, and of what is kept.
+        pairs: about so many images of each side in all, at most `IMAGES["quick"]` of a word.
+        steps: denoising steps.
+        kinds: as of `make_plan`.
+        known: what the judge knows in lower case; words of which it does not know the label are left out. None: all.
+    """
+    own = kinds or {}
+    first = recipe.concepts[0].kind
+    erased = [(ERASED, c.phrase, c.phrase, c.kind) for c in recipe.concepts]
+    synonyms = [(SYNONYM, word, c.phrase, c.kind) for c in recipe.concepts for word in c.synonyms]
+    kept = [(KEPT, word, word, own.get(word.strip().lower(), first)) for word in recipe.preserve]
+    beside = [(NEIGHBOUR, word, word, own.get(word.strip().lower(), first)) for word in neighbours]
+    rows = [
+        [row for row in rows if known is None or row[2].strip().lower() in known] for rows in (erased, synonyms, kept)
+    ]
+    asked = [*(row for some in rows for row in some[:words]), *beside]
+    probes = tuple(
+        Probe(role=role, word=word, label=label, kind=kind, prompt=prompts.image_prompt(word, kind))
+        for role, word, label, kind in asked
+    )
+    seeds = max(1, min(IMAGES["quick"], pairs // max(1, len(probes))))
+    return Plan(
+        probes=probes,
+        captions=(),
+        seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
         steps=steps,
         guidance=usual_guidance(recipe),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM, Plan
+from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM, Plan
 from mace_studio.methods import find
 from mace_studio.recipe import Recipe
 
@@ -72,7 +72,7 @@ class Row:
     """One word, or all words of a role, before and after.
 
     Attributes:
-        role: "erased", "synonym" or "kept".
+        role: "erased", "synonym", "kept" or "neighbour".
         word: of the probes; "all" for the role as a whole.
         kind: of the prompts; "" for the role as a whole.
         before, after: tallies over the same prompts and seeds.
@@ -176,8 +176,8 @@ class Report:
         return next((mean.value for mean in self.harmonic if mean.over == over), None)
 
     def spill_over(self) -> list[Row]:
-        """The kept words, those that suffered most first."""
-        kept = [row for row in self.rows if row.role == KEPT and row.word != ALL]
+        """The kept words and those that are neither erased nor kept, those that suffered most first."""
+        kept = [row for row in self.rows if row.role in (KEPT, NEIGHBOUR) and row.word != ALL]
         return sorted(kept, key=lambda r: (r.before.probability - r.after.probability, r.change), reverse=True)
 
 

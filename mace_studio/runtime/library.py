@@ -209,8 +209,8 @@ def _scores(path: Path, recipe: Recipe) -> tuple[Harmonic, ...]:
 
 
 def _write(path: Path, text: str) -> None:
-    with _writing(path), text_files.whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with _writing(path):
+        text_files.write(path, text)
 
 
 def _made(seconds: float) -> datetime:

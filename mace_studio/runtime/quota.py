@@ -103,10 +103,11 @@ COUNTS: dict[str, Callable[..., tuple[float, float]]] = {
     "erase": _erase,
     "masks": _masks,
     "compose": lambda paths, remove, add, name: _erase(add) if add is not None else (0, 0),
-    "compare": lambda path, request: _images(2, request),
+    "compare": lambda paths, request: _images(1 + len(paths), request),
     "inspect": lambda path, request, phrases: _images(2, request),
     "residual": lambda path, request: _images(3, request),
     "preview": lambda recipe, request: _images(2, request),
+    "sample": lambda path, plan: (plan.forwards, 0),
     "evaluate": lambda plans, judge: (sum(plan.forwards for _, plan in plans), 0),
 }
 # Task -> its arguments -> bytes that it keeps.
@@ -125,5 +126,6 @@ REMEDIES = {
     "inspect": ("steps", "use fewer steps"),
     "residual": ("steps", "use fewer steps"),
     "preview": ("steps", "use fewer steps"),
+    "sample": ("plan", "keep a shorter list"),
     "evaluate": ("plan", "choose the quick plan, or fewer erasures, or one with fewer words"),
 }

@@ -42,6 +42,16 @@ def write_pair(pair: Pair, folder: Path) -> Path:
     return path
 
 
+def write_sheet(pairs: Sequence[Pair], names: Sequence[str], folder: Path) -> Path:
+    """All pairs of a comparison as one PNG with the settings in it; `names` are those of its erasures."""
+    from mace_studio.analysis.compare import save_sheet  # noqa: PLC0415 - needs torch, as whatever made the pairs did
+
+    digits = _digits(pairs[0].settings, [image for pair in pairs for image in (pair.before, pair.after)])
+    path = folder / f"{slug(pairs[0].prompt)}-sheet-{digits}.png"
+    save_sheet(pairs, names, path)
+    return path
+
+
 def write_inspection(inspection: Inspection, folder: Path) -> list[Path]:
     """Data of an inspection, its figures (PNG and PDF) and its images."""
     from mace_studio.analysis.attention import save  # noqa: PLC0415 - needs torch, as whatever made the inspection did
@@ -62,13 +72,15 @@ def write_evaluation(reports: Sequence[Report], folder: Path) -> list[Path]:
 
 def write_archive(folder: Path) -> Path:
     """All files of a folder as one ZIP file beside it."""
-    return Path(shutil.make_archive(str(folder), "zip", folder))
+    archive = folder.with_name(f"{folder.name}.zip")
+    with text_files.whole(archive) as part:
+        shutil.make_archive(str(part.with_suffix("")), "zip", folder)
+    return archive
 
 
 def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
     """A study's table as Markdown, and a curve where its rows erase more and more."""
-    with text_files.whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    text_files.write(path, text)
     return [path, *report_figures.write_growth(reports, seconds, path.with_suffix(".png"))]
 
 

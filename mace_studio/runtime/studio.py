@@ -246,11 +246,18 @@ class Studio(JobDesk):
         return self._submit(f"Compose {recipe.title()}", recipe, "compose", paths, tuple(remove), add, name)
 
     @survives
-    def compare(self, erasure: str | Path, request: ImageRequest) -> Job:
-        """Generate every prompt with every seed, before and after; events are `Progress`, the result is [Pair]."""
-        entry = self.entry(erasure)
+    def compare(self, erasure: str | Path, request: ImageRequest, others: Sequence[str] = ()) -> Job:
+        """Generate every prompt with every seed, before and after; events are `Progress`, the result is [Pair].
+
+        Args:
+            erasure: name or path.
+            request: what to generate.
+            others: names of more erasures, to be seen beside the first.
+        """
+        entries = [self.entry(one) for one in (erasure, *others)]
         request.check()
-        self._compared = self._submit(f"Compare {entry.name}", request, "compare", entry.path, request)
+        names, paths = ", ".join(entry.name for entry in entries), tuple(entry.path for entry in entries)
+        self._compared = self._submit(f"Compare {names}", request, "compare", paths, request)
         return self._compared
 
     @survives
@@ -305,7 +312,7 @@ class Studio(JobDesk):
         if job is None or job.state != DONE:
             return None
         request: ImageRequest = job.request
-        forwards = 2 * len(job.result) * request.steps * (2 if request.guidance > 1 else 1)
+        forwards = (len(request.pairs()) + len(job.result)) * request.steps * (2 if request.guidance > 1 else 1)
         return job.events[-1].seconds / forwards * plan.forwards
 
     @survives
@@ -338,6 +345,15 @@ class Studio(JobDesk):
         plans = [(path, replace(plan, guidance=guidance)) for path, plan in plans]
         names = tuple(entry.name for entry in entries)
         return self._submit(f"Evaluate {', '.join(names)}", (names, size), "evaluate", plans, judge)
+
+    def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 12) -> Job:
+        """Let the judge look at a few images before and after; the result is a `Report`, and no score is noted.
+
+        The arguments beside the erasure, and errors, are those of `vocabulary.sample`.
+        """
+        entry = self.entry(erasure)
+        plan = self.with_defaults(vocabulary.sample(entry.recipe, self.vocabulary(), words, beyond, pairs))
+        return self._submit(f"Look at {entry.name}", entry.recipe, "sample", entry.path, plan)
 
     def export(self, erasure: str | Path, request: ExportRequest) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.

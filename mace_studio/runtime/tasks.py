@@ -209,9 +209,11 @@ def masks(place: Place, recipe: Recipe, progress: Report = silent) -> MaskSheet:
     return training_images.show(process_model(place).model, recipe, progress=progress, cache=place.cache)
 
 
-def compare(place: Place, path: Path, request: ImageRequest, progress: Report = silent) -> list[Pair]:
-    """Generate images before and after the erasure at `path`."""
-    return comparison.compare(process_model(place).model, erasure_file.load(path), request, progress)
+def compare(place: Place, paths: Sequence[Path], request: ImageRequest, progress: Report = silent) -> list[Pair]:
+    """Generate images before and after each of the erasures at `paths`."""
+    model = process_model(place).model
+    first, *others = (erasure_file.load(path) for path in paths)
+    return comparison.compare(model, first, request, progress, others)
 
 
 def inspect(
@@ -251,6 +253,13 @@ def evaluate(
     return reports
 
 
+def sample(place: Place, path: Path, plan: Plan, progress: Report = silent) -> report.Report:
+    """Look at a few images before and after the erasure at `path`: as `evaluate`, but no scores are noted."""
+    model = process_model(place).model
+    case = Case(path.stem, erasure_file.load(path), with_defaults(plan))
+    return evaluation.evaluate(model, [case], judges.choose(model, None), progress=progress, cache=place.cache)[0]
+
+
 def export(place: Place, path: Path, request: ExportRequest, progress: Report = silent) -> Exported:
     """Write the erasure at `path` for other programs."""
     return exporting.export(process_model(place).model, erasure_file.load(path), request, progress)
@@ -258,5 +267,5 @@ def export(place: Place, path: Path, request: ExportRequest, progress: Report = 
 
 TASKS: dict[str, Callable[..., Any]] = {
     task.__name__: task
-    for task in (load, measure, erase, compose, masks, compare, inspect, residual, preview, evaluate, export)
+    for task in (load, measure, erase, compose, masks, compare, inspect, residual, preview, evaluate, sample, export)
 }

@@ -6,8 +6,11 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
-from mace_studio import prompts
+from mace_studio import neighbours, presets, prompts
+from mace_studio.errors import RecipeError
+from mace_studio.evaluation.plan import Plan, make_sample
 from mace_studio.miniature import vocabulary as miniature
 from mace_studio.paths import BUILT_IN
 from mace_studio.recipe import Recipe
@@ -38,6 +41,34 @@ class Vocabulary:
         )
 
 
+def known(own: Vocabulary | None) -> dict[str, str]:
+    """Phrase -> kind of all that can be suggested: what the model has learned, or else what the presets name."""
+    return own.kinds if own else presets.known_phrases()
+
+
+def sample(recipe: Recipe, own: Vocabulary | None, words: int, beyond: int, pairs: int) -> Plan:
+    """The plan of a look at a few images.
+
+    Args:
+        recipe: of the erasure.
+        own: what the model, and with it its judge, has learned; None where that is not known.
+        words: at most so many of what is erased, of its synonyms, and of what is kept.
+        beyond: so many neighbours that are not kept.
+        pairs: about so many images of each side.
+
+    Raises:
+        RecipeError: the judge knows none of the words.
+    """
+    kinds = {phrase.lower(): kind for phrase, kind in known(own).items()}
+    beside = neighbours.of(recipe, known(own), only=own is not None, count=beyond)
+    judged = kinds if own else None
+    plan = make_sample(recipe, neighbours=beside, words=words, pairs=pairs, kinds=kinds, known=judged)
+    if not plan.probes:
+        raise RecipeError("plan", "The judge knows nothing of this erasure; use Compare to see what changed.")
+    return plan
+
+
+@cache
 def built_in() -> Vocabulary:
     """The vocabulary of the built-in model: what its judge knows, its captions and the prompts it is tested with.
 

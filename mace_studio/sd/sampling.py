@@ -18,11 +18,12 @@ from mace_studio.core import attention
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import attention_hooks, files, finite, text
+from mace_studio.sd import attention_hooks, files, finite, pixels, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
 FEW_STEPS = 4
+THUMBNAIL = 128  # pixels of the longer side of an image that is shown meanwhile
 HEAT = 2  # raised whenever what is stored as heat_HW changes, so that no older file is read
 
 
@@ -136,7 +137,8 @@ def training_images(
         wanted: the images; generated in batches over all concepts.
         settings: steps and guidance.
         cache: folder of images that were generated before, or None to generate all of them.
-        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all.
+        progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all;
+            and after every batch with one of its images, small, as `result`.
 
     Returns:
         In the order of `wanted`.
@@ -156,6 +158,10 @@ def training_images(
         for image, result in zip(batch, results, strict=True):
             if (path := paths[image]) is not None:
                 files.write(path, {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+        # One image of each batch, small: to be seen while the others are generated, at the cost of one decoding.
+        (shown,) = pixels.decoded(model, results[0].latent_CHW[None])
+        shown.thumbnail((THUMBNAIL, THUMBNAIL))
+        report(Progress("generate", batch[0].phrase, len(batch), len(batch), result=shown))
         return results
 
     kept |= zip(missing, model.batches.map(missing, run_batch), strict=True)

@@ -9,6 +9,8 @@ since other files lack ASCII. No public issue of these was found.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,12 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import _StaticFiles
+from gradio.utils import get_upload_folder
+from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mace_studio import text_files
 
 # No overlay over what a handler changes. "private" keeps a handler out of the API's description, and no more than that:
 # see `NamedEndpointsOnly`.
@@ -97,6 +103,22 @@ def download(path: Path, **changes: Any) -> gr.DownloadButton:
     """A download button's new file, served in place."""
     serve_in_place(path)
     return gr.DownloadButton(value=str(path), **changes)
+
+
+def image_file(image: Image.Image) -> str:
+    """The path of a PNG file of an image, for a component that shows files; it is written whole, and once.
+
+    Given the image itself, Gradio writes the file of the same pixels again at every update, in place, while the browser
+    may be reading it: the answer then has another length than it said (ERR_CONTENT_LENGTH_MISMATCH). No public issue
+    was found.
+    """
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    path = Path(get_upload_folder()) / hashlib.sha256(file.getvalue()).hexdigest() / "image.png"
+    if not path.exists():
+        with text_files.whole(path) as part:
+            part.write_bytes(file.getvalue())
+    return str(path)
 
 
 class NamedEndpointsOnly:

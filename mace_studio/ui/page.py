@@ -13,6 +13,7 @@ from mace_studio.presets import presets
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN, Studio
 from mace_studio.ui import api, sessions
+from mace_studio.ui.components.glossary import glossary
 from mace_studio.ui.components.progress import status_chip
 from mace_studio.ui.gradio_compat import WAITING, bound_queue, remembered
 from mace_studio.ui.notices import readable
@@ -27,6 +28,7 @@ HEADER = """<div class="top">
 <div class="top-name"><h1>MACE Studio</h1>
 <p>Erase concepts from text-to-image models, and see what changed</p></div>
 <div class="top-status" role="status">${{value}}</div>
+<button type="button" class="chip" data-place="">Glossary</button>
 <button type="button" class="chip" aria-label="Switch between light and dark">◐ Theme</button></div>"""
 
 
@@ -41,6 +43,7 @@ def build(studio: Studio) -> gr.Blocks:
             apply_default_css=False,
             elem_id="header",
         )
+        glossary()
         jobs = {name: remembered(name) for tab in TABS for name in tab.jobs}
         newest = gr.State("")
         shared = Shared(studio=studio, start=first_recipe(studio), header=header, newest=newest, jobs=jobs)

@@ -75,7 +75,15 @@ def lookups():
 
 @pytest.fixture(scope="session")
 def studio(lookups, tmp_path_factory):
-    return studio_module.Studio(output=tmp_path_factory.mktemp("output"))
+    made = studio_module.Studio(output=tmp_path_factory.mktemp("output"))
+    yield made
+    # The process must not end while a thread computes: it would be aborted.
+    jobs = list(made._worker._jobs.values())
+    for job in jobs:
+        job.cancel()
+    for job in jobs:
+        for _ in job.watch():
+            pass
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,10 @@ def test_a_prompt_is_read_before_and_after(tab):
     expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before", "after", "difference"])
     expect(tab.locator(".maps-grid thead .is-concept")).to_have_text("car")
     expect(tab.locator(".maps-large h3")).to_have_text("“car”")
+    expect(tab.locator(".maps-finding")).to_have_text(
+        re.compile(r"“car” gets \d+\.\d % of the attention before and \d+\.\d % after the erasure\.$")
+    )
+    expect(tab.get_by_label("One colour scale")).not_to_be_checked()
     expect(tab.locator("#mass tbody tr")).to_have_count(11)
     shares = [float(v.split()[0]) for v in tab.locator("#mass tbody td:nth-child(2)").all_inner_texts()]
     assert sum(shares) == pytest.approx(100, abs=1)
@@ -79,7 +83,7 @@ def test_the_maps_change_with_steps_scale_layers_heads_and_half(tab):
     expect(tab.get_by_role("button", name="▶ Play")).to_be_visible()
 
     shared = colours(tab, 1, 5)
-    tab.get_by_label("One colour scale").uncheck()
+    tab.get_by_label("One colour scale").check()
     assert colours(tab, 1, 5) != shared
     tab.get_by_label("Over the image").check()
     expect(tab.locator(".maps")).to_have_class(re.compile("is-over"))

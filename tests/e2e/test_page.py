@@ -105,14 +105,22 @@ def test_a_name_that_the_user_typed_stays(page, saved_recipe):
     assert (saved.name, saved.about) == ("mine", "")  # what the preset says of itself is about the car
 
 
-def test_an_erasure_ends_in_images_of_what_it_did(page, fast, open_recipe):
+def test_an_erasure_ends_in_images_and_a_verdict(page, fast, open_recipe):
     open_recipe(page, replace(fast, seed=41))
     page.locator("#erase").click()
-    expect(page.locator("#outcome figure")).to_have_count(3)
-    expect(page.locator("#outcome figcaption")).to_have_text(
-        ["Erased: a photo of the car", "Synonym: a photo of the automobile", "Kept: a photo of the ship"]
+    verdict = page.locator("#outcome .verdict")
+    expect(verdict).to_have_text(
+        re.compile(
+            r"The judge sees car \d of 1 \(\d before\) · synonyms \d of 1 \(\d before\) · kept \d of 1 \(\d before\) · "
+            r"not on your list: (4 looked at, none changed|.* changed)"
+        ),
+        timeout=90_000,
     )
-    expect(page.locator("#outcome p").first).to_have_text(re.compile(r"changed by \d+ of 255; should be large"))
+    captions = page.locator("#outcome figcaption")
+    expect(captions.nth(0)).to_have_text("Erased: car")
+    expect(captions.nth(1)).to_have_text("Synonym: automobile")
+    expect(captions.nth(2)).to_have_text("Kept: ship")
+    expect(page.locator("#outcome figure p").first).to_have_text(re.compile(r"judge: \d+ % → \d+ %; should fall"))
     page.locator("#to-attention").click()
     expect(page.locator("#attention-model input")).to_have_value(re.compile("^car · "))
 

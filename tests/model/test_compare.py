@@ -81,3 +81,22 @@ def test_a_saved_pair_can_be_generated_again_from_what_is_in_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="could not be written"):
         comparison.save_pair(pair, tmp_path / "file" / "cat.png")
+
+
+def test_several_erasures_stand_beside_the_same_original_and_make_one_sheet(model, tmp_path):
+    request = replace(REQUEST, prompts=("a cat", "a boat"), seeds=(1, 2, 3), steps=1)
+    both = comparison.compare(model, erasure_of(model, 1.0), request, others=[erasure_of(model, 0.0)])
+    assert [(p.prompt, p.seed, p.erasure) for p in both] == [(*one, i) for one in request.pairs() for i in (0, 1)]
+    alone = comparison.compare(model, erasure_of(model, 1.0), request)
+    assert [p.after.tobytes() for p in both[::2]] == [p.after.tobytes() for p in alone]
+    assert both[0].before.tobytes() == both[1].before.tobytes()
+    comparison.save_sheet(both, ["A", "B"], tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        about = json.loads(sheet.text["mace_studio"])
+        size = both[0].before.size
+        assert (about["seeds"], about["prompts"]) == ([1, 2, 3], ["a cat", "a boat"])
+        assert list(about["recipes"]) == ["A", "B"] and "recipe" not in about
+        # Column 3 of the last row: erasure B of the second prompt with seed 3.
+        step, line = size[0] + 4, comparison.LINE
+        x, y = comparison.LABEL + 2 * step, line * 2 + (line + 3 * step) + 2 * step
+        assert sheet.crop((x, y, x + size[0], y + size[1])).tobytes() == both[-1].after.tobytes()

@@ -110,7 +110,10 @@ def test_heat_is_the_phrase_s_own_or_else_that_of_the_padding_that_stands_out(mo
 def test_training_images_are_generated_once(model, unchanged, tmp_path):
     seen = []
     first = sampling.training_images(model, CAT, SHORT, tmp_path, seen.append)
-    assert [p.step for p in seen] == [0, 1, 2] and len(list(tmp_path.iterdir())) == 2
+    assert [p.step for p in seen] == [0, 1, 2, 2] and len(list(tmp_path.iterdir())) == 2
+    # An image of the batch can be seen before all are there.
+    assert (seen[-1].concept, seen[-1].result.mode) == (CAT[0].phrase, "RGB")
+    assert max(seen[-1].result.size) <= sampling.THUMBNAIL and [p.result for p in seen[:-1]] == [None] * 3
     seen = []
     again = sampling.training_images(model, CAT, SHORT, tmp_path, seen.append)
     assert [(p.step, p.total) for p in seen] == [(2, 2)]
@@ -119,7 +122,7 @@ def test_training_images_are_generated_once(model, unchanged, tmp_path):
     more = [sampling.TrainingImage(p.prompt, p.phrase, p.seed + 9) for p in CAT]
     seen = []
     sampling.training_images(model, more, SHORT, tmp_path, seen.append)
-    assert [p.step for p in seen] == [0, 1, 2], "another seed is another image"
+    assert [p.step for p in seen] == [0, 1, 2, 2], "another seed is another image"
 
 
 def test_the_scheduler_returns_when_training_images_are_cancelled(model, unchanged):

@@ -147,7 +147,10 @@ def test_nothing_found_falls_back_to_the_whole_image_and_says_so(model, mask_mod
     warnings = []
     drawn = training_images.make(model, QUICK.with_settings(masks="clipseg"), None, warnings)
     assert drawn[0].masks == [None, None]
-    assert warnings[0] == "In 2 of 2 training images of “cat” no part stood out, so the whole image was used."
+    assert warnings[0] == (
+        "In 2 of 2 training images of “cat” no part stood out, so the whole image was used. The model may not know it; "
+        "look at the images under Show masks."
+    )
     assert len(warnings) == 2 and "Ada Finch" in warnings[1]
 
 

@@ -74,11 +74,12 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
         "erase": (QUICK, {("cat", 1): full((8, 8))}),
         "masks": (QUICK,),
         "compose": ((entry.path,), (), None, ""),
-        "compare": (entry.path, REQUEST),
+        "compare": ((entry.path,), REQUEST),
         "inspect": (entry.path, REQUEST, ("the cat",)),
         "residual": (entry.path, REQUEST),
         "preview": (QUICK, REQUEST),
         "evaluate": ([(entry.path, quick_plan)], None),
+        "sample": (entry.path, quick_plan),
         "export": (entry.path, ExportRequest("unet", tmp_path / "cat.safetensors")),
     }
     assert set(asked) == set(tasks.TASKS)  # what is missing here has not been shown to cross the border
@@ -102,7 +103,7 @@ def test_errors_of_the_user_cross_the_border_whole(error):
 
 def test_an_error_of_the_user_is_raised_on_the_other_side(place):
     with pytest.raises(FileError, match="no file"):
-        result(pickled("compare", place, place.output / "none.safetensors", REQUEST))
+        result(pickled("compare", place, (place.output / "none.safetensors",), REQUEST))
 
 
 def test_a_run_that_was_broken_off_says_so(place):
@@ -160,7 +161,7 @@ def foreign(place, entry):
 
 
 def generated(place, entry):
-    pairs, _ = result(perform("compare", place, entry.path, REQUEST))
+    pairs, _ = result(perform("compare", place, (entry.path,), REQUEST))
     return [side.tobytes() for side in (pairs[0].before, pairs[0].after)]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation.report import Harmonic
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime import library
+from mace_studio.runtime import library, result_files
 from mace_studio.settings import LoraSettings
 
 CAT = Recipe(concepts=(Concept("cat", "forest"),), preserve=("dog",))
@@ -215,3 +216,14 @@ def test_notes_are_written_whole(folder, monkeypatch):
     monkeypatch.undo()
     assert library.sources(folder) == ["first"]
     assert not list(folder.glob(".*"))
+
+
+def test_a_file_that_is_being_downloaded_is_replaced_and_not_written_over(folder):
+    entry = library.entries(folder)[0]
+    with library.write_recipe(entry).open() as reader:
+        before = os.fstat(reader.fileno()).st_ino
+        assert library.write_recipe(entry).stat().st_ino != before
+        assert Recipe.from_json(reader.read()) == CAT
+    with result_files.write_archive(folder).open("rb") as archive:
+        assert result_files.write_archive(folder).stat().st_ino != os.fstat(archive.fileno()).st_ino
+        assert "cat.safetensors" in zipfile.ZipFile(archive).namelist()

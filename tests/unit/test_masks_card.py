@@ -2,7 +2,9 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,11 +82,21 @@ def test_a_run_uses_the_masks_that_fit(sheet):
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 32), (1024, 768)])
 def test_a_mask_goes_into_the_editor_and_back(size):
-    shown = masks_card.canvas(Image.new("RGB", size), half(size))
-    (layer,) = shown["layers"]
-    assert shown["background"].size == layer.size and max(layer.size) == masks_card.CANVAS
-    back = masks_card.painted(shown)
+    files = masks_card.canvas(Image.new("RGB", size), half(size))
+    background, layer = (Image.open(path) for path in (files["background"], *files["layers"]))
+    assert background.size == layer.size and max(layer.size) == masks_card.CANVAS
+    back = masks_card.painted({"layers": [layer]})
     assert back.size == layer.size and np.array_equal(np.asarray(back.resize(size, 0)), np.asarray(half(size)))
+
+
+def test_a_file_that_the_browser_may_be_reading_is_not_written_again():
+    editor = gr.ImageEditor(format="png")
+    files = []
+    for _ in range(2):
+        shown = editor.postprocess(masks_card.canvas(Image.new("RGB", (64, 64), "teal"), half((64, 64))))
+        paths = [Path(shown.background.path), *(Path(layer.path) for layer in shown.layers)]
+        files.append([(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in paths])
+    assert files[0] == files[1]
 
 
 def test_what_is_painted_in_any_colour_counts_and_a_trace_does_not():

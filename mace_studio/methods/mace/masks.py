@@ -20,6 +20,9 @@ from mace_studio.sd.sampling import GeneratedImage
 
 MASKED_KINDS = ("object", "celebrity")
 
+# Where nothing stands out anywhere, the images may not show the concept at all.
+UNKNOWN = " The model may not know it; look at the images under Show masks."
+
 Masks = list[Tensor | None]  # for each image of a concept mask_IJ, or None for the whole image
 
 
@@ -98,7 +101,7 @@ def combined(
         if empty:
             warnings.append(
                 f"In {empty} of {len(chosen)} training images of “{concept.phrase}” no part stood out, so the whole "
-                "image was used."
+                "image was used." + UNKNOWN * (empty == len(chosen))
             )
         result.append(chosen)
     return result

@@ -20,7 +20,7 @@ from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import mask_grid
 from mace_studio.ui.components.notice import CLEAR, notice
 from mace_studio.ui.components.text import heading, hint
-from mace_studio.ui.gradio_compat import QUIET, enabled
+from mace_studio.ui.gradio_compat import QUIET, enabled, image_file
 from mace_studio.ui.notices import readable
 
 ALL = "All concepts"
@@ -234,14 +234,14 @@ def fitting_masks(sheet: MaskSheet | None, recipe: Recipe) -> masks.UserMasks:
 
 
 def canvas(image: Image.Image, mask: Image.Image | None) -> dict[str, Any]:
-    """What the editor shows: an image, and its mask painted on a layer over it."""
+    """What the editor shows, as files: an image, and its mask painted on a layer over it."""
     scale = CANVAS / max(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     smooth = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
     layer = Image.new("RGBA", size)
     if mask is not None:
         layer.paste(PAINTS[0], mask=mask.resize(size, Image.Resampling.NEAREST))
-    return {"background": image.resize(size, smooth), "layers": [layer], "composite": None}
+    return {"background": image_file(image.resize(size, smooth)), "layers": [image_file(layer)], "composite": None}
 
 
 def painted(edited: dict[str, Any] | None) -> Image.Image | None:

@@ -1,4 +1,4 @@
-"""What an erasure did, at a glance: a concept, a synonym and a kept phrase before and after."""
+"""What an erasure did, at a glance: a concept, a synonym, a kept phrase and its neighbours, before and after."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings
 from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.components import verdict
 from mace_studio.ui.components.files import png_url
 
 if TYPE_CHECKING:
     from mace_studio.analysis.compare import Pair
 
 STEPS = 15
+WORDS, BEYOND = 2, 4  # of each role, and of neighbours that are not kept: two or three seconds on the built-in model
 ROLES = {"erased": "Erased", "synonym": "Synonym", "kept": "Kept"}
 # Pressed when an erasure has just ended and the panel with its result is there.
 PRESS = "() => { const button = document.querySelector('#show-outcome'); if (button?.offsetParent) button.click(); }"
@@ -41,11 +43,14 @@ class OutcomeCard:
         self.studio = studio
         self.images = gr.HTML("", label="Before and after", apply_default_css=False, elem_id="outcome")
         self.job = JobCard(studio, "outcome", [("show-outcome", "Show before and after")], job_id, main=False)
-        self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, live=self._pairs))
+        self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, live=self._found))
 
     def on_show(self, newest: str) -> Job:
-        """Generate one prompt of each role with the erasure that was made last."""
+        """Let the judge look at the erasure that was made last; without a judge, generate one prompt of each role."""
         recipe = self.studio.entry(newest).recipe
+        own = self.studio.vocabulary()
+        if own and not own.unknown(concept.phrase for concept in recipe.concepts):
+            return self.studio.sample(newest, words=WORDS, beyond=BEYOND)
         images = getattr(recipe.settings, "images", ImageSettings())
         usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
         request = ImageRequest(tuple(_prompts(recipe).values()), (recipe.seed,), usual.steps, usual.guidance)
@@ -54,9 +59,15 @@ class OutcomeCard:
     def _begun(self, job: Job) -> Update:
         return {self.images: ""}
 
-    def _pairs(self, job: Job) -> Update:
+    def _found(self, job: Job) -> Update:
+        """What is found so far: rows of a report, or pairs of images."""
         found = [event.result for event in list(job.events) if event.result is not None]
-        return {self.images: _figures(found)} if found else {}
+        if not found:
+            return {}
+        if not isinstance(found[0], tuple):
+            return {self.images: _figures(found)}
+        rows = [row for _, row in found]
+        return {self.images: (verdict.verdict(rows) if job.over else "") + verdict.figures(rows)}
 
 
 def _prompts(recipe: Recipe) -> dict[str, str]:

@@ -16,6 +16,7 @@ from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Concept, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import concept_text, form
+from mace_studio.ui.cards.suggested import Suggested
 from mace_studio.ui.components.concept_table import concept_table, vocabulary_text
 from mace_studio.ui.components.mode_switch import mode_switch
 from mace_studio.ui.components.notice import CLEAR
@@ -59,6 +60,7 @@ class RecipeForm:
         self._start = dict(zip(BY_KEY, form.values_from(start), strict=True))
         self._built: dict[str, Any] = {}
         self._charts: dict[str, gr.HTML] = {}
+        self.suggested = Suggested(studio)
 
     @property
     def controls(self) -> list[Any]:
@@ -86,6 +88,7 @@ class RecipeForm:
         with gr.Column(elem_classes="card", elem_id="concepts-card"):
             heading("concepts-title", "1", "Concepts to erase", "Each is replaced by what it maps to.")
             table = self._built["concepts"] = concept_table(self._start["concepts"], self._vocabulary())
+            self.suggested.below_concepts()
             hint("synonyms-hint", "Synonyms: tested, not trained on; add a row to erase one.")
             with gr.Row(elem_classes="button-row", elem_id="concept-buttons"):
                 add = gr.Button("Add concept", size="sm", elem_id="add-concept")
@@ -135,6 +138,7 @@ class RecipeForm:
             kept = self._built["preserve"] = phrase_list(
                 self._start["preserve"], "Phrases to keep", "preserve", self._vocabulary()
             )
+            self.suggested.below_keep()
             with gr.Row(elem_classes="button-row", elem_id="keep-buttons"):
                 file = gr.UploadButton(
                     "Import list", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-keep"
@@ -233,6 +237,7 @@ class RecipeForm:
         )
         for edit in (self._built["concepts"].edited, self.added.then):
             edit(self.on_concepts_edited, self.controls, self._built["name"], trigger_mode="always_last", **QUIET)
+        self.suggested.wire(self._built["concepts"], self._built["preserve"])
         dialled = [self._built[key] for key in STRENGTH_KEYS]
         turned = {"trigger_mode": "always_last", **QUIET}
         inputs, outputs = [self.strength, *self.controls], [self.strength_text, *dialled]

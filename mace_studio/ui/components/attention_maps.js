@@ -1,7 +1,7 @@
 // Attention maps of every word, one row for each run and one for the difference of two. The maps of all steps are here,
 // so averaging over steps, playing, colouring, enlarging and reading a value ask no server.
 // value: {rows, words, shape: [runs, steps, words, map rows, map columns], highest, maps, maskWord, mask, palette,
-// changes, replaced, title: [prompt, settings], view}, as attention_maps.shown makes it, or nothing yet.
+// changes, telling, finding, replaced, title: [prompt, settings], view}, as attention_maps.shown makes it, or nothing yet.
 const root = element.querySelector(".maps");
 const [first, last] = root.querySelectorAll(".maps-steps input");
 const said = root.querySelector("output");
@@ -253,14 +253,6 @@ function save() {
   link.click();
 }
 
-// The word to begin with: the concept, or where its words are replaced, the word with the highest peak.
-function telling() {
-  const own = data.words.findIndex((word) => word.role === "concept");
-  if (own >= 0 && !data.replaced) return own;
-  const peaks = data.words.map((word, i) => (word.role === "word" ? Math.max(...mean(0, i)) : 0));
-  return peaks.indexOf(Math.max(...peaks));
-}
-
 function show() {
   const shown = props.value || {};
   root.classList.toggle("is-empty", !shown.maps);
@@ -272,7 +264,8 @@ function show() {
   first.max = last.max = data.steps;
   if (!same) [first.value, last.value] = [1, data.steps];
   const tokens = (list) => list.map((word) => word.tokens + word.role).join();
-  if (!before || tokens(before.words) !== tokens(data.words) || before.replaced !== data.replaced) chosen = telling();
+  if (!before || tokens(before.words) !== tokens(data.words) || before.replaced !== data.replaced) chosen = data.telling;
+  root.querySelector(".maps-finding").textContent = data.finding;
   build();
   draw();
 }

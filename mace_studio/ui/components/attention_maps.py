@@ -26,13 +26,13 @@ EMPTY = '<p class="hint">Nothing is read yet.</p>'
 
 TEMPLATE = """<div class="maps is-empty">
 <p class="maps-empty">Read a prompt to see where the model looks for each of its words.</p>
-<div class="maps-controls">
+<p class="maps-finding"></p><div class="maps-controls">
 <fieldset class="maps-steps"><legend>Steps</legend>
 <input type="range" min="1" value="1" aria-label="First step">
 <input type="range" min="1" value="1" aria-label="Last step">
 <output></output><button type="button" class="chip maps-play" aria-pressed="false">▶ Play</button></fieldset>
 <label><input type="checkbox" class="maps-over"> Over the image</label>
-<label><input type="checkbox" class="maps-shared" checked> One colour scale</label>
+<label><input type="checkbox" class="maps-shared"> One colour scale</label>
 <button type="button" class="chip maps-save">Save this view as PNG</button>
 <div class="maps-scales"></div></div>
 <div class="maps-scroll" tabindex="0" role="region" aria-label="Attention to each word">
@@ -78,6 +78,8 @@ def shown(inspection: Inspection, group: str, head: str, side: str) -> dict[str,
         "mask": _bytes(_mask(inspection, maps_RSTIJ.shape[-2:])),
         "palette": _bytes(np.array(figures.palette(figures.COLOURS), np.uint8)),
         "changes": _bytes(np.array(figures.palette(figures.DIFFERENCES), np.uint8)),
+        "telling": telling(inspection),
+        "finding": finding(inspection),
         "replaced": inspection.settings["kind"] == figures.RESIDUAL,
         "title": _title(inspection),
         "view": " · ".join([group, head, side]),
@@ -101,6 +103,42 @@ def sides(inspection: Inspection) -> list[str]:
     """The halves that were read."""
     run = next(iter(inspection.runs.values()))
     return [title for title, side in SIDES.items() if getattr(run, side) is not None]
+
+
+def telling(inspection: Inspection) -> int:
+    """The word to begin with: the concept; where the prompt names none, the word whose map changed or stands out most.
+
+    Where the concept's words are replaced they say nothing, so another word is chosen.
+    """
+    words = inspection.words
+    own = next((i for i, word in enumerate(words) if word.role == "concept"), None)
+    if own is not None and inspection.settings["kind"] != figures.RESIDUAL:
+        return own
+    maps = [run.conditional.mean().mean(dim=0) for run in inspection.runs.values()]
+    told = (maps[0] - maps[-1]).abs().mean(dim=(1, 2)) if len(maps) > 1 else maps[0].amax(dim=(1, 2))
+    shares = {i: float(told[i]) for i, word in enumerate(words) if word.role == "word"}
+    return max(shares, key=lambda i: shares[i], default=0)
+
+
+def finding(inspection: Inspection) -> str:
+    """One sentence for someone who has never seen such maps."""
+    names, index = list(inspection.runs), telling(inspection)
+    masses = {name: inspection.masses(name)[index] for name in names}
+    word = inspection.words[index]
+    seen = [(name, phrase, share) for name, run in inspection.runs.items() for phrase, share in run.presence.items()]
+    if inspection.settings["kind"] == figures.RESIDUAL and seen:
+        told = ", ".join(f"{percent(share)} {name}" for name, _, share in seen)
+        return f"With its own words taken out, the judge still finds “{seen[0][1]}” in the image: {told}."
+    first, last = masses[names[0]], masses[names[-1]]
+    if len(names) == 1:
+        return f"The model spends {percent(first.total)} of its attention on “{word.text}”; brighter is more."
+    if first.inside is not None and last.inside is not None and word.role == "concept":
+        shares = f"{percent(first.inside)} of the attention before and {percent(last.inside)} after"
+        return f"Where the concept was, “{word.text}” gets {shares} the erasure."
+    shares = f"{percent(first.total)} of the attention before and {percent(last.total)} after the erasure"
+    named = "" if word.role == "concept" else "The prompt names nothing that was erased; of its words the map of "
+    changed = " changed most: it" if named else ""
+    return f"{named}“{word.text}”{changed} gets {shares}."
 
 
 def mass_bars(inspection: Inspection) -> str:

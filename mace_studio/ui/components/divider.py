@@ -1,4 +1,7 @@
-"""Before and after under one divider that works by mouse, keyboard and screen reader; gr.ImageSlider is mouse only."""
+"""Before and after: under a divider, side by side or in turn, and enlarged.
+
+The divider works by mouse, keyboard and screen reader; gr.ImageSlider is mouse only.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,15 @@ from PIL import Image
 
 from mace_studio.ui.components.files import png_url, script
 
-TEMPLATE = """<figure class="divider is-empty"><div class="divider-stage"><img class="before" alt="">
+TEMPLATE = """<figure class="divider is-empty"><div class="divider-bar">
+<div class="mode-switch" role="group" aria-label="How to compare">
+<button type="button" data-view="divider">Divider</button><button type="button" data-view="sides">Side by side</button>
+<button type="button" data-view="flicker">Flicker</button></div>
+<div class="mode-switch" role="group" aria-label="Zoom"><button type="button" data-zoom="1">Fit</button>
+<button type="button" data-zoom="2">2 ×</button><button type="button" data-zoom="4">4 ×</button></div></div>
+<div class="divider-scroll"><div class="divider-stage"><img class="before" alt="">
 <img class="after" alt=""><span class="divider-line" aria-hidden="true"></span>
-<input type="range" min="0" max="100" value="50" aria-label="Divider between before and after"></div>
+<input type="range" min="0" max="100" value="50" aria-label="Divider between before and after"></div></div>
 <p class="divider-empty">Generate a prompt to see it here before and after the erasure.</p></figure>"""
 
 

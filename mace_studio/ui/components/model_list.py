@@ -20,6 +20,7 @@ from mace_studio.settings import KeepWeights
 from mace_studio.ui.components.files import script
 from mace_studio.ui.components.text import estimate, number_text, pairs
 from mace_studio.ui.components.text import warnings as warning_list
+from mace_studio.ui.form import differences
 
 if TYPE_CHECKING:
     from mace_studio.exports.export import Exported
@@ -87,20 +88,29 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
     ]
 
 
-def details(entry: Entry, status: Status) -> str:
-    """One model: what it erases, how, and what to know of it."""
+def details(entry: Entry, status: Status, local: bool = False) -> str:
+    """One model: what it erases, how, and what to know of it; where its file is, for this machine's own user."""
     recipe = entry.recipe
     facts = [
         ("Erased", _few([f"{c.phrase} → {c.mapping}" for c in recipe.concepts])),
         ("Kept", _few(recipe.preserve) or "no list"),
         *_method(recipe),
         ("Seed", str(recipe.seed)),
+        ("Base model", _base_of(entry, status)),
+        *([("File", str(entry.path))] if local else []),
         ("Size", size_text(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
         *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),
     ]
     notes = [note for note in (_note(entry, status), *entry.warnings) if note]
     return f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}"
+
+
+def _base_of(entry: Entry, status: Status) -> str:
+    if not status.fingerprint:
+        return f"fingerprint {entry.fingerprint[:8]}"
+    known = status.name if entry.fingerprint == status.fingerprint else "another one"
+    return f"{known} ({entry.fingerprint[:8]})"
 
 
 def _method(recipe: Recipe) -> list[tuple[str, str]]:
@@ -125,9 +135,19 @@ def _shown(value: Any) -> str:
 
 
 def several(entries: Sequence[Entry]) -> str:
-    """What is chosen when it is more than one model."""
+    """What is chosen when it is more than one model; of two, in what their recipes differ."""
     names = "".join(f"<li>{html.escape(entry.name)}</li>" for entry in entries)
-    return f'<h2>{len(entries)} models</h2><ul class="chosen">{names}</ul>'
+    head = f'<h2>{len(entries)} models</h2><ul class="chosen">{names}</ul>'
+    if len(entries) != 2:
+        return head
+    found = differences(entries[0].recipe, entries[1].recipe)
+    lines = "".join(
+        f"<tr><th scope='row'>{html.escape(label)}</th><td>{html.escape(one)}</td><td>{html.escape(other)}</td></tr>"
+        for label, one, other in found
+    )
+    columns = "<tr><th scope='col'>Differs</th><th scope='col'>First</th><th scope='col'>Second</th></tr>"
+    table = f'<table class="scores differences"><thead>{columns}</thead><tbody>{lines}</tbody></table>'
+    return head + (table if found else '<p class="hint">Their recipes are the same.</p>')
 
 
 def composition(recipe: Recipe, training: Estimate | None) -> str:

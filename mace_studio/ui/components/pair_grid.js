@@ -1,5 +1,6 @@
-// Pairs of images, a row for each prompt and a column for each seed, as buttons.
-// value: {job, seeds, rows: [{prompt, images: [url or ""]}]}, or nothing yet.
+// Images as buttons, a column for each seed. A row is a prompt with before and after in each cell, or where several
+// models are compared one model's images of a prompt.
+// value: {job, seeds, rows: [{prompt, model, images: [url or ""], picks: [index of the pair]}]}, or nothing yet.
 const box = element.querySelector(".pair-table");
 let job = "";
 let chosen = 0;
@@ -11,13 +12,16 @@ function node(kind, properties = {}, ...children) {
 }
 
 function mark() {
-  box.querySelectorAll("td").forEach((cell, i) => cell.firstChild?.setAttribute("aria-pressed", String(i === chosen)));
+  box.querySelectorAll("td > button").forEach((button) => {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.pick) === chosen));
+  });
 }
 
-function cell(url, index, prompt, seed) {
+function cell(url, index, prompt, seed, model) {
   if (!url) return node("td", {}, node("span", { className: "pair-missing" }));
   const button = node("button", { type: "button" }, node("img", { src: url, alt: "" }));
-  button.setAttribute("aria-label", `${prompt}, seed ${seed}, before and after`);
+  button.setAttribute("aria-label", `${prompt}, seed ${seed}, ${model || "before and after"}`);
+  button.dataset.pick = index;
   button.addEventListener("click", () => {
     chosen = index;
     mark();
@@ -31,10 +35,12 @@ function show() {
   if (props.value?.job !== job) [job, chosen] = [props.value?.job, 0];
   const focused = [...box.querySelectorAll("td > button")].indexOf(document.activeElement);
   const head = node("tr", {}, node("th"), ...seeds.map((seed) => node("th", { scope: "col", textContent: `seed ${seed}` })));
-  const lines = rows.map(({ prompt, images }, row) => node(
-    "tr", {}, node("th", { scope: "row", textContent: prompt }),
-    ...images.map((url, i) => cell(url, row * seeds.length + i, prompt, seeds[i])),
+  const lines = rows.map(({ prompt, model, images, picks }) => node(
+    "tr", { className: model === "original" ? "is-first" : "" },
+    node("th", { scope: "row" }, ...(model ? [node("b", { textContent: model }), " "] : []), node("span", { textContent: prompt })),
+    ...images.map((url, i) => cell(url, picks[i], prompt, seeds[i], model)),
   ));
+  box.classList.toggle("is-single", rows.some(({ model }) => model));
   box.replaceChildren(...(rows.length ? [node("table", {}, node("thead", {}, head), node("tbody", {}, ...lines))] : []));
   mark();
   box.querySelectorAll("td > button")[focused]?.focus();

@@ -13,8 +13,10 @@ from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, Job
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui.components.charts import loss_curves
+from mace_studio.ui.components.files import jpeg_url
 from mace_studio.ui.components.text import pairs, warnings
 
+SHOWN = 6
 STAGES = {
     "captions": "Captions", "images": "Images", "masks": "Masks", "refine": "Refine", "lora": "LoRA", "fuse": "Fuse",
     "tokens": "Tokens", "fisher": "Fisher", "train": "Training",
@@ -43,7 +45,14 @@ def run(job: Job, studio: Studio) -> str:
     stage = events[-1].stage if events else ""
     done = job.state == DONE
     stages = _stages(job.request.method, _counts(events), "" if done else stage, done)
-    return stages + _progress(job, studio, STAGES.get(stage, ""))
+    return stages + _progress(job, studio, STAGES.get(stage, "")) + ("" if job.over else _latest(events))
+
+
+def _latest(events: Sequence[Any]) -> str:
+    """The last training images that were generated."""
+    found = [event for event in events if event.stage == "images" and event.result is not None][-SHOWN:]
+    images = [f'<img src="{jpeg_url(e.result)}" alt="Training image of {html.escape(e.concept)}">' for e in found]
+    return f'<p class="latest">{"".join(images)}</p>' if images else ""
 
 
 def work(job: Job, studio: Studio) -> str:

@@ -13,6 +13,6 @@ TABS = (
     Tab("Erase", EraseTab, jobs=("erase", "masks", "outcome")),
     Tab("Compare", CompareTab, jobs=("compare",)),
     Tab("Attention", AttentionTab, jobs=("attention",)),
-    Tab("Evaluate", EvaluateTab, jobs=("evaluate",)),
+    Tab("Evaluate", EvaluateTab, jobs=("evaluate", "beyond")),
     Tab("Models", ModelsTab, jobs=("compose", "export", "base")),
 )

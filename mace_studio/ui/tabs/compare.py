@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import gradio as gr
 
@@ -16,16 +16,17 @@ from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components.divider import divided, divider
-from mace_studio.ui.components.model_list import erased_models
+from mace_studio.ui.components.model_list import choices, erased_models
 from mace_studio.ui.components.pair_grid import cells, pair_grid
 from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
+from mace_studio.ui.components.token_counter import token_counter
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
-TITLE = "Compare "  # how the title of such a job begins, before the name of the erased model
+OTHERS = 3  # models beside the first
 NO_PAIR = '<p class="hint">Nothing is generated yet.</p>'
 PLACES = {
     "prompt": ("Prompts", "#prompts textarea"),
@@ -47,6 +48,7 @@ class CompareTab:
         self.studio, self.job_id = shared.studio, shared.jobs["compare"]
         self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
+        self._models: WeakKeyDictionary[Job, list[str]] = WeakKeyDictionary()  # names of the erased models of a job
         self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
             with gr.Column(scale=4, min_width=310):
@@ -58,7 +60,7 @@ class CompareTab:
                 self._suggestion_card()
         self._grid_card()
         self._wire()
-        choose = Listener(self.on_open, [shared.newest, self.name], self.name)
+        choose = Listener(self.on_open, [shared.newest, self.name, self.others], [self.name, self.others])
         settings = [self.steps, self.guidance]
         self.listens = of_an_erasure(choose, self.job.resume, Listener(self.on_model_loaded, settings, settings))
         self.emits: dict[str, list[Any]] = {}
@@ -69,7 +71,12 @@ class CompareTab:
             self.name = gr.Dropdown(
                 [], label="Erased model", info="The Erase tab makes them", **enabled("erased-model")
             )
+            self.others = gr.Dropdown(
+                [], multiselect=True, max_choices=OTHERS, label="Beside it", info="More erased models, a row each",
+                elem_classes="expert", **enabled("other-models"),
+            )  # fmt: skip
             self.prompts = gr.Textbox("", label="Prompts", info="One a line", lines=4, **enabled("prompts"))
+            self.tokens = gr.HTML("", label="Tokens", elem_id="compare-tokens")
             self.seeds = gr.Textbox(
                 "0-3", label="Seeds", info="Such as 0, 1, 2 or 0-3", max_lines=1, **enabled("seeds")
             )
@@ -111,24 +118,38 @@ class CompareTab:
 
     def _grid_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="grid-card", visible=False) as self.grid_card:
-            heading("grid-title", "", "All pairs", "Left before, right after. Press one to see it above.")
+            heading("grid-title", "", "All images", "A column for each seed. Press one to see it above.")
             self.grid = pair_grid()
+            with gr.Row(elem_classes="button-row", elem_id="sheet-row"):
+                self.sheet = gr.DownloadButton(
+                    "Download as one sheet", size="sm", interactive=False, elem_id="sheet-file"
+                )
 
     def _wire(self) -> None:
-        asked = [self.name, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
+        asked = [self.name, self.others, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
         pair = [self.divider, self.figures, self.pair_file]
         shows = Shows(begun=self._begun, live=self._pairs, resumed=self._begun)
-        self.job.wire([self.on_generate], asked, [self.grid_card, self.grid, self.shown_model, *pair], shows)
+        self.job.wire(
+            [self.on_generate], asked, [self.grid_card, self.grid, self.sheet, self.shown_model, *pair], shows
+        )
         self.grid.pick(self.on_pair, self.job_id, pair, **QUIET)
         suggested = [self.suggestions, self.prompts, self.suggested, self.shown_model]
         chosen = [self.job_id, self.name, self.prompts, self.suggested]
         self.name.change(self.on_model, chosen, suggested, **QUIET)
+        self.prompts.change(self.on_prompts, self.prompts, self.tokens, trigger_mode="always_last", **QUIET)
         self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
 
     @readable
-    def on_open(self, newest: str, chosen: str | None) -> Any:
+    def on_open(self, newest: str, chosen: str | None, others: list[str]) -> tuple[Any, Any]:
         """List the erased models, with the newest chosen."""
-        return erased_models(self.studio, newest, chosen)
+        listed = choices(self.studio.entries())
+        kept = [name for name in others or [] if name in [value for _, value in listed]]
+        return erased_models(self.studio, newest, chosen), gr.Dropdown(listed, value=kept)
+
+    @readable
+    def on_prompts(self, text: str) -> str:
+        """Count tokens, and say what the model does not read."""
+        return token_counter(self.studio, form.prompts_from(text))
 
     @readable
     def on_model_loaded(self, steps: str, guidance: str) -> tuple[str, str]:
@@ -144,7 +165,9 @@ class CompareTab:
         first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
         start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)
-        shown = _shown_model(self.studio.job(job_id), name)
+        job = self.studio.job(job_id)
+        names = self._models.get(job) if job else None
+        shown = _shown_model(names, name) if names else ""
         return [list(pair) for pair in offered], gr.skip() if typed else start, start, shown
 
     @readable
@@ -153,9 +176,12 @@ class CompareTab:
         lines = form.prompts_from(prompts)
         return "\n".join([*lines, event.prompt] if event.prompt not in lines else lines)
 
-    def on_generate(self, name: str | None, prompts: str, *settings: Any) -> Job:
+    def on_generate(self, name: str | None, others: list[str], prompts: str, *settings: Any) -> Job:
         """Start a comparison."""
-        return self.studio.compare(name or "", form.images_from(form.prompts_from(prompts), *settings))
+        beside = [other for other in others or [] if other != name]
+        job = self.studio.compare(name or "", form.images_from(form.prompts_from(prompts), *settings), beside)
+        self._models[job] = [name or "", *beside]
+        return job
 
     @readable
     def on_pair(self, job_id: str, event: gr.EventData) -> Update:
@@ -167,20 +193,24 @@ class CompareTab:
         self._showing.discard(job)
         return {
             self.grid_card: gr.Column(visible=True),
-            self.grid: cells(job.id, job.request, ()),
+            self.grid: cells(job.id, job.request, (), self._models[job]),
+            self.sheet: gr.DownloadButton(interactive=False),
             self.divider: {},
             self.figures: NO_PAIR,
             self.pair_file: gr.DownloadButton(interactive=False),
-            self.shown_model: _shown_model(job, None),
+            self.shown_model: _shown_model(self._models[job], None),
         }
 
     def _pairs(self, job: Job) -> Update:
         """What is generated so far; of a job that was cancelled, too."""
         found = _generated(job)
-        update: Update = {self.grid: cells(job.id, job.request, found)}
+        update: Update = {self.grid: cells(job.id, job.request, found, self._models[job])}
         if found and job not in self._showing:
             self._showing.add(job)
             update |= self._pair(found[0])
+        if found and job.over:
+            path = result_files.write_sheet(found, self._models[job], self.studio.output / "pairs")
+            update[self.sheet] = download(path, interactive=True)
         return update
 
     def _pair(self, pair: Pair) -> Update:
@@ -201,13 +231,10 @@ def _generated(job: Job) -> list[Pair]:
     return [event.result for event in list(job.events) if event.result is not None]
 
 
-def _shown_model(job: Job | None, chosen: str | None) -> str:
-    """Which erased model the images are of, and a warning where another one is chosen."""
-    if job is None:
-        return ""
-    name = job.title.removeprefix(TITLE)
-    shown = f'<p class="hint">Erased model: <b>{html.escape(name)}</b></p>'
-    if chosen in (None, name):
-        return shown
-    other = f"These images are of {name}; generate again to see {chosen}."
+def _shown_model(names: list[str], chosen: str | None) -> str:
+    """Which erased models the images are of, and a warning where another one is chosen."""
+    listed = ", ".join(names)
+    if chosen is None or chosen in names:
+        return f'<p class="hint">Erased model: <b>{html.escape(listed)}</b></p>'
+    other = f"These images are of {listed}; generate again to see {chosen}."
     return f'<p class="estimate is-missing" role="status">{html.escape(other)}</p>'

@@ -22,6 +22,7 @@ from mace_studio.ui.cards.preview import PreviewCard
 from mace_studio.ui.cards.queue import QueueCard
 from mace_studio.ui.cards.recipe_form import RecipeForm
 from mace_studio.ui.components import progress
+from mace_studio.ui.components.first_run import first_run
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, download
 from mace_studio.ui.notices import readable
@@ -42,6 +43,7 @@ class EraseTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
         self.form = RecipeForm(shared.start, self.studio)
+        first_run()
         self.form.bar()
         with gr.Row(elem_classes="columns", elem_id="erase-columns"):
             with gr.Column(scale=5, min_width=330):
@@ -99,6 +101,7 @@ class EraseTab:
     def _wire(self) -> tuple[Listener, Any]:
         erase = self.job.start[0]
         counted = [erase, self.estimate, self.form.preset_about, self.form.use_preset, self.masks.status]
+        counted += self.form.suggested.shown
         # Answered in the order asked, or an older answer could stand over a newer.
         edited = Listener(
             self.on_edit,
@@ -126,7 +129,7 @@ class EraseTab:
             text = estimate_missing(notices.problem(error)["text"])
             return {self.job.start[0]: button, self.estimate: text}
         update: Update = {self.job.start[0]: button, self.estimate: self._estimate(recipe)}
-        update |= self.masks.status_of(sheet, recipe)
+        update |= self.masks.status_of(sheet, recipe) | self.form.suggested.update(recipe)
         if preset:
             update[self.form.preset_about] = self.form.preset_text(recipe, preset)
             update[self.form.use_preset] = gr.Button(interactive=True)

@@ -12,6 +12,7 @@ from mace_studio.runtime import result_files
 from mace_studio.runtime.estimate import duration
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import notices
+from mace_studio.ui.cards.beyond import BeyondCard
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import report_tables
 from mace_studio.ui.components.model_list import choices
@@ -29,7 +30,7 @@ class EvaluateTab:
     """Builds the tab and answers its buttons."""
 
     def __init__(self, shared: Shared) -> None:
-        self.studio, self.job_id = shared.studio, shared.jobs["evaluate"]
+        self.studio, self.shared, self.job_id = shared.studio, shared, shared.jobs["evaluate"]
         with gr.Row(elem_classes="columns", elem_id="evaluate-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._plan_card()
@@ -37,7 +38,11 @@ class EvaluateTab:
                 self._result_card()
         self._wire()
         choose = Listener(self.on_open, [shared.newest, self.name], self.name)
-        self.listens = {PAGE_OPENED: [choose, self.job.resume], SELECTED: [choose], ERASURES_CHANGED: [choose]}
+        self.listens = {
+            PAGE_OPENED: [choose, self.job.resume, self.beyond.job.resume],
+            SELECTED: [choose],
+            ERASURES_CHANGED: [choose],
+        }
         self.emits: dict[str, list[Any]] = {}
 
     def _plan_card(self) -> None:
@@ -77,6 +82,7 @@ class EvaluateTab:
                 "spill-title", "", "What suffered most", "Kept words by lost probability: before above, after below."
             )
             self.spills = gr.HTML("", label="What suffered most", apply_default_css=False, elem_id="spills")
+        self.beyond = BeyondCard(self.shared)
         with gr.Column(elem_classes="card", elem_id="sheet-card", visible=False) as self.sheet_card:
             heading("sheet-title", "", "Contact sheets", "Press one to see it whole.")
             self.sheets = gr.Gallery(
@@ -97,6 +103,7 @@ class EvaluateTab:
             self.head, self.table, self.judged, self.file, self.spill_card, self.spills, self.sheet_card, self.sheets,
         ]  # fmt: skip
         self.job.wire([self.on_evaluate], [*chosen, self.judge], shown, Shows(live=self._rows, done=self._reports))
+        self.beyond.wire(self.name)
         gr.on([self.name.change, self.plan.change], self.on_plan, chosen, self.summary, **QUIET)
 
     @readable

@@ -11,7 +11,7 @@ import gradio as gr
 from mace_studio.errors import RecipeError
 from mace_studio.runtime import library
 from mace_studio.runtime.jobs import Job
-from mace_studio.ui import notices
+from mace_studio.ui import form, notices
 from mace_studio.ui.cards.base_model import BaseCard
 from mace_studio.ui.cards.compose import ComposeCard
 from mace_studio.ui.cards.export import ExportCard
@@ -50,6 +50,8 @@ class ModelsTab:
         }
         self.emits: dict[str, list[Any]] = {}
         self._wire(shared.tabs)
+        opened = [*shared.controls, shared.tabs]
+        self.recipe.click(self.on_recipe, self.list, opened, **QUIET)
 
     def _list_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="models-card"):
@@ -68,6 +70,7 @@ class ModelsTab:
             )
             with gr.Row(elem_classes="button-row", elem_id="details-buttons", visible=False) as self.buttons:
                 self.compare = gr.Button("Compare", variant="primary", size="sm", elem_id="model-compare")
+                self.recipe = gr.Button("Open its recipe", size="sm", elem_id="model-recipe")
                 self.file = gr.DownloadButton("Download", size="sm", elem_id="model-file")
                 self.rename = gr.Button("Rename", size="sm", visible=not self.studio.fixed, elem_id="rename")
                 self.delete = gr.Button(
@@ -130,7 +133,7 @@ class ModelsTab:
         if len(entries) != 1:
             return update | {self.details: model_list.several(entries) if entries else model_list.NONE_CHOSEN}
         return update | {
-            self.details: model_list.details(entries[0], self.studio.status()),
+            self.details: model_list.details(entries[0], self.studio.status(), local=not self.studio.fixed),
             self.file: download(entries[0].path),
             self.new_name: entries[0].name,
         }
@@ -164,6 +167,11 @@ class ModelsTab:
     def on_compare(self, shown: dict[str, Any]) -> tuple[str, Any]:
         """Choose this model in the other tabs, and go to the first of them."""
         return _one(shown), gr.Tabs(selected="compare")
+
+    @readable
+    def on_recipe(self, shown: dict[str, Any]) -> list[Any]:
+        """Fill the form with the chosen model's recipe, and go there."""
+        return [*form.values_from(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
 
     def _listed(self, chosen: Sequence[str]) -> dict[str, Any]:
         return model_list.value(self.studio.entries(), self.studio.status(), chosen)

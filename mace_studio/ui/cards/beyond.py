@@ -1,0 +1,87 @@
+"""Spill-over beyond the list: neighbours that a recipe neither erases nor keeps, and what became of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from mace_studio.errors import RecipeError
+from mace_studio.evaluation.plan import NEIGHBOUR
+from mace_studio.evaluation.report import ALL, Row
+from mace_studio.recipe import Recipe
+from mace_studio.runtime.jobs import Job
+from mace_studio.ui import form
+from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.components import verdict
+from mace_studio.ui.components.text import heading
+from mace_studio.ui.gradio_compat import QUIET
+from mace_studio.ui.notices import readable
+from mace_studio.ui.tab import Shared
+
+WORDS, PAIRS = 12, 48  # neighbours, and images of each side over all of them
+# Pressed once the form shows the longer list.
+ERASE = "() => setTimeout(() => document.querySelector('#erase').click(), 600)"
+
+Update = dict[Any, Any]
+
+
+class BeyondCard:
+    """Builds the card; `wire` connects it to the choice of erased models.
+
+    Args:
+        shared: of the tabs.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self.studio, self.shared, self.job_id = shared.studio, shared, shared.jobs["beyond"]
+        with gr.Column(elem_classes="card", elem_id="beyond-card"):
+            heading(
+                "beyond-title",
+                "",
+                "Beyond your list",
+                f"Up to {WORDS} neighbours that you neither erase nor keep; what changed comes first.",
+            )
+            self.job = JobCard(self.studio, "beyond", [("look-beyond", "Look at neighbours")], self.job_id, main=False)
+            self.ranks = gr.HTML("", label="Neighbours", apply_default_css=False, elem_id="beyond")
+            self.keep = gr.Button(
+                "Keep what changed, and erase again", size="sm", visible=False, elem_id="keep-and-erase"
+            )
+
+    def wire(self, names: gr.CheckboxGroup) -> None:
+        """Connect the buttons; `names` are the chosen erased models, of which the first counts."""
+        shows = Shows(begun=self._begun, live=self._found)
+        self.job.wire([self.on_look], [names], [self.ranks, self.keep], shows)
+        filled = [*self.shared.controls, self.shared.tabs]
+        self.keep.click(self.on_keep, self.job_id, filled, **QUIET).then(None, js=ERASE)
+
+    def on_look(self, names: list[str]) -> Job:
+        """Let the judge look at neighbours of what the first chosen model erases."""
+        if not names:
+            raise RecipeError("evaluate", "Choose an erased model above.")
+        return self.studio.sample(names[0], beyond=WORDS, pairs=PAIRS)
+
+    @readable
+    def on_keep(self, job_id: str) -> list[Any]:
+        """Put the recipe into the form, with the neighbours that changed on its preserve list."""
+        job = self.studio.job(job_id)
+        if job is None:
+            return [gr.skip()] * (len(self.shared.controls) + 1)
+        recipe: Recipe = job.request
+        kept = (*recipe.preserve, *(row.word for row in verdict.changed(_rows(job))))
+        return [*form.values_from(replace(recipe, preserve=kept)), gr.Tabs(selected="erase")]
+
+    def _begun(self, job: Job) -> Update:
+        return {self.ranks: "", self.keep: gr.Button(visible=False)}
+
+    def _found(self, job: Job) -> Update:
+        rows = _rows(job)
+        if not rows:
+            return {}
+        return {self.ranks: verdict.ranks(rows), self.keep: gr.Button(visible=job.over and bool(verdict.changed(rows)))}
+
+
+def _rows(job: Job) -> list[Row]:
+    found = [event.result[1] for event in list(job.events) if event.result is not None]
+    return [row for row in found if row.role == NEIGHBOUR and row.word != ALL]

@@ -1,0 +1,95 @@
+"""A look at a few images of an erasure, as escaped HTML: images before and after, and what the judge counted."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
+from mace_studio.evaluation.report import ALL, Row
+from mace_studio.ui.components.files import png_url
+
+TITLES = {ERASED: "Erased", SYNONYM: "Synonym", KEPT: "Kept", NEIGHBOUR: "Not on your list"}
+NAMED, SHOWN = 3, 4
+LOST = 0.25  # of the judge's probability: from here on a word counts as changed
+NOTHING = '<p class="hint">The judge knows none of these words.</p>'
+
+
+def figures(rows: Sequence[Row]) -> str:
+    """The first image of the first word of each role, before and after, with the judge's probabilities."""
+    words = [row for row in rows if row.word != ALL]
+    first = {row.role: row for row in reversed(words) if row.role != NEIGHBOUR}
+    shown = [first[role] for role in TITLES if role in first]
+    shown += changed(words)[:1]
+    return f'<div class="outcome">{"".join(map(_figure, shown))}</div>'
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """One line: how often the judge still sees what, and which words that are not on the list changed."""
+    words = [row for row in rows if row.word != ALL]
+    parts = []
+    erased = [row for row in words if row.role == ERASED]
+    for row in erased[:NAMED]:
+        parts.append(f"<b>{html.escape(row.word)}</b> {_count([row])}")
+    for role, name in ((SYNONYM, "synonyms"), (KEPT, "kept")):
+        if found := [row for row in words if row.role == role]:
+            parts.append(f"{name} {_count(found)}")
+    beyond = [row for row in words if row.role == NEIGHBOUR]
+    if beyond:
+        lost = ", ".join(html.escape(row.word) for row in changed(words))
+        looked = f"{len(beyond)} looked at, none changed"
+        parts.append(f"not on your list: {f'<b>{lost}</b> changed' if lost else looked}")
+    if not parts:
+        return NOTHING
+    return f'<p class="verdict" role="status">The judge sees {" · ".join(parts)}</p>'
+
+
+def ranks(rows: Sequence[Row]) -> str:
+    """Every neighbour with its counts and images, those that lost most first."""
+    ordered = sorted(rows, key=lambda row: row.before.probability - row.after.probability, reverse=True)
+    lost = {row.word for row in changed(rows)}
+    lines = "".join(_rank(row, row.word in lost) for row in ordered)
+    return f'<div class="spills">{lines}</div>'
+
+
+def _rank(row: Row, fell: bool) -> str:
+    pictures = "".join(
+        f'<img src="{png_url(pair[side])}" alt="{html.escape(row.word)} {name}">'
+        for side, name in enumerate(("before", "after"))
+        for pair in row.images[:SHOWN]
+    )
+    said = "changed" if fell else "as before"
+    return (
+        f"<figure><figcaption><b>{html.escape(row.word)}</b> {said} · seen in {_count([row])} · "
+        f'pixel change {row.change:.1f}</figcaption><div class="spill-images">{pictures}</div></figure>'
+    )
+
+
+def changed(rows: Sequence[Row]) -> list[Row]:
+    """Words that are neither erased nor kept and that the judge sees less, those that lost most first."""
+    lost = {id(row): row.before.probability - row.after.probability for row in rows if row.role == NEIGHBOUR}
+    found = [row for row in rows if lost.get(id(row), 0.0) >= LOST]
+    return sorted(found, key=lambda row: lost[id(row)], reverse=True)
+
+
+def _count(rows: Sequence[Row]) -> str:
+    """Such as "0 of 8 (8 before)"."""
+    after, before = (
+        sum(tally.correct for tally in side) for side in ([r.after for r in rows], [r.before for r in rows])
+    )
+    count = sum(row.after.count for row in rows)
+    return f"{after} of {count} ({before} before)"
+
+
+def _figure(row: Row) -> str:
+    before, after = row.images[0]
+    word, was, now = html.escape(row.word), 100 * row.before.probability, 100 * row.after.probability
+    return (
+        f'<figure><figcaption>{TITLES[row.role]}: {word}</figcaption><img src="{png_url(before)}" alt="{word}, before">'
+        f'<img src="{png_url(after)}" alt="{word}, after"><p>judge: {was:.0f} % → {now:.0f} %; {_good(row.role)}</p>'
+        "</figure>"
+    )
+
+
+def _good(role: str) -> str:
+    return "should fall" if role in (ERASED, SYNONYM) else "should stay"

@@ -1,0 +1,134 @@
+"""The page's second edition: first steps, glossary, suggestions, grids of several models, spill-over, accessibility."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from mace_studio.ui.cards import beyond
+from mace_studio.ui.components import glossary, verdict
+from tests.steps import choose_model, field
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=60_000)
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def gentle(studio, fast):
+    """A second erased model of the same concept."""
+    return studio.erase(replace(fast, seed=98, name="gentle car", preserve=("ship", "truck"))).wait().name
+
+
+def cell(page, row, column):
+    return page.locator(f'#concepts [data-cell="{row}-{column}"]')
+
+
+def test_first_steps_words_and_suggestions(page):
+    steps = page.get_by_role("region", name="First steps")
+    steps.get_by_role("button", name="Name what to erase").click()
+    expect(cell(page, 0, 0)).to_be_focused()
+    steps.get_by_role("button", name="Got it").click()
+    expect(steps).to_be_hidden()
+    assert page.evaluate("localStorage['mace-first-run']") == "done"
+
+    page.get_by_role("button", name="What is λ1?").click()
+    sought = page.locator(".glossary .is-sought")
+    expect(sought.locator("dt")).to_have_text("λ₁")
+    expect(sought.locator("dd")).to_have_text(dict(glossary.entries())["λ₁"])
+    expect(sought).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    expect(page.locator(".glossary")).to_be_hidden()
+
+    expect(page.locator("#concept-tokens")).to_contain_text(re.compile(r"\d of 77 tokens"))
+    cell(page, 0, 1).fill("")
+    page.locator("#suggested-mappings").get_by_role("button", name="car → street").click()
+    expect(cell(page, 0, 1)).to_have_value("street")
+    expect(page.locator("#suggested-mappings button")).to_have_count(0)
+    page.locator("#suggested-neighbours").get_by_role("button", name="+ truck").click()
+    expect(page.locator("#preserve li")).to_have_text([re.compile("ship"), re.compile("truck")])
+    expect(page.locator("#suggested-neighbours").get_by_role("button", name="+ truck")).to_have_count(0)
+
+
+def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, erased, gentle, studio):
+    page.get_by_role("tab", name="Compare").click()
+    choose_model(page, "#erased-model", "erased car")
+    page.locator("#other-models input").click()
+    page.locator("#other-models [role=option]", has_text="gentle car").click()
+    expect(page.locator("#other-models")).to_contain_text("gentle car")
+    field(page, "prompts").fill("a photo of the car")
+    expect(page.locator("#compare-tokens")).to_have_text(re.compile(r"\d of 77 tokens"))
+    field(page, "prompts").fill("a photo of the car" + " and a ship" * 40)
+    expect(page.locator("#compare-tokens")).to_contain_text("Not read, beyond 77 tokens: “")
+    field(page, "prompts").fill("a photo of the car")
+    field(page, "seeds").fill("0-2")
+    field(page, "compare-steps").fill("1")
+    page.locator("#generate").click()
+    expect(page.locator("#pairs img")).to_have_count(9)
+    expect(page.locator("#pairs tbody th b")).to_have_text(["original", erased, gentle])
+    expect(page.locator("#pairs thead th")).to_have_text(["", "seed 0", "seed 1", "seed 2"])
+    page.get_by_role("button", name=f"a photo of the car, seed 2, {gentle}").click()
+    expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*2"))
+    with page.expect_download() as download:
+        page.locator("#sheet-file").click()
+    with Image.open(download.value.path()) as sheet:
+        about = json.loads(sheet.text["mace_studio"])
+    assert about["seeds"] == [0, 1, 2] and list(about["recipes"]) == [erased, gentle]
+
+    after = page.get_by_role("img", name="After erasing: a photo of the car")
+    page.get_by_role("button", name="Side by side").click()
+    expect(after).to_have_css("clip-path", "none")
+    width = after.bounding_box()["width"]
+    page.get_by_role("button", name="2 ×").click()
+    assert after.bounding_box()["width"] == pytest.approx(2 * width, rel=0.05)
+    page.get_by_role("button", name="Flicker").click()
+    expect(page.locator(".divider")).to_have_class(re.compile("shows-before"))
+
+    page.get_by_role("tab", name="Models").click()
+    for name in (erased, gentle):
+        page.locator("#models").get_by_label(name, exact=True).check()
+    expect(page.locator(".differences tbody tr")).to_have_text(
+        ["Keep unchangedshipship, truck", "Seed9998", "Nameerased cargentle car"]
+    )
+    page.locator("#models").get_by_label(erased, exact=True).uncheck()
+    expect(page.locator("#details")).to_contain_text("built-in miniature (")
+    page.locator("#model-recipe").click()
+    expect(page.locator("#preserve li")).to_have_text([re.compile("ship"), re.compile("truck")])
+    expect(page.locator("#erase")).to_be_visible()
+
+
+def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, studio, monkeypatch):
+    monkeypatch.setattr(beyond, "WORDS", 2)
+    monkeypatch.setattr(beyond, "PAIRS", 2)
+    monkeypatch.setattr(verdict, "LOST", -2.0)  # so that every word counts as changed
+    page.get_by_role("tab", name="Evaluate").click()
+    boxes = page.locator("#evaluate-model label")
+    for box in boxes.locator("input:checked").all():
+        box.uncheck()
+    boxes.filter(has_text="erased car").locator("input").check()
+    page.locator("#look-beyond").click()
+    expect(page.locator("#beyond figcaption")).to_have_count(2)
+    words = page.locator("#beyond figcaption b").all_inner_texts()
+    assert "car" not in words and "ship" not in words
+    page.locator("#keep-and-erase").click()
+    expect(page.locator("#preserve li")).to_have_count(3)
+    expect(page.locator("#erase-progress")).to_contain_text("Finished")
+    assert {"ship", *words} == set(studio.entries()[0].recipe.preserve)
+
+
+def test_no_tab_has_a_serious_fault_of_accessibility(page, erased):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = {}
+    for tab in ("Erase", "Compare", "Attention", "Evaluate", "Models"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_function("document.querySelectorAll('.card').length > 0")
+        for theme in ("light", "dark"):
+            page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
+            for fault in axe.run(page).response["violations"]:
+                if fault["impact"] in ("serious", "critical"):
+                    found[tab, theme, fault["id"]] = [node["html"][:160] for node in fault["nodes"]]
+    assert found == {}

@@ -1,0 +1,87 @@
+"""What the page says of few images, of a grid of several models, and in its glossary."""
+
+import re
+from types import SimpleNamespace
+from unicodedata import normalize
+
+import pytest
+from PIL import Image
+
+from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
+from mace_studio.evaluation.report import ALL, Row, Tally
+from mace_studio.recipe import ImageRequest
+from mace_studio.ui.components import glossary, pair_grid, verdict
+
+IMAGE = Image.new("RGB", (2, 2))
+
+
+def tally(correct, count, probability):
+    return Tally(correct=correct, count=count, top1_interval=(0, 1), probability=probability, interval=(0, 1))
+
+
+def row(role, word, before, after, count=2):
+    sides = [tally(round(share * count), count, share) for share in (before, after)]
+    return Row(
+        role=role, word=word, kind="object", before=sides[0], after=sides[1], change=1.0, feature_change=0.0, clip={},
+        images=((IMAGE, IMAGE),),
+    )  # fmt: skip
+
+
+ROWS = [
+    row(ERASED, "cat", 1.0, 0.0), row(ERASED, ALL, 1.0, 0.0), row(SYNONYM, "kitty", 1.0, 0.5),
+    row(KEPT, "dog", 1.0, 1.0), row(KEPT, "<b>", 0.5, 0.5), row(NEIGHBOUR, "lion", 1.0, 0.5),
+    row(NEIGHBOUR, "cow", 1.0, 0.8, count=10), row(NEIGHBOUR, "tiger", 1.0, 0.0),
+]  # fmt: skip
+
+
+def test_the_verdict_counts_and_names_what_changed_beyond_the_list():
+    said = re.sub("<[^>]*>", "", verdict.verdict(ROWS))
+    assert said == (
+        "The judge sees cat 0 of 2 (2 before) · synonyms 1 of 2 (2 before) · kept 3 of 4 (3 before) · "
+        "not on your list: tiger, lion changed"
+    )
+    assert [one.word for one in verdict.changed(ROWS)] == ["tiger", "lion"]  # the cow lost less than a quarter
+    assert "1 looked at, none changed" in verdict.verdict([row(NEIGHBOUR, "cow", 1.0, 0.8)])
+    assert verdict.verdict([]) == verdict.NOTHING
+
+
+def test_the_images_are_of_one_word_of_each_role_and_of_what_changed_most():
+    shown = verdict.figures(ROWS)
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", shown) == [
+        "Erased: cat", "Synonym: kitty", "Kept: dog", "Not on your list: tiger",
+    ]  # fmt: skip
+    assert "judge: 100 % → 0 %; should fall" in shown and "judge: 100 % → 100 %; should stay" in shown
+    ranked = verdict.ranks([one for one in ROWS if one.role == NEIGHBOUR])
+    assert re.findall(r"<b>(.*?)</b> (changed|as before)", ranked) == [
+        ("tiger", "changed"), ("lion", "changed"), ("cow", "as before"),
+    ]  # fmt: skip
+
+
+def test_several_models_have_a_row_each_below_the_original():
+    request = ImageRequest(("a", "b"), (5, 6))
+    pairs = [
+        SimpleNamespace(prompt=p, seed=s, before=IMAGE, after=IMAGE, erasure=i)
+        for p, s in request.pairs()
+        for i in (0, 1)
+    ][:3]
+    rows = pair_grid.cells("job", request, pairs, ["A", "B"])["rows"]
+    assert [(r["prompt"], r["model"], r["picks"]) for r in rows[:3]] == [
+        ("a", "original", [0, 2]), ("a", "A", [0, 2]), ("a", "B", [1, 3]),
+    ]  # fmt: skip
+    assert [[bool(url) for url in r["images"]] for r in rows[:4]] == [
+        [True, True],
+        [True, True],
+        [True, False],
+        [False] * 2,
+    ]
+    alone = pair_grid.cells("job", request, pairs[::2], ["A"])["rows"]
+    assert [(r["model"], r["picks"]) for r in alone] == [("", [0, 1]), ("", [2, 3])]
+
+
+@pytest.mark.parametrize(
+    "word", ["λ1", "λ2", "λ3", "Identity weight", "t₁", "γ", "condition number", "H_o", "KID", "half", "share kept"]
+)
+def test_the_glossary_has_what_the_page_names(word):
+    known = {normalize("NFKC", one).strip().lower() for words, _ in glossary.entries() for one in words.split(",")}
+    assert normalize("NFKC", word).lower() in known
+    assert all(meaning and "](" not in meaning and "`" not in meaning for _, meaning in glossary.entries())
