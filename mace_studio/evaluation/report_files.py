@@ -40,6 +40,9 @@ EXPOSED = "_EXPOSED"  # how the classes end that the paper counts
 def markdown(report: Report) -> str:
     """The report in Markdown, to be read without the page."""
     plan = report.plan
+    kinds, clip = len({row.kind for row in report.rows} - {""}) > 1, _has_clip(report)
+    head = ["", "word", *(["asked as"] if kinds else []), "images", *_sides("top-1"), *_sides("p")]
+    head += [*(_sides("CLIP score") if clip else []), "pixel change", "feature change"]
     lines = [
         f"# {plain(report.recipe.title())}: before and after",
         "",
@@ -63,7 +66,7 @@ def markdown(report: Report) -> str:
         "",
         "![Top-1 accuracy before and after](scores.png)",
         "",
-        *_accuracy_lines(report),
+        *_grid(head, [_row(row, kinds) for row in report.rows]),
         *_detection_lines(report.detections),
         *_quality_lines(report.quality),
         *_spill_lines(report.spill_over()),
@@ -185,13 +188,6 @@ def _harmonic_lines(report: Report) -> list[str]:
         figures = f"H_a **{report.h_a['after']:.2f}**, before the erasure {report.h_a['before']:.2f}"
         lines += [f"{figures}: the CLIP score of the kept styles less that of the erased ones; high is good.", ""]
     return lines
-
-
-def _accuracy_lines(report: Report) -> list[str]:
-    kinds, clip = len({row.kind for row in report.rows} - {""}) > 1, _has_clip(report)
-    head = ["", "word", *(["asked as"] if kinds else []), "images", *_sides("top-1"), *_sides("p")]
-    head += [*(_sides("CLIP score") if clip else []), "pixel change", "feature change"]
-    return _grid(head, [_row(row, kinds) for row in report.rows])
 
 
 def _together(report: Report, name: str, roles: Sequence[str], figures: Sequence[str]) -> list[str]:

@@ -49,7 +49,13 @@ class Judge(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         self.answers = {head: tuple(names) for head, names in answers.items()}
-        blocks = [_block(narrow, wide) for narrow, wide in zip((3, *widths), widths, strict=False)]
+        blocks = [  # each halves rows and columns
+            nn.Sequential(
+                nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(8, wide), nn.SiLU(),
+                nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(8, wide), nn.SiLU(),
+            )
+            for narrow, wide in zip((3, *widths), widths, strict=False)
+        ]  # fmt: skip
         # Not pooled: things stand in one of three places, and where their parts are tells them apart far sooner.
         self.trunk = nn.Sequential(*blocks, nn.Flatten())
         features = widths[-1] * (SIZE >> len(widths)) ** 2
@@ -138,14 +144,6 @@ class Judge(nn.Module):
 def _pixels(images: Sequence[Image.Image]) -> Tensor:
     """Images of any size as NCHW in -1..1."""
     return pictures.to_tensor([np.asarray(image.convert("RGB").resize((SIZE, SIZE))) for image in images])
-
-
-def _block(narrow: int, wide: int) -> nn.Module:
-    """Halves rows and columns."""
-    return nn.Sequential(
-        nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(8, wide), nn.SiLU(),
-        nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(8, wide), nn.SiLU(),
-    )  # fmt: skip
 
 
 def _rest(answers: Mapping[str, Tensor], places: Sequence[Place | None]) -> Tensor:

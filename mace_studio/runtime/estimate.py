@@ -81,12 +81,11 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
     work, concepts = find(recipe.method).work(recipe), len(recipe.concepts)
     sentences = prompts.count(recipe) if work.sentences is None else work.sentences
     steps = work.training_steps
-    halves = 2 if work.guidance > 1 else 1
     if costs is None or memory is None:
-        forwards = work.images * work.image_steps * halves + steps
-        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards, memory=memory)
-    read, halves = costs.sentences(recipe, cache), min(halves, costs.halves)
-    image_steps = min(work.image_steps, costs.most_steps)
+        forwards = work.images * work.image_steps * (2 if work.guidance > 1 else 1)
+        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
+    read = costs.sentences(recipe, cache)
+    halves, image_steps = costs.halves if work.guidance > 1 else 1, min(work.image_steps, costs.most_steps)
     samples, trained = work.images * image_steps * halves, min(work.side_by_side, work.at_once) if steps else 0
     return Estimate(
         concepts=concepts,

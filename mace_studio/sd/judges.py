@@ -105,11 +105,7 @@ class ZeroShotClip:
 
     @torch.no_grad()
     def features(self, images: Sequence[Image]) -> Tensor:
-        """Its image embeddings, (N, F), each of length 1, on the CPU.
-
-        Args:
-            images: N images of any size, read in batches.
-        """
+        """Its image embeddings, each of length 1."""
         parts = []
         for start in range(0, len(images), BATCH):
             pixels = self._pixels(
