@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mace_studio.methods import Method
 
 KINDS = ("object", "celebrity", "style", "explicit")
-MAX_CONCEPTS = 200
+MAX_CONCEPTS = 10_000
 BROKEN = "This text has a broken character in it; type it again."
 SIZE_STEP = 8  # what the pipelines of diffusers ask of height and width
 

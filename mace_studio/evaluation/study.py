@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 from mace_studio.errors import RecipeError, StudioError
+from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, percent
 from mace_studio.paths import BUILT_IN, slug
@@ -31,8 +32,8 @@ SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a sear
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
 HELD_BACK, FASTER = 10.0, 1.5e-4  # λ3 and learning rate
 HEAD = (
-    "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds | worst kept | condition |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -53,12 +54,14 @@ class Outcome:
         report: its evaluation, or None where it failed.
         seconds: that the erasure took, or None where it was there already.
         problem: why it failed, in a sentence.
+        condition: the largest condition number of its solves, or None where there is none.
     """
 
     case: Case
     report: Report | None
     seconds: float | None = None
     problem: str = ""
+    condition: float | None = None
 
 
 def cases(name: str, base: str = "cat") -> list[Case]:
@@ -122,7 +125,7 @@ def run(
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
         (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
-        return Outcome(case, found, seconds)
+        return Outcome(case, found, seconds, condition=max(erasure.conditions.values(), default=None))
 
     outcomes = []
     for case in rows:
@@ -147,7 +150,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
     if averaged and reports:
         means = ([report.mean(over) for report in reports] for over in (TOP1, PROBABILITY))
         h_top1, h_p = (mean(value for value in values if value is not None) for values in means)
-        lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | |")
+        lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | | | |")
     if reports:
         plan, report = reports[0].plan, reports[0]
         lines += [
@@ -157,7 +160,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
             "H_o (Eq. 8) where synonyms were tested, else H_c (Eq. 9); p is the mean probability of the right answer. "
             f"{len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g}, model "
             f"{report.fingerprint[:12]}. Seconds are those of the erasure alone; training images that an earlier row "
-            "generated are not generated again.",
+            "generated are not generated again. Worst kept: the kept word that suffered most, and its accuracy.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -165,14 +168,17 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
 def _line(outcome: Outcome) -> str:
     count = len(outcome.case.recipe.concepts)
     if outcome.report is None:
-        return f"| {outcome.case.label} | {count} | {outcome.problem} | | | | | | |"
+        return f"| {outcome.case.label} | {count} | {outcome.problem} | | | | | | | | |"
     rows = [outcome.report.pooled(role) for role in (ERASED, SYNONYM, KEPT)]
     shares = ["" if row is None else percent(row.after.top1, row.after.top1_interval) for row in rows]
     before = "" if rows[-1] is None else percent(rows[-1].before.top1)
     means = [outcome.report.mean(over) for over in (TOP1, PROBABILITY)]
     harmonic = ["" if value is None else percent(value) for value in means]
     seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
-    return f"| {outcome.case.label} | {count} | {' | '.join([*shares, before, *harmonic, seconds])} |"
+    suffered = outcome.report.spill_over()
+    worst = f"{suffered[0].word} {percent(suffered[0].after.top1)}" if suffered else ""
+    condition = "" if outcome.condition is None else f"{outcome.condition:.1e}"
+    return f"| {outcome.case.label} | {count} | {' | '.join([*shares, before, *harmonic, seconds, worst, condition])} |"
 
 
 Presets = dict[str, Recipe]
@@ -228,6 +234,12 @@ def _scaling(own: Presets, base: str) -> Iterator[Case]:
         yield Case("1 person" if count == 1 else f"{count} people", less)
 
 
+def _mass(own: Presets, base: str) -> Iterator[Case]:
+    """Figure 5's axes, over many methods."""
+    for label, recipe in scaling.recipes(own["people-12"]):
+        yield Case(label, recipe)
+
+
 def _search(own: Presets, base: str) -> Iterator[Case]:
     """Every combination of the keep weights and the learning rate."""
     recipe = own[base]
@@ -246,5 +258,6 @@ STUDIES: dict[str, Callable[[Presets, str], Iterator[Case]]] = {
     "ablation": _ablation,
     "keys-values": _keys_values,
     "scaling": _scaling,
+    "mass": _mass,
     "search": _search,
 }

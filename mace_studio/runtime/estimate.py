@@ -24,6 +24,7 @@ class Status:
         detail: device and dtype when ready, the reason in a sentence when failed.
         memory: bytes of weights and of the largest step, or None until the model is loaded.
         fingerprint: of the model that is loaded, or "".
+        width: D of its text context, or None until the model is loaded.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Status:
     detail: str = ""
     memory: int | None = None
     fingerprint: str = ""
+    width: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Estimate:
         memory: bytes of weights and of the largest step, or None until the model is loaded.
         flops: operations, or None until the model is loaded.
         seconds: at the pace of a few steps that were timed, with every training image generated anew; None before.
+        crowded: where there are more phrases than directions: a sentence that says so, else "".
     """
 
     concepts: int
@@ -52,6 +55,7 @@ class Estimate:
     memory: float | None
     flops: float | None = None
     seconds: float | None = None
+    crowded: str = ""
 
     def summary(self) -> str:
         """All of it in one line."""
@@ -66,23 +70,32 @@ class Estimate:
             parts.append(f"about {size(self.memory)} of memory")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)}")
+        if self.crowded:
+            parts.append(self.crowded)
         return " · ".join(parts)
 
 
-def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: Path) -> Estimate:
+def estimate(recipe: Recipe, status: Status, costs: Costs | None, cache: Path) -> Estimate:
     """Count what a run of a recipe takes; nothing is computed.
 
     Args:
         recipe: as it will be run.
-        memory: bytes of the model, or None until it is loaded.
+        status: of the model.
         costs: of the parts of a run, or None until they are measured.
         cache: folder of training images and of the Grams of general captions and preserve lists.
     """
     work, concepts, sentences = find(recipe.method).work(recipe), len(recipe.concepts), prompts.count(recipe)
-    steps = work.training_steps
+    steps, memory, phrases = work.training_steps, status.memory, concepts + len(recipe.preserve)
+    crowded = ""
+    if status.width is not None and phrases > status.width:
+        crowded = (
+            f"{phrases:,} phrases in a map of width {status.width}: not all can be told apart; "
+            "mace-studio erase --estimate says how many directions they take"
+        )
     if costs is None or memory is None:
         forwards = work.images * work.image_steps * (2 if work.guidance > 1 else 1)
-        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
+        forwards += steps
+        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards, memory=memory, crowded=crowded)
     read = costs.sentences(recipe, cache)
     return Estimate(
         concepts=concepts,
@@ -91,6 +104,7 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         memory=memory + costs.memory(recipe),
         flops=costs.flops(recipe, read),
         seconds=costs.seconds(recipe, read),
+        crowded=crowded,
     )
 
 
