@@ -21,6 +21,7 @@ from mace_studio.sd.model import Model
 from mace_studio.settings import LoraSettings
 
 CLIP_NORM = 1.0
+WINDOW = 10  # steps whose mean loss tells whether it still falls
 # In float16 most gradients of activations are below the smallest normal number, and the LoRA's would be noise.
 LOSS_SCALE = 4096.0
 
@@ -108,29 +109,41 @@ def train(
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
     schedules = [_timesteps(model, settings, g) for g in generators]
     losses: list[list[float]] = [[] for _ in subjects]
-    with _wrapped(model.unet, settings, generators) as adapters:
+    at_work = list(range(len(subjects)))
+    with _wrapped(model.unet, settings, generators) as (adapters, names):
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
         optimizer = torch.optim.AdamW([p for group in parameters for p in group], lr=settings.learning_rate)
         scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
         for step in range(settings.steps):
-            samples = [
-                _sample(schedule, s, own[step], g) for s, own, g in zip(subjects, schedules, generators, strict=True)
-            ]
-            values = _losses(model, samples, settings)
-            for subject, value in zip(subjects, values, strict=True):
-                _check(f"The loss of “{subject.phrase}” at step {step + 1}", [value], model, settings)
+            names[:] = [f"concept{i}" for i in at_work]
+            samples = [_sample(schedule, subjects[i], schedules[i][step], generators[i]) for i in at_work]
+            values = dict(zip(at_work, _losses(model, samples, settings), strict=True))
+            for i, value in values.items():
+                _check(f"The loss of “{subjects[i].phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
-            torch.stack([value * scale for value, scale in zip(values, scales, strict=True)]).sum().backward()
-            scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
+            torch.stack([value * scales[i] for i, value in values.items()]).sum().backward()
+            for i in at_work:
+                scales[i] = _clip(parameters[i], scales[i])
             optimizer.step()
-            for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
+            for i, value in values.items():
                 losses[i].append(value.item())
-                progress(Progress("lora", subject.phrase, step * len(subjects) + i + 1, total, value.item()))
+                progress(Progress("lora", subjects[i].phrase, step * len(subjects) + i + 1, total, value.item()))
+            at_work = [i for i in at_work if not _flat(losses[i], settings.flat)]
+            if not at_work:
+                break
         deltas = [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
     for subject, delta in zip(subjects, deltas, strict=True):
         tensors = [tensor for pair in delta.pairs.values() for tensor in pair]
         _check(f"The LoRA of “{subject.phrase}”", tensors, model, settings)
     return deltas
+
+
+def _flat(losses: Sequence[float], share: float) -> bool:
+    """Whether a loss has fallen by less than a share of itself from one window to the next; never for a share of 0."""
+    if not share or len(losses) < 2 * WINDOW:
+        return False
+    before, now = sum(losses[-2 * WINDOW : -WINDOW]), sum(losses[-WINDOW:])
+    return before - now < share * before
 
 
 def _check(what: str, tensors: Iterable[Tensor], model: Model, settings: LoraSettings) -> None:
@@ -237,8 +250,14 @@ Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_
 
 
 @contextmanager
-def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]) -> Iterator[list[Adapter]]:
-    """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA j."""
+def _wrapped(
+    unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]
+) -> Iterator[tuple[list[Adapter], list[str]]]:
+    """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA names[j].
+
+    Yields:
+        The LoRAs "concept0", "concept1", ..., and the names, which may be changed: one for each sample of a batch.
+    """
     targets = projections.names(unet, settings.tune)
     # peft declares a whole number, and divides it by the rank.
     alpha: Any = settings.alpha
@@ -248,10 +267,11 @@ def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch
         wrapped = get_peft_model(unet, config, names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, config)
+    used = list(names)
     layers = {name + projections.WEIGHT: unet.get_submodule(name) for name in targets}
     try:
-        with each_its_own(layers.values(), names):
-            yield [_start(layers, name, settings.rank, g) for name, g in zip(names, generators, strict=True)]
+        with each_its_own(layers.values(), used):
+            yield [_start(layers, name, settings.rank, g) for name, g in zip(names, generators, strict=True)], used
     finally:
         wrapped.unload()
 

@@ -179,6 +179,10 @@ MACE = (
                 hint="Not for styles and explicit",
             ),
             Field(
+                key="flat", label="Stop when flat", path="lora.flat", kind="decimal",
+                hint="Gain in 10 steps, such as 0.01; 0 never",
+            ),
+            Field(
                 key="concepts_at_once", label="Concepts at once", path="concepts_at_once", kind="whole",
                 hint="Memory and speed only",
             ),

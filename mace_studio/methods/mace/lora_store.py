@@ -39,7 +39,7 @@ def train(
         refined: `digest` of the refined weights that are in place.
         cache: folder that has the LoRAs in a folder of their own, or None to train all of them.
     """
-    if cache is None:
+    if cache is None or settings.flat:  # how many steps there will be is not known before, nor what is beside them
         return lora.train(model, subjects, settings, progress)
     names = keys(model, subjects, settings, refined)
     known = [read(model, settings, cache, name) for name in names]
