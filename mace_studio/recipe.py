@@ -138,6 +138,8 @@ class Recipe:
             data = {key: whole[key] for key in ("concepts", "preserve", *first)} | {"seed": seed}
             if not data["lora"]["flat"]:  # there was no such setting in 0.1
                 del data["lora"]["flat"]
+            if not data["images"]["path"]:
+                del data["images"]["path"]
         text = json.dumps(data, indent=2, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -69,11 +69,14 @@ class ImageSettings:
         per_concept: how many.
         steps: denoising steps of each (DPM-Solver++, multistep).
         guidance: classifier-free guidance scale.
+        path: train on the noisy latents between t1 and t2 that the images pass on their way, instead of finished
+            images with noise added; what comes after them is not computed.
     """
 
     per_concept: int = 8
     steps: int = 15
     guidance: float = 7.5
+    path: bool = False
 
 
 def check_keep_weights(name: str, weights: KeepWeights) -> None:

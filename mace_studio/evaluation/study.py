@@ -32,8 +32,8 @@ SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a sear
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
 HELD_BACK, FASTER = 10.0, 1.5e-4  # λ3 and learning rate
 HEAD = (
-    "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds | worst kept | condition |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds | worst kept | condition "
+    "| forwards |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -55,6 +55,7 @@ class Outcome:
         seconds: that the erasure took, or None where it was there already.
         problem: why it failed, in a sentence.
         condition: the largest condition number of its solves, or None where there is none.
+        forwards: samples through the UNet for training images and LoRAs, counted; None for other methods than MACE.
     """
 
     case: Case
@@ -62,6 +63,7 @@ class Outcome:
     seconds: float | None = None
     problem: str = ""
     condition: float | None = None
+    forwards: int | None = None
 
 
 def cases(name: str, base: str = "cat") -> list[Case]:
@@ -101,6 +103,7 @@ def run(
     from mace_studio import erasure as erasure_file  # noqa: PLC0415
     from mace_studio.evaluation import evaluate  # noqa: PLC0415
     from mace_studio.methods import find  # noqa: PLC0415
+    from mace_studio.methods.mace import train_loras  # noqa: PLC0415
     from mace_studio.sd import judges, sampling  # noqa: PLC0415
     from mace_studio.sd import model as sd_model  # noqa: PLC0415
 
@@ -125,7 +128,9 @@ def run(
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
         (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
-        return Outcome(case, found, seconds, condition=max(erasure.conditions.values(), default=None))
+        condition = max(erasure.conditions.values(), default=None)
+        forwards = train_loras.forwards(model, erasure.recipe, erasure.loras) if recipe.method == "mace" else None
+        return Outcome(case, found, seconds, condition=condition, forwards=forwards)
 
     outcomes = []
     for case in rows:
@@ -150,7 +155,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
     if averaged and reports:
         means = ([report.mean(over) for report in reports] for over in (TOP1, PROBABILITY))
         h_top1, h_p = (mean(value for value in values if value is not None) for values in means)
-        lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | | | |")
+        lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | | | | |")
     if reports:
         plan, report = reports[0].plan, reports[0]
         lines += [
@@ -168,7 +173,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
 def _line(outcome: Outcome) -> str:
     count = len(outcome.case.recipe.concepts)
     if outcome.report is None:
-        return f"| {outcome.case.label} | {count} | {outcome.problem} | | | | | | | | |"
+        return f"| {outcome.case.label} | {count} | {outcome.problem} | | | | | | | | | |"
     rows = [outcome.report.pooled(role) for role in (ERASED, SYNONYM, KEPT)]
     shares = ["" if row is None else percent(row.after.top1, row.after.top1_interval) for row in rows]
     before = "" if rows[-1] is None else percent(rows[-1].before.top1)
@@ -178,7 +183,9 @@ def _line(outcome: Outcome) -> str:
     suffered = outcome.report.spill_over()
     worst = f"{suffered[0].word} {percent(suffered[0].after.top1)}" if suffered else ""
     condition = "" if outcome.condition is None else f"{outcome.condition:.1e}"
-    return f"| {outcome.case.label} | {count} | {' | '.join([*shares, before, *harmonic, seconds, worst, condition])} |"
+    forwards = "" if outcome.forwards is None else f"{outcome.forwards:,}"
+    cells = [*shares, before, *harmonic, seconds, worst, condition, forwards]
+    return f"| {outcome.case.label} | {count} | {' | '.join(cells)} |"
 
 
 Presets = dict[str, Recipe]
@@ -240,6 +247,12 @@ def _mass(own: Presets, base: str) -> Iterator[Case]:
         yield Case(label, recipe)
 
 
+def _fast(own: Presets, base: str) -> Iterator[Case]:
+    """What is lost by training in fewer forwards."""
+    for label, recipe in scaling.quicker(own):
+        yield Case(label, recipe)
+
+
 def _search(own: Presets, base: str) -> Iterator[Case]:
     """Every combination of the keep weights and the learning rate."""
     recipe = own[base]
@@ -259,5 +272,6 @@ STUDIES: dict[str, Callable[[Presets, str], Iterator[Case]]] = {
     "keys-values": _keys_values,
     "scaling": _scaling,
     "mass": _mass,
+    "fast": _fast,
     "search": _search,
 }

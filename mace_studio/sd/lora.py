@@ -39,6 +39,8 @@ class Subject:
         seed: of the LoRA's start, of the choice of images, prompts and timesteps, and of the noise.
         pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context; None for other models.
         guidance: with which its images were generated; an LCM reads it.
+        path_NSCHW: noisy latents of the images on their way; they are trained on as they are, without other noise.
+        passed: the S timesteps at which they were.
     """
 
     phrase: str
@@ -49,6 +51,8 @@ class Subject:
     seed: int
     pooled_MP: Tensor | None = None
     guidance: float = 1.0
+    path_NSCHW: Tensor | None = None
+    passed: Sequence[int] = ()
 
     def generator(self) -> torch.Generator:
         """Randomness that belongs to this concept alone, whatever trains beside it."""
@@ -107,7 +111,7 @@ def train(
     total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-    schedules = [_timesteps(model, settings, g) for g in generators]
+    schedules = [_timesteps(model, settings, s, g) for s, g in zip(subjects, generators, strict=True)]
     losses: list[list[float]] = [[] for _ in subjects]
     at_work = list(range(len(subjects)))
     with _wrapped(model.unet, settings, generators) as (adapters, names):
@@ -171,22 +175,28 @@ def _clip(group: Sequence[nn.Parameter], scale: float) -> float:
     return scale / 2
 
 
-def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator) -> list[int]:
+def _timesteps(model: Model, settings: LoraSettings, subject: Subject, generator: torch.Generator) -> list[int]:
     count = model.pipeline.scheduler.config.num_train_timesteps
     weights = (
         torch.ones(count).double()
         if settings.uniform
         else timesteps.density(count, settings.t1, settings.t2, settings.gamma)
     )
+    if subject.path_NSCHW is not None:  # only those at which there are latents
+        there = torch.zeros(count, dtype=torch.bool).index_fill_(0, torch.tensor(subject.passed), True)
+        weights = weights * there
     return timesteps.sample(weights, settings.steps, generator).tolist()
 
 
 def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator: torch.Generator) -> _Sample:
     image = int(torch.randint(len(subject.latents_NCHW), (), generator=generator))
     prompt = int(torch.randint(len(subject.context_MTD), (), generator=generator))
-    latent_CHW = subject.latents_NCHW[image]
-    noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
-    noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
+    if subject.path_NSCHW is not None:
+        noisy_CHW = subject.path_NSCHW[image, list(subject.passed).index(timestep)]
+    else:
+        latent_CHW = subject.latents_NCHW[image]
+        noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
+        noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
     pooled_P = None if subject.pooled_MP is None else subject.pooled_MP[prompt]
     return _Sample(
         noisy_CHW=noisy_CHW,

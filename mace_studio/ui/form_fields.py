@@ -206,6 +206,10 @@ MACE = (
         columns=1,
         fields=(
             Field(
+                key="path", label="Train on the way", path="images.path", kind="flag",
+                hint="on noisy latents between t₁ and t₂; images are not finished",
+            ),
+            Field(
                 key="pad_tokens", label="End and padding tokens", path="lora.pad_tokens", kind="flag",
                 hint="also press down what they carry",
             ),

@@ -116,7 +116,8 @@ def _described(subject: Subject) -> tuple[object, ...]:
     """All of a subject; of its tensors a digest."""
     said = hashlib.sha256()
     pooled = [] if subject.pooled_MP is None else [subject.pooled_MP]
-    _update(said, [subject.latents_NCHW, subject.context_MTD, *pooled])
+    path = [] if subject.path_NSCHW is None else [subject.path_NSCHW, torch.tensor(subject.passed)]
+    _update(said, [subject.latents_NCHW, subject.context_MTD, *pooled, *path])
     for mask_IJ in subject.masks:
         _update(said, [torch.zeros(0) if mask_IJ is None else mask_IJ])
     positions = tuple(map(tuple, subject.positions))
