@@ -29,7 +29,7 @@ def test_ten_thousand_concepts_of_a_csv_file_are_a_recipe(tmp_path):
 
 @pytest.mark.parametrize("words", [["serve", "--cluster", "auto"], ["erase", "cat", "--cluster", "10.0.0.1:6379"]])
 def test_the_cluster_of_the_flags_reaches_the_task(words, tmp_path, monkeypatch):
-    options = command_parser().parse_args([*words, "--worker-gpus", "0.5"])
+    options = command_parser().parse_args([*words, "--worker-gpus", "0.5", "--out", str(tmp_path)])
     studio = start.build(options)[0] if words[0] == "serve" else cli._studio(options, tmp_path)
     assert (studio.place.cluster, studio.place.worker_gpus) == (words[-1], 0.5)
     asked = {}
