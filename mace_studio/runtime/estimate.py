@@ -75,21 +75,23 @@ class Estimate:
         return " · ".join(parts)
 
 
-def estimate(recipe: Recipe, status: Status, costs: Costs | None, cache: Path) -> Estimate:
+def estimate(
+    recipe: Recipe, memory: float | None, costs: Costs | None, cache: Path, width: int | None = None
+) -> Estimate:
     """Count what a run of a recipe takes; nothing is computed.
 
     Args:
         recipe: as it will be run.
-        status: of the model.
+        memory: bytes of the model, or None until it is loaded.
         costs: of the parts of a run, or None until they are measured.
         cache: folder of training images and of the Grams of general captions and preserve lists.
+        width: D of the model's text context, or None until it is loaded.
     """
     work, concepts, sentences = find(recipe.method).work(recipe), len(recipe.concepts), prompts.count(recipe)
-    steps, memory, phrases = work.training_steps, status.memory, concepts + len(recipe.preserve)
-    crowded = ""
-    if status.width is not None and phrases > status.width:
+    steps, phrases, crowded = work.training_steps, concepts + len(recipe.preserve), ""
+    if width is not None and phrases > width:
         crowded = (
-            f"{phrases:,} phrases in a map of width {status.width}: not all can be told apart; "
+            f"{phrases:,} phrases in a map of width {width}: not all can be told apart; "
             "mace-studio erase --estimate says how many directions they take"
         )
     if costs is None or memory is None:

@@ -171,7 +171,8 @@ class Studio:
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
-        return estimate.estimate(recipe, self.status(), self._model.costs, self.place.cache)
+        status = self.status()
+        return estimate.estimate(recipe, status.memory, self._model.costs, self.place.cache, status.width)
 
     def capacity(self, recipe: Recipe) -> Job:
         """Look at one prompt of each phrase; the result is a `Capacity`: what the projections can hold of a recipe."""

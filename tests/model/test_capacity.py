@@ -11,7 +11,6 @@ from mace_studio.core import ridge
 from mace_studio.methods.mace import refine
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import estimate
-from mace_studio.runtime.estimate import Status
 from mace_studio.settings import KeepWeights
 from tests.steps import untouched
 
@@ -68,11 +67,10 @@ def test_advice_is_given_where_it_is_needed(change, said):
 
 
 def test_the_estimate_says_where_there_are_more_phrases_than_directions(tmp_path):
-    ready = Status(name="model", state="ready", memory=1, width=5)
-    assert "5 phrases" not in estimate.estimate(PEOPLE, ready, None, tmp_path).summary()
+    assert "5 phrases" not in estimate.estimate(PEOPLE, 1, None, tmp_path, 5).summary()
     crowded = replace(PEOPLE, preserve=[*PEOPLE.preserve, "Felix Wren"])
-    assert "6 phrases in a map of width 5" in estimate.estimate(crowded, ready, None, tmp_path).summary()
-    assert not estimate.estimate(crowded, replace(ready, width=None), None, tmp_path).crowded
+    assert "6 phrases in a map of width 5" in estimate.estimate(crowded, 1, None, tmp_path, 5).summary()
+    assert not estimate.estimate(crowded, 1, None, tmp_path).crowded
 
 
 def test_the_factorised_matrix_is_the_one_that_is_expected(model):

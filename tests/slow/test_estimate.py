@@ -8,7 +8,7 @@ import torch
 
 from mace_studio.methods.mace.erase import erase
 from mace_studio.presets import presets
-from mace_studio.runtime.estimate import Status, estimate
+from mace_studio.runtime.estimate import estimate
 from mace_studio.runtime.loaded_model import BUILT_IN
 from mace_studio.sd import costs
 from mace_studio.sd import model as sd_model
@@ -31,9 +31,8 @@ def test_a_run_takes_what_was_estimated(name, tmp_path, clock):
     recipe = {preset.name: preset.recipe for preset in presets()}[name]
     begun = clock()
     measured = costs.measure(model)
-    status = Status(name="built-in", state="ready", memory=model.memory(), width=model.width)
     measuring, begun = clock() - begun, clock()
-    expected = estimate(recipe, status, measured, tmp_path).seconds
+    expected = estimate(recipe, model.memory(), measured, tmp_path).seconds
     erase(model, recipe, cache=tmp_path)
     seconds = clock() - begun
     print(f"\n{name}: measured in {measuring:.1f} s, estimate {expected:.1f} s, took {seconds:.1f} s", end="; ")
