@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mace_studio import masks, surroundings
+from mace_studio import masks, surroundings, text_files
 from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation import methods_study
 from mace_studio.evaluation.plan import FIRST_SEED
@@ -69,6 +69,7 @@ def _erase(options: argparse.Namespace) -> None:
         for recipe in recipes:
             title = f"{recipe.title()}: " if len(recipes) > 1 else ""
             print(f"{title}{studio.estimate(recipe).summary()}")
+            print(f"{title}{_result(studio.capacity(recipe)).summary()}")
     else:
         _print_erasures([studio.erase(recipe, user_masks, watched=False) for recipe in recipes])
 
@@ -269,7 +270,12 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
 
 
 def _recipe(text: str) -> Recipe:
-    """The recipe in a file, or of a preset, checked."""
+    """The recipe in a file, of the concepts in a CSV file, or of a preset, checked."""
+    if text.endswith(".csv"):
+        from mace_studio.ui import concept_text  # noqa: PLC0415 - the page's own reader of such files
+
+        concepts = concept_text.from_csv(text_files.read(Path(text)).encode())
+        return Recipe(concepts=concepts, name=Path(text).stem).check()
     if Path(text).is_file() or text.endswith(".json"):
         return lookup.read_recipe(Path(text)).check()
     preset = lookup.find_preset(text)
@@ -287,7 +293,7 @@ def _erasure(options: argparse.Namespace, text: str) -> Path:
 
 
 def _erasure_or_recipe(options: argparse.Namespace, text: str) -> Path | Recipe:
-    if text.endswith(".json"):
+    if text.endswith((".json", ".csv")):
         return _recipe(text)
     try:
         return _erasure(options, text)

@@ -17,7 +17,8 @@ from mace_studio.methods import METHODS
 ABOUT = "MACE Studio: erase concepts from text-to-image diffusion models."
 OUTPUT = Path("output")  # where the page and the terminal keep erasures, unless they are told otherwise
 AUTH = "MACE_STUDIO_AUTH"
-RECIPE, ERASURE = "path of a recipe, or the name of a preset such as cat", "path of an erased model, or its name"
+RECIPE = "path of a recipe or of a CSV file of concepts, or the name of a preset such as cat"
+ERASURE = "path of an erased model, or its name"
 
 
 def page_parser() -> argparse.ArgumentParser:

@@ -138,6 +138,10 @@ class Recipe:
             first = ("name", "about", "refine", "fuse", "lora", "fusion", "images", "masks", "concepts_at_once")
             whole = data | settings
             data = {key: whole[key] for key in ("concepts", "preserve", *first)} | {"seed": seed}
+            if not data["lora"]["flat"]:  # there was no such setting in 0.1
+                del data["lora"]["flat"]
+            if not data["images"]["path"]:
+                del data["images"]["path"]
         text = json.dumps(data, indent=2, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -71,6 +71,8 @@ class LoraSettings:
         tune: "both", "key" or "value" projections.
         pad_tokens: also press down the attention to the end and padding tokens, which carry residual information.
         squared: the squared norm of Eq. 3 instead of the norm.
+        flat: a concept stops training early where the mean loss of its last ten steps is less than this share below
+            that of the ten before; 0 trains all steps.
     """
 
     steps: int = 50
@@ -84,6 +86,7 @@ class LoraSettings:
     tune: str = "both"
     pad_tokens: bool = True
     squared: bool = False
+    flat: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,14 @@ class ImageSettings:
         per_concept: how many.
         steps: denoising steps of each (DPM-Solver++, multistep).
         guidance: classifier-free guidance scale.
+        path: train on the noisy latents between t1 and t2 that the images pass on their way, instead of finished
+            images with noise added; what comes after them is not computed.
     """
 
     per_concept: int = 8
     steps: int = 15
     guidance: float = 7.5
+    path: bool = False
 
 
 def check_keep_weights(name: str, weights: KeepWeights) -> None:
@@ -113,6 +119,7 @@ def check_lora(lora: LoraSettings) -> None:
     above_zero("lora.alpha", lora.alpha)
     above_zero("lora.gamma", lora.gamma)
     one_of("lora.tune", lora.tune, TUNE)
+    at_least("lora.flat", lora.flat, 0)
     at_least("lora.t1", lora.t1, 0)
     if not lora.t2 < TIMESTEPS:
         raise RecipeError("lora.t2", f"t2 is {lora.t2:g}; timesteps end at {TIMESTEPS - 1}.")

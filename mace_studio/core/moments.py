@@ -10,6 +10,7 @@ from torch import Tensor
 
 CHUNK = 8192
 LEFT_OUT = 2048
+TOGETHER = 8  # concepts whose sums are made together; fewer travel more often between machines
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,35 @@ def complement(vectors_ND: Tensor, directions: int | None = None, tolerance: flo
     return torch.linalg.qr(basis_RD.T, mode="complete").Q.T[len(basis_RD) :]
 
 
+def effective_rank(vectors_ND: Tensor) -> float:
+    """How many directions vectors are spread over: e to the entropy of the squared singular values as shares.
+
+    From 1, all along one line, to the rank, all directions alike; 0 where there is nothing but zeros.
+
+    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007; there of the
+    singular values, here of their squares, which are the energy that a Gram matrix sees.
+    """
+    if not len(vectors_ND):
+        return 0.0
+    energy = torch.linalg.svdvals(vectors_ND.detach().cpu().double()).square()
+    if not energy.sum() > 0:
+        return 0.0
+    shares = energy / energy.sum()
+    return torch.special.entr(shares).sum().exp().item()
+
+
+def share_within(vectors_ND: Tensor, basis_RD: Tensor) -> float:
+    """The share of the squared length of vectors that lies in a span, 0 to 1; 0 for no vectors.
+
+    Args:
+        vectors_ND: N vectors.
+        basis_RD: orthonormal rows.
+    """
+    vectors_ND = vectors_ND.detach().cpu().double()
+    whole = vectors_ND.square().sum()
+    return ((vectors_ND @ basis_RD.T).square().sum() / whole).item() if whole > 0 else 0.0
+
+
 def gram_schmidt(vectors_KP: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """Row k is vector k without its parts along the vectors before it, at length 1; 0 where nothing is left of it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +14,7 @@ from mace_studio import text_files
 from mace_studio.analysis.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
 from mace_studio.errors import FileError
 from mace_studio.evaluation.report import ERASED, KEPT, ROLES, TOP1, Report, Row, Tally, called
+from mace_studio.methods import find
 
 WORDS = 12  # of a contact sheet
 PANELS = 4  # of a scatter side by side
@@ -116,6 +117,44 @@ def _place(axis: Axes, point: Point, colour: str, marker: str) -> None:
     axis.errorbar([x], [y], yerr=up, xerr=across, color=colour, label=name, **style)
 
 
+def compared(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figure:
+    """Efficacy, specificity, their harmonic mean, the worst kept word and the time over how many concepts were erased.
+
+    One line for each method, over erasures of one kind of concept (Fig. 5's axes, without FID); a mixed one is a cross.
+    """
+    panels: dict[str, Callable[[Report], float | None]] = {
+        "erased, top-1, % (low is good)": lambda r: _share(r.pooled(ERASED)),
+        "kept, top-1, %": lambda r: _share(r.pooled(KEPT)),
+        "harmonic mean, %": lambda r: None if (mean := r.mean(TOP1)) is None else 100 * mean,
+        "worst kept word, top-1, %": lambda r: _share(next(iter(r.spill_over()), None)),
+        "seconds to erase": lambda r: next(t for other, t in zip(reports, seconds, strict=True) if other is r),
+    }
+    methods = list(dict.fromkeys(report.recipe.method for report in reports))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.0 * len(panels), 3.0), layout="constrained")
+        for axis, (label, value) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+            for n, method in enumerate(methods):
+                own = [report for report in reports if report.recipe.method == method]
+                for mixed, style in ((False, "o-"), (True, "x")):
+                    some = [r for r in own if (len({c.kind for c in r.recipe.concepts}) > 1) == mixed]
+                    points = [(len(r.recipe.concepts), found) for r in some if (found := value(r)) is not None]
+                    name = None if mixed else find(method).title
+                    if points:
+                        axis.plot(*zip(*points, strict=True), style, color=f"C{n}", label=name, markersize=4)
+            axis.set_xscale("log")
+            axis.set_xlabel("concepts erased")
+            axis.set_ylabel(label)
+            axis.spines[["top", "right"]].set_visible(False)
+        axis.set_yscale("log")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(methods))
+    return figure
+
+
+def _share(row: Row | None) -> float | None:
+    return None if row is None else 100 * row.after.top1
+
+
 def contact_sheet(report: Report, role: str, rows: Sequence[Row]) -> Figure:
     """Images of words of a role, before above after, the same prompts and seeds."""
     across = max(len(row.images) for row in rows)
@@ -167,11 +206,13 @@ def write_scatter(panels: Mapping[str, Sequence[Point]], path: Path) -> list[Pat
 
 
 def write_growth(reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
-    """Write the curve of a study as PNG, where each report is of another number of concepts.
+    """Write the curve of a study as PNG: where each report is of another number of concepts, or of many methods.
 
     Raises:
         FileError: it cannot be written.
     """
+    if len({report.recipe.method for report in reports}) > 1:
+        return _write({path.stem: compared(reports, seconds)}, path.parent)
     if len({len(report.recipe.concepts) for report in reports}) < max(3, len(reports)):
         return []
     return _write({path.stem: growth(reports, seconds)}, path.parent)

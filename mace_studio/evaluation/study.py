@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 from mace_studio.errors import RecipeError, StudioError
+from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, percent
 from mace_studio.paths import BUILT_IN, slug
@@ -32,8 +33,8 @@ SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a sear
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
 HELD_BACK, FASTER = 10.0, 1.5e-4  # λ3 and learning rate
 HEAD = (
-    "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds | worst kept | condition "
+    "| forwards |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -61,12 +62,16 @@ class Outcome:
         report: its evaluation, or None where it failed.
         seconds: that the erasure took, in this run or the one that made it; None where no study made it.
         problem: why it failed, in a sentence.
+        condition: the largest condition number of its solves, or None where there is none.
+        forwards: samples through the UNet for training images and LoRAs, counted; None for other methods than MACE.
     """
 
     case: Case
     report: Report | None
     seconds: float | None = None
     problem: str = ""
+    condition: float | None = None
+    forwards: int | None = None
 
 
 def cases(name: str, base: str = "cat") -> list[Case]:
@@ -110,6 +115,7 @@ def run(
     from mace_studio import erasure as erasure_file  # noqa: PLC0415
     from mace_studio.evaluation import evaluate  # noqa: PLC0415
     from mace_studio.methods import find  # noqa: PLC0415
+    from mace_studio.methods.mace import train_loras  # noqa: PLC0415
     from mace_studio.sd import judges, sampling  # noqa: PLC0415
     from mace_studio.sd import model as sd_model  # noqa: PLC0415
 
@@ -131,14 +137,16 @@ def run(
             begun = time.monotonic()
             own = cache if recipe.method == "mace" else cache / recipe.method
             erasure = find(recipe.method).erase(model, recipe, partial(half, 0.0), own)
-            seconds = time.monotonic() - begun
+            times.write_text(repr(time.monotonic() - begun), encoding="utf-8")
             erasure.save(path)
-            times.write_text(repr(seconds), encoding="utf-8")
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         plan = replace(plan, guidance=plan.guidance if case.guidance is None else case.guidance)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
         (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
-        return Outcome(case, found, float(times.read_text(encoding="utf-8")) if times.is_file() else None)
+        seconds = float(times.read_text(encoding="utf-8")) if times.is_file() else None
+        condition = max(erasure.conditions.values(), default=None)
+        forwards = train_loras.forwards(model, erasure.recipe, erasure.loras) if recipe.method == "mace" else None
+        return Outcome(case, found, seconds, condition=condition, forwards=forwards)
 
     outcomes = []
     for case in rows:
@@ -163,7 +171,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
     if averaged and reports:
         means = ([report.mean(over) for report in reports] for over in (TOP1, PROBABILITY))
         h_top1, h_p = (mean(value for value in values if value is not None) for values in means)
-        lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | |")
+        lines.append(f"| average | | | | | | {percent(h_top1)} | {percent(h_p)} | | | | |")
     if reports:
         plan, report = reports[0].plan, reports[0]
         lines += [
@@ -173,7 +181,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
             "H_o (Eq. 8) where synonyms were tested, else H_c (Eq. 9); p is the mean probability of the right answer. "
             f"{len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g}, model "
             f"{report.fingerprint[:12]}. Seconds are those of the erasure alone; training images that an earlier row "
-            "generated are not generated again.",
+            "generated are not generated again. Worst kept: the kept word that suffered most, and its accuracy.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -181,14 +189,19 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
 def _line(outcome: Outcome) -> str:
     count = len(outcome.case.recipe.concepts)
     if outcome.report is None:
-        return f"| {plain(outcome.case.label)} | {count} | {plain(str(outcome.problem))} | | | | | | |"
+        return f"| {plain(outcome.case.label)} | {count} | {plain(str(outcome.problem))} | | | | | | | | | |"
     rows = [outcome.report.pooled(role) for role in (ERASED, SYNONYM, KEPT)]
     shares = ["" if row is None else percent(row.after.top1, row.after.top1_interval) for row in rows]
     before = "" if rows[-1] is None else percent(rows[-1].before.top1)
     means = [outcome.report.mean(over) for over in (TOP1, PROBABILITY)]
     harmonic = ["" if value is None else percent(value) for value in means]
     seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
-    return f"| {plain(outcome.case.label)} | {count} | {' | '.join([*shares, before, *harmonic, seconds])} |"
+    suffered = outcome.report.spill_over()
+    worst = f"{plain(suffered[0].word)} {percent(suffered[0].after.top1)}" if suffered else ""
+    condition = "" if outcome.condition is None else f"{outcome.condition:.1e}"
+    forwards = "" if outcome.forwards is None else f"{outcome.forwards:,}"
+    cells = [*shares, before, *harmonic, seconds, worst, condition, forwards]
+    return f"| {plain(outcome.case.label)} | {count} | {' | '.join(cells)} |"
 
 
 Presets = dict[str, Recipe]
@@ -244,6 +257,18 @@ def _scaling(own: Presets, base: str) -> Iterator[Case]:
         yield Case("1 person" if count == 1 else f"{count} people", less)
 
 
+def _mass(own: Presets, base: str) -> Iterator[Case]:
+    """Figure 5's axes, over many methods."""
+    for label, recipe in scaling.recipes(own["people-12"]):
+        yield Case(label, recipe)
+
+
+def _fast(own: Presets, base: str) -> Iterator[Case]:
+    """What is lost by training in fewer forwards."""
+    for label, recipe in scaling.quicker(own):
+        yield Case(label, recipe)
+
+
 def _search(own: Presets, base: str) -> Iterator[Case]:
     """Every combination of the keep weights and the learning rate."""
     recipe = own[base]
@@ -262,5 +287,7 @@ STUDIES: dict[str, Callable[[Presets, str], Iterator[Case]]] = {
     "ablation": _ablation,
     "keys-values": _keys_values,
     "scaling": _scaling,
+    "mass": _mass,
+    "fast": _fast,
     "search": _search,
 }

@@ -24,6 +24,7 @@ class Status:
         detail: device and dtype when ready, the reason in a sentence when failed.
         memory: bytes of weights and of the largest step, or None until the model is loaded.
         fingerprint: of the model that is loaded, or "".
+        width: D of its text context, or None until the model is loaded.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Status:
     detail: str = ""
     memory: int | None = None
     fingerprint: str = ""
+    width: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Estimate:
         memory: bytes of weights and of the largest step, or None until the model is loaded.
         flops: operations, or None until the model is loaded.
         seconds: at the pace of a few steps that were timed, with every training image generated anew; None before.
+        crowded: where there are more phrases than directions: a sentence that says so, else "".
     """
 
     concepts: int
@@ -52,6 +55,7 @@ class Estimate:
     memory: float | None
     flops: float | None = None
     seconds: float | None = None
+    crowded: str = ""
 
     def summary(self) -> str:
         """All of it in one line."""
@@ -66,10 +70,14 @@ class Estimate:
             parts.append(f"about {size(self.memory)} of memory")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)}")
+        if self.crowded:
+            parts.append(self.crowded)
         return " · ".join(parts)
 
 
-def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: Path) -> Estimate:
+def estimate(
+    recipe: Recipe, memory: float | None, costs: Costs | None, cache: Path, width: int | None = None
+) -> Estimate:
     """Count what a run of a recipe takes; nothing is computed.
 
     Args:
@@ -77,13 +85,20 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         memory: bytes of the model, or None until it is loaded.
         costs: of the parts of a run, or None until they are measured.
         cache: folder of training images and of the Grams of general captions and preserve lists.
+        width: D of the model's text context, or None until it is loaded.
     """
     work, concepts = find(recipe.method).work(recipe), len(recipe.concepts)
     sentences = prompts.count(recipe) if work.sentences is None else work.sentences
-    steps = work.training_steps
+    steps, phrases, crowded = work.training_steps, concepts + len(recipe.preserve), ""
+    if width is not None and phrases > width:
+        crowded = (
+            f"{phrases:,} phrases in a map of width {width}: not all can be told apart; "
+            "mace-studio erase --estimate says how many directions they take"
+        )
     if costs is None or memory is None:
         forwards = work.images * work.image_steps * (2 if work.guidance > 1 else 1)
-        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards + steps, memory=memory)
+        forwards += steps
+        return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards, memory=memory, crowded=crowded)
     read = costs.sentences(recipe, cache)
     halves, image_steps = costs.halves if work.guidance > 1 else 1, min(work.image_steps, costs.most_steps)
     samples, trained = work.images * image_steps * halves, min(work.side_by_side, work.at_once) if steps else 0
@@ -96,6 +111,7 @@ def estimate(recipe: Recipe, memory: float | None, costs: Costs | None, cache: P
         seconds=costs.image_seconds.of(work.images, costs.at_once) * image_steps
         + costs.step_seconds.of(work.side_by_side, work.at_once) * (steps // work.side_by_side)
         + read * costs.sentence_seconds,
+        crowded=crowded,
     )
 
 

@@ -173,7 +173,13 @@ class Studio(JobDesk):
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Count what a run of this recipe takes; nothing is computed."""
-        return estimate.estimate(recipe, self.status().memory, self._model.costs, self.place.cache)
+        status = self.status()
+        return estimate.estimate(recipe, status.memory, self._model.costs, self.place.cache, status.width)
+
+    def capacity(self, recipe: Recipe) -> Job:
+        """Look at one prompt of each phrase; the result is a `Capacity`: what the projections can hold of a recipe."""
+        recipe.check()
+        return self._submit(f"Capacity of {recipe.title()}", recipe, "capacity", recipe)
 
     def token_counts(self, prompts: Sequence[str]) -> list[tuple[int, int, str]]:
         """Of each prompt its tokens, how many the model reads, and the end that it does not; empty until it is loaded.

@@ -15,8 +15,10 @@ from typing import Any
 
 from mace_studio import erasure as erasure_file
 from mace_studio.analysis import attention
+from mace_studio.analysis import capacity as capacities
 from mace_studio.analysis import compare as comparison
 from mace_studio.analysis.attention import Inspection
+from mace_studio.analysis.capacity import Capacity
 from mace_studio.analysis.compare import Pair
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError
@@ -140,22 +142,29 @@ class Loaded:
         where: device and dtype in words.
         memory: `Model.memory()`, in bytes.
         fingerprint: of its weights.
+        width: D, of the text context.
     """
 
     where: str
     memory: int
     fingerprint: str
+    width: int
 
 
 def load(place: Place, progress: Report = silent) -> Loaded:
     """Have the model ready."""
     model = process_model(place).model
-    return Loaded(model.where(), model.memory(), model.fingerprint)
+    return Loaded(model.where(), model.memory(), model.fingerprint, model.width)
 
 
 def measure(place: Place, progress: Report = silent) -> Costs:
     """Time a few steps of the model."""
     return costs.measure(process_model(place).model, progress)
+
+
+def capacity(place: Place, recipe: Recipe, progress: Report = silent) -> Capacity:
+    """What the model's projections can hold of a recipe."""
+    return capacities.measure(process_model(place).model, recipe, place.cache, progress)
 
 
 def erase(place: Place, recipe: Recipe, user_masks: UserMasks | None = None, progress: Report = silent) -> Entry:
@@ -267,5 +276,19 @@ def export(place: Place, path: Path, request: ExportRequest, progress: Report = 
 
 TASKS: dict[str, Callable[..., Any]] = {
     task.__name__: task
-    for task in (load, measure, erase, compose, masks, compare, inspect, residual, preview, evaluate, sample, export)
+    for task in (
+        load,
+        measure,
+        capacity,
+        erase,
+        compose,
+        masks,
+        compare,
+        inspect,
+        residual,
+        preview,
+        evaluate,
+        sample,
+        export,
+    )
 }

@@ -21,6 +21,7 @@ from mace_studio.sd.model import Model
 from mace_studio.settings import LoraSettings
 
 CLIP_NORM = 1.0
+WINDOW = 10  # steps whose mean loss tells whether it still falls
 # In float16 most gradients of activations are below the smallest normal number, and the LoRA's would be noise.
 LOSS_SCALE = 4096.0
 
@@ -38,6 +39,8 @@ class Subject:
         seed: of the LoRA's start, of the choice of images, prompts and timesteps, and of the noise.
         pooled_MP: pooled embedding of its prompts, which SDXL reads beside the context; None for other models.
         guidance: with which its images were generated; an LCM reads it.
+        path_NSCHW: noisy latents of the images on their way; they are trained on as they are, without other noise.
+        passed: the S timesteps at which they were.
     """
 
     phrase: str
@@ -48,6 +51,8 @@ class Subject:
     seed: int
     pooled_MP: Tensor | None = None
     guidance: float = 1.0
+    path_NSCHW: Tensor | None = None
+    passed: Sequence[int] = ()
 
     def generator(self) -> torch.Generator:
         """Randomness that belongs to this concept alone, whatever trains beside it."""
@@ -106,31 +111,43 @@ def train(
     total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
     schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-    schedules = [_timesteps(model, settings, g) for g in generators]
+    schedules = [_timesteps(model, settings, s, g) for s, g in zip(subjects, generators, strict=True)]
     losses: list[list[float]] = [[] for _ in subjects]
-    with _wrapped(model.unet, settings, generators) as adapters:
+    at_work = list(range(len(subjects)))
+    with _wrapped(model.unet, settings, generators) as (adapters, names):
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
         optimizer = torch.optim.AdamW([p for group in parameters for p in group], lr=settings.learning_rate)
         scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
         for step in range(settings.steps):
-            samples = [
-                _sample(schedule, s, own[step], g) for s, own, g in zip(subjects, schedules, generators, strict=True)
-            ]
-            values = _losses(model, samples, settings)
-            for subject, value in zip(subjects, values, strict=True):
-                _check(f"The loss of “{subject.phrase}” at step {step + 1}", [value], model, settings)
+            names[:] = [f"concept{i}" for i in at_work]
+            samples = [_sample(schedule, subjects[i], schedules[i][step], generators[i]) for i in at_work]
+            values = dict(zip(at_work, _losses(model, samples, settings), strict=True))
+            for i, value in values.items():
+                _check(f"The loss of “{subjects[i].phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
-            torch.stack([value * scale for value, scale in zip(values, scales, strict=True)]).sum().backward()
-            scales = [_clip(group, scale) for group, scale in zip(parameters, scales, strict=True)]
+            torch.stack([value * scales[i] for i, value in values.items()]).sum().backward()
+            for i in at_work:
+                scales[i] = _clip(parameters[i], scales[i])
             optimizer.step()
-            for i, (subject, value) in enumerate(zip(subjects, values, strict=True)):
+            for i, value in values.items():
                 losses[i].append(value.item())
-                progress(Progress("lora", subject.phrase, step * len(subjects) + i + 1, total, value.item()))
+                progress(Progress("lora", subjects[i].phrase, step * len(subjects) + i + 1, total, value.item()))
+            at_work = [i for i in at_work if not _flat(losses[i], settings.flat)]
+            if not at_work:
+                break
         deltas = [_delta(a, settings, tuple(curve)) for a, curve in zip(adapters, losses, strict=True)]
     for subject, delta in zip(subjects, deltas, strict=True):
         tensors = [tensor for pair in delta.pairs.values() for tensor in pair]
         _check(f"The LoRA of “{subject.phrase}”", tensors, model, settings)
     return deltas
+
+
+def _flat(losses: Sequence[float], share: float) -> bool:
+    """Whether a loss has fallen by less than a share of itself from one window to the next; never for a share of 0."""
+    if not share or len(losses) < 2 * WINDOW:
+        return False
+    before, now = sum(losses[-2 * WINDOW : -WINDOW]), sum(losses[-WINDOW:])
+    return before - now < share * before
 
 
 def _check(what: str, tensors: Iterable[Tensor], model: Model, settings: LoraSettings) -> None:
@@ -158,22 +175,28 @@ def _clip(group: Sequence[nn.Parameter], scale: float) -> float:
     return scale / 2
 
 
-def _timesteps(model: Model, settings: LoraSettings, generator: torch.Generator) -> list[int]:
+def _timesteps(model: Model, settings: LoraSettings, subject: Subject, generator: torch.Generator) -> list[int]:
     count = model.pipeline.scheduler.config.num_train_timesteps
     weights = (
         torch.ones(count).double()
         if settings.uniform
         else timesteps.density(count, settings.t1, settings.t2, settings.gamma)
     )
+    if subject.path_NSCHW is not None:  # only those at which there are latents
+        there = torch.zeros(count, dtype=torch.bool).index_fill_(0, torch.tensor(subject.passed), True)
+        weights = weights * there
     return timesteps.sample(weights, settings.steps, generator).tolist()
 
 
 def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator: torch.Generator) -> _Sample:
     image = int(torch.randint(len(subject.latents_NCHW), (), generator=generator))
     prompt = int(torch.randint(len(subject.context_MTD), (), generator=generator))
-    latent_CHW = subject.latents_NCHW[image]
-    noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
-    noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
+    if subject.path_NSCHW is not None:
+        noisy_CHW = subject.path_NSCHW[image, list(subject.passed).index(timestep)]
+    else:
+        latent_CHW = subject.latents_NCHW[image]
+        noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
+        noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
     pooled_P = None if subject.pooled_MP is None else subject.pooled_MP[prompt]
     return _Sample(
         noisy_CHW=noisy_CHW,
@@ -237,8 +260,14 @@ Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_
 
 
 @contextmanager
-def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]) -> Iterator[list[Adapter]]:
-    """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA j."""
+def _wrapped(
+    unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]
+) -> Iterator[tuple[list[Adapter], list[str]]]:
+    """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA names[j].
+
+    Yields:
+        The LoRAs "concept0", "concept1", ..., and the names, which may be changed: one for each sample of a batch.
+    """
     targets = projections.names(unet, settings.tune)
     # peft declares a whole number, and divides it by the rank.
     alpha: Any = settings.alpha
@@ -248,10 +277,11 @@ def _wrapped(unet: nn.Module, settings: LoraSettings, generators: Sequence[torch
         wrapped = get_peft_model(unet, config, names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, config)
+    used = list(names)
     layers = {name + projections.WEIGHT: unet.get_submodule(name) for name in targets}
     try:
-        with each_its_own(layers.values(), names):
-            yield [_start(layers, name, settings.rank, g) for name, g in zip(names, generators, strict=True)]
+        with each_its_own(layers.values(), used):
+            yield [_start(layers, name, settings.rank, g) for name, g in zip(names, generators, strict=True)], used
     finally:
         wrapped.unload()
 

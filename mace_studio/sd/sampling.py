@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -66,10 +66,12 @@ class GeneratedImage:
         heat_HW: mean attention to the phrase over layers, heads and steps, float32 on the CPU. Where that does not
             stand out, to the end or padding token that does so most: a model may read a phrase at the end of a prompt
             from there.
+        path_SCHW: noisy latents that it passed at the S timesteps of `passed`, where those were asked for.
     """
 
     latent_CHW: Tensor
     heat_HW: Tensor
+    path_SCHW: Tensor | None = None
 
 
 def generate(model: Model, request: ImageRequest, progress: Report = silent) -> list[Image]:
@@ -127,6 +129,7 @@ def training_images(
     settings: ImageSettings,
     cache: Path | None,
     progress: Report = silent,
+    window: tuple[float, float] | None = None,
 ) -> list[GeneratedImage]:
     """Generate training images and record the attention to their phrases in the same run.
 
@@ -139,13 +142,18 @@ def training_images(
         cache: folder of images that were generated before, or None to generate all of them.
         progress: called with stage "generate" at every denoising step: images there, parts of images added up, of all;
             and after every batch with one of its images, small, as `result`.
+        window: bounds of timesteps whose noisy latents are kept; what comes after them is not computed, and
+            `latent_CHW` is the last of them. None for finished images.
 
     Returns:
         In the order of `wanted`.
     """
-    paths = {image: _file(cache, model, image, settings) for image in wanted}
+    stops = passed(model, settings, window) if window else []
+    paths = {image: _file(cache, model, image, settings, stops) for image in wanted}
     size, channels = latent_size(model), model.unet.config.in_channels
     shapes = {"latent_CHW": (channels, *size), "heat_HW": size}
+    if stops:
+        shapes["path_SCHW"] = (len(stops), channels, *size)
     found = {image: files.cached(path, shapes) for image, path in paths.items() if path is not None}
     kept = {image: GeneratedImage(**tensors) for image, tensors in found.items() if tensors is not None}
     missing = [image for image in paths if image not in kept]
@@ -154,10 +162,11 @@ def training_images(
 
     def run_batch(batch: Sequence[TrainingImage], done: int) -> list[GeneratedImage]:
         report = within(progress, "generate", "", cached + done, len(wanted))
-        results = _training_batch(model, batch, settings, report)
+        results = _training_batch(model, batch, settings, report, stops)
         for image, result in zip(batch, results, strict=True):
             if (path := paths[image]) is not None:
-                files.write(path, {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW})
+                tensors = {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW}
+                files.write(path, tensors | ({} if result.path_SCHW is None else {"path_SCHW": result.path_SCHW}))
         # One image of each batch, small: to be seen while the others are generated, at the cost of one decoding.
         (shown,) = pixels.decoded(model, results[0].latent_CHW[None])
         shown.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -166,6 +175,30 @@ def training_images(
 
     kept |= zip(missing, model.batches.map(missing, run_batch), strict=True)
     return [kept[image] for image in wanted]
+
+
+def passed(model: Model, settings: ImageSettings, window: tuple[float, float]) -> list[int]:
+    """The timesteps within a window at which training images are on their way, the largest first.
+
+    Where there is none, the one nearest to its middle. The start, which is nothing but noise, is left out.
+
+    Args:
+        model: not a distilled one.
+        settings: how many steps.
+        window: t1 and t2.
+    """
+    scheduler = training_scheduler(model.pipeline.scheduler)
+    scheduler.set_timesteps(settings.steps)
+    later = [int(timestep) for timestep in scheduler.timesteps][1:]
+    inside = [timestep for timestep in later if window[0] <= timestep <= window[1]]
+    return inside or sorted(later, key=lambda timestep: abs(timestep - sum(window) / 2))[:1]
+
+
+def steps_until(model: Model, settings: ImageSettings, window: tuple[float, float]) -> int:
+    """How many denoising steps are computed where the rest after a window is left out; arguments as of `passed`."""
+    scheduler = training_scheduler(model.pipeline.scheduler)
+    scheduler.set_timesteps(settings.steps)
+    return [int(timestep) for timestep in scheduler.timesteps].index(passed(model, settings, window)[-1])
 
 
 def training_scheduler(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
@@ -189,12 +222,21 @@ def with_defaults(model: Model, settings: Settings) -> Settings:
     if not model.distilled:
         return settings
     guidance = settings.guidance if model.embeds_guidance else 1.0
-    return replace(settings, steps=min(settings.steps, FEW_STEPS), guidance=guidance)
+    few = replace(settings, steps=min(settings.steps, FEW_STEPS), guidance=guidance)
+    # Its few steps pass hardly any timestep, and with a scheduler of its own.
+    return replace(few, path=False) if isinstance(few, ImageSettings) else few
 
 
 def _training_batch(
-    model: Model, batch: Sequence[TrainingImage], settings: ImageSettings, progress: Report
+    model: Model, batch: Sequence[TrainingImage], settings: ImageSettings, progress: Report, stops: Sequence[int]
 ) -> list[GeneratedImage]:
+    way: list[Tensor] = []
+
+    def on_way(timestep: int, latents_NCHW: Tensor) -> bool:
+        if timestep in stops:
+            way.append(latents_NCHW.float().cpu())
+        return len(way) < len(stops) or not stops
+
     sums: dict[int, Tensor] = {}  # pixels of a layer -> sum_BQT
     layers = 0
 
@@ -211,12 +253,17 @@ def _training_batch(
         model.pipeline.scheduler = training_scheduler(usual)
     try:
         with attention_hooks.attention(model.unet, receive):
-            output = _run(model, [(image.prompt, image.seed) for image in batch], options, progress)
+            output = _run(model, [(image.prompt, image.seed) for image in batch], options, progress, on_way)
     finally:
         model.pipeline.scheduler = usual
     latents_NCHW = output.images.float().cpu()
+    path_NSCHW = torch.stack(way, dim=1) if way else None
     return [
-        GeneratedImage(latent_CHW.clone(), _heat(model, image, [sum_BQT[i] for sum_BQT in sums.values()]) / layers)
+        GeneratedImage(
+            latent_CHW.clone(),
+            _heat(model, image, [sum_BQT[i] for sum_BQT in sums.values()]) / layers,
+            None if path_NSCHW is None else path_NSCHW[i].clone(),
+        )
         for i, (latent_CHW, image) in enumerate(zip(latents_NCHW, batch, strict=True))
     ]
 
@@ -232,13 +279,24 @@ def _heat(model: Model, image: TrainingImage, sums: Sequence[Tensor]) -> Tensor:
     return own_IJ if best is None else after_NIJ[best]
 
 
-def _run(model: Model, pairs: Sequence[tuple[str, int]], options: dict, progress: Report) -> Any:
-    """Call the pipeline on some prompts and their seeds; at every denoising step `progress` gets the images done."""
+def _run(
+    model: Model,
+    pairs: Sequence[tuple[str, int]],
+    options: dict,
+    progress: Report,
+    on_way: Callable[[int, Tensor], bool] = lambda timestep, latents_NCHW: True,
+) -> Any:
+    """Call the pipeline on some prompts and their seeds; at every denoising step `progress` gets the images done.
+
+    `on_way` gets the next timestep and the noisy latents before it; where it returns False, the rest is left out.
+    """
 
     def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
         finite.check(tensors["latents"], f"The latents of step {step + 1}")
         done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
         progress(Progress("generate", step=done, total=len(pairs)))
+        if step + 1 < len(pipeline.scheduler.timesteps):
+            pipeline._interrupt = not on_way(int(pipeline.scheduler.timesteps[step + 1]), tensors["latents"])
         return tensors
 
     with finite.decoder(model.pipeline.vae):
@@ -263,8 +321,10 @@ def latent_size(model: Model) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _file(cache: Path | None, model: Model, image: TrainingImage, settings: ImageSettings) -> Path | None:
+def _file(
+    cache: Path | None, model: Model, image: TrainingImage, settings: ImageSettings, stops: Sequence[int]
+) -> Path | None:
     if cache is None:
         return None
-    key = [HEAT, model.fingerprint, *astuple(image), settings.steps, settings.guidance]
+    key = [HEAT, model.fingerprint, *astuple(image), settings.steps, settings.guidance, *stops]
     return cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"

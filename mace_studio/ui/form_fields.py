@@ -181,6 +181,10 @@ MACE = (
                 hint="Not for styles and explicit",
             ),
             Field(
+                key="flat", label="Stop when flat", path="lora.flat", kind="decimal",
+                hint="Gain in 10 steps, such as 0.01; 0 never",
+            ),
+            Field(
                 key="concepts_at_once", label="Concepts at once", path="concepts_at_once", kind="whole",
                 hint="Memory and speed only",
             ),
@@ -203,6 +207,10 @@ MACE = (
         advanced=True,
         columns=1,
         fields=(
+            Field(
+                key="path", label="Train on the way", path="images.path", kind="flag",
+                hint="on noisy latents between t₁ and t₂; images are not finished",
+            ),
             Field(
                 key="pad_tokens", label="End and padding tokens", path="lora.pad_tokens", kind="flag",
                 hint="also press down what they carry",

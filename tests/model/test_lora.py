@@ -76,7 +76,7 @@ def test_together_is_the_same_as_one_after_another(model, unchanged):
 @pytest.mark.parametrize("rank", [1, 4])
 def test_a_lora_starts_with_a_normal_down_of_one_over_the_rank_and_no_up(model, unchanged, rank):
     settings = LoraSettings(rank=rank)
-    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as (adapter,):
+    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as ((adapter,), _):
         downs = torch.cat([down_RD.detach().flatten() for _, down_RD in adapter.values()])
         assert not any(up_PR.any() for up_PR, _ in adapter.values())
     count = len(downs)
@@ -194,3 +194,24 @@ def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale(
     parameter.grad = torch.tensor([1.0, float("inf")])
     assert lora._clip([parameter], 2.0) == 1.0
     assert parameter.grad is None
+
+
+def test_a_concept_whose_loss_is_flat_stops_and_the_other_trains_as_alone(model, monkeypatch):
+    slow = replace(FAST, steps=7, learning_rate=1e-9)
+    monkeypatch.setattr(lora, "WINDOW", 2)
+    subjects = [subject(model, "cat"), subject(model, "dog", masked=False)]
+    whole = lora.train(model, subjects, slow)
+    stops = [lora._flat(losses, 0.5) for losses in ([4.0, 4.0, 4.0, 4.0], [4.0, 4.0, 1.0, 1.0], [4.0, 4.0, 4.0])]
+    assert stops == [True, False, False] and not lora._flat([4.0] * 9, 0.0)
+    # No window is 99 % below the one before, so both end after two windows, as if they had been asked for four steps.
+    stopped = lora.train(model, subjects, replace(slow, flat=0.99))
+    assert [len(delta.losses) for delta in stopped] == [4, 4]
+    assert [delta.losses for delta in stopped] == [delta.losses[:4] for delta in whole]
+    monkeypatch.setattr(lora, "_flat", lambda losses, share: share and len(losses) == 2 and losses[0] == first)
+    first = whole[0].losses[0]
+    mixed = lora.train(model, subjects, replace(slow, flat=0.5))
+    assert [len(delta.losses) for delta in mixed] == [2, 7]
+    assert mixed[1].losses == pytest.approx(whole[1].losses, rel=1e-4)
+    for key, pair in mixed[1].pairs.items():
+        for tensor, expected in zip(pair, whole[1].pairs[key], strict=True):
+            assert torch.allclose(tensor, expected, rtol=1e-3, atol=1e-9)

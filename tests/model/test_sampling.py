@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,13 @@ from diffusers import DPMSolverMultistepScheduler
 
 from mace_studio.core import attention
 from mace_studio.errors import RecipeError
+from mace_studio.methods.mace import train_loras
+from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Cancelled
-from mace_studio.recipe import ImageRequest
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import model as sd_model
 from mace_studio.sd import sampling, text
-from mace_studio.settings import ImageSettings
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled
 
 SHORT = ImageSettings(per_concept=2, steps=2, guidance=3.0)
@@ -148,3 +152,48 @@ def test_the_librarys_call_is_the_same_for_one_prompt_and_several(model, unchang
     assert np.abs(np.asarray(cat, float) - np.asarray(images[0], float)).max() <= 1  # a batch of another size rounds
     with pytest.raises(RecipeError, match="prompt"):
         model.generate([])
+
+
+def test_images_on_their_way_are_those_that_a_whole_run_passes_and_cost_fewer_forwards(model, unchanged, tmp_path):
+    settings, window, forwards, latents = ImageSettings(steps=10, guidance=3.0, path=True), (200, 400), [], {}
+    scheduler = sampling.training_scheduler(model.pipeline.scheduler)
+    scheduler.set_timesteps(10)
+    inside = [int(t) for t in scheduler.timesteps if 200 <= t <= 400]
+    assert sampling.passed(model, settings, window) == inside and inside
+    # By the whole run: what goes into the UNet at a timestep, the conditional half of each image.
+    handle = model.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: (forwards.append(1), latents.setdefault(int(args[1]), args[0][2:].clone()))[0],
+        with_kwargs=True,
+    )
+    try:
+        (whole, _) = sampling.training_images(model, CAT, settings, None)
+        expected, taken = {t: latents[t] for t in inside}, len(forwards)
+        forwards.clear()
+        images = sampling.training_images(model, CAT, settings, tmp_path, window=window)
+    finally:
+        handle.remove()
+    assert whole.path_SCHW is None and taken == 10
+    assert len(forwards) == sampling.steps_until(model, settings, window) == list(scheduler.timesteps).index(inside[-1])
+    assert len(forwards) < 10
+    for n, image in enumerate(images):
+        assert torch.equal(image.path_SCHW, torch.stack([expected[t][n] for t in inside]))
+    again = sampling.training_images(model, CAT, settings, tmp_path, window=window)
+    assert all(torch.equal(a.path_SCHW, b.path_SCHW) for a, b in zip(images, again, strict=True))
+    # Between two of so few steps: the one nearest to the middle.
+    assert sampling.passed(model, replace(settings, steps=3), (400, 500)) in ([666], [333])
+
+
+def test_a_lora_trains_on_what_is_on_its_way(model, unchanged, tmp_path):
+    recipe = Recipe(concepts=[Concept("cat", "forest")]).with_settings(
+        refine=KeepWeights(identity=1.0), fuse=KeepWeights(identity=1.0),
+        images=ImageSettings(per_concept=2, steps=10, guidance=3.0, path=True), lora=LoraSettings(steps=3),
+    )  # fmt: skip
+    result = erase(model, recipe.check(), cache=tmp_path)
+    plain = erase(model, recipe.with_settings(images=replace(recipe.settings.images, path=False)), cache=tmp_path)
+    assert len(result.loras["cat"].losses) == 3
+    assert train_loras.forwards(model, plain.recipe, plain.loras) == 2 * 10 * 2 + 3
+    steps = sampling.steps_until(model, recipe.settings.images, (200, 400))
+    assert train_loras.forwards(model, recipe, result.loras) == 2 * steps * 2 + 3 < 43
+    assert result.loras["cat"].losses != plain.loras["cat"].losses
+    with pytest.raises(RecipeError, match=r"images\.path: Masks by clipseg need finished images"):
+        recipe.with_settings(masks="clipseg").check()

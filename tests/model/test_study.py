@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from mace_studio.evaluation import plan, report_figures, study
 from mace_studio.evaluation.report import KEPT
 from mace_studio.evaluation.study import Case
 from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.paths import BUILT_IN
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import sampling
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
@@ -41,6 +43,9 @@ def few_images(monkeypatch):
         ("keys-values", 10),
         ("scaling", 5),
         ("search", 18),
+        # 1, 5, 10 and 12 people of edition 1, and all kinds at once, by seven methods
+        ("mass", 35),
+        ("fast", 4 * (3 + 10)),
     ],
 )
 def test_every_study_has_its_rows_and_all_can_be_run(name, count):
@@ -89,6 +94,27 @@ def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
     (path,) = report_figures.write_growth(grown, [1.0, None, 3.0], tmp_path / "people.png")
     assert path.is_file()
     assert report_figures.write_growth(grown[:1] * 3, [None] * 3, tmp_path / "objects.png") == []
+    other = replace(grown[0], recipe=replace(QUICK, method="uce", settings=None))
+    (path,) = report_figures.write_growth([*grown, other], [1.0, None, 3.0, 0.5], tmp_path / "mass.png")
+    assert path.stat().st_size > 10_000
+    assert f"| dog {100 * first[0].report.spill_over()[0].after.top1:.1f} % |" in text
+
+
+def test_the_study_over_many_people_erases_and_keeps_what_the_judge_knows():
+    rows = {case.label: case.recipe for case in study.cases("mass")}
+    everything = rows["MACE, 77 of all kinds"]
+    assert [sum(c.kind == kind for c in everything.concepts) for kind in ("object", "celebrity", "style")] == [
+        60,
+        12,
+        5,
+    ]
+    assert len(everything.preserve) == 10 + 12 + 5
+    heads = json.loads((BUILT_IN.parent / "judge" / "judge.json").read_text(encoding="utf-8"))["heads"]
+    named = {*(c.phrase for c in everything.concepts), *everything.preserve}
+    assert named == {*heads["thing"], *heads["artist"]} - {"none of these"}
+    people = [rows[f"UCE, {count}"] for count in ("1 person", "5 people", "10 people", "12 people")]
+    assert [len(recipe.concepts) for recipe in people] == [1, 5, 10, 12]
+    assert all(recipe.preserve == rows["MACE, 1 person"].preserve for recipe in people)
 
 
 def test_no_row_of_the_scaling_study_finds_training_images_of_another():

@@ -1,9 +1,11 @@
 """Spans, complements and Gram-Schmidt; the expected matrices are read off the vectors."""
 
+import math
+
 import pytest
 import torch
 
-from mace_studio.core.subspace import basis, complement, gram_schmidt, projector
+from mace_studio.core.subspace import basis, complement, effective_rank, gram_schmidt, projector, share_within
 
 
 def rows(*values):
@@ -47,3 +49,17 @@ def test_a_projector_leaves_its_vectors_and_squares_to_itself(count):
     onto_DD = projector(vectors_ND)
     assert torch.allclose(vectors_ND.double() @ onto_DD, vectors_ND.double(), atol=1e-12)
     assert torch.allclose(onto_DD @ onto_DD, onto_DD, atol=1e-12)
+
+
+def test_the_effective_rank_counts_directions_by_their_energy():
+    assert effective_rank(torch.eye(4, 7)) == pytest.approx(4)
+    assert effective_rank(rows([1.0, 0], [5, 0])) == pytest.approx(1)
+    # Energies 9 and 1: shares 0.9 and 0.1, e to the entropy.
+    assert effective_rank(rows([3.0, 0], [0, 1])) == pytest.approx(math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.1)))
+    assert effective_rank(torch.zeros(0, 3)) == effective_rank(torch.zeros(2, 3)) == 0
+
+
+def test_the_share_of_vectors_within_a_span():
+    # Of (3, 4) the span of the first axis has 9 of 25, of (0, 5) nothing: 9 of 50.
+    assert share_within(rows([3.0, 4], [0, 5]), rows([1.0, 0])) == pytest.approx(9 / 50)
+    assert share_within(torch.zeros(0, 2), rows([1.0, 0])) == 0

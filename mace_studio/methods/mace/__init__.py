@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mace_studio.errors import RecipeError
 from mace_studio.settings import (
     ImageSettings,
     KeepWeights,
@@ -49,4 +50,6 @@ class MaceSettings:
         check_images(self.images)
         one_of("fusion", self.fusion, FUSIONS)
         one_of("masks", self.masks, MASKS)
+        if self.images.path and self.masks in ("clipseg", "grounded-sam"):
+            raise RecipeError("images.path", f"Masks by {self.masks} need finished images; use those of the attention.")
         bounded("concepts_at_once", self.concepts_at_once)

@@ -39,7 +39,7 @@ def train(
         refined: `digest` of the refined weights that are in place.
         cache: folder that has the LoRAs in a folder of their own, or None to train all of them.
     """
-    if cache is None:
+    if cache is None or settings.flat:  # how many steps there will be is not known before, nor what is beside them
         return lora.train(model, subjects, settings, progress)
     names = keys(model, subjects, settings, refined)
     known = [read(model, settings, cache, name) for name in names]
@@ -116,7 +116,8 @@ def _described(subject: Subject) -> tuple[object, ...]:
     """All of a subject; of its tensors a digest."""
     said = hashlib.sha256()
     pooled = [] if subject.pooled_MP is None else [subject.pooled_MP]
-    _update(said, [subject.latents_NCHW, subject.context_MTD, *pooled])
+    path = [] if subject.path_NSCHW is None else [subject.path_NSCHW, torch.tensor(subject.passed)]
+    _update(said, [subject.latents_NCHW, subject.context_MTD, *pooled, *path])
     for mask_IJ in subject.masks:
         _update(said, [torch.zeros(0) if mask_IJ is None else mask_IJ])
     positions = tuple(map(tuple, subject.positions))

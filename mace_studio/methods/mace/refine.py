@@ -11,15 +11,13 @@ from torch import Tensor
 
 from mace_studio import prompts
 from mace_studio.core import ridge, tokens
-from mace_studio.core.moments import Moments, PairSums
+from mace_studio.core.moments import TOGETHER, Moments, PairSums
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import finite, grams, projections, text
 from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
-
-TOGETHER = 8  # concepts whose sums are made together; fewer travel more often between machines
 
 
 @dataclass(frozen=True)

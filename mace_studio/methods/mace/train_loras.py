@@ -66,6 +66,23 @@ def train(
     return {concept.phrase: delta for concept, delta in zip(recipe.concepts, deltas, strict=True)}
 
 
+def forwards(model: Model, recipe: Recipe, loras: Mapping[str, lora.LoraDelta]) -> int:
+    """Samples that went through the UNet for the training images and the LoRAs of a recipe, had there been no cache.
+
+    Args:
+        model: of the run.
+        recipe: of the run.
+        loras: what came of it; one that stopped early has fewer losses.
+    """
+    images, settings = sampling.with_defaults(model, recipe.settings.images), recipe.settings.lora
+    steps = images.steps
+    if images.path:
+        steps = sampling.steps_until(model, images, (settings.t1, settings.t2))
+    halves = 1 if images.guidance <= 1 or model.distilled else 2
+    own = len(loras) * images.per_concept * steps * halves
+    return own + sum(len(delta.losses) for delta in loras.values())
+
+
 def _subject(
     model: Model,
     recipe: Recipe,
@@ -80,7 +97,8 @@ def _subject(
     if recipe.settings.lora.pad_tokens:
         ids = text.ids(model, sentences)
         positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
-    encoded = embeddings.of(sentences, on_batch)
+    encoded, settings = embeddings.of(sentences, on_batch), sampling.with_defaults(model, recipe.settings.images)
+    window = recipe.settings.lora.t1, recipe.settings.lora.t2
     return lora.Subject(
         phrase=concept.phrase,
         latents_NCHW=images.latents_NCHW,
@@ -89,5 +107,7 @@ def _subject(
         positions=positions,
         seed=recipe.seed,
         pooled_MP=encoded.pooled_NP,
-        guidance=sampling.with_defaults(model, recipe.settings.images).guidance,
+        guidance=settings.guidance,
+        path_NSCHW=images.path_NSCHW,
+        passed=sampling.passed(model, settings, window) if images.path_NSCHW is not None else (),
     )

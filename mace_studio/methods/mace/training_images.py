@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,10 +30,12 @@ class TrainingImages:
     Attributes:
         latents_NCHW: clean latents, scaled as the UNet reads them, float32 on the CPU.
         masks: for each of the N images mask_IJ where the concept is, or None for the whole image.
+        path_NSCHW: noisy latents on their way, see `sampling.GeneratedImage`, or None.
     """
 
     latents_NCHW: Tensor
     masks: Masks
+    path_NSCHW: Tensor | None = None
 
 
 def make(
@@ -66,7 +68,7 @@ def make(
     images = generate(model, recipe, cache, warnings, progress)
     found = masks.find(model, recipe, images, user_masks, progress)
     chosen = masks.combined(model, recipe, found, user_masks, warnings)
-    return [TrainingImages(_latents(own), theirs) for own, theirs in zip(images, chosen, strict=True)]
+    return [TrainingImages(_latents(own), theirs, _paths(own)) for own, theirs in zip(images, chosen, strict=True)]
 
 
 def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> MaskSheet:
@@ -84,8 +86,9 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
     """
     check_takes_masks(recipe.check())
     text.check(model, recipe)
+    finished = recipe.with_settings(images=replace(recipe.settings.images, path=False))  # to look at
     report = timed(progress, costs(recipe, decodes=True))
-    images = generate(model, recipe, cache, [], report)
+    images = generate(model, finished, cache, [], report)
     each, sheet = recipe.settings.images.per_concept, MaskSheet(recipe, [])
     total = len(recipe.concepts) * each
     found = masks.find(model, recipe, images, (), within(report, "masks", total=2 * total))
@@ -147,8 +150,15 @@ def generate(
             f"{model.name} is made for few steps, so its training images took {settings.steps} steps with a guidance "
             f"of {settings.guidance:g}."
         )
-    images = sampling.training_images(model, wanted, settings, cache, within(progress, "images"))
+    lora = recipe.settings.lora if settings.path else None
+    window = (lora.t1, lora.t2) if lora else None
+    images = sampling.training_images(model, wanted, settings, cache, within(progress, "images"), window)
     return [images[i : i + each] for i in range(0, len(images), each)]
+
+
+def _paths(images: Sequence[GeneratedImage]) -> Tensor | None:
+    paths = [image.path_SCHW for image in images if image.path_SCHW is not None]
+    return torch.stack(paths) if paths else None
 
 
 def _latents(images: Sequence[GeneratedImage]) -> Tensor:
