@@ -24,6 +24,7 @@ class Status:
         detail: device and dtype when ready, the reason in a sentence when failed.
         memory: bytes of weights and of the largest step, or None until the model is loaded.
         fingerprint: of the model that is loaded, or "".
+        unet: of its UNet alone.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Status:
     detail: str = ""
     memory: int | None = None
     fingerprint: str = ""
+    unet: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

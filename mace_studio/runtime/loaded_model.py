@@ -52,7 +52,12 @@ class LoadedModel:
             self.status = replace(waiting, state="failed", detail=detail)
             raise
         self.status = replace(
-            waiting, state="ready", detail=found.where, memory=found.memory, fingerprint=found.fingerprint
+            waiting,
+            state="ready",
+            detail=found.where,
+            memory=found.memory,
+            fingerprint=found.fingerprint,
+            unet=found.unet,
         )
 
     def measure(self, progress: Report) -> None:
