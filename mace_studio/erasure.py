@@ -195,19 +195,15 @@ def check_finite(erasure: Erasure) -> None:
 def check_fits(erasure: Erasure, model: Model) -> None:
     """Raise a FileError unless the erasure was made from this model's UNet, and a NotFinite where it is no numbers.
 
-    With another VAE or text encoder beside the same UNet it fits; the log has a warning then.
+    With another VAE or text encoder beside the same UNet it fits; the log has `doubt` then.
     """
     check_finite(erasure)
     own = projections.read(model.unet, methods.find(erasure.recipe.method).changes)
     shapes_fit = all(key in own and own[key].shape == weight_PD.shape for key, weight_PD in erasure.weights.items())
     if shapes_fit and erasure.fingerprint == model.fingerprint:
         return
-    if shapes_fit and erasure.unet and erasure.unet == model.unet_fingerprint:
-        log.warning(
-            "“%s” was made from the UNet of %s, beside another VAE or text encoder; images may differ in that.",
-            erasure.recipe.title(),
-            model.name,
-        )
+    if shapes_fit and (sentence := doubt(erasure, model)):
+        log.warning("%s", sentence)
     else:
         # bfloat16 rounds so coarsely that the same model loaded in it has another fingerprint.
         dtypes = {str(weight.dtype).removeprefix("torch.") for weight in erasure.weights.values()}
@@ -215,6 +211,16 @@ def check_fits(erasure: Erasure, model: Model) -> None:
             f"“{erasure.recipe.title()}” was made from another model than {model.name}, so it does not fit; "
             f"load the model that it was made from{', in ' if dtypes else ''}{' and '.join(dtypes)}."
         )
+
+
+def doubt(erasure: Erasure, model: Model) -> str:
+    """What to know of an erasure from the same UNet beside another VAE or text encoder, in a sentence; "" otherwise."""
+    if erasure.fingerprint == model.fingerprint or not erasure.unet or erasure.unet != model.unet_fingerprint:
+        return ""
+    return (
+        f"“{erasure.recipe.title()}” was made from the UNet of {model.name}, beside another VAE or text encoder; "
+        "images may differ in that."
+    )
 
 
 def check_has_weights(erasure: Erasure) -> None:

@@ -152,7 +152,8 @@ def from_bytes(data: bytes) -> Image.Image:
                     f"{MOST_PIXELS:,} of them."
                 )
             return black_and_white(image)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    # SyntaxError: what Pillow says of a PNG file with a broken chunk
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise FileError("This cannot be read as an image; save the mask as a PNG file.") from error
 
 

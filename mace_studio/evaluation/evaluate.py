@@ -11,7 +11,7 @@ from statistics import fmean
 
 from PIL.Image import Image, new
 
-from mace_studio.erasure import Erasure, check_fits
+from mace_studio.erasure import Erasure, check_fits, doubt
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation import metrics
 from mace_studio.evaluation.metrics import AFTER, BEFORE, EXPLICIT, Answers, Shot
@@ -120,7 +120,10 @@ class _Measurement:
             h_a=metrics.h_a(recipe, rows),
             quality=quality,
             detections=found,
-            notes=metrics.notes(self.judge, self.labels, recipe, found is not None),
+            notes=(
+                *filter(None, [doubt(self.case.erasure, self.model)]),
+                *metrics.notes(self.judge, self.labels, recipe, found is not None),
+            ),
             model=self.model.name,
             fingerprint=self.model.fingerprint,
         )

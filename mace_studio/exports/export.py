@@ -143,7 +143,7 @@ def _captioned(path: Path, erasure: Erasure) -> tuple[str, Image.Image]:
             image = file.convert("RGB")
         same = _is_of(erasure, settings["recipe"], settings["model_fingerprint"])
         caption = f"“{settings['prompt']}”, seed {settings['seed']}"
-    except (*UNREADABLE, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise FileError(f"{path} is no image that a comparison saved.") from error
     if not same:
         raise FileError(f"{path} shows another erasure than the one to export; compare this one first.")

@@ -25,6 +25,7 @@ class Status:
         memory: bytes of weights and of the largest step, or None until the model is loaded.
         fingerprint: of the model that is loaded, or "".
         width: D of its text context, or None until the model is loaded.
+        unet: of its UNet alone.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Status:
     memory: int | None = None
     fingerprint: str = ""
     width: int | None = None
+    unet: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

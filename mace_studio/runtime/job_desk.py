@@ -22,6 +22,9 @@ EACH, SHARED, OWN = 8, 64, 1000
 resumed = contextvars.ContextVar("resumed", default="")  # the id of the job that goes on
 
 
+SURVIVING: dict[str, Callable[..., Job]] = {}  # the only methods that a log can name
+
+
 def survives(method: Callable[..., Job]) -> Callable[..., Job]:
     """A method whose jobs are written down, to go on after a restart; its arguments are positional there."""
 
@@ -34,6 +37,7 @@ def survives(method: Callable[..., Job]) -> Callable[..., Job]:
             self._log.add(job, self.place, method.__name__, bound.args[1:])
         return job
 
+    SURVIVING[method.__name__] = call
     return call
 
 
@@ -88,12 +92,14 @@ class JobDesk:
         place = whole(self.place)
         if (job.place.source, job.place.vae, job.place.text_encoder) != (place.source, place.vae, place.text_encoder):
             raise StudioError(f"“{job.title}” was for the model {job.place.source}; load that one first.")
+        if job.method not in SURVIVING:
+            raise StudioError(f"“{job.title}” was begun by another version, and cannot go on here.")
         if not self._log.take(job):
             raise StudioError(f"“{job.title}” goes on elsewhere already.")
         context = contextvars.copy_context()
         context.run(resumed.set, job.id)
         try:
-            return context.run(getattr(self, job.method), *job.arguments)
+            return context.run(SURVIVING[job.method], self, *job.arguments)
         except StudioError:
             self._log.give_back(job)
             raise

@@ -42,6 +42,7 @@ class Entry:
         conditions: "refine" and "fuse" -> condition number of the solve.
         warnings: what the user should know, in sentences.
         fingerprint: of the model that it was made from.
+        unet: of that model's UNet alone; "" where an older version made it.
         composable: whether it has all that it takes to fuse it again; a file of an older version has not.
         scores: harmonic means of its last evaluation.
     """
@@ -54,6 +55,7 @@ class Entry:
     conditions: Mapping[str, float]
     warnings: tuple[str, ...]
     fingerprint: str = ""
+    unet: str = ""
     composable: bool = False
     scores: tuple[Harmonic, ...] = ()
 
@@ -106,6 +108,7 @@ def read(path: Path) -> Entry:
         conditions=header.conditions,
         warnings=header.warnings,
         fingerprint=header.fingerprint,
+        unet=header.unet,
         composable=header.composable,
         scores=_scores(path, header.recipe),
     )

@@ -58,6 +58,7 @@ class LoadedModel:
             memory=found.memory,
             fingerprint=found.fingerprint,
             width=found.width,
+            unet=found.unet,
         )
 
     def measure(self, progress: Report) -> None:

@@ -143,18 +143,20 @@ class Loaded:
         memory: `Model.memory()`, in bytes.
         fingerprint: of its weights.
         width: D, of the text context.
+        unet: of those of its UNet.
     """
 
     where: str
     memory: int
     fingerprint: str
     width: int
+    unet: str
 
 
 def load(place: Place, progress: Report = silent) -> Loaded:
     """Have the model ready."""
     model = process_model(place).model
-    return Loaded(model.where(), model.memory(), model.fingerprint, model.width)
+    return Loaded(model.where(), model.memory(), model.fingerprint, model.width, model.unet_fingerprint)
 
 
 def measure(place: Place, progress: Report = silent) -> Costs:
@@ -254,12 +256,17 @@ def evaluate(
     model = process_model(place).model
     cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
     reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
-    for (path, _), measured in zip(plans, reports, strict=True):
-        try:
-            library.write_scores(library.read(path), measured.harmonic)
-        except FileError as error:  # the report is worth more than the note
-            log.warning("the scores of %s could not be noted: %s", path.stem, error)
-    return reports
+    return [_noted(path, measured) for (path, _), measured in zip(plans, reports, strict=True)]
+
+
+def _noted(path: Path, measured: report.Report) -> report.Report:
+    """A report whose scores stand beside the erasure; it is worth more than the note, and says where that failed."""
+    try:
+        library.write_scores(library.read(path), measured.harmonic)
+    except FileError as error:
+        log.warning("the scores of %s could not be noted: %s", path.stem, error)
+        return replace(measured, notes=(*measured.notes, f"Its scores are not in the list of erased models: {error}"))
+    return measured
 
 
 def sample(place: Place, path: Path, plan: Plan, progress: Report = silent) -> report.Report:

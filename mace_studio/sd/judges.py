@@ -13,6 +13,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from mace_studio.errors import ModelError
 from mace_studio.miniature import judge
+from mace_studio.sd import parts
 from mace_studio.sd.model import Model
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -68,11 +69,10 @@ class ZeroShotClip:
     def __init__(self, source: str = CLIP, device: torch.device | str = "cpu") -> None:
         self.name = f"zero-shot CLIP, {source if not Path(source).exists() else Path(source).name}"
         try:
-            self._model = CLIPModel.from_pretrained(source, use_safetensors=True).eval()
-            self._model.to(device)  # type: ignore[arg-type]  # a wrapper in transformers hides the signature
+            self._model: Any = parts.pretrained(CLIPModel, source, "judge").eval().to(device)
             self._tokenizer = CLIPTokenizer.from_pretrained(source)
             self._pixels = CLIPImageProcessorPil.from_pretrained(source)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"The judge {source} could not be loaded. Name a CLIP model on this machine or on the hub, with "
                 "safetensors weights."
@@ -106,13 +106,13 @@ class ZeroShotClip:
     @torch.no_grad()
     def features(self, images: Sequence[Image]) -> Tensor:
         """Its image embeddings, each of length 1."""
-        parts = []
+        embedded = []
         for start in range(0, len(images), BATCH):
             pixels = self._pixels(
                 [image.convert("RGB") for image in images[start : start + BATCH]], return_tensors="pt"
             )
-            parts.append(_embedded(self._model.get_image_features(**pixels.to(self._model.device))).cpu())
-        return torch.cat(parts)
+            embedded.append(_embedded(self._model.get_image_features(**pixels.to(self._model.device))).cpu())
+        return torch.cat(embedded)
 
 
 def of(model: Model) -> Judge | None:

@@ -179,6 +179,24 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str =
     return loaded
 
 
+def pretrained(kind: Any, source: str, called: str, **options: Any) -> Any:
+    """Load a model of transformers that is no part of a folder: safetensors only, and every weight from the files.
+
+    Args:
+        kind: class of the model.
+        source: folder or hub id.
+        called: what messages call it.
+        options: more of `from_pretrained`.
+
+    Raises:
+        ModelError: weights are missing.
+        OSError, ValueError, RuntimeError: as `from_pretrained`.
+    """
+    loaded, report = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
+    check_whole(report["missing_keys"], called, source, report["unexpected_keys"])
+    return loaded
+
+
 def check_whole(missing: Iterable[str], called: str, source: str, leftover: Iterable[str] = ()) -> None:
     """Raise a ModelError where weights were not in the files: they would be random numbers.
 

@@ -28,6 +28,7 @@ from transformers import (
 
 from mace_studio.errors import ModelError
 from mace_studio.progress import Progress, Report, silent
+from mace_studio.sd import parts
 
 # What is fetched from the hub, by the name of the folder that may take its place.
 MODELS = {
@@ -209,15 +210,15 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 def _part(kind: Any, name: str, folder: Path | None, **options: Any) -> Any:
     """A model, tokenizer or image processor; from `folder` alone where one is named."""
     source = MODELS[name] if folder is None else str(folder / name)
-    if "dtype" in options:
-        options["use_safetensors"] = True
+    options["local_files_only"] = folder is not None
     try:
-        part = kind.from_pretrained(source, local_files_only=folder is not None, **options)
-    except (OSError, ValueError) as error:
+        if "dtype" in options:
+            return parts.pretrained(kind, source, "model for masks", **options).eval()
+        return kind.from_pretrained(source, **options)
+    except (OSError, ValueError, RuntimeError) as error:
         remedy = (
             f"Check the network, or put it into a folder “{name}” and name the folder above in {VARIABLE}"
             if folder is None
             else "Put it there as transformers saves it, with safetensors weights"
         )
         raise ModelError(f"The model {source}, which makes the masks, could not be loaded. {remedy}.") from error
-    return part.eval() if "dtype" in options else part

@@ -18,7 +18,7 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Password:
-    """Asks for one user's password, as Gradio's `auth` takes it.
+    """Asks for one user's password. Its `check` is for Gradio's `auth`: of an object it would not await the answer.
 
     Attempts wait without holding up anything else. After several wrong ones all attempts take turns, the right one too:
     who tries many at once would otherwise know from a missing answer that it was wrong.
@@ -33,7 +33,7 @@ class Password:
         self._next = 0.0
         self._waiting = 0
 
-    async def __call__(self, user: str, password: str) -> bool:
+    async def check(self, user: str, password: str) -> bool:
         """Whether both are right, after a while."""
         now = time.monotonic()
         self._wrong = [at for at in self._wrong if now - at < WINDOW]

@@ -82,7 +82,7 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
     # Gradio decodes an image before a handler sees it; Pillow refuses one of twice as many pixels.
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
     if options.get("auth"):
-        options["auth"] = Password(*options["auth"])
+        options["auth"] = Password(*options["auth"]).check
     try:
         _launch(demo, host, shared, middleware, options)
     except OSError as error:

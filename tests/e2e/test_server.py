@@ -55,5 +55,11 @@ def test_the_app_is_up_soon_and_asks_for_the_password(tmp_path):
         took = time.monotonic() - begun
         assert httpx.get(f"{address}config").status_code == 401
         assert took < 20, f"the page was up after {took:.1f} s"
+        for wrong in ({"username": "me", "password": "secrets"}, {"username": "you", "password": "secret"}):
+            begun = time.monotonic()
+            assert httpx.post(f"{address}login", data=wrong).status_code == 400
+            assert time.monotonic() - begun >= 1.0
         pair = {"username": "me", "password": "secret"}
+        foreign = {"origin": "https://evil.example"}
+        assert httpx.post(f"{address}login", data=pair, headers=foreign).status_code == 403
         assert httpx.post(f"{address}login", data=pair).status_code == 200

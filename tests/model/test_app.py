@@ -64,7 +64,7 @@ def test_a_hosted_space_finds_the_page_and_nothing_is_told_outside():
         "assert os.environ['HF_HUB_DISABLE_TELEMETRY'] in ('1', 'True')\n"
         "assert not app.demo.analytics_enabled\n"
         "blocks = [b for b in app.demo.blocks.values() if b.get_block_name() not in\n"
-        "          ('row', 'column', 'form', 'api', 'state', 'browserstate', 'tabs', 'tabitem')]\n"
+        "          ('row', 'column', 'form', 'api', 'state', 'browserstate', 'tabs', 'tabitem', 'timer')]\n"
         "unnamed = [b for b in blocks if not b.elem_id]\n"
         "assert not unnamed, unnamed\n"
         "fields = [b for b in blocks if not b.get_block_name().endswith('button')]\n"

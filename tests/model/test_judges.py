@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from mace_studio.errors import ModelError
@@ -51,3 +54,13 @@ def test_presence_needs_a_judge_that_can_say_none(model, clip_folder, images):
 def test_features_of_the_built_in_judge_tell_images_apart(model, images):
     features_NF = judges.of(model).features(images)
     assert features_NF.shape[0] == 3 and not torch.allclose(features_NF[0], features_NF[1])
+
+
+def test_a_judge_with_a_missing_weight_is_refused(clip_folder, tmp_path):
+    """It would answer with random numbers."""
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("visual_projection.weight")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"judge of .* lacks 1 weight: visual_projection\.weight"):
+        judges.ZeroShotClip(str(folder))

@@ -1,5 +1,6 @@
 """Masks by other models: small ones of the same classes as the real ones, with random weights, read from a folder."""
 
+import re
 import shutil
 import weakref
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ViTImageProcessorPil
 
 from mace_studio.core import attention
@@ -179,3 +181,18 @@ def test_the_mask_of_attention_is_above_otsus_threshold():
     first, second = segment.source(None, "attention")(drawn, "cat", silent)
     assert torch.equal(first, heat_IJ > attention.otsu(heat_IJ)) and first.tolist() == [[False] * 2, [True] * 2]
     assert second is None
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [("clipseg", ClipSeg), ("sam", GroundedSam), ("grounding-dino", GroundedSam)]
+)
+def test_a_model_with_a_missing_weight_is_refused(part, kind, mask_models, tmp_path):
+    """It would make masks of random numbers."""
+    folder = shutil.copytree(mask_models, tmp_path / "models")
+    path = folder / part / "model.safetensors"
+    weights = load_file(path)
+    key = next(name for name, tensor in weights.items() if tensor.dim() > 1)
+    del weights[key]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"model for masks of .* lacks (1 weight|4 weights): {re.escape(key)}"):
+        kind(folder, "cpu", torch.float32)

@@ -324,6 +324,8 @@ def test_a_job_that_cannot_go_on_says_why_and_stays_listed(studio, entry, tmp_pa
     broken_off(studio.output)
     elsewhere = Studio(str(tmp_path), output=studio.output)
     (found,) = elsewhere.interrupted()
+    with pytest.raises(StudioError, match="by another version"):
+        studio.resume(replace(found, method="delete"))
     with pytest.raises(StudioError, match="was for the model"):
         elsewhere.resume(found)
     after = Studio(output=studio.output)

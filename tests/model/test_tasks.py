@@ -13,6 +13,7 @@ import torch
 from mace_studio import erasure
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError, StudioError
+from mace_studio.evaluation.report import Report
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import full
 from mace_studio.methods.mace import MaceSettings
@@ -296,3 +297,17 @@ def test_the_call_has_the_context_of_whoever_asked(monkeypatch):
     user = contextvars.ContextVar("user", default="nobody")
     user.set("Ada")
     assert list(stream(monkeypatch, lambda place, progress: user.get())) == [Done("Ada")]
+
+
+def test_scores_that_cannot_be_noted_are_kept_in_the_report_with_a_note(tmp_path, monkeypatch):
+    found = Report(
+        name="a", recipe=QUICK, judge="j", labels=(), plan=None, rows=(), harmonic=(), h_a={}, quality=None,
+        detections=None, notes=("first",), model="m", fingerprint="f",
+    )  # fmt: skip
+
+    def full(*_):
+        raise FileError("No room.")
+
+    monkeypatch.setattr(tasks.library, "read", full)
+    noted = tasks._noted(tmp_path / "a.safetensors", found)
+    assert noted.notes == ("first", "Its scores are not in the list of erased models: No room.")

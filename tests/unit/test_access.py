@@ -1,6 +1,7 @@
 """Who may reach the page, and how often a password can be tried."""
 
 import asyncio
+import inspect
 import time
 from types import SimpleNamespace
 
@@ -57,7 +58,7 @@ def test_only_the_host_s_own_proxy_says_what_the_address_was():
 
 def attempts(password, *tried):
     async def together():
-        return await asyncio.gather(*(password("me", one) for one in tried))
+        return await asyncio.gather(*(password.check("me", one) for one in tried))
 
     begun = time.monotonic()
     return asyncio.run(together()), time.monotonic() - begun
@@ -70,7 +71,7 @@ def test_the_right_password_is_let_in_at_once_and_wrong_ones_wait(monkeypatch):
     assert found == [True] and seconds < 0.1
     found, seconds = attempts(password, "secret")
     assert found == [False] and seconds >= 0.1
-    assert not asyncio.run(password("you", "sécret"))
+    assert not asyncio.run(password.check("you", "sécret"))
 
 
 def test_after_several_wrong_ones_attempts_take_turns_however_many_come_at_once(monkeypatch):
@@ -150,3 +151,8 @@ def test_calls_of_one_program_leave_room_for_others_and_for_the_page():
     assert [send(0, "other") for _ in range(3)] == ["success", "success", "queue_full"]  # five of all
     assert {send(1, "greedy") for _ in range(gradio_compat.UNFINISHED)} == {"success"}
     assert send(1, "greedy") == "queue_full" and send(1, "other") == "success"
+
+
+def test_gradio_awaits_the_check():
+    """Of an object that is called it would take the coroutine for a yes."""
+    assert inspect.iscoroutinefunction(Password("me", "right").check)

@@ -123,6 +123,14 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch
         masks.from_bytes(file.getvalue())
 
 
+def test_a_png_with_a_broken_chunk_is_refused():
+    file = io.BytesIO()
+    Image.new("L", (9, 9)).save(file, "PNG")
+    data = file.getvalue()
+    with pytest.raises(FileError, match="cannot be read as an image"):
+        masks.from_bytes(data[:33] + b"\x00" + data[33:])
+
+
 def test_a_recipe_that_cannot_run_is_never_counted_out():
     """A hundred million images, typed into the form, took 8 GB."""
     many = RECIPE.with_settings(images=ImageSettings(per_concept=10**8))

@@ -5,8 +5,9 @@ from datetime import datetime
 from pathlib import Path
 
 from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime.estimate import Status
 from mace_studio.runtime.library import Entry
-from mace_studio.ui.components.model_list import choices
+from mace_studio.ui.components.model_list import OTHER_BASE, OTHER_PARTS, choices, rows
 
 THREE = Recipe(concepts=tuple(Concept(phrase, "sky") for phrase in ("guitar", "pizza", "penguin")))
 
@@ -32,3 +33,13 @@ def test_a_name_that_the_user_gave_comes_first_and_no_two_labels_are_the_same():
     assert first[0] != second[0] and first[0].endswith(" · guitar-pizza-penguin-1")
     named = entry("cat-1", made, replace(THREE, name="Cat"))
     assert choices([named])[0][0].startswith("Cat · ")
+
+
+def test_an_erasure_of_the_same_unet_beside_another_vae_says_so():
+    one = replace(entry("a", datetime(2020, 3, 1)), fingerprint="f", unet="u", composable=True)
+    status = Status(name="m", state="ready", fingerprint="f", unet="u")
+    beside, other = replace(status, fingerprint="g"), replace(status, fingerprint="g", unet="v")
+    notes = [rows([one], now)[0]["note"] for now in (status, beside, other)]
+    assert notes == ["", OTHER_PARTS, OTHER_BASE]
+    older = replace(one, unet="")
+    assert rows([older], replace(status, fingerprint="g", unet=""))[0]["note"] == OTHER_BASE

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NAMED = 6
 NONE_CHOSEN = '<p class="hint">Choose a model in the list to see what it is; choose several to compose them.</p>'
 OTHER_BASE = "Made from another base model than the one that is loaded."
+OTHER_PARTS = "Made from the same UNet beside another VAE or text encoder; images may differ in that."
 OLDER = "Made by an older version, without its LoRAs: it cannot be composed."
 LIST = """<div class="model-list"><table><thead><tr><th scope="col">Name</th><th scope="col">Erased</th>
 <th scope="col" class="hide-phone">Scores</th><th scope="col" class="hide-phone">Size</th>
@@ -188,7 +189,7 @@ def base(status: Status) -> str:
 
 def _note(entry: Entry, status: Status) -> str:
     if status.fingerprint and entry.fingerprint != status.fingerprint:
-        return OTHER_BASE
+        return OTHER_PARTS if entry.unet and entry.unet == status.unet else OTHER_BASE
     if entry.recipe.method != "mace":
         return f"Made by {METHODS[entry.recipe.method].title}: only models of MACE can be composed."
     return "" if entry.composable else OLDER

@@ -1,0 +1,29 @@
+"""The scripts of tests/reliability with small counts, so that they run whenever the tests do."""
+
+import warnings
+
+import pytest
+
+from tests.reliability import cycles, hostile_erasures, hostile_models, mutations
+
+
+@pytest.fixture(autouse=True)
+def other_warnings():
+    """Pillow warns of damaged images, and transformers of damaged configurations, before they are refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("script", "count", "bad"),
+    [
+        (mutations, 900, "foreign exceptions"),
+        (hostile_erasures, 25, "tracebacks"),
+        (hostile_models, 3, "tracebacks"),
+        (cycles, 6, "cycles that changed a bit"),
+    ],
+)
+def test_nothing_breaks(script, count, bad):
+    figures = script.work(count, seed=1)
+    assert figures[bad] == 0, figures
