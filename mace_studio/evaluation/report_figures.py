@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -113,7 +114,7 @@ def _place(axis: Axes, point: Point, colour: str, marker: str) -> None:
     low, high = erased.top1_interval
     across = np.maximum(0, [[x - 100 * (1 - high)], [100 * (1 - low) - x]])
     up = np.maximum(0, [[y - 100 * kept.top1_interval[0]], [100 * kept.top1_interval[1] - y]])
-    style = {"marker": marker, "markersize": 4, "elinewidth": 0.5, "capsize": 1, "linestyle": "none"}
+    style: dict[str, Any] = {"marker": marker, "markersize": 4, "elinewidth": 0.5, "capsize": 1, "linestyle": "none"}
     axis.errorbar([x], [y], yerr=up, xerr=across, color=colour, label=name, **style)
 
 

@@ -264,7 +264,7 @@ def _fields(name: str, settings: type[Any], path: str = "", label: str = "") -> 
     for part in fields(settings):
         own, called = f"{path}{part.name}", f"{label}{part.name.replace('_', ' ')}"
         kind, hint = hints[part.name], part.metadata.get("about", KEPT.get(part.name, ""))
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             yield from _fields(name, kind, f"{own}.", f"{called}: ")
             continue
         if kind not in KINDS:
