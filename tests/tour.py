@@ -80,6 +80,10 @@ def finished(page: Page, progress: str) -> None:
 
 def work(page: Page) -> None:
     """Something to see on every tab, as a user would ask for it."""
+    page.locator("#clear-keep").click()
+    for phrase in ("dog", "horse"):
+        page.get_by_label("Phrases to keep", exact=True).fill(phrase)
+        page.keyboard.press("Enter")
     page.locator("#erase").click()
     page.locator("#outcome .verdict").wait_for()
     page.locator("#show-masks").click()

@@ -53,7 +53,10 @@ def test_a_prompt_is_read_before_and_after(tab):
     expect(tab.locator(".maps-grid thead .is-concept")).to_have_text("car")
     expect(tab.locator(".maps-large h3")).to_have_text("“car”")
     expect(tab.locator(".maps-finding")).to_have_text(
-        re.compile(r"“car” gets \d+\.\d % of the attention before and \d+\.\d % after the erasure\.$")
+        re.compile(
+            r"^The judge finds “car” in the image with [\d.]+ % before and [\d.]+ % after; the word “car” gets "
+            r"[\d.]+ % of the attention( where the concept was)? before and [\d.]+ % after the erasure\.$"
+        )
     )
     expect(tab.get_by_label("One colour scale")).not_to_be_checked()
     expect(tab.locator("#mass tbody tr")).to_have_count(11)

@@ -15,7 +15,7 @@ from mace_studio.recipe import Concept, Recipe
 from mace_studio.settings import KeepWeights, LoraSettings
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("mace_studio", "assets", "presets", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
+SOURCES = ("mace_studio", "assets", "docs", "presets", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
 QUICK = Recipe(
     concepts=[Concept("cat", "forest")],
     settings=MaceSettings(refine=KeepWeights(identity=10.0), lora=LoraSettings(steps=0)),
@@ -56,7 +56,7 @@ def run(installed, tmp_path):
 def test_every_package_of_the_checkout_is_named():
     named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     here = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("mace_studio/**/*.py")}
-    assert set(named) == here | {"mace_studio.assets", "mace_studio.presets"}
+    assert set(named) == here | {"mace_studio.assets", "mace_studio.docs", "mace_studio.presets"}
 
 
 def test_the_library_erases_and_finds_its_data_in_the_wheel(run, installed, tmp_path):
@@ -73,6 +73,7 @@ def test_the_library_erases_and_finds_its_data_in_the_wheel(run, installed, tmp_
     )
     found, assets, folder, count = json.loads(run(sys.executable, "-c", program))
     inside = installed / "mace_studio"
+    assert [path.name for path in (inside / "docs").iterdir()] == ["glossary.md"]  # which the page shows
     assert Path(found).parent == inside and Path(assets) == inside / "assets" and Path(folder) == inside / "presets"
     assert count == len(list((ROOT / "presets").rglob("*.json"))) and (tmp_path / "cat.safetensors").is_file()
 

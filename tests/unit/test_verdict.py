@@ -30,7 +30,8 @@ def row(role, word, before, after, count=2):
 ROWS = [
     row(ERASED, "cat", 1.0, 0.0), row(ERASED, ALL, 1.0, 0.0), row(SYNONYM, "kitty", 1.0, 0.5),
     row(KEPT, "dog", 1.0, 1.0), row(KEPT, "<b>", 0.5, 0.5), row(NEIGHBOUR, "lion", 1.0, 0.5),
-    row(NEIGHBOUR, "cow", 1.0, 0.8, count=10), row(NEIGHBOUR, "tiger", 1.0, 0.0),
+    row(NEIGHBOUR, "cow", 1.0, 0.8, count=10),
+    row(NEIGHBOUR, "tiger", 1.0, 0.0),
 ]  # fmt: skip
 
 

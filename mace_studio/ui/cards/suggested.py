@@ -58,7 +58,8 @@ class Suggested:
         """What suits a recipe as it is typed."""
         own = self.studio.vocabulary()
         known = vocabulary.known(own)
-        texts, picks = [], []
+        texts: list[str] = []
+        picks: list[list[Any]] = []
         blank = [(i, c) for i, c in enumerate(recipe.concepts) if c.phrase.strip() and not c.mapping.strip()]
         for i, concept in blank[:ROWS]:
             for mapping in neighbours.mappings(concept, own.kinds if own else None)[:EACH]:

@@ -132,13 +132,21 @@ def finding(inspection: Inspection) -> str:
     first, last = masses[names[0]], masses[names[-1]]
     if len(names) == 1:
         return f"The model spends {percent(first.total)} of its attention on “{word.text}”; brighter is more."
-    if first.inside is not None and last.inside is not None and word.role == "concept":
-        shares = f"{percent(first.inside)} of the attention before and {percent(last.inside)} after"
-        return f"Where the concept was, “{word.text}” gets {shares} the erasure."
-    shares = f"{percent(first.total)} of the attention before and {percent(last.total)} after the erasure"
-    named = "" if word.role == "concept" else "The prompt names nothing that was erased; of its words the map of "
-    changed = " changed most: it" if named else ""
-    return f"{named}“{word.text}”{changed} gets {shares}."
+    if word.role != "concept":
+        shares = f"{percent(first.total)} of the attention before and {percent(last.total)} after"
+        return f"The prompt names nothing that was erased; of its words “{word.text}” changed most: it gets {shares}."
+    before, after = (inspection.runs[name].presence.get(word.text) for name in (names[0], names[-1]))
+    said = (
+        f"The judge finds “{word.text}” in the image with {percent(before)} before and {percent(after)} after; "
+        "the word "
+        if before is not None and after is not None
+        else ""
+    )
+    inside = first.inside is not None and last.inside is not None
+    shares = [first.inside, last.inside] if inside else [first.total, last.total]
+    where = " where the concept was" if inside else ""
+    told = [percent(share) for share in shares if share is not None]
+    return f"{said}“{word.text}” gets {told[0]} of the attention{where} before and {told[1]} after the erasure."
 
 
 def mass_bars(inspection: Inspection) -> str:
