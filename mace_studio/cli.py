@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mace_studio import masks, surroundings, text_files
+from mace_studio import masks, sources, surroundings, text_files
 from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation import methods_study
 from mace_studio.evaluation.plan import FIRST_SEED
@@ -319,8 +319,9 @@ def _image_request(
     chosen = {name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None}
     if len(chosen) < 2:  # the rest depends on the kind of model
         _result(studio.load())
-    for sentence in studio.unread(prompts):
-        _say(sentence)
+    for count, most, rest in studio.token_counts(prompts):
+        if rest:
+            _say(f"The prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”.")
     return replace(studio.with_defaults(request), **chosen)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mace_studio import prompts
 from mace_studio.errors import RecipeError
@@ -191,3 +191,14 @@ def _probes(recipe: Recipe, kinds: Mapping[str, str]) -> Iterator[Probe]:
 def _forms(role: str, word: str, label: str, kind: str) -> Iterator[Probe]:
     for form in prompts.TESTS[kind]:
         yield Probe(role=role, word=word, label=label, kind=kind, prompt=form.format(word))
+
+
+def with_one_guidance(plans: Sequence[tuple[str, Plan]]) -> list[Plan]:
+    """Plans of erasures that are compared, with one guidance: the images before would not be the same otherwise.
+
+    Args:
+        plans: the name of an erasure's method, and its plan; MACE's guidance counts, or else the first one's.
+    """
+    own = [plan for method, plan in plans if method == "mace"]
+    guidance = (own or [plans[0][1]])[0].guidance
+    return [replace(plan, guidance=guidance) for _, plan in plans]

@@ -16,11 +16,13 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, percent
+from mace_studio.methods import find
 from mace_studio.paths import BUILT_IN, slug
 from mace_studio.presets import known_kinds, presets
 from mace_studio.progress import Progress, silent, timed
@@ -28,6 +30,9 @@ from mace_studio.progress import Report as Callback
 from mace_studio.recipe import Recipe
 from mace_studio.settings import KeepWeights
 from mace_studio.text_files import markdown as plain
+
+if TYPE_CHECKING:
+    from mace_studio.sd.model import Model
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (5e-5, 1.5e-4)
@@ -114,7 +119,6 @@ def run(
     # Here, since they take seconds to import and the terminal asks for `STUDIES` at every start.
     from mace_studio import erasure as erasure_file  # noqa: PLC0415
     from mace_studio.evaluation import evaluate  # noqa: PLC0415
-    from mace_studio.methods import find  # noqa: PLC0415
     from mace_studio.methods.mace import train_loras  # noqa: PLC0415
     from mace_studio.sd import judges, sampling  # noqa: PLC0415
     from mace_studio.sd import model as sd_model  # noqa: PLC0415
@@ -129,21 +133,12 @@ def run(
             report(Progress(case.label, phrase, step=before + part.fraction / 2, total=1))
 
         recipe = case.recipe
-        path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
-        times = path.with_suffix(".seconds")
-        if path.is_file():
-            erasure = erasure_file.load(path)
-        else:
-            begun = time.monotonic()
-            own = cache if recipe.method == "mace" else cache / recipe.method
-            erasure = find(recipe.method).erase(model, recipe, partial(half, 0.0), own)
-            times.write_text(repr(time.monotonic() - begun), encoding="utf-8")
-            erasure.save(path)
+        path, seconds = _erased(model, recipe, folder, partial(half, 0.0))
+        erasure = erasure_file.load(path)
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         plan = replace(plan, guidance=plan.guidance if case.guidance is None else case.guidance)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
         (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
-        seconds = float(times.read_text(encoding="utf-8")) if times.is_file() else None
         condition = max(erasure.conditions.values(), default=None)
         forwards = train_loras.forwards(model, erasure.recipe, erasure.loras) if recipe.method == "mace" else None
         return Outcome(case, found, seconds, condition=condition, forwards=forwards)
@@ -156,6 +151,19 @@ def run(
             outcomes.append(Outcome(case, None, problem=str(error)))
         report(Progress(case.label, step=1, total=1, result=outcomes[-1]))
     return outcomes
+
+
+def _erased(model: Model, recipe: Recipe, folder: Path, progress: Callback) -> tuple[Path, float | None]:
+    """The file of an erasure, made where it is not there yet, and the seconds that this took if they are known."""
+    path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
+    times = path.with_suffix(".seconds")
+    if not path.is_file():
+        begun = time.monotonic()
+        own = folder / "cache" if recipe.method == "mace" else folder / "cache" / recipe.method
+        erasure = find(recipe.method).erase(model, recipe, progress, own)
+        times.write_text(repr(time.monotonic() - begun), encoding="utf-8")
+        erasure.save(path)
+    return path, float(times.read_text(encoding="utf-8")) if times.is_file() else None
 
 
 def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from mace_studio import presets, sources
 from mace_studio.errors import FileError, ModelError, RecipeError
-from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan
+from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan, with_one_guidance
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import UserMasks, check_takes_masks
 from mace_studio.paths import BUILT_IN
@@ -26,6 +26,7 @@ from mace_studio.runtime.job_desk import JobDesk, resumed, survives
 from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.loaded_model import BUILT_IN_NAME, LoadedModel
+from mace_studio.runtime.own_erasures import OwnErasures
 from mace_studio.runtime.perform import Perform, Place, outcome, perform
 from mace_studio.runtime.vocabulary import Vocabulary
 from mace_studio.settings import ImageSettings, counted, fits
@@ -35,7 +36,7 @@ PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
 Settings = TypeVar("Settings", ImageRequest, ImageSettings, Plan)
 
 
-class Studio(JobDesk):
+class Studio(JobDesk, OwnErasures):
     """Owns the model through one worker thread.
 
     The arguments of a method are checked before a job is queued: a FileError says that there is no erasure of a name, a
@@ -109,9 +110,9 @@ class Studio(JobDesk):
         return replace(place, output=place.output / "users" / name) if name else place
 
     @property
-    def output(self) -> Path:
-        """The folder of erasures of whoever is asking."""
-        return self.place.output
+    def shared(self) -> Path:
+        """The folder of the erasures that all see."""
+        return self._model.place.output
 
     def status(self) -> Status:
         """What is known of the model at this moment."""
@@ -191,14 +192,6 @@ class Studio(JobDesk):
         from mace_studio.runtime import tasks  # noqa: PLC0415 - torch, which is here once the model is
 
         return tasks.token_counts(prompts)
-
-    def unread(self, prompts: Sequence[str]) -> list[str]:
-        """A sentence for every prompt that is longer than the model reads; none until it is loaded."""
-        return [
-            f"The prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”."
-            for count, most, rest in self.token_counts(prompts)
-            if rest
-        ]
 
     def check(self, recipe: Recipe) -> Recipe:
         """Return a recipe that this model can run: like `Recipe.check`, and no phrase is too long for the model.
@@ -344,13 +337,13 @@ class Studio(JobDesk):
             raise RecipeError("judge", "Only the model’s own judge can be used here; leave the field blank.")
         counted("models", len(erasures), "erasures")
         entries = [self.entry(erasure) for erasure in erasures or [""]]
-        plans = [(entry.path, self.plan(entry.path, size, first_seed)) for entry in entries]
-        # Of one guidance, or the images before would not be the same: MACE's own, else the first one's.
-        own = [plan for entry, (_, plan) in zip(entries, plans, strict=True) if entry.recipe.method == "mace"]
-        guidance = (own or [plans[0][1]])[0].guidance
-        plans = [(path, replace(plan, guidance=guidance)) for path, plan in plans]
+        plans = [self.plan(entry.path, size, first_seed) for entry in entries]
+        guided = with_one_guidance([(entry.recipe.method, plan) for entry, plan in zip(entries, plans, strict=True)])
+        paths = [entry.path for entry in entries]
         names = tuple(entry.name for entry in entries)
-        return self._submit(f"Evaluate {', '.join(names)}", (names, size), "evaluate", plans, judge)
+        return self._submit(
+            f"Evaluate {', '.join(names)}", (names, size), "evaluate", list(zip(paths, guided, strict=True)), judge
+        )
 
     def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 12) -> Job:
         """Let the judge look at a few images before and after; the result is a `Report`, and no score is noted.
@@ -373,32 +366,6 @@ class Studio(JobDesk):
         if request.path.resolve() == entry.path.resolve():
             raise FileError(f"{request.path} is the erasure itself, which stays; choose another name.")
         return self._submit(f"Export {entry.name}", request, "export", entry.path, request)
-
-    # Erasures on disk
-
-    def entries(self) -> list[Entry]:
-        """Every erasure that whoever is asking may use, newest first: their own, and then those that all see."""
-        own = library.entries(self.output)
-        if self.output == self._model.place.output:
-            return own
-        names = {entry.name for entry in own}
-        return own + [entry for entry in library.entries(self._model.place.output) if entry.name not in names]
-
-    def entry(self, erasure: str | Path) -> Entry:
-        """The erasure of a name, one's own or one that all see, or the one at a path.
-
-        Raises:
-            FileError: there is none.
-        """
-        if isinstance(erasure, Path):
-            return library.read(erasure)
-        own = library.exists(self.output, erasure)
-        return library.find(self.output if own else self._model.place.output, erasure)
-
-    def check_room(self) -> None:
-        """Raise a FileError where whoever is asking has left too much on a disk that many share."""
-        if self.fixed and self.output != self._model.place.output:
-            housekeeping.check_room(self.output)
 
     def _submit(self, title: str, request: object, task: str, *arguments: Any, patience: float = PATIENCE) -> Job:
         """Queue a task, with the model loaded before it.

@@ -86,9 +86,9 @@ def test_rank_phrases_and_pixels_count():
     with pytest.raises(RecipeError, match="lent to a user at once"):
         quota.check("erase", replace(ONE, preserve=tuple(f"thing {i}" for i in range(4000))))
     one = ImageRequest(("a cat",), steps=20)
-    assert quota.seconds("compare", PLACE, Path("e"), one) == 11
+    assert quota.seconds("compare", PLACE, (Path("e"),), one) == 11
     with pytest.raises(RecipeError, match="lent to a user"):
-        quota.check("compare", Path("e"), replace(one, size=(2048, 2048)))
+        quota.check("compare", (Path("e"),), replace(one, size=(2048, 2048)))
 
 
 def test_memory_is_lent_too():
