@@ -155,7 +155,7 @@ def save_sheet(pairs: Sequence[Pair], names: Sequence[str], path: Path) -> None:
         sheet.paste(pair.after.resize(cell), (x, y + (1 + pair.erasure) * down))
     about = {key: value for key, value in pairs[0].settings.items() if key not in ("prompt", "seed", "recipe")}
     write(0, sheet.height - LINE, " · ".join(f"{key} {value}" for key, value in about.items() if value != ""))
-    recipes = {name: next(p.settings["recipe"] for p in pairs if p.erasure == i) for i, name in enumerate(names)}
+    recipes = {names[pair.erasure]: pair.settings["recipe"] for pair in pairs}
     _save(sheet, about | {"prompts": asked, "seeds": seeds, "recipes": recipes}, path)
 
 

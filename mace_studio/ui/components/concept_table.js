@@ -132,6 +132,8 @@ function addAfter(row) {
 function showSelection() {
   const count = selected().length;
   bulk.hidden = list.children.length < 2;
+  // Nothing can be done with a single selected row, so its checkbox is no stop of the Tab key.
+  list.querySelectorAll(".concept-select").forEach((box) => { box.tabIndex = bulk.hidden ? -1 : 0; });
   bulk.classList.toggle("is-active", count > 0);
   bulk.querySelector("output").textContent = count ? `${count} selected` : "";
   bulk.querySelector(".concept-all").checked = count > 0 && count === list.children.length;

@@ -1,4 +1,4 @@
-"""Three steps for whoever is here for the first time; dismissed once, it never comes back in that browser."""
+"""Three steps for whoever is here for the first time, in the Simple view; once dismissed they never come back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gradio as gr
 
 from mace_studio.ui.components.files import script
 
-TEMPLATE = """<section class="first-run" aria-label="First steps" hidden><b>New here?</b><ol>
+TEMPLATE = """<section class="first-run simple" aria-label="First steps" hidden><b>New here?</b><ol>
 <li>1. <button type="button" data-to="#concepts .concept-cell input">Name what to erase</button></li>
 <li>2. <button type="button" data-to="#preserve input">Say what must stay</button></li>
 <li>3. <button type="button" data-to="#erase">Press Erase, then Compare</button></li></ol>

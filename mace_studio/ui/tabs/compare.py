@@ -203,12 +203,12 @@ class CompareTab:
 
     def _pairs(self, job: Job) -> Update:
         """What is generated so far; of a job that was cancelled, too."""
-        found = _generated(job)
+        over, found = job.over, _generated(job)  # in this order: the last pair may come in between
         update: Update = {self.grid: cells(job.id, job.request, found, self._models[job])}
         if found and job not in self._showing:
             self._showing.add(job)
             update |= self._pair(found[0])
-        if found and job.over:
+        if found and over:
             path = result_files.write_sheet(found, self._models[job], self.studio.output / "pairs")
             update[self.sheet] = download(path, interactive=True)
         return update
