@@ -67,7 +67,8 @@ def erase(
     report = timed(progress, {"refine": costs["refine"], "lora": second, "fuse": costs["fuse"]})
     if cache:
         cache.mkdir(parents=True, exist_ok=True)
-    with started(cluster, Asked.of(model, cache)) as workers:
+    most = max(len(refine.parts(recipe)), len(blocks(recipe, model.batches.size)))
+    with started(cluster, Asked.of(model, cache), most) as workers:
         sums = _sums(workers, model, recipe, cache, report)
         solved = refine.solve(sums, recipe.settings.refine)
         trained = list(_trained(workers, model, recipe, user_masks or {}, solved, report)) if trains else []
@@ -77,11 +78,8 @@ def erase(
     if sums.general is not None and model.captions != captions_of(model.source):
         warnings.append(f"General knowledge was taken from {model.captions.name}.")
     conditions = {"refine": solved.condition}
-    loras = {
-        phrase: replace(lora, origin=origin(recipe, phrase, user_masks))
-        for part in trained
-        for phrase, lora in part.loras.items()
-    }
+    found = {phrase: lora for part in trained for phrase, lora in part.loras.items()}
+    loras = {phrase: replace(lora, origin=origin(recipe, phrase, user_masks)) for phrase, lora in found.items()}
     if trained:
         pulls = {phrase: pulled for part in trained for phrase, pulled in part.pulls.items()}
         weights, condition = fuse.fuse(model, recipe, solved, loras, sums, Embeddings(model, 0), report, pulls)

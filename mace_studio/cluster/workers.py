@@ -54,8 +54,13 @@ class _Member:
 
 
 @contextmanager
-def started(cluster: Cluster, asked: Asked) -> Iterator[Workers]:
+def started(cluster: Cluster, asked: Asked, most: int) -> Iterator[Workers]:
     """Inside the `with` block there are workers; they end with it, also in the middle of their work.
+
+    Args:
+        cluster: its address, and what a worker takes of it.
+        asked: what each worker is made with.
+        most: how many of them have work at one time.
 
     Raises:
         StudioError: Ray is not installed, or there is no cluster at the address, or no room for a worker.
@@ -75,7 +80,7 @@ def started(cluster: Cluster, asked: Asked) -> Iterator[Workers]:
             raise StudioError(f"There is no Ray cluster at {cluster.address}: {first}") from error
     workers = Workers(ray, cluster, asked)
     try:
-        workers.start()
+        workers.start(most)
         yield workers
     finally:
         workers.stop()
@@ -102,8 +107,8 @@ class Workers:
         )
         self._members: list[_Member] = []
 
-    def start(self) -> None:
-        """Begin to start workers.
+    def start(self, most: int) -> None:
+        """Begin to start workers, `most` of them where there is room for so many.
 
         Raises:
             StudioError: there is no room for one.
@@ -114,7 +119,7 @@ class Workers:
                 f"No machine of the cluster has room for a worker, which takes {wanted}. Add a machine, set "
                 "OMP_NUM_THREADS to fewer threads, or give a worker a smaller part of a GPU."
             )
-        for _ in range(self._room()):
+        for _ in range(min(self._room(), most)):
             self._add()
 
     def map(
