@@ -321,7 +321,9 @@ def _image_request(
         _result(studio.load())
     for count, most, rest in studio.token_counts(prompts):
         if rest:
-            _say(f"The prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”.")
+            _say(
+                f"The prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”."
+            )
     return replace(studio.with_defaults(request), **chosen)
 
 
