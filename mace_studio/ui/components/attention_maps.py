@@ -133,8 +133,8 @@ def finding(inspection: Inspection) -> str:
     if len(names) == 1:
         return f"The model spends {percent(first.total)} of its attention on “{word.text}”; brighter is more."
     if word.role != "concept":
-        shares = f"{percent(first.total)} of the attention before and {percent(last.total)} after"
-        return f"The prompt names nothing that was erased; of its words “{word.text}” changed most: it gets {shares}."
+        both = f"{percent(first.total)} of the attention before and {percent(last.total)} after"
+        return f"The prompt names nothing that was erased; of its words “{word.text}” changed most: it gets {both}."
     before, after = (inspection.runs[name].presence.get(word.text) for name in (names[0], names[-1]))
     said = (
         f"The judge finds “{word.text}” in the image with {percent(before)} before and {percent(after)} after; "
