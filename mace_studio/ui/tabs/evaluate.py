@@ -39,6 +39,8 @@ class EvaluateTab:
         choose = Listener(self.on_open, [shared.newest, self.name], self.name)
         self.listens = {PAGE_OPENED: [choose, self.job.resume], SELECTED: [choose], ERASURES_CHANGED: [choose]}
         self.emits: dict[str, list[Any]] = {}
+        # The estimate takes the pace of the last comparison, which may be newer than the list.
+        self.listens[SELECTED].append(Listener(self.on_plan, [self.name, self.plan], self.summary))
 
     def _plan_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="plan-card"):
