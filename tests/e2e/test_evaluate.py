@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mace_studio.evaluation import plan
+from mace_studio.recipe import ImageRequest
 from mace_studio.settings import ImageSettings
 from tests.steps import choose, field
 
@@ -33,6 +34,13 @@ def tab(measured_later, page):
     chosen = page.locator("#evaluate-model label:has(input:checked)")
     expect(chosen).to_have_text(re.compile(r"^\s*car to measure · .* · MACE"))  # the newest
     return page
+
+
+def test_the_estimate_knows_the_pace_of_a_comparison_made_since(tab, studio, measured_later):
+    tab.get_by_role("tab", name="Erase").click()
+    studio.compare(measured_later, ImageRequest(("a photo of a car",), steps=2)).wait()
+    tab.get_by_role("tab", name="Evaluate").click()
+    expect(tab.locator("#plan-summary")).to_contain_text("at the pace of the last comparison")
 
 
 def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):

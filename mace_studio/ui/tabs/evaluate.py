@@ -44,6 +44,8 @@ class EvaluateTab:
             ERASURES_CHANGED: [choose],
         }
         self.emits: dict[str, list[Any]] = {}
+        # The estimate takes the pace of the last comparison, which may be newer than the list.
+        self.listens[SELECTED].append(Listener(self.on_plan, [self.name, self.plan], self.summary))
 
     def _plan_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="plan-card"):
