@@ -241,8 +241,8 @@ def _back(value: Any) -> Any:
     if kind == "recipe":
         return Recipe.from_json(json.dumps(data))
     if kind == "request":
-        fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in data.items()}
-        return ImageRequest(**fields)
+        plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in data.items()}
+        return ImageRequest(**plain)
     if kind == "path":
         return Path(data)
     if kind == "image":
