@@ -327,7 +327,7 @@ class Studio:
         names = tuple(entry.name for entry in entries)
         return self._submit(f"Evaluate {', '.join(names)}", (names, size), "evaluate", plans, judge)
 
-    def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 12) -> Job:
+    def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 10) -> Job:
         """Let the judge look at a few images before and after; the result is a `Report`, and no score is noted.
 
         The arguments beside the erasure, and errors, are those of `vocabulary.sample`.
