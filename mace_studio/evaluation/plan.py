@@ -136,8 +136,8 @@ def make_sample(
     *,
     neighbours: Sequence[str] = (),
     words: int = 0,
-    pairs: int = 12,
-    steps: int = 12,
+    pairs: int = 10,
+    steps: int = 10,
     kinds: Mapping[str, str] | None = None,
     known: Collection[str] | None = None,
 ) -> Plan:

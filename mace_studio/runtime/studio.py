@@ -345,7 +345,7 @@ class Studio(JobDesk, OwnErasures):
             f"Evaluate {', '.join(names)}", (names, size), "evaluate", list(zip(paths, guided, strict=True)), judge
         )
 
-    def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 12) -> Job:
+    def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 10) -> Job:
         """Let the judge look at a few images before and after; the result is a `Report`, and no score is noted.
 
         The arguments beside the erasure, and errors, are those of `vocabulary.sample`.
