@@ -211,12 +211,13 @@ class Studio(JobDesk):
             recipe: what to erase.
             user_masks: masks that a user made, in place of those of the recipe's source; the file's name tells them
                 apart.
-            watched: whether it is cancelled where nobody watches it; one of a queue is not.
+            watched: whether it is cancelled where nobody watches it; one of a queue is not, but where many share the
+                studio.
         """
         self.check(recipe)
         if user_masks:
             check_takes_masks(recipe)
-        patience = PATIENCE if watched else math.inf
+        patience = PATIENCE if watched or self.fixed else math.inf
         return self._submit(f"Erase {recipe.title()}", recipe, "erase", recipe, user_masks, patience=patience)
 
     @survives
