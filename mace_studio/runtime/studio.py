@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mace_studio import presets, sources
 from mace_studio.errors import FileError, ModelError, RecipeError
@@ -20,17 +20,15 @@ from mace_studio.masks import UserMasks, check_takes_masks
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
-from mace_studio.runtime import estimate, housekeeping, library, quota, vocabulary
+from mace_studio.runtime import estimate, library, vocabulary
 from mace_studio.runtime.estimate import Estimate, Status
-from mace_studio.runtime.job_desk import JobDesk, resumed, survives
+from mace_studio.runtime.job_desk import PATIENCE, JobDesk, survives
 from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.runtime.library import Entry
-from mace_studio.runtime.loaded_model import BUILT_IN_NAME, LoadedModel
-from mace_studio.runtime.perform import Perform, Place, outcome, perform
+from mace_studio.runtime.loaded_model import BUILT_IN_NAME
+from mace_studio.runtime.perform import Perform, Place, perform
 from mace_studio.runtime.vocabulary import Vocabulary
 from mace_studio.settings import ImageSettings, counted, fits
-
-PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
 
 Settings = TypeVar("Settings", ImageRequest, ImageSettings, Plan)
 
@@ -84,9 +82,7 @@ class Studio(JobDesk):
             vae=vae,
             text_encoder=text_encoder,
         )
-        super().__init__(output, fixed, user, machine)
-        self._perform = perform
-        self._model = LoadedModel(place, perform)
+        super().__init__(place, perform, fixed, user, machine)
         self._compared: Job | None = None
 
     # The model
@@ -95,12 +91,6 @@ class Studio(JobDesk):
     def source(self) -> str:
         """Folder, hub id or file of the model."""
         return self._model.place.source
-
-    @property
-    def place(self) -> Place:
-        """Where whoever is asking works."""
-        place, name = self._model.place, self._user() if self.fixed else None
-        return replace(place, output=place.output / "users" / name) if name else place
 
     @property
     def output(self) -> Path:
@@ -363,38 +353,3 @@ class Studio(JobDesk):
             return library.read(erasure)
         own = library.exists(self.output, erasure)
         return library.find(self.output if own else self._model.place.output, erasure)
-
-    def check_room(self) -> None:
-        """Raise a FileError where whoever is asking has left too much on a disk that many share."""
-        if self.fixed and self.output != self._model.place.output:
-            housekeeping.check_room(self.output)
-
-    def _submit(self, title: str, request: object, task: str, *arguments: Any, patience: float = PATIENCE) -> Job:
-        """Queue a task, with the model loaded before it.
-
-        Args:
-            title: what a person calls the job.
-            request: for whoever comes back to watch it.
-            task, arguments: of `tasks.TASKS`, and what it takes beside the place; plain data, to be pickled.
-            patience: seconds after which it is cancelled if nobody watches it; one that goes on after a restart has no
-                end to it.
-
-        Raises:
-            RecipeError: it is too much for a studio that is fixed.
-            StudioError: too many jobs wait already.
-        """
-        if self.fixed:
-            quota.check(task, *arguments)
-            self.check_room()
-        output = self.output  # on the job's thread nobody is asking any more
-
-        def work(progress: Report) -> Any:
-            if self.fixed:
-                housekeeping.tidy(self._model.place.output)
-            self._model.load(progress)
-            place = replace(self._model.place, output=output)
-            return outcome(self._perform(task, place, *arguments), progress)
-
-        job_id = resumed.get()
-        patience = math.inf if job_id else patience
-        return self._worker.submit(title, work, request, patience, owners=self._owners(), job_id=job_id)
