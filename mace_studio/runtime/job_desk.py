@@ -6,22 +6,23 @@ import contextvars
 import functools
 import inspect
 import math
-from abc import abstractmethod
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from mace_studio.errors import StudioError
+from mace_studio.progress import Report
+from mace_studio.runtime import housekeeping, quota
 from mace_studio.runtime.job_log import JobLog, Written, whole
 from mace_studio.runtime.jobs import Job, Worker
-from mace_studio.runtime.perform import Place
+from mace_studio.runtime.loaded_model import LoadedModel
+from mace_studio.runtime.perform import Perform, Place, outcome
 
+PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
 # Jobs that may wait or run at a time: of one user where many share the studio, of all of them there, on one's own.
 EACH, SHARED, OWN = 8, 64, 1000
 
 resumed = contextvars.ContextVar("resumed", default="")  # the id of the job that goes on
-
-
 SURVIVING: dict[str, Callable[..., Job]] = {}  # the only methods that a log can name
 
 
@@ -45,21 +46,26 @@ class JobDesk:
     """What a studio knows of its jobs; `Studio` adds those that it can do.
 
     Args:
-        output: folder in which jobs are written down, where the studio is one person's.
-        fixed, user, machine: as of `Studio`.
+        place: which model it is, and in which folder jobs are written down, where the studio is one person's.
+        perform, fixed, user, machine: as of `Studio`.
     """
 
-    def __init__(self, output: Path, fixed: bool, user: Callable[[], str | None], machine: Callable[[], str]) -> None:
+    def __init__(
+        self, place: Place, perform: Perform, fixed: bool, user: Callable[[], str | None], machine: Callable[[], str]
+    ) -> None:
         self.fixed = fixed
+        self._perform = perform
+        self._model = LoadedModel(place, perform)
         self._user, self._machine = user, machine
-        self._log = JobLog(output / "jobs")
+        self._log = JobLog(place.output / "jobs")
         each, most = (EACH, SHARED) if fixed else (math.inf, OWN)
         self._worker = Worker(each, most, self._log.update)
 
     @property
-    @abstractmethod
     def place(self) -> Place:
         """Where whoever is asking works."""
+        place, name = self._model.place, self._user() if self.fixed else None
+        return replace(place, output=place.output / "users" / name) if name else place
 
     def job(self, job_id: str | None) -> Job | None:
         """The job with this id, or None when it is unknown or long gone."""
@@ -108,5 +114,40 @@ class JobDesk:
         """Take a job that was broken off from the list."""
         self._log.remove(job)
 
+    def check_room(self) -> None:
+        """Raise a FileError where whoever is asking has left too much on a disk that many share."""
+        if self.fixed and self.place.output != self._model.place.output:
+            housekeeping.check_room(self.place.output)
+
     def _owners(self) -> tuple[str, ...]:
         return (f"user {self._user()}", f"machine {self._machine()}") if self.fixed else ("",)
+
+    def _submit(self, title: str, request: object, task: str, *arguments: Any, patience: float = PATIENCE) -> Job:
+        """Queue a task, with the model loaded before it.
+
+        Args:
+            title: what a person calls the job.
+            request: for whoever comes back to watch it.
+            task, arguments: of `tasks.TASKS`, and what it takes beside the place; plain data, to be pickled.
+            patience: seconds after which it is cancelled if nobody watches it; one that goes on after a restart has no
+                end to it.
+
+        Raises:
+            RecipeError: it is too much for a studio that is fixed.
+            StudioError: too many jobs wait already.
+        """
+        if self.fixed:
+            quota.check(task, *arguments)
+            self.check_room()
+        output = self.place.output  # on the job's thread nobody is asking any more
+
+        def work(progress: Report) -> Any:
+            if self.fixed:
+                housekeeping.tidy(self._model.place.output)
+            self._model.load(progress)
+            place = replace(self._model.place, output=output)
+            return outcome(self._perform(task, place, *arguments), progress)
+
+        job_id = resumed.get()
+        patience = math.inf if job_id else patience
+        return self._worker.submit(title, work, request, patience, owners=self._owners(), job_id=job_id)

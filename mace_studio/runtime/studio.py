@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mace_studio import presets, sources
 from mace_studio.errors import FileError, ModelError, RecipeError
@@ -20,23 +20,20 @@ from mace_studio.masks import UserMasks, check_takes_masks
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe, joined
-from mace_studio.runtime import estimate, housekeeping, library, quota, vocabulary
+from mace_studio.runtime import estimate, library, vocabulary
 from mace_studio.runtime.estimate import Estimate, Status
-from mace_studio.runtime.job_desk import JobDesk, resumed, survives
+from mace_studio.runtime.job_desk import PATIENCE, JobDesk, survives
 from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.runtime.library import Entry
-from mace_studio.runtime.loaded_model import BUILT_IN_NAME, LoadedModel
-from mace_studio.runtime.own_erasures import OwnErasures
-from mace_studio.runtime.perform import Perform, Place, outcome, perform
+from mace_studio.runtime.loaded_model import BUILT_IN_NAME
+from mace_studio.runtime.perform import Perform, Place, perform
 from mace_studio.runtime.vocabulary import Vocabulary
 from mace_studio.settings import ImageSettings, counted, fits
-
-PATIENCE = 15.0  # seconds: a job that nobody watches for so long is cancelled
 
 Settings = TypeVar("Settings", ImageRequest, ImageSettings, Plan)
 
 
-class Studio(JobDesk, OwnErasures):
+class Studio(JobDesk):
     """Owns the model through one worker thread.
 
     The arguments of a method are checked before a job is queued: a FileError says that there is no erasure of a name, a
@@ -91,9 +88,7 @@ class Studio(JobDesk, OwnErasures):
             cluster=cluster,
             worker_gpus=worker_gpus,
         )
-        super().__init__(output, fixed, user, machine)
-        self._perform = perform
-        self._model = LoadedModel(place, perform)
+        super().__init__(place, perform, fixed, user, machine)
         self._compared: Job | None = None
 
     # The model
@@ -104,15 +99,9 @@ class Studio(JobDesk, OwnErasures):
         return self._model.place.source
 
     @property
-    def place(self) -> Place:
-        """Where whoever is asking works."""
-        place, name = self._model.place, self._user() if self.fixed else None
-        return replace(place, output=place.output / "users" / name) if name else place
-
-    @property
-    def shared(self) -> Path:
-        """The folder of the erasures that all see."""
-        return self._model.place.output
+    def output(self) -> Path:
+        """The folder of erasures of whoever is asking."""
+        return self.place.output
 
     def status(self) -> Status:
         """What is known of the model at this moment."""
@@ -216,12 +205,13 @@ class Studio(JobDesk, OwnErasures):
             recipe: what to erase.
             user_masks: masks that a user made, in place of those of the recipe's source; the file's name tells them
                 apart.
-            watched: whether it is cancelled where nobody watches it; one of a queue is not.
+            watched: whether it is cancelled where nobody watches it; one of a queue is not, but where many share the
+                studio.
         """
         self.check(recipe)
         if user_masks:
             check_takes_masks(recipe)
-        patience = PATIENCE if watched else math.inf
+        patience = PATIENCE if watched or self.fixed else math.inf
         return self._submit(f"Erase {recipe.title()}", recipe, "erase", recipe, user_masks, patience=patience)
 
     @survives
@@ -367,32 +357,23 @@ class Studio(JobDesk, OwnErasures):
             raise FileError(f"{request.path} is the erasure itself, which stays; choose another name.")
         return self._submit(f"Export {entry.name}", request, "export", entry.path, request)
 
-    def _submit(self, title: str, request: object, task: str, *arguments: Any, patience: float = PATIENCE) -> Job:
-        """Queue a task, with the model loaded before it.
+    # Erasures on disk
 
-        Args:
-            title: what a person calls the job.
-            request: for whoever comes back to watch it.
-            task, arguments: of `tasks.TASKS`, and what it takes beside the place; plain data, to be pickled.
-            patience: seconds after which it is cancelled if nobody watches it; one that goes on after a restart has no
-                end to it.
+    def entries(self) -> list[Entry]:
+        """Every erasure that whoever is asking may use, newest first: their own, and then those that all see."""
+        own = library.entries(self.output)
+        if self.output == self._model.place.output:
+            return own
+        names = {entry.name for entry in own}
+        return own + [entry for entry in library.entries(self._model.place.output) if entry.name not in names]
+
+    def entry(self, erasure: str | Path) -> Entry:
+        """The erasure of a name, one's own or one that all see, or the one at a path.
 
         Raises:
-            RecipeError: it is too much for a studio that is fixed.
-            StudioError: too many jobs wait already.
+            FileError: there is none.
         """
-        if self.fixed:
-            quota.check(task, *arguments)
-            self.check_room()
-        output = self.output  # on the job's thread nobody is asking any more
-
-        def work(progress: Report) -> Any:
-            if self.fixed:
-                housekeeping.tidy(self._model.place.output)
-            self._model.load(progress)
-            place = replace(self._model.place, output=output)
-            return outcome(self._perform(task, place, *arguments), progress)
-
-        job_id = resumed.get()
-        patience = math.inf if job_id else patience
-        return self._worker.submit(title, work, request, patience, owners=self._owners(), job_id=job_id)
+        if isinstance(erasure, Path):
+            return library.read(erasure)
+        own = library.exists(self.output, erasure)
+        return library.find(self.output if own else self._model.place.output, erasure)

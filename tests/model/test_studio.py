@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import sqlite3
 import weakref
@@ -17,7 +18,7 @@ from mace_studio.runtime import job_log, library, result_files, tasks
 from mace_studio.runtime.job_desk import EACH
 from mace_studio.runtime.jobs import CANCELLED
 from mace_studio.runtime.library import sources
-from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, Studio
+from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, PATIENCE, Studio
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 QUICK = Recipe(
@@ -363,5 +364,13 @@ def test_one_user_s_jobs_are_bounded_where_many_share_the_studio(tmp_path):
     jobs = [shared.erase(QUICK) for _ in range(EACH)]
     with pytest.raises(StudioError, match=f"{EACH} of your jobs"):
         shared.erase(QUICK)
+    for job in jobs:
+        job.cancel()
+
+
+def test_what_waits_unwatched_goes_on_on_one_s_own_machine_only(tmp_path):
+    shared, own = Studio(output=tmp_path / "shared", fixed=True), Studio(output=tmp_path / "own")
+    jobs = [studio.erase(QUICK, watched=watched) for studio in (shared, own) for watched in (True, False)]
+    assert [job._patience for job in jobs] == [PATIENCE, PATIENCE, PATIENCE, math.inf]
     for job in jobs:
         job.cancel()

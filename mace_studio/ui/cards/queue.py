@@ -20,6 +20,7 @@ from mace_studio.ui.tab import Listener
 
 BEAT = 3.0  # seconds between two looks at jobs that are under way
 ABOUT = "Erasures run one after another, also while no page is open. What a restart broke off can go on."
+SHARED = "Erasures run one after another, while this page is open."
 
 Update = dict[Any, Any]
 
@@ -37,7 +38,7 @@ class QueueCard:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         with gr.Column(elem_classes="card", elem_id="queue-card"):
-            heading("queue-title", "", "Queue", ABOUT)
+            heading("queue-title", "", "Queue", SHARED if studio.fixed else ABOUT)
             with gr.Row(elem_classes="button-row", elem_id="queue-buttons"):
                 self.add = gr.Button("Add to the queue", size="sm", elem_id="queue-add")
             self.notice = notice("queue-notice")
@@ -87,8 +88,10 @@ class QueueCard:
 
     def _listed(self) -> Update:
         jobs = self.studio.jobs()
-        under_way = any(not job.over and job.request is not None for job in jobs)
+        under_way = [job for job in jobs if not job.over and job.request is not None]
+        for job in under_way:
+            next(job.watch(beat=0), None)  # to list it is to watch it
         return {
             self.list: job_list.rows(jobs, self.studio.interrupted()),
-            self.timer: gr.Timer(BEAT, active=under_way),
+            self.timer: gr.Timer(BEAT, active=bool(under_way)),
         }
