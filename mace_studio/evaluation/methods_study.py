@@ -120,6 +120,8 @@ def _first(recipe: Recipe, name: str) -> Any:
     if name == "oce" and kind == "celebrity":
         kind = "celebrity, 100" if len(recipe.concepts) >= MANY else "celebrity, 10"
     settings = published.get(kind) or find(name).settings()
+    if name == "uce":  # the form that the paper of MACE compares with
+        settings = replace(settings, form="tail")
     if name == "mace-free":  # the same closed forms, so the same weights
         settings = replace(settings, refine=recipe.settings.refine, fuse=recipe.settings.fuse)
     if name == "speed" and kind == "object":

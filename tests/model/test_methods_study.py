@@ -11,7 +11,7 @@ from mace_studio.evaluation import methods_study, plan, study
 from mace_studio.evaluation.plan import ERASED, KEPT
 from mace_studio.evaluation.study import Outcome
 from mace_studio.methods import METHODS
-from mace_studio.methods.settings import EsdSettings, OceSettings, SldSettings, SpeedSettings
+from mace_studio.methods.settings import EsdSettings, OceSettings, SldSettings, SpeedSettings, UceSettings
 from mace_studio.presets import Preset
 from mace_studio.recipe import Recipe
 
@@ -77,6 +77,7 @@ def test_settings_are_published_ones_until_a_search_has_others(monkeypatch):
     assert methods_study.with_method(people, "esd").settings == EsdSettings()
     assert methods_study.with_method(cat, "speed").settings == SpeedSettings(anchor="mapping")
     assert methods_study.with_method(people, "speed").settings.tau == 1e-4
+    assert methods_study.with_method(cat, "uce").settings == UceSettings(form="tail")
     assert methods_study.with_method(cat, "mace-free").settings.fuse == cat.settings.fuse
     assert methods_study.with_method(cat, "sld").settings == SldSettings(guidance=4.0)
     hundred = replace(people, concepts=people.concepts * 20)
@@ -152,7 +153,7 @@ def test_a_search_writes_what_won_as_a_preset(few_images, tmp_path, monkeypatch)
     )
     (path,) = (tmp_path / "r").glob("*.json")
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert path.name == "cat-uce.json" and written["method"] == "uce" and "settings" not in written
+    assert path.name == "cat-uce.json" and written["method"] == "uce" and written["settings"] == {"form": "tail"}
     recipe = Recipe.from_json(path.read_text(encoding="utf-8")).check()
     assert recipe.settings.ridge == 0.5 and recipe.preserve == ("dog",)
     assert (tmp_path / "search-cat-uce-quick.md").is_file()
