@@ -121,15 +121,16 @@ def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_store
     recipe = replace(twelve_people(), concepts=twelve_people().concepts[:6])
 
     def stop(event):
-        if event.stage == "lora" and list(tmp_path.glob("loras/*.safetensors")):
+        # Of three of them, in batches of two, two are of one batch; a batch that is not whole is trained again.
+        if event.stage == "lora" and len(list(tmp_path.glob("loras/*.safetensors"))) >= 3:
             raise Cancelled
 
     with pytest.raises(Cancelled):
         erase_on_cluster(model, recipe, stop, cache=tmp_path)
     loras = {path: path.stat().st_mtime_ns for path in (tmp_path / "loras").iterdir()}
-    assert loras
+    assert len(loras) >= 3
     result = erase_on_cluster(model, recipe, cache=tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in loras} == loras  # not trained again
+    assert sum(path.stat().st_mtime_ns == written for path, written in loras.items()) >= 2  # not trained again
     assert len(list((tmp_path / "loras").iterdir())) == len(result.loras) == 6
 
 
