@@ -142,11 +142,11 @@ def finding(inspection: Inspection) -> str:
         if before is not None and after is not None
         else ""
     )
-    inside = first.inside is not None and last.inside is not None
-    shares = [first.inside, last.inside] if inside else [first.total, last.total]
-    where = " where the concept was" if inside else ""
-    told = [percent(share) for share in shares if share is not None]
-    return f"{said}“{word.text}” gets {told[0]} of the attention{where} before and {told[1]} after the erasure."
+    if first.inside is not None and last.inside is not None:
+        where = f"{percent(first.inside)} of the attention where the concept was before and {percent(last.inside)}"
+        return f"{said}“{word.text}” gets {where} after the erasure."
+    total = f"{percent(first.total)} of the attention before and {percent(last.total)}"
+    return f"{said}“{word.text}” gets {total} after the erasure."
 
 
 def mass_bars(inspection: Inspection) -> str:
