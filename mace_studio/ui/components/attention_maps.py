@@ -126,7 +126,9 @@ def finding(inspection: Inspection) -> str:
     masses = {name: inspection.masses(name)[index] for name in names}
     word = inspection.words[index]
     seen = [(name, phrase, share) for name, run in inspection.runs.items() for phrase, share in run.presence.items()]
-    if inspection.settings["kind"] == figures.RESIDUAL and seen:
+    if inspection.settings["kind"] == figures.RESIDUAL:
+        if not seen:
+            return f"The concept’s own words are taken out; of the others “{word.text}” changed most."
         told = ", ".join(f"{percent(share)} {name}" for name, _, share in seen)
         return f"With its own words taken out, the judge still finds “{seen[0][1]}” in the image: {told}."
     first, last = masses[names[0]], masses[names[-1]]
