@@ -126,7 +126,9 @@ def finding(inspection: Inspection) -> str:
     masses = {name: inspection.masses(name)[index] for name in names}
     word = inspection.words[index]
     seen = [(name, phrase, share) for name, run in inspection.runs.items() for phrase, share in run.presence.items()]
-    if inspection.settings["kind"] == figures.RESIDUAL and seen:
+    if inspection.settings["kind"] == figures.RESIDUAL:
+        if not seen:
+            return f"The concept’s own words are taken out; of the others “{word.text}” changed most."
         told = ", ".join(f"{percent(share)} {name}" for name, _, share in seen)
         return f"With its own words taken out, the judge still finds “{seen[0][1]}” in the image: {told}."
     first, last = masses[names[0]], masses[names[-1]]
@@ -142,11 +144,11 @@ def finding(inspection: Inspection) -> str:
         if before is not None and after is not None
         else ""
     )
-    inside = first.inside is not None and last.inside is not None
-    shares = [first.inside, last.inside] if inside else [first.total, last.total]
-    where = " where the concept was" if inside else ""
-    told = [percent(share) for share in shares if share is not None]
-    return f"{said}“{word.text}” gets {told[0]} of the attention{where} before and {told[1]} after the erasure."
+    if first.inside is not None and last.inside is not None:
+        where = f"{percent(first.inside)} of the attention where the concept was before and {percent(last.inside)}"
+        return f"{said}“{word.text}” gets {where} after the erasure."
+    total = f"{percent(first.total)} of the attention before and {percent(last.total)}"
+    return f"{said}“{word.text}” gets {total} after the erasure."
 
 
 def mass_bars(inspection: Inspection) -> str:
