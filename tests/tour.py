@@ -153,10 +153,11 @@ def weigh(browser, address: str) -> None:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[1]).resolve()
     (folder / "docs").mkdir(parents=True, exist_ok=True)
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    _, address = serve(Path(tempfile.mkdtemp()))
+    os.chdir(tempfile.mkdtemp())  # so that the page names no folder of this machine
+    _, address = serve(Path("output"))
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         weigh(browser, address)

@@ -82,6 +82,8 @@ def test_a_mask_is_drawn_used_by_the_run_and_dropped_when_it_no_longer_fits(page
     expect(page.locator("#summary")).to_contain_text(re.compile(r"Masks given by hand \(\w{8}\): “car” 1\."))
     expect(page.locator("#summary b").first).to_have_text(re.compile(r"^car-\w{8}$"))
 
+    # The images of the verdict push the editor down while they come.
+    expect(page.locator("#outcome .verdict")).to_be_visible(timeout=90_000)
     page.locator("#whole-image").click()
     expect(note).to_have_text("seed 0 · by hand · whole image")
     page.locator("#source-mask").click()
