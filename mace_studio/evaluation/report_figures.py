@@ -90,7 +90,8 @@ def scatter(panels: Mapping[str, Sequence[Point]]) -> Figure:
             for number, point in enumerate(points):
                 _place(axis, point, f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)])
             axis.set_title(title)
-            axis.legend(frameon=False, fontsize=5, loc="lower left")
+            if points:
+                axis.legend(frameon=False, fontsize=5, loc="lower left")
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
     return figure

@@ -72,6 +72,7 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
     asked = {
         "load": (),
         "measure": (),
+        "capacity": (QUICK,),
         "erase": (QUICK, {("cat", 1): full((8, 8))}),
         "masks": (QUICK,),
         "compose": ((entry.path,), (), None, ""),
@@ -90,7 +91,7 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
 
 
 def test_every_task_that_may_take_long_is_limited_on_a_shared_server():
-    assert set(tasks.TASKS) - set(quota.COUNTS) == {"load", "measure", "export"}
+    assert set(tasks.TASKS) - set(quota.COUNTS) == {"load", "measure", "capacity", "export"}
 
 
 @pytest.mark.parametrize(
