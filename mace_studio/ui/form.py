@@ -32,8 +32,8 @@ def recipe_from(values: Sequence[Any]) -> Recipe:
         RecipeError: a value that is no number, no text, ...; the message names the recipe's field.
     """
     typed = dict(zip((f.key for f in FIELDS), values, strict=True))
-    origin = _origin(typed)
-    typed["name"] = name_from(values)
+    origin = _origin(typed["about"])
+    typed["name"] = name_from(typed["name"], typed["concepts"], typed["about"])
     typed["about"] = origin["about"] if _phrases(typed["concepts"]) == origin["phrases"] else ""
     typed["concepts"] = [asdict(c) for c in concept_text.concepts_from(typed["concepts"])]
     typed["preserve"] = typed["preserve"] or []
@@ -67,15 +67,14 @@ def values_from(recipe: Recipe) -> list[Any]:
     return list(shown.values())
 
 
-def name_from(values: Sequence[Any]) -> str:
+def name_from(name: str, concepts: Any, about: Any) -> str:
     """The name in the form; one that came with a preset or a file goes when other concepts take the place of its own.
 
     Args:
-        values: as of `recipe_from`.
+        name, concepts, about: values of the form's controls of these names.
     """
-    typed = dict(zip((f.key for f in FIELDS), values, strict=True))
-    origin, name = _origin(typed), typed["name"]
-    return "" if name == origin["name"] and _phrases(typed["concepts"]) != origin["phrases"] else name
+    origin = _origin(about)
+    return "" if name == origin["name"] and _phrases(concepts) != origin["phrases"] else name
 
 
 def with_strength(values: Sequence[Any], turned: int) -> dict[str, str]:
@@ -86,7 +85,7 @@ def with_strength(values: Sequence[Any], turned: int) -> dict[str, str]:
         turned: from -2, which erases least, to 2.
     """
     typed = dict(zip((f.key for f in FIELDS), values, strict=True))
-    filled = _origin(typed)["strength"]
+    filled = _origin(typed["about"])["strength"]
     powers = STRENGTH.get(typed["method"], {})
     turn = {key: filled[key] * 10 ** (power * turned) for key, power in powers.items() if key in filled}
     return {key: number_text(float(f"{value:.2g}") if turned else filled[key]) for key, value in turn.items()}
@@ -166,11 +165,9 @@ def energy_from(value: Any) -> float | None:
     return _number("energy", value, float) if str(value or "").strip() else None
 
 
-def _origin(typed: dict[str, Any]) -> dict[str, Any]:
-    """Name, about and phrases of the recipe that filled the form."""
-    return {"about": "", "name": "", "phrases": [], "strength": {}} | (
-        typed["about"] if isinstance(typed["about"], dict) else {}
-    )
+def _origin(about: Any) -> dict[str, Any]:
+    """Name, about, phrases and strength of the recipe that filled the form."""
+    return {"about": "", "name": "", "phrases": [], "strength": {}} | (about if isinstance(about, dict) else {})
 
 
 def _phrases(rows: Any) -> list[Any]:

@@ -236,7 +236,8 @@ class RecipeForm:
             )
         )
         for edit in (self._built["concepts"].edited, self.added.then):
-            edit(self.on_concepts_edited, self.controls, self._built["name"], trigger_mode="always_last", **QUIET)
+            named = [self._built[key] for key in ("name", "concepts", "about")]
+            edit(form.name_from, named, self._built["name"], trigger_mode="always_last", **QUIET)
         self.suggested.wire(self._built["concepts"], self._built["preserve"])
         dialled = [self._built[key] for key in STRENGTH_KEYS]
         turned = {"trigger_mode": "always_last", **QUIET}
@@ -316,11 +317,6 @@ class RecipeForm:
         """Empty the form, but for the settings that it began with."""
         fresh = replace(self._begun_with, concepts=(Concept("", ""),), preserve=(), name="", about="")
         return [*form.values_from(fresh), CLEAR]
-
-    @readable
-    def on_concepts_edited(self, *values: Any) -> str:
-        """Take the name of a preset away when its concepts are gone."""
-        return form.name_from(values)
 
     @readable
     def on_strength(self, turned: int, *values: Any) -> list[Any]:

@@ -12,8 +12,13 @@ const hints = ["such as Van Gogh", "such as an artist", "", "for testing"];
 
 const cellsOf = (row) => [...row.querySelectorAll("[data-cell]")];
 const read = () => [...list.children].map((row) => cellsOf(row).map((cell) => cell.value));
-// What the user did; a recipe that fills the form is no edit.
+// What the user did; a recipe that fills the form is no edit. Letters are told in a pause of the typing, or when the
+// field is left, since Gradio looks through the whole page at every event.
+const PAUSE = 250; // milliseconds
+let pause = null;
 const commit = () => {
+  clearTimeout(pause);
+  pause = null;
   props.value = read();
   trigger("edited");
 };
@@ -153,8 +158,10 @@ list.addEventListener("input", (event) => {
   const row = event.target.closest(".concept-row");
   follow(row, cellsOf(row).indexOf(event.target));
   check(row);
-  commit();
+  clearTimeout(pause);
+  pause = setTimeout(commit, PAUSE);
 });
+list.addEventListener("focusout", () => { if (pause !== null) commit(); });
 list.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !event.target.matches("input[type=text]") || event.isComposing) return;
   event.preventDefault();
@@ -186,7 +193,7 @@ bulk.querySelector("button").addEventListener("click", () => {
 });
 element.closest("#concepts").addEventListener("add-row", () => addAfter(list.lastElementChild));
 element.closest("#concepts").addEventListener("clear-rows", () => { show([]); commit(); });
-watch("value", () => { if (JSON.stringify(props.value || []) !== JSON.stringify(read())) show(props.value || []); });
+watch("value", () => { if (pause === null && JSON.stringify(props.value || []) !== JSON.stringify(read())) show(props.value || []); });
 watch("vocabulary", suggest);
 show(props.value || []);
 suggest();
