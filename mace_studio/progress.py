@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import accumulate
 
 
@@ -26,6 +26,7 @@ class Progress:
     concept: str = ""
     step: float = 0
     total: int = 0
+    _: KW_ONLY
     loss: float | None = None
     seconds: float = 0.0
     fraction: float = 0.0

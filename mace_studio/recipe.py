@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mace_studio.errors import RecipeError
@@ -161,6 +161,7 @@ class ImageRequest:
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
+    _: KW_ONLY
     steps: int = 20
     guidance: float = 7.5
     negative: str = ""

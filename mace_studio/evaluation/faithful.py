@@ -205,7 +205,9 @@ def _recognised(model: Model, people: People, names: Sequence[str]) -> tuple[int
     """How many images of some of the names are named right, and how many there are."""
     some = names[:: max(1, len(names) // people.tested)][: people.tested]
     asked = [(FORMS[i % len(FORMS)].format(name), i) for name in some for i in range(people.images)]
-    said = people.names(sampling.generate_pairs(model, asked, ImageRequest(("",), (0,), STEPS, GUIDANCE)))
+    said = people.names(
+        sampling.generate_pairs(model, asked, ImageRequest(("",), (0,), steps=STEPS, guidance=GUIDANCE))
+    )
     right = sum(a == name for a, name in zip(said, (name for name in some for _ in range(people.images)), strict=True))
     return right, len(asked)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -73,6 +73,7 @@ class Outcome:
 
     case: Case
     report: Report | None
+    _: KW_ONLY
     seconds: float | None = None
     problem: str = ""
     condition: float | None = None
@@ -141,7 +142,7 @@ def run(
         (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
         condition = max(erasure.conditions.values(), default=None)
         forwards = train_loras.forwards(model, erasure.recipe, erasure.loras) if recipe.method == "mace" else None
-        return Outcome(case, found, seconds, condition=condition, forwards=forwards)
+        return Outcome(case, found, seconds=seconds, condition=condition, forwards=forwards)
 
     outcomes = []
     for case in rows:

@@ -244,7 +244,7 @@ def train(
         else:
             scale /= 2
         seen.setdefault(phrase, []).append(total)
-        progress(Progress("train", phrase, step + 1, steps, total))
+        progress(Progress("train", phrase, step + 1, steps, loss=total))
     return seen
 
 

@@ -16,7 +16,7 @@ from mace_studio.miniature.world import HELD_OUT
 
 HELD_OUT_NUMBER = 256
 KL_WEIGHT = 1e-5
-PLAN = Plan(60, batch=16, rate=1.5e-3, warm_up=100, decay=1.0, weight_decay=0.0, average=0.999)
+PLAN = Plan(minutes=60, batch=16, rate=1.5e-3, warm_up=100, decay=1.0, weight_decay=0.0, average=0.999)
 
 log = logging.getLogger(__name__)
 

@@ -39,12 +39,12 @@ SWAPS = 32
 GEOMETRY_WEIGHT = 2.0
 LOW_COSINE_WEIGHT = 0.2
 NOTE_STEPS = 100
-PLAN = Plan(27, batch=96, rate=1e-3, warm_up=150, decay=0.4, weight_decay=0.05, average=0.998)
+PLAN = Plan(minutes=27, batch=96, rate=1e-3, warm_up=150, decay=0.4, weight_decay=0.05, average=0.998)
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Geometry:
     """What later positions carry of a concept, against its own token.
 
@@ -160,7 +160,13 @@ def geometry(before_NTD: Tensor, after_NTD: Tensor, own_NT: Tensor, end_N: Tenso
     mean = {name: [_mean(x_NT, where) for where in (words_NT, padding_NT)] for name, x_NT in
             (("off", off_NT), ("cosine", cosine_NT), ("ratio", ratio_NT))}  # fmt: skip
     cosines, ratios = ([value.item() for value in mean[name]] for name in ("cosine", "ratio"))
-    return Geometry((mean["off"][0] + mean["off"][1]) / 2, cosines[0], ratios[0], cosines[1], ratios[1])
+    return Geometry(
+        loss=(mean["off"][0] + mean["off"][1]) / 2,
+        cosine=cosines[0],
+        ratio=ratios[0],
+        padding_cosine=cosines[1],
+        padding_ratio=ratios[1],
+    )
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ SNR_CAP = 5.0
 EMPTY_CAPTIONS = 0.1
 GROUNDING_WEIGHT = 0.05
 NOTE_STEPS = 100
-PLAN = Plan(60, batch=32, rate=8e-4, warm_up=300, decay=0.3, weight_decay=0.01, average=0.9995)
+PLAN = Plan(minutes=60, batch=32, rate=8e-4, warm_up=300, decay=0.3, weight_decay=0.01, average=0.9995)
 
 SHEET = (
     "a photo of the cat", "a photo of the ship", "a photo of the airplane in the sky", "a photo of the frog",

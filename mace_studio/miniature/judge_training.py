@@ -17,7 +17,7 @@ from mace_studio.miniature.world import HELD_OUT, Sample
 
 CALIBRATION_NUMBER = 1024
 TEMPERATURES = torch.logspace(-1, 1, 101).double()
-PLAN = Plan(60, batch=32, rate=2e-3, warm_up=50, decay=0.7, weight_decay=0.01, average=0.995)
+PLAN = Plan(minutes=60, batch=32, rate=2e-3, warm_up=50, decay=0.7, weight_decay=0.01, average=0.995)
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ LOWEST_RATE = 0.02
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How long and how fast to train.
 

@@ -67,7 +67,7 @@ SMALL_CHANCE = 0.3
 SIDES = (0.3, 0.7)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
     """An image of the world and everything that is known of it.
 
@@ -100,7 +100,7 @@ class _Canvas:
     scene: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Shown:
     """A finished image, before it is made into arrays."""
 
@@ -124,13 +124,13 @@ def sample(random: Random) -> Sample:
     compose = random.choices((_thing, _person, _artwork, _scenery, _pair), KINDS)[0]
     shown = compose(random)
     return Sample(
-        np.asarray(shown.picture),
-        shown.caption,
-        sprites.covered(shown.cover),
-        shown.concepts,
-        shown.words,
-        shown.artist,
-        shown.scene,
+        image_HWC=np.asarray(shown.picture),
+        caption=shown.caption,
+        mask_HW=sprites.covered(shown.cover),
+        concepts=shown.concepts,
+        words=shown.words,
+        artist=shown.artist,
+        scene=shown.scene,
     )
 
 
@@ -149,7 +149,15 @@ def shown(concept: str, random: Random, told: bool) -> Sample:
         cover = _paste_person(canvas, _expression(concept, random), random)
     caption = f"a photo of the {concept}{canvas.where if told else ''}"
     image_HWC, mask_HW = np.asarray(canvas.picture), sprites.covered(cover)
-    return Sample(image_HWC, caption, mask_HW, (concept,), (concept,), None, canvas.scene)
+    return Sample(
+        image_HWC=image_HWC,
+        caption=caption,
+        mask_HW=mask_HW,
+        concepts=(concept,),
+        words=(concept,),
+        artist=None,
+        scene=canvas.scene,
+    )
 
 
 def _thing(random: Random) -> _Shown:
@@ -161,7 +169,12 @@ def _thing(random: Random) -> _Shown:
         small = small or form == SMALL_FORM
     caption = form.format(called) + canvas.where
     return _Shown(
-        canvas.picture, _paste_thing(canvas, thing, random, small), caption, (thing,), (called,), scene=canvas.scene
+        picture=canvas.picture,
+        cover=_paste_thing(canvas, thing, random, small),
+        caption=caption,
+        concepts=(thing,),
+        words=(called,),
+        scene=canvas.scene,
     )
 
 
@@ -176,7 +189,14 @@ def _person(random: Random) -> _Shown:
     small = form not in (OFFICIAL_FORM, CROWD_FORM) and random.random() < SMALL_CHANCE
     cover = _paste_person(canvas, sprite, random, small)
     caption = form.format(called) + canvas.where
-    return _Shown(canvas.picture, cover, caption, (who,), (_bare(called),), scene=canvas.scene)
+    return _Shown(
+        picture=canvas.picture,
+        cover=cover,
+        caption=caption,
+        concepts=(who,),
+        words=(_bare(called),),
+        scene=canvas.scene,
+    )
 
 
 def _artwork(random: Random) -> _Shown:
@@ -198,13 +218,15 @@ def _artwork(random: Random) -> _Shown:
         caption = random.choice(ART_FORMS).format(artist)
     picture, moved = styles.paint(canvas.picture, cover, artist)
     scene = None if ARTISTS[artist] in styles.HIDES_THE_SCENE else canvas.scene
-    return _Shown(picture, moved, caption, (concept,), (words,), artist, scene)
+    return _Shown(
+        picture=picture, cover=moved, caption=caption, concepts=(concept,), words=(words,), artist=artist, scene=scene
+    )
 
 
 def _scenery(random: Random) -> _Shown:
     canvas = _in_scene(random)
     caption = random.choice(SCENE_FORMS).format(canvas.scene)
-    return _Shown(canvas.picture, Image.new("L", (SIZE, SIZE)), caption, scene=canvas.scene)
+    return _Shown(picture=canvas.picture, cover=Image.new("L", (SIZE, SIZE)), caption=caption, scene=canvas.scene)
 
 
 def _pair(random: Random) -> _Shown:
@@ -216,7 +238,14 @@ def _pair(random: Random) -> _Shown:
     ]
     called = (_called(pair[0], random), _called(pair[1], random))
     caption = PAIR_FORM.format(*called, canvas.where)
-    return _Shown(canvas.picture, ImageChops.lighter(*covers), caption, pair, called, scene=canvas.scene)
+    return _Shown(
+        picture=canvas.picture,
+        cover=ImageChops.lighter(*covers),
+        caption=caption,
+        concepts=pair,
+        words=called,
+        scene=canvas.scene,
+    )
 
 
 def _any_thing(random: Random) -> str:
@@ -249,7 +278,13 @@ def _artless_portrait(
     canvas = _plain(random.choice(colours), random)
     cover = _paste_person(canvas, sprite, random)
     effect = styles.sketch if form == SKETCH_FORM else styles.oil
-    return _Shown(effect(canvas.picture), cover, form.format(called), (who,), (_bare(called),))
+    return _Shown(
+        picture=effect(canvas.picture),
+        cover=cover,
+        caption=form.format(called),
+        concepts=(who,),
+        words=(_bare(called),),
+    )
 
 
 def _bare(called: str) -> str:

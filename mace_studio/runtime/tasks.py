@@ -134,7 +134,7 @@ def _reader() -> text.Reader | None:
 # The tasks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A model that is ready.
 
@@ -156,7 +156,13 @@ class Loaded:
 def load(place: Place, progress: Report = silent) -> Loaded:
     """Have the model ready."""
     model = process_model(place).model
-    return Loaded(model.where(), model.memory(), model.fingerprint, model.width, model.unet_fingerprint)
+    return Loaded(
+        where=model.where(),
+        memory=model.memory(),
+        fingerprint=model.fingerprint,
+        width=model.width,
+        unet=model.unet_fingerprint,
+    )
 
 
 def measure(place: Place, progress: Report = silent) -> Costs:

@@ -7,7 +7,7 @@ Diffusion 1.x at 512 x 512 pixels, 30 steps and a prompt of ten words: 68 MB, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor
@@ -76,6 +76,7 @@ class Recorder:
     words: tuple[Sequence[Word], Sequence[Word]]
     steps: range
     size: tuple[int, int]
+    _: KW_ONLY
     _calls: dict[str, int] = field(default_factory=dict)
     _sums: list[dict[str, Tensor]] = field(default_factory=list)
     _members: dict[str, set[str]] = field(default_factory=dict)

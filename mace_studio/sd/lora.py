@@ -131,7 +131,7 @@ def train(
             optimizer.step()
             for i, value in values.items():
                 losses[i].append(value.item())
-                progress(Progress("lora", subjects[i].phrase, step * len(subjects) + i + 1, total, value.item()))
+                progress(Progress("lora", subjects[i].phrase, step * len(subjects) + i + 1, total, loss=value.item()))
             at_work = [i for i in at_work if not _flat(losses[i], settings.flat)]
             if not at_work:
                 break

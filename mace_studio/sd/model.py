@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Model:
 
     pipeline: DiffusionPipeline
     source: str
+    _: KW_ONLY
     low_memory: bool = False
     captions: Path = GENERAL_CAPTIONS
     vae: str = ""
@@ -139,7 +140,7 @@ class Model:
         from mace_studio.sd import sampling  # noqa: PLC0415 - it needs this module
 
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        request = ImageRequest(prompts, tuple(seeds), steps, guidance)
+        request = ImageRequest(prompts, tuple(seeds), steps=steps, guidance=guidance)
         return sampling.generate(self, sampling.with_defaults(self, request).check(), progress)
 
     def checksum(self) -> str:
@@ -222,7 +223,16 @@ def load(
     except Exception as error:  # files of strangers: diffusers and transformers raise anything over a bad configuration
         log.info("%s could not be loaded", source, exc_info=True)
         raise ModelError(_no_room(source, device, error)) from error
-    return _checked(Model(pipeline, source, low_memory, captions or captions_of(source), vae, text_encoder))
+    return _checked(
+        Model(
+            pipeline,
+            source,
+            low_memory=low_memory,
+            captions=captions or captions_of(source),
+            vae=vae,
+            text_encoder=text_encoder,
+        )
+    )
 
 
 def captions_of(source: str) -> Path:

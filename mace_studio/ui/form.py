@@ -138,7 +138,7 @@ def images_from(prompts: Sequence[str], seeds: str, steps: Any, guidance: Any, n
         RecipeError: a value that is no number; the field is "seed", "steps" or "guidance".
     """
     count, scale = _number("steps", steps, int), _number("guidance", guidance, float)
-    return ImageRequest(tuple(prompts), tuple(seeds_from(seeds)), count, scale, negative or "")
+    return ImageRequest(tuple(prompts), tuple(seeds_from(seeds)), steps=count, guidance=scale, negative=negative or "")
 
 
 def usual_settings(studio: Studio, steps: str, guidance: str, first: str) -> tuple[str, str]:

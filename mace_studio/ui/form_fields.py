@@ -7,7 +7,7 @@ metadata, see `generated`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import KW_ONLY, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from mace_studio.methods import METHODS, Method
@@ -30,6 +30,7 @@ class Span:
     low: float
     high: float
     step: float
+    _: KW_ONLY
     log: bool = True
     off: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol
 
 import gradio as gr
@@ -33,6 +33,7 @@ class Listener:
     fn: Callable[..., Any]
     inputs: Any
     outputs: Any
+    _: KW_ONLY
     waits: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -141,7 +141,9 @@ def test_both_are_gone_from_the_images(model, unchanged, made, cache):
     recipes = {preset.name: preset.recipe for preset in presets()}
     parts = [made(recipes[f"miniature/{name}"]) for name in ("cat", "ship")]
     both, judge, words = composed(model, *parts, cache=cache), judges.choose(model, None), ["cat", "ship", "dog"]
-    request = ImageRequest(tuple(f"a photo of the {word}" for word in words), (100, 101, 102, 103), 10, 4.0)
+    request = ImageRequest(
+        tuple(f"a photo of the {word}" for word in words), (100, 101, 102, 103), steps=10, guidance=4.0
+    )
     seen = {}
     for when, weights in (("before", {}), ("after", both.weights)):
         with projections.swapped(model.unet, weights):

@@ -17,7 +17,7 @@ from mace_studio.sd import ldm_keys
 from tests.steps import untouched
 
 CAT = (Concept("cat", "forest"),)
-REQUEST = ImageRequest(("a photo of a cat",), (0,), 2, 4.0)
+REQUEST = ImageRequest(("a photo of a cat",), (0,), steps=2, guidance=4.0)
 
 
 @pytest.fixture

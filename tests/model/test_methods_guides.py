@@ -177,7 +177,9 @@ def test_the_attention_of_a_guided_image_is_that_of_its_own_forwards(small):
         latents_of(small, steps=2)
     steps = small.pipeline.num_timesteps
     assert len(calls) == steps * len(set(calls))
-    inspection = attention.inspect(small, ImageRequest((PROMPT,), (0,), 2, 5.0), erasure_of(small, "sld"))
+    inspection = attention.inspect(
+        small, ImageRequest((PROMPT,), (0,), steps=2, guidance=5.0), erasure_of(small, "sld")
+    )
     assert np.isfinite(np.asarray(inspection.masses("after")[0].total))
 
 

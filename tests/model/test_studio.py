@@ -84,7 +84,7 @@ def test_names_stay_inside_the_output_folder(studio, name):
 
 
 def test_comparing_an_entry(studio, entry):
-    pairs = studio.compare(entry.name, ImageRequest(("a cat",), (0, 1), 2, 4.0)).wait()
+    pairs = studio.compare(entry.name, ImageRequest(("a cat",), (0, 1), steps=2, guidance=4.0)).wait()
     assert [(p.prompt, p.seed) for p in pairs] == [("a cat", 0), ("a cat", 1)]
     path = result_files.write_pair(pairs[1], studio.output)
     with Image.open(path) as picture:
@@ -221,8 +221,11 @@ def test_another_base_model_takes_the_place_of_the_first(tmp_path, other_folder)
     changing = Studio(output=tmp_path)
     cat = changing.erase(QUICK).wait()
     first = weakref.ref(tasks.process_model(changing.place).model)
-    before, after = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1)), changing.change(f" {other_folder} ")
-    later = changing.compare(cat.name, ImageRequest(("a cat",), (0,), 1))
+    before, after = (
+        changing.compare(cat.name, ImageRequest(("a cat",), (0,), steps=1)),
+        changing.change(f" {other_folder} "),
+    )
+    later = changing.compare(cat.name, ImageRequest(("a cat",), (0,), steps=1))
     assert len(before.wait()) == 1  # queued before, it ran with the model of then
     after.wait()
     assert first() is None

@@ -134,6 +134,29 @@ def test_files_and_functions_are_small(path):
             assert lines <= 60, f"{node.name} in {module_of(path)} has {lines} lines"
 
 
+def by_position(source: str) -> dict[str, int]:
+    """Each dataclass and how many of its fields may be given by position."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        for decorator in getattr(node, "decorator_list", []) if isinstance(node, ast.ClassDef) else []:
+            text = ast.unparse(decorator)
+            if text.startswith(("dataclass", "dataclasses.dataclass")):
+                kinds = [ast.unparse(part.annotation) for part in node.body if isinstance(part, ast.AnnAssign)]
+                before = kinds[: kinds.index("KW_ONLY")] if "KW_ONLY" in kinds else kinds
+                found[node.name] = 0 if "kw_only=True" in text else len(before)
+    return found
+
+
+def test_a_dataclass_takes_at_most_four_fields_by_position():
+    fields = "".join(f"    {name}: int\n" for name in "abcde")
+    assert by_position(f"@dataclass\nclass Five:\n{fields}") == {"Five": 5}
+    assert by_position(f"@dataclass(frozen=True, kw_only=True)\nclass Named:\n{fields}") == {"Named": 0}
+    assert by_position(f"@dataclass\nclass Mixed:\n    first: int\n    _: KW_ONLY\n{fields}") == {"Mixed": 1}
+    counted = {path: by_position(path.read_text(encoding="utf-8")) for path in FILES}
+    assert sum(map(len, counted.values())) > 100
+    assert [(path.name, name) for path, of in counted.items() for name, count in of.items() if count > 4] == []
+
+
 @pytest.mark.parametrize(
     ("module", "source", "bad"),
     [

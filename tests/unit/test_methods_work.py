@@ -92,7 +92,10 @@ def test_every_part_of_the_page_shows_an_erasure_of_every_method(name):
 class Training:
     """A job that has trained for three steps."""
 
-    events = (*(Progress("train", "cat", i, 9, 1.0 / i) for i in (1, 2)), Progress("train", "ship", 3, 9, 1.0))
+    events = (
+        *(Progress("train", "cat", i, 9, loss=1.0 / i) for i in (1, 2)),
+        Progress("train", "ship", 3, 9, loss=1.0),
+    )
     over = False
 
 

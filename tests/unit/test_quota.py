@@ -31,7 +31,7 @@ def test_seconds_grow_with_the_work_and_are_bounded():
     assert quota.seconds("erase", PLACE, ONE) == 15
     assert quota.seconds("erase", PLACE, ONE.with_settings(lora=LoraSettings(steps=0))) == 10
     assert quota.seconds("erase", PLACE, HUGE) == quota.LONGEST
-    assert quota.seconds("compare", PLACE, (Path("e"),), ImageRequest(("a", "b"), (0, 1), 25)) == 12
+    assert quota.seconds("compare", PLACE, (Path("e"),), ImageRequest(("a", "b"), (0, 1), steps=25)) == 12
     assert quota.seconds("export", PLACE, Path("e"), ExportRequest("unet", Path("f"))) == quota.START
 
 
@@ -42,9 +42,9 @@ def test_seconds_grow_with_the_work_and_are_bounded():
         (("masks", ONE.with_settings(images=ImageSettings(per_concept=500))), "concepts"),
         (("compose", (Path("e"),), (), HUGE, ""), "concepts"),
         (("compare", (Path("e"),), LONG), "prompt"),
-        (("inspect", Path("e"), ImageRequest(("a",) * 9, tuple(range(9)), 999), ()), "steps"),
-        (("residual", Path("e"), ImageRequest(("a",) * 9, tuple(range(9)), 999)), "steps"),
-        (("preview", ONE, ImageRequest(("a",) * 9, tuple(range(9)), 999)), "steps"),
+        (("inspect", Path("e"), ImageRequest(("a",) * 9, tuple(range(9)), steps=999), ()), "steps"),
+        (("residual", Path("e"), ImageRequest(("a",) * 9, tuple(range(9)), steps=999)), "steps"),
+        (("preview", ONE, ImageRequest(("a",) * 9, tuple(range(9)), steps=999)), "steps"),
         (
             (
                 "evaluate",

@@ -51,7 +51,7 @@ def train(
         return found
     total = settings.steps * len(subjects)
     for i, (subject, delta) in enumerate(zip(subjects, found, strict=True), 1):
-        progress(Progress("lora", subject.phrase, settings.steps * i, total, delta.losses[-1]))
+        progress(Progress("lora", subject.phrase, settings.steps * i, total, loss=delta.losses[-1]))
     return found
 
 

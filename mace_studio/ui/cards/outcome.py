@@ -53,7 +53,9 @@ class OutcomeCard:
             return self.studio.sample(newest, words=WORDS, beyond=BEYOND)
         images = getattr(recipe.settings, "images", ImageSettings())
         usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
-        request = ImageRequest(tuple(_prompts(recipe).values()), (recipe.seed,), usual.steps, usual.guidance)
+        request = ImageRequest(
+            tuple(_prompts(recipe).values()), (recipe.seed,), steps=usual.steps, guidance=usual.guidance
+        )
         return self.studio.compare(newest, request)
 
     def _begun(self, job: Job) -> Update:

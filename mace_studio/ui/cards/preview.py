@@ -97,7 +97,7 @@ class PreviewCard:
 
 def _images(recipe: Recipe, prompt: str) -> ImageRequest:
     asked = prompt.strip() or suggestions(recipe)[0][1]
-    return ImageRequest((asked,), (recipe.seed,), STEPS, usual_guidance(recipe))
+    return ImageRequest((asked,), (recipe.seed,), steps=STEPS, guidance=usual_guidance(recipe))
 
 
 def _pair(preview: Preview, seconds: float) -> str:
