@@ -16,6 +16,12 @@ settings.register_profile("studio", deadline=None, derandomize=True, max_example
 settings.load_profile("studio")
 
 
+@pytest.fixture(autouse=True)
+def own_machine(monkeypatch):
+    """Messages tell folders again after a test that made a shared studio."""
+    monkeypatch.setattr("mace_studio.errors.StudioError.shared", None)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print what the tests of each folder took: set-up, call and tear-down, without collecting and importing."""
     seconds, tests = Counter(), Counter()

@@ -54,6 +54,8 @@ class JobDesk:
         self, place: Place, perform: Perform, fixed: bool, user: Callable[[], str | None], machine: Callable[[], str]
     ) -> None:
         self.fixed = fixed
+        if fixed:
+            StudioError.shared = place.output
         self._perform = perform
         self._model = LoadedModel(place, perform)
         self._user, self._machine = user, machine

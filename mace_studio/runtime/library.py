@@ -60,15 +60,21 @@ class Entry:
     scores: tuple[Harmonic, ...] = ()
 
 
-def entries(folder: Path) -> list[Entry]:
-    """Every erasure in a folder, newest first; files that are none are passed over."""
-    found = []
-    for path in folder.glob(f"*{SUFFIX}"):
+def listing(folder: Path) -> tuple[list[Entry], list[str]]:
+    """Every erasure in a folder, newest first, and a sentence for each file that was passed over, by its name."""
+    found, passed_over = [], []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             found.append(read(path))
         except FileError as error:
             log.warning("%s", error)
-    return sorted(found, key=lambda e: e.made, reverse=True)
+            passed_over.append(str(error))
+    return sorted(found, key=lambda e: e.made, reverse=True), passed_over
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Every erasure in a folder, newest first; files that are none are passed over."""
+    return listing(folder)[0]
 
 
 def find(folder: Path, name: str) -> Entry:

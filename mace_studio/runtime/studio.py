@@ -361,11 +361,16 @@ class Studio(JobDesk):
 
     def entries(self) -> list[Entry]:
         """Every erasure that whoever is asking may use, newest first: their own, and then those that all see."""
-        own = library.entries(self.output)
+        return self.listing()[0]
+
+    def listing(self) -> tuple[list[Entry], list[str]]:
+        """The same, and a sentence for each file of one's own folder that is no erasure and so is not among them."""
+        own, passed_over = library.listing(self.output)
         if self.output == self._model.place.output:
-            return own
+            return own, passed_over
         names = {entry.name for entry in own}
-        return own + [entry for entry in library.entries(self._model.place.output) if entry.name not in names]
+        common = [entry for entry in library.entries(self._model.place.output) if entry.name not in names]
+        return own + common, passed_over
 
     def entry(self, erasure: str | Path) -> Entry:
         """The erasure of a name, one's own or one that all see, or the one at a path.

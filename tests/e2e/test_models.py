@@ -44,6 +44,22 @@ def press(page, name):
     expect(page.locator("#details h2")).to_contain_text(re.compile(f"{re.escape(name)}|models"))
 
 
+def test_a_file_that_is_no_erasure_is_named_below_the_list(tab, studio):
+    notes = tab.locator("#models .passed-over")
+    expect(notes).to_be_hidden()
+    bad = studio.output / "<b>letter.safetensors"
+    bad.write_text("dear")
+    try:
+        tab.get_by_role("tab", name="Erase").click()
+        tab.get_by_role("tab", name="Models").click()
+        expect(notes).to_have_text("Not listed: <b>letter.safetensors is not an erasure made by MACE Studio.")
+    finally:
+        bad.unlink()
+    tab.get_by_role("tab", name="Erase").click()
+    tab.get_by_role("tab", name="Models").click()
+    expect(notes).to_be_hidden()
+
+
 def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
     data = studio.entry(erased).path.read_bytes()
     upload(tab, "#open-erasure", f"{erased}.safetensors", data)

@@ -342,6 +342,20 @@ def test_a_job_that_cannot_go_on_says_why_and_stays_listed(studio, entry, tmp_pa
     assert after.interrupted() == []
 
 
+def test_a_failed_job_of_a_shared_studio_tells_no_folder(entry, tmp_path):
+    shared = Studio(output=tmp_path / "output", fixed=True, user=lambda: "ada")
+    (shared.output / "exports").parent.mkdir(parents=True)
+    (shared.output / "exports").write_text("in the way")
+    request = ExportRequest("unet", shared.output / "exports" / "cat.safetensors")
+    job = shared.export(entry.path, request)
+    with pytest.raises(FileError, match=r"^cat\.safetensors could not be written: .*Choose another folder"):
+        job.wait()
+    broken = Studio(str(tmp_path / "none"), output=tmp_path, fixed=True)
+    with pytest.raises(ModelError) as refused:
+        broken.load().wait()
+    assert str(tmp_path) not in str(refused.value) + broken.status().detail and broken.status().state == "failed"
+
+
 def test_a_shared_studio_writes_no_jobs_down(tmp_path):
     shared = Studio(output=tmp_path, fixed=True)
     shared.erase(QUICK).cancel()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,14 +34,20 @@ def small(*phrases: str, steps: int = 2, seed: int = 0) -> Recipe:
     )
 
 
-def run(about: str | None, count: int, work: Callable[[int, int], Figures], bad: tuple[str, ...]) -> int:
-    """Read `--count` and `--seed`, do the work and print its figures; the exit status is 1 unless all `bad` are 0."""
+def run(about: str | None, count: int, work: Callable[..., Figures], bad: tuple[str, ...], timed: bool = False) -> int:
+    """Read `--count` and `--seed`, do the work and print its figures; the exit status is 1 unless all `bad` are 0.
+
+    Where it is `timed`, `--minutes` is read too, and the work gets as its third argument when to begin nothing more.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0, help="of what is tried")
+    if timed:
+        parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, whatever the count")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # what is refused is logged, thousands of times
-    figures = work(options.count, options.seed)
+    until = (time.monotonic() + 60 * options.minutes,) if timed else ()
+    figures = work(options.count, options.seed, *until)
     sys.stdout.write(json.dumps(figures, ensure_ascii=False) + "\n")
     return int(any(figures[name] for name in bad))
 

@@ -88,7 +88,7 @@ def damaged(output: Path) -> list[str]:
     return bad
 
 
-def work(count: int, seed: int) -> Figures:
+def work(count: int, seed: int, until: float) -> Figures:
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         whole, broken = Path(name) / "whole", Path(name) / "broken"
@@ -98,7 +98,7 @@ def work(count: int, seed: int) -> Figures:
         each = (time.monotonic() - begun) / len(RECIPES)
         finished: set[str] = set()
         kills = lost = hurt = rounds = 0
-        while kills < count:
+        while kills < count and time.monotonic() < until:
             rounds += 1
             names, killed = forked(broken, dice.uniform(0.0, 2.5 * each))
             kills += killed
@@ -125,4 +125,4 @@ def work(count: int, seed: int) -> Figures:
 
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, 30, work, ("finished erasures that were lost", "damaged files", "other bytes")))
+    sys.exit(run(__doc__, 30, work, ("finished erasures that were lost", "damaged files", "other bytes"), timed=True))

@@ -196,6 +196,25 @@ def test_a_pipe_is_never_opened(folder):
     assert library.sources(folder) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_every_file_that_is_passed_over_has_its_sentence(folder):
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "letter.safetensors").write_text("dear")
+    save_file({"a": torch.ones(1)}, folder / "deep.safetensors", {"mace_studio": "[" * 100_000})
+    newer = erasure_file(folder / "newer.safetensors", format=99)
+    cut = erasure_file(folder / "cut.safetensors")
+    cut.write_bytes(cut.read_bytes()[:-1])
+    found, passed_over = library.listing(folder)
+    assert [entry.name for entry in found] == ["cat"]
+    assert passed_over == [
+        "cut.safetensors is not an erasure made by MACE Studio.",
+        "deep.safetensors is not an erasure made by MACE Studio.",
+        "letter.safetensors is not an erasure made by MACE Studio.",
+        f"{newer.name} was made by a newer version of MACE Studio; update this one to use it.",
+        "pipe.safetensors is no file.",
+    ]
+
+
 def test_a_year_that_there_is_not_costs_no_erasure():
     assert library._made(1e18).year == 1970
     assert library._made(1.7e9).year == 2023

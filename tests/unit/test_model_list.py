@@ -7,7 +7,7 @@ from pathlib import Path
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.estimate import Status
 from mace_studio.runtime.library import Entry
-from mace_studio.ui.components.model_list import OTHER_BASE, OTHER_PARTS, choices, rows
+from mace_studio.ui.components.model_list import OTHER_BASE, OTHER_PARTS, choices, rows, value
 
 THREE = Recipe(concepts=tuple(Concept(phrase, "sky") for phrase in ("guitar", "pizza", "penguin")))
 
@@ -43,3 +43,13 @@ def test_an_erasure_of_the_same_unet_beside_another_vae_says_so():
     assert notes == ["", OTHER_PARTS, OTHER_BASE]
     older = replace(one, unet="")
     assert rows([older], replace(status, fingerprint="g", unet=""))[0]["note"] == OTHER_BASE
+
+
+def test_files_that_are_not_listed_are_named_the_first_five_of_many():
+    status, some = Status(name="m", state="ready"), [f"{i}.safetensors is no file." for i in range(7)]
+    assert value([], some[:1], status, [])["passedOver"] == ["Not listed: 0.safetensors is no file."]
+    assert value([], some, status, [])["passedOver"] == [
+        *(f"Not listed: {i}.safetensors is no file." for i in range(5)),
+        "Not listed: 2 more",
+    ]
+    assert value([], [], status, [])["passedOver"] == []

@@ -1,4 +1,5 @@
-// The erased models. value: {rows: [{name, erased, scores, size, made, note}], chosen: [name, ...]}.
+// The erased models. value: {rows: [{name, erased, scores, size, made, note}], passedOver: [sentence, ...],
+// chosen: [name, ...]}.
 // Every text is put in as text, never as markup.
 const box = element.querySelector(".model-list");
 
@@ -36,10 +37,13 @@ function rowFor(model, number, chosen) {
 }
 
 function show() {
-  const { rows = [], chosen = [] } = props.value || {};
+  const { rows = [], passedOver = [], chosen = [] } = props.value || {};
   const focused = box.contains(document.activeElement) ? document.activeElement.value : null;
   box.querySelector("tbody").replaceChildren(...rows.map((model, i) => rowFor(model, i, chosen)));
   box.classList.toggle("is-empty", !rows.length);
+  const notes = box.querySelector(".passed-over");
+  notes.hidden = !passedOver.length;
+  notes.replaceChildren(...passedOver.map((sentence) => cell("li", sentence)));
   if (focused !== null) [...box.querySelectorAll("input")].find((input) => input.value === focused)?.focus();
 }
 

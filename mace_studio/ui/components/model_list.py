@@ -33,13 +33,15 @@ OLDER = "Made by an older version, without its LoRAs: it cannot be composed."
 LIST = """<div class="model-list"><table><thead><tr><th scope="col">Name</th><th scope="col">Erased</th>
 <th scope="col" class="hide-phone">Scores</th><th scope="col" class="hide-phone">Size</th>
 <th scope="col" class="hide-phone">Made</th></tr></thead><tbody></tbody></table>
-<p class="hint">No erased model yet. The Erase tab makes one, or open a file.</p></div>"""
+<p class="hint">No erased model yet. The Erase tab makes one, or open a file.</p>
+<ul class="warnings passed-over" aria-label="Files that are not listed" hidden></ul></div>"""
+PASSED_OVER = 5  # files that are named
 
 
 def model_list() -> gr.HTML:
     """The list with a checkbox for each model; its value is made by `value`."""
     return gr.HTML(
-        {"rows": [], "chosen": []},
+        {"rows": [], "passedOver": [], "chosen": []},
         label="Erased models",
         html_template=LIST,
         js_on_load=script(__file__),
@@ -200,7 +202,13 @@ def _few(phrases: Sequence[str]) -> str:
     return ", ".join(phrases[:NAMED]) + more
 
 
-def value(entries: Sequence[Entry], status: Status, chosen: Sequence[str]) -> dict[str, Any]:
-    """The value of the list: its rows, and which of them are chosen."""
+def value(
+    entries: Sequence[Entry], passed_over: Sequence[str], status: Status, chosen: Sequence[str]
+) -> dict[str, Any]:
+    """The value of the list: its rows, why other files are not among them, and which rows are chosen."""
     names = {entry.name for entry in entries}
-    return {"rows": rows(entries, status), "chosen": [name for name in chosen if name in names]}
+    notes = [f"Not listed: {sentence}" for sentence in passed_over[:PASSED_OVER]]
+    notes += [f"Not listed: {len(passed_over) - PASSED_OVER} more"] if len(passed_over) > PASSED_OVER else []
+    return {
+        "rows": rows(entries, status), "passedOver": notes, "chosen": [name for name in chosen if name in names],
+    }  # fmt: skip

@@ -174,7 +174,7 @@ class ModelsTab:
         return [*form.values_from(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
 
     def _listed(self, chosen: Sequence[str]) -> dict[str, Any]:
-        return model_list.value(self.studio.entries(), self.studio.status(), chosen)
+        return model_list.value(*self.studio.listing(), self.studio.status(), chosen)
 
     def _composed(self, job: Job) -> Update:
         return {self.list: self._listed([job.result.name]), self.newest: job.result.name}

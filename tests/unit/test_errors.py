@@ -1,0 +1,48 @@
+"""What messages tell of where files lie."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from mace_studio.errors import FileError, RecipeError, StudioError
+from mace_studio.runtime.studio import Studio
+from mace_studio.sd import files
+from mace_studio.ui import notices
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("/srv/studio/users/3f/exports/cat.safetensors could not be written.", "cat.safetensors could not be written."),
+        ("There is no file /home/me/x.json.", "There is no file x.json."),
+        ("The UNet of ~/models/sd lacks 2 weights.", "The UNet of sd lacks 2 weights."),
+        ("Not file:///opt/models/sd, “/opt/a.b/c”, or '/opt/d/e'.", "Not sd, “c”, or 'e'."),
+        (r"C:\Users\me\x.csv is no list.", "x.csv is no list."),
+        ("my output/users/3f/cat.png is cut; see my output/jobs.", "cat.png is cut; see jobs."),
+        # What is no path stays.
+        ("Use CLIP/ViT, runwayml/sd-v1 or https://hub.example/a/b.", "Use CLIP/ViT, runwayml/sd-v1 or https://hub.example/a/b."),
+        ("“he/she” and 1/2 of “/imagine a cat”", "“he/she” and 1/2 of “/imagine a cat”"),
+    ],
+)  # fmt: skip
+def test_a_shared_studio_tells_names_and_no_folder(monkeypatch, message, told):
+    assert str(FileError(message)) == message
+    monkeypatch.setattr(StudioError, "shared", Path("my output"))
+    assert str(FileError(message)) == told and notices.sentence(FileError(message)) == told
+    assert str(pickle.loads(pickle.dumps(RecipeError("upload", message)))) == f"upload: {told}"
+    assert notices.problem(RecipeError("upload", message), {"upload": ("File", "")})["text"] == f"File: {told}"
+
+
+def test_an_output_folder_with_blanks_is_not_told_either(monkeypatch):
+    monkeypatch.setattr(StudioError, "shared", Path("/srv/my studio/out put"))
+    assert str(FileError("/srv/my studio/out put/users/3f/a.png is cut.")) == "a.png is cut."
+
+
+@pytest.mark.parametrize(("fixed", "folder"), [(True, ""), (False, "FOLDER/")])
+def test_only_one_s_own_studio_says_in_which_folder_nothing_can_be_written(tmp_path, fixed, folder):
+    Studio(output=tmp_path, fixed=fixed)
+    (tmp_path / "exports").write_text("in the way")
+    with pytest.raises(FileError) as refused:
+        files.write(tmp_path / "exports" / "cat.safetensors", {})
+    said = folder.replace("FOLDER", f"{tmp_path}/exports") + "cat.safetensors could not be written: "
+    assert str(refused.value).startswith(said)
