@@ -64,7 +64,13 @@ class EraseTab:
         if not self.studio.fixed:  # where a GPU is lent call by call, the user presses the button
             erased.then(None, js=PRESS)
         self.listens = {
-            PAGE_OPENED: [self.job.resume, self.masks.job.resume, self.outcome.job.resume, self.queue.show],
+            PAGE_OPENED: [
+                Listener(self.on_return, self.job.job_id, self.form.controls),
+                self.job.resume,
+                self.masks.job.resume,
+                self.outcome.job.resume,
+                self.queue.show,
+            ],
             SELECTED: [self.queue.show],
             MODEL_LOADED: [
                 self.form.model_listener(),
@@ -113,8 +119,8 @@ class EraseTab:
         self.preview.wire(self.form.controls, event)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
-        shown = [*self.form.controls, self.loss, self.result, self.summary, *files, self.newest]
-        shows = Shows(begun=self._begun, live=self._losses, done=self._result, resumed=self._recipe)
+        shown = [self.loss, self.result, self.summary, *files, self.newest]
+        shows = Shows(begun=self._begun, live=self._losses, done=self._result)
         asked = [self.masks.sheet, *self.form.controls]
         self.queue.wire(self.on_queue, asked)
         return edited, self.job.wire([self.on_erase], asked, shown, shows, js=SHOW_RUN)[0]
@@ -148,8 +154,11 @@ class EraseTab:
     def _begun(self, job: Job) -> Update:
         return {self.result: gr.Column(visible=False)}
 
-    def _recipe(self, job: Job) -> Update:
-        return dict(zip(self.form.controls, form.values_from(job.request), strict=True))
+    @readable
+    def on_return(self, job_id: str) -> list[Any]:
+        """Fill the form with the recipe of this browser’s job, once: at each of its events the page would be slow."""
+        job = self.studio.job(job_id)
+        return [gr.skip()] * len(self.form.controls) if job is None else form.values_from(job.request)
 
     def _losses(self, job: Job) -> Update:
         return {self.loss: progress.losses(job, job.request)}
