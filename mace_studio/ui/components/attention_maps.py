@@ -78,7 +78,7 @@ def shown(inspection: Inspection, group: str, head: str, side: str) -> dict[str,
         "mask": _bytes(_mask(inspection, maps_RSTIJ.shape[-2:])),
         "palette": _bytes(np.array(figures.palette(figures.COLOURS), np.uint8)),
         "changes": _bytes(np.array(figures.palette(figures.DIFFERENCES), np.uint8)),
-        "telling": telling(inspection),
+        "telling": telling(inspection) if words == inspection.words else 0,  # a negative prompt has words of its own
         "finding": finding(inspection),
         "replaced": inspection.settings["kind"] == figures.RESIDUAL,
         "title": _title(inspection),
