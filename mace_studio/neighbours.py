@@ -5,7 +5,7 @@ Standard library and the recipe alone: the page asks at every edit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mace_studio.phrases import folded
@@ -118,17 +118,13 @@ def of(recipe: Recipe, known: Mapping[str, str], only: bool = False, count: int 
 
 def _ranked(concept: Concept, known: Mapping[str, str], only: bool) -> Iterator[str]:
     if concept.kind == "object":
-        group, others = _group(concept.phrase), _things()
-        listed: Iterable[str] = [*(group.words if group else ()), *others]
+        group = _group(concept.phrase)
+        listed = [*(group.words if group else ()), *(word for other in GROUPS for word in other.words)]
         yield from (word for word in listed if not only or word in known)
         return
     same = [phrase for phrase, kind in known.items() if kind == concept.kind]
     words = set(folded(concept.phrase).split())
     yield from sorted(same, key=lambda phrase: not words & set(folded(phrase).split()))
-
-
-def _things() -> list[str]:
-    return [word for group in GROUPS for word in group.words]
 
 
 def _group(phrase: str) -> Group | None:

@@ -103,7 +103,9 @@ def whole(path: Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # it is read by setting it
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -113,12 +115,6 @@ def write(path: Path, text: str) -> None:
     """Write a text whole, in UTF-8."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _prefix() -> str:

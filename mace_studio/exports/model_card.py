@@ -62,9 +62,12 @@ def licence_note(base: str, licence: str | None) -> str:
 
 def write(recipe: Recipe, facts: Facts) -> str:
     """The whole card."""
+    front = [f"license: {' '.join((facts.licence or 'other').split())}", "pipeline_tag: text-to-image"]
+    front += [f"base_model: {facts.base}"] if facts.on_hub else []
+    front += ["library_name: diffusers"] if FORMATS[facts.format].folder else []
     concepts = [f"| {markdown(c.phrase)} | {markdown(c.mapping)} | {c.kind} |" for c in recipe.concepts]
     sections = [
-        _front(facts),
+        "\n".join(["---", *front, "tags:", "- concept-erasure", "---"]),
         f"# {markdown(recipe.title())}, erased from {markdown(facts.base)}",
         FORMATS[facts.format].usage.format(file=facts.file.replace("`", "'")),
         *_images(facts),
@@ -116,13 +119,6 @@ def scores(about: Mapping) -> list[str]:
 def _share(tally: Mapping) -> str:
     low, high = tally["top1_interval"]
     return percent(tally["correct"] / tally["count"], (low, high))
-
-
-def _front(facts: Facts) -> str:
-    lines = [f"license: {' '.join((facts.licence or 'other').split())}", "pipeline_tag: text-to-image"]
-    lines += [f"base_model: {facts.base}"] if facts.on_hub else []
-    lines += ["library_name: diffusers"] if FORMATS[facts.format].folder else []
-    return "\n".join(["---", *lines, "tags:", "- concept-erasure", "---"])
 
 
 def _images(facts: Facts) -> list[str]:
