@@ -1,4 +1,4 @@
-"""A started page under the calls of one greedy program: what they are answered, and how long another user's page waits."""
+"""A started page under the calls of one greedy program: what they are answered, and how long another page waits."""
 
 from __future__ import annotations
 
