@@ -2,7 +2,8 @@
 
     python -m tests.reliability.greedy --count 90
 
-Each case runs in a forked process, so that its peak memory is its own.
+Each case runs in a forked process, so that its peak memory is its own. `--count` erasures are asked for at once, of the
+studio and, over HTTP, of a started page.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings
 from mace_studio.ui import concept_text
 from mace_studio.ui.cards.masks import fitting_masks
+from tests.reliability import greedy_page
 from tests.reliability.common import Figures, run, small
 
 ONE = small("cat")
@@ -141,6 +143,7 @@ def work(count: int, seed: int) -> Figures:
         process.start()
         found[name] = told.get()
         process.join()
+    pages = greedy_page.under_calls(count)  # before this process has a thread
     queue = wait_of_another(count)
     over = [
         name
@@ -150,7 +153,8 @@ def work(count: int, seed: int) -> Figures:
         or one["end"] not in ("refused", "taken")
     ]
     over += ["wait"] if queue["wait of the other user, s"] > MOST_WAIT else []  # type: ignore[operator]
-    return {"cases": found, "queue": queue, "too much": over}
+    over += ["page"] if pages["of them not answered"] else []
+    return {"cases": found, "queue": queue, "page": pages, "too much": over}
 
 
 if __name__ == "__main__":
