@@ -92,7 +92,10 @@ class Job:
             self._on_change(self)
 
     def watch(self, beat: float = 0.25) -> Iterator[Any]:
-        """Yield the newest event whenever there is one, and None every `beat` seconds while there is none."""
+        """Yield the newest event every `beat` seconds, or None where there is none; the last one at once.
+
+        No oftener, since a browser that is slower than the work would fall behind and not see its user's clicks.
+        """
         seen = 0
         while True:
             with self._changed:
@@ -104,6 +107,8 @@ class Job:
                 seen = len(events)
             if new:
                 yield events[seen - 1]
+                with self._changed:
+                    self._changed.wait_for(lambda: self.over, beat)
             elif over:
                 return
             else:
