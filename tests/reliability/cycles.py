@@ -5,6 +5,7 @@ python -m tests.reliability.cycles --count 1000
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import tempfile
@@ -23,7 +24,7 @@ ENDS = ("done", "cancelled", "failed", "diverged")
 EVENTS = 40  # about as many as such a run has
 
 
-def work(count: int, seed: int, until: float) -> Figures:
+def work(count: int, seed: int, until: float = math.inf) -> Figures:
     dice, model = random.Random(seed), sd_model.load(str(BUILT_IN), "cpu", "float32")
     before, changed, seen = model.checksum(), 0, dict.fromkeys(ENDS, 0)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ the rest; the last one is not killed, and its erasures are compared with those o
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import select
@@ -88,7 +89,7 @@ def damaged(output: Path) -> list[str]:
     return bad
 
 
-def work(count: int, seed: int, until: float) -> Figures:
+def work(count: int, seed: int, until: float = math.inf) -> Figures:
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         whole, broken = Path(name) / "whole", Path(name) / "broken"
