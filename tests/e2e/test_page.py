@@ -275,7 +275,7 @@ def test_a_failed_run_says_why_and_still_does_after_a_reload(page, fast, open_re
 
 
 def test_a_phrase_that_is_too_long_is_named_while_it_is_typed(page):
-    cell(page, 0, 0).fill("word " * 100)
+    cell(page, 0, 0).fill("a " * 100)
     expect(page.locator("#estimate")).to_contain_text("is too long: a prompt about it has")
     page.locator("#erase").click()
     expect(page.locator("#concepts .field-problem")).to_contain_text("is too long")
