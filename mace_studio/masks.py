@@ -147,13 +147,12 @@ def from_bytes(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:  # its header alone
             if image.width * image.height > MOST_PIXELS:
-                raise FileError(
-                    f"This has {image.width} x {image.height} pixels; save the mask with at most "
-                    f"{MOST_PIXELS:,} of them."
-                )
+                raise Image.DecompressionBombError
             return black_and_white(image)
+    except Image.DecompressionBombError as error:  # Pillow's own too, whose bound a server sets
+        raise FileError(f"This has too many pixels; save the mask with at most {MOST_PIXELS:,} of them.") from error
     # SyntaxError: what Pillow says of a PNG file with a broken chunk
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise FileError("This cannot be read as an image; save the mask as a PNG file.") from error
 
 
