@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from mace_studio.runtime import library
+from mace_studio.runtime import library, tasks
 from mace_studio.ui.cards import beyond
 from mace_studio.ui.components import glossary, verdict
 from tests.steps import choose_model, field
@@ -27,6 +27,12 @@ def gentle(studio, fast):
 
 def cell(page, row, column):
     return page.locator(f'#concepts [data-cell="{row}-{column}"]')
+
+
+@pytest.fixture(autouse=True)
+def own_model(studio):
+    """Tokens are counted by the model that this process keeps, which may be that of another test's studio."""
+    tasks.process_model(studio.place)
 
 
 def test_first_steps_words_and_suggestions(page):
