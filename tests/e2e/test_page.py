@@ -22,12 +22,21 @@ expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.browser
 
 PROGRESS = "#erase-progress"
-ALL_OF_THE_BAR = """({ x, y, width, height }) => {
+ALL_OF_THE_BAR = """([{ x, y, width, height }, bar]) => {
   for (let i = 4; i < width - 4; i += 12) for (let j = 4; j < height - 4; j += 8) {
-    if (!document.elementFromPoint(x + i, y + j)?.closest("#erase-buttons")) return false;
+    if (!document.elementFromPoint(x + i, y + j)?.closest(bar)) return false;
   }
   return true;
 }"""
+
+
+def nothing_over(page, bar, tops):
+    """At every place of the page nothing lies over the bar at its end."""
+    for top in tops:
+        page.evaluate("top => scrollTo(0, top)", top)
+        box = page.locator(bar).bounding_box()
+        assert box["y"] + box["height"] <= 844.5
+        assert page.evaluate(ALL_OF_THE_BAR, [box, bar]), f"something covers the bar at {top}"
 
 
 def cell(page, row, column):
@@ -330,11 +339,12 @@ def test_phone_in_the_dark(page):
     expect(page.locator("#mask-grid img").first).to_be_visible()
     page.locator("#mask-grid button").first.click()
     expect(page.locator("#use-mask")).to_be_visible()
-    for top in range(0, 6000, 400):  # at every place of the page nothing lies over the bar
-        page.evaluate("top => scrollTo(0, top)", top)
-        box = page.locator("#erase-buttons").bounding_box()
-        assert box["y"] + box["height"] <= 844.5
-        assert page.evaluate(ALL_OF_THE_BAR, box), f"something covers the bar at {top}"
+    nothing_over(page, "#erase-buttons", range(0, 6000, 400))
+    page.get_by_role("tab", name="Evaluate").click()
+    expect(page.locator("#evaluate")).to_be_in_viewport()
+    page.set_viewport_size({"width": 390, "height": 700})  # so low that a card's own buttons pass under the bar
+    nothing_over(page, "#evaluate-buttons", range(0, 200, 20))
+    page.set_viewport_size({"width": 390, "height": 844})
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator("#generate")).to_be_in_viewport()
     assert page.evaluate(width) <= 390
