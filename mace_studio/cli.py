@@ -103,6 +103,8 @@ def _resumed(options: argparse.Namespace) -> list[Job]:
                 captions=place.captions,
                 vae=place.vae,
                 text_encoder=place.text_encoder,
+                cluster=options.cluster,
+                worker_gpus=options.worker_gpus,
             )
         jobs.append(studios[place].resume(written))
     if not jobs:

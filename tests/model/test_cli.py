@@ -16,6 +16,7 @@ from mace_studio import cli, presets
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import library
+from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 QUICK = Recipe(
@@ -239,6 +240,22 @@ def test_erase_resume_goes_on_with_what_was_broken_off(tmp_path, capsys):
     assert Path(capsys.readouterr().out.strip()).read_bytes() == before
     assert cli.main(["erase", "--resume", "--out", str(out)]) == 0
     assert "No erasure in" in capsys.readouterr().err
+
+
+def test_what_goes_on_runs_on_the_cluster_that_is_named_now(tmp_path, monkeypatch, capsys):
+    recipe, out, named = tmp_path / "cat.json", tmp_path / "out", []
+    recipe.write_text(QUICK.to_json(), encoding="utf-8")
+    assert cli.main(["erase", str(recipe), "--out", str(out), "--device", "cpu"]) == 0
+    with sqlite3.connect(out / "jobs" / "jobs.sqlite") as table:
+        table.execute("UPDATE jobs SET state = 'queued', owner = 'gone'")
+
+    def studio(*arguments, cluster="", worker_gpus=1.0, **options):
+        named.append((cluster, worker_gpus))
+        return Studio(*arguments, **options)
+
+    monkeypatch.setattr(cli, "Studio", studio)
+    assert cli.main(["erase", "--resume", "--out", str(out), "--cluster", "auto", "--worker-gpus", "0.5"]) == 0
+    assert named[-1] == ("auto", 0.5)
 
 
 def test_erase_takes_recipes_or_resume(capsys):
