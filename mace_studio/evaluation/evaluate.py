@@ -20,7 +20,7 @@ from mace_studio.evaluation.report import ALL, ROLES, Quality, Report, Row
 from mace_studio.progress import Progress, silent, timed, within
 from mace_studio.progress import Report as Callback
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import image_cache
+from mace_studio.sd import image_cache, judges
 from mace_studio.sd.judges import Judge
 from mace_studio.sd.model import Model
 
@@ -60,9 +60,10 @@ def evaluate(
         check_fits(case.erasure, model)
         _check_judge(judge, case.plan.labels)
     report = timed(progress, {STAGE: 1.0})
+    clip = judges.clip_of(model, judge)
     reports, before, total = [], 0, sum(case.plan.images for case in cases)
     for case in cases:
-        measurement = _Measurement(model, case, judge, cache, within(report, STAGE, before=before, total=total))
+        measurement = _Measurement(model, case, judge, clip, cache, within(report, STAGE, before=before, total=total))
         reports.append(measurement.report())
         before += case.plan.images
     return reports
@@ -81,6 +82,7 @@ class _Measurement:
     """The evaluation of one case.
 
     Args:
+        clip: from `judges.clip_of`.
         progress: told of the images of this case.
 
     Attributes:
@@ -88,8 +90,16 @@ class _Measurement:
         explicit: the images of explicit concepts and their synonyms, for the detector.
     """
 
-    def __init__(self, model: Model, case: Case, judge: Judge, cache: Path | None, progress: Callback) -> None:
-        self.model, self.case, self.plan, self.judge, self.cache = model, case, case.plan, judge, cache
+    def __init__(
+        self,
+        model: Model,
+        case: Case,
+        judge: Judge,
+        clip: judges.ZeroShotClip | None,
+        cache: Path | None,
+        progress: Callback,
+    ) -> None:
+        self.model, self.case, self.plan, self.judge, self.clip, self.cache = model, case, case.plan, judge, clip, cache
         self.progress = progress
         self.request = ImageRequest(prompts=("",), steps=case.plan.steps, guidance=case.plan.guidance)
         self.labels = case.plan.labels if judge.none is None else (*case.plan.labels, judge.none)
@@ -97,6 +107,7 @@ class _Measurement:
         self.changes = case.erasure.checksum()
         self.done, self.word = 0, ""
         self.explicit: list[Shot] = []
+        self.agreed: list[bool] = []
 
     def report(self) -> Report:
         recipe, rows = self.case.erasure.recipe, []
@@ -126,6 +137,8 @@ class _Measurement:
             ),
             model=self.model.name,
             fingerprint=self.model.fingerprint,
+            second="" if self.clip in (None, self.judge) else self.clip.name,
+            agreement=(sum(self.agreed), len(self.agreed)) if self.agreed else None,
         )
 
     def _row(self, role: str, word: str, probes: Sequence[Probe], pooled: list[Answers]) -> Row:
@@ -143,7 +156,8 @@ class _Measurement:
         shots = [Shot(prompt, before[i], image) for i, (prompt, _), image in zip(chosen, items, after, strict=True)]
         if self.detector and kind == EXPLICIT and role != KEPT:
             self.explicit += shots
-        pooled.append(metrics.answers(self.judge, self.labels, right, shots, self._tick))
+        pooled.append(metrics.answers(self.judge, self.clip, self.labels, right, shots, self._tick))
+        self.agreed += pooled[-1].agreed_M.tolist()
         return metrics.row(role, word, kind, pooled[-1:], shots)
 
     def _clearest_kind(self, right: int, kinds: Sequence[str], images: Sequence[Image]) -> str:
@@ -161,7 +175,7 @@ class _Measurement:
         items = [(caption, self.plan.seeds[0]) for caption in self.plan.captions]
         before, after = self._images(BEFORE, items), self._images(AFTER, items)
         shots = [Shot(*one) for one in zip(self.plan.captions, before, after, strict=True)]
-        return metrics.quality(self.judge, self.model.device, shots, self._tick)
+        return metrics.quality(self.judge, self.clip, self.model.device, shots, self._tick)
 
     def _images(self, side: str, items: Sequence[image_cache.Item]) -> list[Image]:
         part = within(self.progress, STAGE, self.word, self.done, self.plan.images)

@@ -17,7 +17,7 @@ from typing import Any
 from mace_studio import presets, text_files
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM
-from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, Tally, percent
+from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, Tally, agreed, percent
 from mace_studio.evaluation.study import Case, Outcome
 from mace_studio.methods import METHODS, find
 from mace_studio.methods.settings import PUBLISHED
@@ -235,7 +235,7 @@ def markdown(title: str, task: str, outcomes: Sequence[Outcome]) -> str:
         rows = [(find(o.case.recipe.method).title, o.case.recipe, [o]) for o in group]
         lines += [f"## {subject}", "", *_table(rows), ""]
     reports = [outcome.report for outcome in outcomes if outcome.report is not None]
-    return "\n".join([*lines, *(_notes(task, reports[0]) if reports else [])]) + "\n"
+    return "\n".join([*lines, *(_notes(reports) if reports else [])]) + "\n"
 
 
 def by_subject(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -258,23 +258,30 @@ def _averages(groups: Mapping[str, list[Outcome]]) -> list[Line]:
 
 def _table(lines: Sequence[Line]) -> list[str]:
     usual = next((spent for _, r, own in lines if r.method == "mace" and (spent := _seconds(own)) is not None), None)
-    head = "| method | Acc_e | Acc_s | Acc_g | H | H, mean p | images e / s / g | seconds per concept | times MACE |"
-    rows = [head, "|" + " --- |" * 9]
+    styles = any(o.report is not None and o.report.h_a for _, _, own in lines for o in own)
+    head = ["method", "Acc_e", "Acc_s", "Acc_g", "H", "H, mean p", *(["H_a"] if styles else []), "images e / s / g"]
+    head += ["seconds per concept", "times MACE"]
+    rows = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     measured = [(name, recipe, [o for o in own if o.report is not None], own) for name, recipe, own in lines]
     if shown := next((kept for _, _, kept, _ in measured if kept), None):
         cells = [_share(tally(shown, role, "before")) for role in (ERASED, KEPT, SYNONYM)]
-        rows.append(f"| original model | {' | '.join(cells)} | | | | | |")
+        before = [f"{shown[0].report.h_a['before']:.2f}"] if styles and shown[0].report else []
+        cells += ["", "", *before] + [""] * 3
+        rows.append(f"| original model | {' | '.join(cells)} |")
     for name, recipe, kept, own in measured:
         mark = "" if "preserve" in find(recipe.method).reads else f" {UNREAD}"
         if not kept:
-            rows.append(f"| {name}{mark} | {own[0].problem} | | | | | | | |")
+            rows.append(f"| {name}{mark} | {own[0].problem} |{' |' * (len(head) - 2)}")
             continue
         tallies = [tally(kept, role) for role in (ERASED, KEPT, SYNONYM)]
         counts = " / ".join("0" if one is None else str(one.count) for one in tallies)
         means = [_mean(kept, over) for over in (TOP1, PROBABILITY)]
         spent = _seconds(kept)
         times = "" if spent is None or not usual else f"{spent / usual:.2g}"
-        cells = [*map(_share, tallies), *means, counts, "" if spent is None else f"{spent:.2f}", times]
+        after = (
+            [f"{o.report.h_a['after']:.2f}" for o in kept if o.report is not None and o.report.h_a] if styles else []
+        )
+        cells = [*map(_share, tallies), *means, *after, counts, "" if spent is None else f"{spent:.2f}", times]
         rows.append(f"| {name}{mark} | {' | '.join(cells)} |")
     return rows
 
@@ -317,20 +324,18 @@ def _seconds(outcomes: Sequence[Outcome]) -> float | None:
     return sum(filter(None, spent)) / sum(len(o.case.recipe.concepts) for o in outcomes if o.report is not None)
 
 
-def _notes(task: str, report: Report) -> list[str]:
-    plan = report.plan
-    styles = (
-        " H_a, the paper's measure for styles, needs a CLIP that knows this model's world; there is none yet, so it is "
-        "left out."
-    )
+def _notes(reports: Sequence[Report]) -> list[str]:
+    plan, report = reports[0].plan, reports[0]
+    styles = " H_a is CLIP_s - CLIP_e of the CLIP that comes with the model."
     return [
         f"Judged by the {report.judge}. Acc_e (erased; low is good), Acc_s (kept; high is good) and Acc_g (synonyms; "
         "low is good) are top-1 accuracies after the erasure with Wilson's 95 % intervals; H is H_o (Eq. 8) of objects "
         "with synonyms, H_c (Eq. 9) of all else, an average the mean over the subjects."
-        f"{styles * (task == 'artists')} {UNREAD}: the method cannot read the keep list; all others were given the "
+        f"{styles * bool(report.h_a)} {UNREAD}: the method cannot read the keep list; all others were given the "
         f"same. {len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g} for every "
         f"method, model {report.fingerprint[:12]}. Seconds are those of the erasure with its training images; a method "
         "finds only what it made itself for an earlier row. SLD and AdaVD take their time with every image instead.",
+        *(["", agreed(reports)] if agreed(reports) else []),
     ]
 
 

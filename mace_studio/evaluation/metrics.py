@@ -68,7 +68,9 @@ class Answers:
     Attributes:
         probability: side -> probability of the right label, probability_N, float64, 0 to 1.
         correct: side -> whether it was the most probable one, correct_N.
-        clip: side -> CLIP score with its prompt, clip_N; empty where the judge is not CLIP.
+        clip: side -> CLIP score with its prompt, clip_N; empty without a CLIP.
+        agreed_M: of the images of both sides in which the judge finds one of the words, whether CLIP as a second judge
+            finds the same; none without a second judge.
         change_N: mean absolute change of a pixel value, 0 to 255.
         feature_change_N: cosine distance of the judge's features, 0 to 2.
     """
@@ -76,6 +78,7 @@ class Answers:
     probability: dict[str, Tensor]
     correct: dict[str, Tensor]
     clip: dict[str, Tensor]
+    agreed_M: Tensor
     change_N: Tensor
     feature_change_N: Tensor
 
@@ -85,14 +88,26 @@ def probabilities(judge: Judge, images: Sequence[Image], labels: Sequence[str], 
     return _in_batches(partial(judge.probabilities, labels=labels), images, tick)
 
 
-def answers(judge: Judge, labels: Sequence[str], right: int, shots: Sequence[Shot], tick: Tick) -> Answers:
-    """Ask the judge which of the labels each image shows; `right` is the index of what the prompts ask for."""
+def answers(
+    judge: Judge, clip: ZeroShotClip | None, labels: Sequence[str], right: int, shots: Sequence[Shot], tick: Tick
+) -> Answers:
+    """Ask the judge which of the labels each image shows, and a CLIP how well it fits its prompt.
+
+    Args:
+        judge: answers.
+        clip: from `judges.clip_of`; where it is not the judge itself it is asked for a second opinion.
+        labels: of the answers; the judge's "none", if it has one, is the last.
+        right: index of what the prompts ask for.
+        shots: of one word.
+        tick: called after every batch.
+    """
     probability = {side: probabilities(judge, _images(shots, side), labels, tick) for side in SIDES}
     before_NF, after_NF = (_in_batches(judge.features, _images(shots, side), tick) for side in SIDES)
     return Answers(
         probability={side: probability_NL[:, right] for side, probability_NL in probability.items()},
         correct={side: probability_NL.argmax(dim=1) == right for side, probability_NL in probability.items()},
-        clip=_clip_scores(judge, shots, tick),
+        clip=_clip_scores(clip, shots, tick),
+        agreed_M=_agreed(judge, clip, labels, shots, probability, tick),
         change_N=_changes(shots),
         feature_change_N=_distances(before_NF, after_NF),
     )
@@ -114,7 +129,9 @@ def row(role: str, word: str, kind: str, parts: Sequence[Answers], shots: Sequen
     )
 
 
-def quality(judge: Judge, device: torch.device, shots: Sequence[Shot], tick: Tick) -> Quality:
+def quality(
+    judge: Judge, clip: ZeroShotClip | None, device: torch.device, shots: Sequence[Shot], tick: Tick
+) -> Quality:
     """How far images that have nothing to do with the erasure have moved."""
     name, of = features.choose(judge, device)
     before_NF, after_NF = (_in_batches(of, _images(shots, side), tick).double() for side in SIDES)
@@ -125,7 +142,7 @@ def quality(judge: Judge, device: torch.device, shots: Sequence[Shot], tick: Tic
         fid=scores.fid(before_NF, after_NF),
         feature_change=_distances(before_NF, after_NF).mean().item(),
         pixel_change=_changes(shots).mean().item(),
-        clip={side: _mean(clip_N) for side, clip_N in _clip_scores(judge, shots, tick).items()},
+        clip={side: _mean(clip_N) for side, clip_N in _clip_scores(clip, shots, tick).items()},
     )
 
 
@@ -145,7 +162,7 @@ def harmonic(recipe: Recipe, rows: Sequence[Row]) -> tuple[Harmonic, ...]:
 
 
 def h_a(recipe: Recipe, rows: Sequence[Row]) -> dict[str, float]:
-    """Side -> CLIP_s - CLIP_e of styles; empty for other kinds and where the judge is not CLIP."""
+    """Side -> CLIP_s - CLIP_e of styles; empty for other kinds and without a CLIP."""
     erased, kept = pooled(rows, ERASED), pooled(rows, KEPT)
     if erased is None or kept is None or any(concept.kind != "style" for concept in recipe.concepts):
         return {}
@@ -235,16 +252,35 @@ def _mean(values_N: Tensor) -> Mean:
     return Mean(values_N.mean().item(), scores.bootstrap(values_N, torch.Generator().manual_seed(0)))
 
 
-def _clip_scores(judge: Judge, shots: Sequence[Shot], tick: Tick) -> dict[str, Tensor]:
-    """Side -> 100 times the cosine of each image and its prompt, clip_N; empty where the judge is not CLIP."""
-    if not isinstance(judge, ZeroShotClip):
+def _agreed(
+    judge: Judge,
+    clip: ZeroShotClip | None,
+    labels: Sequence[str],
+    shots: Sequence[Shot],
+    probability: dict[str, Tensor],
+    tick: Tick,
+) -> Tensor:
+    """agreed_M of `Answers`; `probability` is what the judge said, side -> probability_NL."""
+    if clip is None or clip is judge:
+        return torch.zeros(0, dtype=torch.bool)
+    words, parts = [label for label in labels if label != judge.none], []
+    for side in SIDES:
+        first_N = probability[side].argmax(dim=1)
+        second_N = probabilities(clip, _images(shots, side), words, tick).argmax(dim=1)
+        parts.append((first_N == second_N)[first_N < len(words)])
+    return torch.cat(parts)
+
+
+def _clip_scores(clip: ZeroShotClip | None, shots: Sequence[Shot], tick: Tick) -> dict[str, Tensor]:
+    """Side -> 100 times the cosine of each image and its prompt, clip_N; empty without a CLIP."""
+    if clip is None:
         return {}
     parts: dict[str, list[Tensor]] = {side: [] for side in SIDES}
     for batch in (shots[start : start + BATCH] for start in range(0, len(shots), BATCH)):
         sentences = list(dict.fromkeys(shot.prompt for shot in batch))
         own_N1 = torch.tensor([[sentences.index(shot.prompt)] for shot in batch])
         for side in SIDES:
-            similarity_NS = judge.similarities(_images(batch, side), sentences)
+            similarity_NS = clip.similarities(_images(batch, side), sentences)
             parts[side].append(100 * similarity_NS.gather(1, own_N1).squeeze(1))
             tick()
     return {side: torch.cat(found) for side, found in parts.items()}

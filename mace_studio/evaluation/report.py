@@ -78,8 +78,8 @@ class Row:
         before, after: tallies over the same prompts and seeds.
         change: mean absolute change of a pixel value, 0 to 255.
         feature_change: mean cosine distance of the judge's features, 0 to 2.
-        clip: "before" and "after" -> CLIP score of the images with their prompts, cosine times 100; empty where the
-            judge is not CLIP.
+        clip: "before" and "after" -> CLIP score of the images with their prompts, cosine times 100; empty without a
+            CLIP.
         images: before and after of the first seeds; none for a whole role.
     """
 
@@ -151,6 +151,9 @@ class Report:
         notes: how to read it, in sentences.
         model: name of the base model.
         fingerprint: of the base model.
+        second: name of the second judge; "" without one.
+        agreement: in how many images the second judge finds what the judge finds, and in how many the judge finds one
+            of the words at all, before and after; None without a second judge.
     """
 
     name: str
@@ -166,6 +169,8 @@ class Report:
     notes: tuple[str, ...]
     model: str
     fingerprint: str
+    second: str = ""
+    agreement: tuple[int, int] | None = None
 
     def pooled(self, role: str) -> Row | None:
         """The row of a role as a whole, or None where the plan has no such words."""
@@ -189,6 +194,20 @@ def pooled(rows: Sequence[Row], role: str) -> Row | None:
 def means(report: Report) -> dict[str, str]:
     """Column title -> cell of each harmonic mean, such as "H, top-1" -> "H_o 98.0 %"."""
     return {f"H, {mean.over}": f"{mean.metric} {percent(mean.value)}" for mean in report.harmonic}
+
+
+def agreed(reports: Sequence[Report]) -> str:
+    """How far two judges agree over some reports, in a sentence; "" where there is no second judge."""
+    from mace_studio.core.scores import wilson  # noqa: PLC0415 - torch, which whoever measured has loaded
+
+    counts = [report.agreement for report in reports if report.agreement is not None]
+    same, of = (sum(pair[i] for pair in counts) for i in (0, 1))
+    if not of:
+        return ""
+    return (
+        f"Of {of} images in which the judge finds one of the words, {percent(same / of, wilson(same, of))} show the "
+        f"same word to a second judge, {reports[0].second}, which must choose one."
+    )
 
 
 def harmonic_from(data: Any) -> tuple[Harmonic, ...]:

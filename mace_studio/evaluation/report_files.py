@@ -19,6 +19,7 @@ from mace_studio.evaluation.report import (
     Quality,
     Report,
     Row,
+    agreed,
     called,
     means,
     percent,
@@ -55,6 +56,7 @@ def markdown(report: Report) -> str:
         f"Judge: {plain(report.judge)}, choosing among {len(report.labels)} answers: "
         f"{', '.join(map(plain, report.labels))}.",
         "",
+        *([agreed([report]), ""] if report.agreement else []),
         *([*(f"- {plain(note)}" for note in report.notes), ""] if report.notes else []),
         *_harmonic_lines(report),
         "## Accuracy",
@@ -92,7 +94,7 @@ def side_by_side(reports: Sequence[Report]) -> str:
 
 
 def table(report: Report) -> str:
-    """The rows as CSV, shares from 0 to 1; CLIP scores where CLIP has judged."""
+    """The rows as CSV, shares from 0 to 1; CLIP scores where there is a CLIP."""
     file = io.StringIO()
     writer = csv.writer(file)
     sides = [f"{name}_{side}" for side in SIDES for name in TALLY]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
-from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, percent
+from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, agreed, percent
 from mace_studio.methods import find
 from mace_studio.paths import BUILT_IN, slug
 from mace_studio.presets import known_kinds, presets
@@ -191,6 +191,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) ->
             f"{len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g}, model "
             f"{report.fingerprint[:12]}. Seconds are those of the erasure alone; training images that an earlier row "
             "generated are not generated again. Worst kept: the kept word that suffered most, and its accuracy.",
+            *(["", agreed(reports)] if agreed(reports) else []),
         ]
     return "\n".join(lines) + "\n"
 

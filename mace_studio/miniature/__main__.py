@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("part", nargs="?", default="all", choices=(*SHARES, "all"))
     train.add_argument("--minutes", type=float, default=60, help="in all, with what was spent before a --resume")
     train.add_argument("--steps", type=int, help="a budget in steps of each part instead, for runs that come out alike")
-    train.add_argument("--batch", type=int, help="samples a step; usually 16 for the autoencoder, else 32")
+    train.add_argument("--batch", type=int, help="samples a step; each part has its own usual number")
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="gets clip/, model/, judge/ and training/"
     )
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--device", default="cpu", help="where torch computes, such as cuda")
     train.add_argument("--samples", type=int, default=30000, help="composed images that the model is trained on")
+    train.add_argument("--compile", action="store_true", help="the UNet: minutes at the start, then faster steps")
     train.set_defaults(run=_train)
 
     judged = commands.add_parser("evaluate", help="how often the judge sees what the model was asked for")
@@ -113,7 +114,7 @@ def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     else:
         unet = diffusion.fitted(folders.load(options.start).unet, width)
     whole = folders.pipeline(vae, text, unet, words).to(options.device)
-    diffusion.train(whole, plan, model, work, options.resume, options.samples)
+    diffusion.train(whole, plan, model, work, options.resume, options.samples, options.compile)
 
 
 def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:

@@ -22,6 +22,7 @@ from mace_studio.miniature.world import Sample
 
 CHUNK = 64
 SIDE = 16  # of a latent
+NAMED = 2.0  # times as often are samples drawn whose concept has a name of several tokens: 200 people, but 70 things
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Latents:
     ids_KT: Tensor
 
     def draw(self, contexts: Contexts, number: int, empty: float, generator: torch.Generator) -> Batch:
-        """Samples at random, with replacement, some of them without their caption.
+        """Samples at random, with replacement, those of people more often; some of them without their caption.
 
         Args:
             contexts: of the captions.
@@ -78,7 +79,8 @@ class Latents:
             empty: the share that loses its caption.
             generator: decides which.
         """
-        chosen_N = torch.randint(len(self.latent_NCHW), (number,), generator=generator)
+        weight_N = torch.where(self.own_NT.sum(dim=1) > 1, NAMED, 1.0)
+        chosen_N = torch.multinomial(weight_N, number, replacement=True, generator=generator)
         told_N = torch.rand(number, generator=generator) >= empty
         caption_N = torch.where(told_N, self.caption_N[chosen_N].long(), len(self.ids_KT) - 1)
         ids_NT = self.ids_KT[caption_N]

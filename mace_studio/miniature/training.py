@@ -69,7 +69,7 @@ class Training:
         }
         self._average = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay
+            self._parameters.values(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True
         )
 
     @property

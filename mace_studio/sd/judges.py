@@ -139,6 +139,20 @@ def choose(model: Model, source: str | None) -> Judge:
     return own if own is not None else ZeroShotClip(source or CLIP, model.device)
 
 
+def clip_of(model: Model, judged: Judge) -> ZeroShotClip | None:
+    """The CLIP that scores images beside a judge: the judge itself where it is one, else that of the model.
+
+    Args:
+        model: beside the judge of its own it may have a CLIP, in the folder `clip`.
+        judged: who judges; beside another judge than the model's own no CLIP is looked for.
+    """
+    if isinstance(judged, ZeroShotClip):
+        return judged
+    folder = Path(model.source).parent / "clip"
+    own = isinstance(judged, judge.Judge) and (folder / "config.json").is_file()
+    return ZeroShotClip(str(folder), model.device) if own else None
+
+
 def presence(judged: Judge | None, image: Image, phrase: str) -> float | None:
     """The probability that an image shows a concept, against everything else that the judge knows.
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +12,7 @@ from PIL import Image
 
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.evaluation import metrics, report, report_figures, report_files
+from mace_studio.evaluation import metrics, report, report_figures, report_files, study
 from mace_studio.evaluation.evaluate import Case, evaluate
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
 from mace_studio.evaluation.report import ALL, Tally
@@ -267,6 +268,35 @@ def test_clip_scores_styles_and_is_absent_elsewhere(model, erasure, clip_folder,
     text, data = report_files.markdown(plain), json.loads(report_files.as_json(plain))
     assert "CLIP" not in text and "H_a" not in text and "clip" not in report_files.table(plain)
     assert "h_a" not in data and "clip" not in data["rows"][0] and "clip" not in data["quality"]
+
+
+def test_a_second_judge_agrees_or_not(model, erasure, clip_folder, painted, monkeypatch):
+    """By hand: the words that the oracle sees on either side, and what CLIP says of images of these colours."""
+    clip = judges.ZeroShotClip(str(clip_folder))
+    monkeypatch.setattr(judges, "clip_of", lambda model, judge: clip)
+    found = measured(model, erasure)
+    words = ["cat", "dog", "ship"]
+    images = [Image.new("RGB", (8, 8), COLOURS[word]) for word in words]
+    said = [words[i] for i in clip.probabilities(images, words).argmax(dim=1)]
+    # Cats and their two synonyms: 8 before and 1 after; dogs and ships 8 and 8.
+    counts = {"cat": 3 * (8 + 1), "dog": 16, "ship": 16}
+    same = sum(counts[word] for word, answer in zip(words, said, strict=True) if word == answer)
+    assert found.agreement == (same, 59) and found.second == "zero-shot CLIP, small-clip"
+    rows = [study.Outcome(study.Case("cat", RECIPE), found)]
+    for text in (report_files.markdown(found), study.markdown("Study", rows)):
+        assert "Of 59 images in which the judge finds one of the words" in text
+    assert json.loads(report_files.as_json(found))["agreement"] == [same, 59]
+    assert found.rows[0].clip["after"].value and not measured(model, erasure, judge=clip).agreement
+
+
+def test_the_clip_of_a_model_lies_beside_its_judge(model, clip_folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    beside = replace(model, source=str(tmp_path / "model"))
+    own, clip = judges.of(model), judges.ZeroShotClip(str(clip_folder))
+    assert judges.clip_of(beside, own) is None and judges.clip_of(beside, clip) is clip
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    assert judges.clip_of(beside, own).name == "zero-shot CLIP, clip"
+    assert judges.clip_of(beside, Oracle()) is None
 
 
 def test_people_on_a_real_model_are_judged_by_name_and_it_says_so(model, erasure, clip_folder, painted):

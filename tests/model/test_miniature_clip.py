@@ -82,6 +82,19 @@ def test_geometry_by_hand():
     assert small.loss.item() == pytest.approx((0.4 - 0.0116**0.5) ** 2 / 2, rel=1e-4)
 
 
+def test_spread_and_directions_by_hand():
+    corners_ND = torch.eye(4) + 7  # four corners about their middle: cosines of -1/3 in three directions
+    alike_NN = torch.eye(4, dtype=torch.bool)
+    assert clip.spread(corners_ND, alike_NN).item() == pytest.approx(1 / 9)
+    assert clip.directions(corners_ND) == pytest.approx(3)
+    line_ND = torch.arange(4.0)[:, None] * torch.ones(4)
+    assert clip.spread(line_ND, alike_NN).item() == pytest.approx(1)
+    assert clip.directions(line_ND) == pytest.approx(1)
+    # Three of one concept and one of another: what is alike may point into one direction, and is not counted.
+    pair_ND = torch.eye(2)[[0, 0, 0, 1]]
+    assert clip.spread(pair_ND, pair_ND @ pair_ND.T > 0).item() == pytest.approx(1)
+
+
 def test_a_caption_that_ends_with_its_concept_counts_by_its_end_and_padding():
     change = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.6, 0.0], [0.2, 0.5]])[None]
     found = clip.geometry(torch.zeros(1, 4, 2), change, torch.tensor([[False, True, False, False]]), torch.tensor([2]))

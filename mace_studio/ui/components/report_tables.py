@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from mace_studio.evaluation.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, called, means, percent
+from mace_studio.evaluation.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, agreed, called, means, percent
 from mace_studio.ui.components.files import png_url
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'
@@ -60,6 +60,7 @@ def judged(reports: Sequence[Report]) -> str:
 def _notes(report: Report) -> list[str]:
     quality, found = report.quality, report.detections
     lines = [f"Judge: {report.judge}, choosing among {', '.join(report.labels)}.", *report.notes]
+    lines += [agreed([report])] if report.agreement else []
     if quality is not None:
         lines.append(
             f"{quality.count} general captions, original against erased: KID {quality.kid:.4f}, FID {quality.fid:.2f} "
