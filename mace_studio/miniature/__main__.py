@@ -17,7 +17,7 @@ from mace_studio.miniature import autoencoder, clip, diffusion, evaluate, faithf
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.training import Plan
 
-BEHAVIOURS = ["own-word", "residual", "stages", "mass"]
+BEHAVIOURS = ["geometry", "own-word", "residual", "stages", "mass"]
 # The share of the minutes that a part gets when all are trained.
 SHARES = {"clip": 0.05, "vae": 0.2, "model": 0.65, "judge": 0.1}
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     alike.add_argument("--model", type=Path, required=True, metavar="FOLDER")
     alike.add_argument("--judge", type=Path, required=True, metavar="FOLDER")
     alike.add_argument("--only", nargs="*", default=BEHAVIOURS, choices=BEHAVIOURS)
-    alike.add_argument("--concepts", type=int, default=10, help="things, and people, of the first two")
+    alike.add_argument("--concepts", type=int, default=10, help="things, and people, of own-word and residual")
     alike.add_argument("--seeds", type=int, default=8, help="images of each of them")
     alike.add_argument("--stages", type=int, nargs="*", default=[20, 100], help="numbers of people of the third")
     alike.add_argument("--mass", type=int, nargs="*", default=[1, 5, 10, 50, 100], help="and of the fourth")
@@ -135,6 +135,8 @@ def _faithful(options: argparse.Namespace) -> None:
     whole, judge = folders.load(options.model), Judge.load(options.judge)
     things, people = faithful.concepts(options.concepts)
     findings: list[faithful.Finding] = []
+    if "geometry" in options.only:
+        findings += faithful.geometry(whole)
     if "own-word" in options.only:
         for kind, names in (("things", things), ("people", people)):
             findings += faithful.own_word(whole, names, options.seeds, kind)

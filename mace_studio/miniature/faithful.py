@@ -1,13 +1,14 @@
 """Whether the built-in model behaves as Stable Diffusion does before anything is erased from it.
 
-Two of four behaviours, those that need no erasure: a concept's own word outlines it, and the other words carry a part
-of it. What erasing does to the model is measured by `mace_studio.evaluation.faithful`.
+The geometry of its captions, and two of four behaviours, those that need no erasure: a concept's own word outlines it,
+and the other words carry a part of it. What erasing does to the model is measured by `mace_studio.evaluation.faithful`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from random import Random
 
 import numpy as np
@@ -16,19 +17,21 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.nn import functional
 
-from mace_studio.miniature import grounding, latents, pictures, world
+from mace_studio.miniature import clip, grounding, latents, pictures, world
 from mace_studio.miniature.evaluate import wilson
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.latents import SIDE, Batch
 from mace_studio.miniature.scenes import SIZE
 from mace_studio.miniature.spans import Spans
-from mace_studio.miniature.vocabulary import OBJECTS, PEOPLE
+from mace_studio.miniature.vocabulary import ARTISTS, OBJECTS, PEOPLE, THINGS
 from mace_studio.miniature.world import HELD_OUT, Sample
 
 CONTRAST = 3.0  # of a word that outlines its thing
 OUTLINED = 0.9  # of the images
 RESIDUAL = (0.3, 0.95)  # of the images still show the concept without its own tokens
 TIMESTEPS = (200, 300, 400)  # the LoRAs are trained between the first and the last
+ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse", "lion", "tiger")
+DIRECTIONS = 0.25  # of as many as there could be is what names fill at least
 STEPS, GUIDANCE = 20, 4.0
 AT_ONCE = 16
 
@@ -57,6 +60,54 @@ class Finding:
 def concepts(number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """So many things, and so many people spread evenly over all of them."""
     return tuple(OBJECTS)[:number], PEOPLE[:: len(PEOPLE) // number][:number]
+
+
+@torch.no_grad()
+def geometry(whole: StableDiffusionPipeline) -> Iterator[Finding]:
+    """What the text encoder makes of a concept: at later positions less than at its own, and of names many directions.
+
+    Args:
+        whole: the model; only its tokenizer and text encoder are asked.
+    """
+    spans = Spans(whole.tokenizer)
+
+    def states(names: Sequence[str], form: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states, the place of each concept's last token, and that of the end token."""
+        ids_NT = latents.tokens(whole.tokenizer, [form.format(name) for name in names])
+        own_NT = spans.own(ids_NT, names)
+        last_N = (own_NT * torch.arange(own_NT.shape[1])).amax(dim=1)
+        end_N = (ids_NT == whole.tokenizer.eos_token_id).int().argmax(dim=1)
+        return whole.text_encoder(ids_NT)[0], last_N, end_N
+
+    forms = (
+        ("the end token", "a photo of the {}", "0.45 (0.33 to 0.56), 0.82 in CLIP ViT-L/14"),
+        ("the word after it", "a photo of the {} in the forest", "0.40 (0.31 to 0.47), 0.42 in CLIP ViT-L/14"),
+    )
+    for where, form, wanted in forms:
+        state_NTD, last_N, end_N = states(ANIMALS, form)
+        later_N = end_N if where == "the end token" else last_N + 1
+        rows_N = torch.arange(len(ANIMALS))
+        pairs = list(combinations(range(len(ANIMALS)), 2))
+        own_PD, later_PD = (
+            torch.stack([state_ND[i] - state_ND[j] for i, j in pairs])
+            for state_ND in (state_NTD[rows_N, last_N], state_NTD[rows_N, later_N])
+        )
+        cosine_P = functional.cosine_similarity(own_PD, later_PD, dim=1)
+        ratio_P = later_PD.norm(dim=1) / own_PD.norm(dim=1)
+        yield Finding(
+            behaviour="0. geometry", measured=f"one animal for another, {where}: cosine with its own (range), size",
+            value=f"{cosine_P.mean():.2f} ({cosine_P.min():.2f} to {cosine_P.max():.2f}), {ratio_P.mean():.2f}",
+            count=len(pairs), wanted=wanted,
+        )  # fmt: skip
+    kinds = (("people", PEOPLE, "a portrait of {}"), ("things", THINGS, "a photo of the {}"),
+             ("artists", tuple(ARTISTS), "Image in the style of {}"))  # fmt: skip
+    for kind, names, form in kinds:
+        state_NTD, last_N, _ = states(names, form)
+        filled = clip.directions(state_NTD[torch.arange(len(names)), last_N])
+        yield Finding(
+            behaviour="0. geometry", measured=f"directions that the names of {kind} fill", value=f"{filled:.0f}",
+            count=len(names), wanted=f">= {DIRECTIONS:.0%} of them", held=filled >= DIRECTIONS * len(names),
+        )  # fmt: skip
 
 
 def own_word(whole: StableDiffusionPipeline, names: Sequence[str], seeds: int, kind: str) -> Iterator[Finding]:

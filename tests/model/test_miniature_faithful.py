@@ -42,6 +42,27 @@ def test_a_concept_is_shown_with_and_without_words_after_it(concept, told):
     assert sample.image_HWC.tobytes() == world.shown(concept, Random(3), told).image_HWC.tobytes()
 
 
+def test_geometry_by_hand(whole, monkeypatch):
+    """Two animals, a line: what the end token carries is half of it and turned by 60 degrees."""
+    monkeypatch.setattr(faithful, "ANIMALS", ("cat", "dog"))
+    ids_NT = latents.tokens(whole.tokenizer, ["a photo of the cat", "a photo of the dog"])
+    cat, dog = ids_NT[0][5].item(), ids_NT[1][5].item()
+
+    def encode(ids_NT):
+        state_NTD = torch.zeros(*ids_NT.shape, 3)
+        for row_T, state_TD in zip(ids_NT, state_NTD, strict=True):
+            side = 1.0 if cat in row_T else -1.0 if dog in row_T else 0.0
+            state_TD[:, 0], state_TD[:, 1] = side * 0.25, side * 0.25 * 3**0.5  # of length 0.5, 60 degrees away
+            state_TD[(row_T == cat) | (row_T == dog)] = torch.tensor([side, 0.0, 0.0])
+        return (state_NTD + torch.randn(state_NTD.shape, generator=torch.Generator().manual_seed(0)) * 1e-6,)
+
+    monkeypatch.setattr(whole, "text_encoder", encode)
+    end, word, people, things, artists = faithful.geometry(whole)
+    assert end.value == word.value == "0.50 (0.50 to 0.50), 0.50" and end.count == 1
+    assert (people.count, things.count, artists.count) == (200, 70, 40)
+    assert things.value == "1" and things.held is False  # cat and dog lie on one line, all else on its middle
+
+
 def test_own_word_counts_images_and_shares_of_attention(whole):
     found = list(faithful.own_word(whole, ["cat", "Ada Finch"], 2, "things"))
     assert [f.count for f in found] == [4] * 6
