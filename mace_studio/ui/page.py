@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -63,8 +63,8 @@ def build(studio: Studio) -> gr.Blocks:
             ]
         for opened, view in built:
             for name, listeners in view.listens.items():
-                for event in [opened.select] if name == SELECTED else events[name]:
-                    _connect(event, listeners)
+                for event, listener in product([opened.select] if name == SELECTED else events[name], listeners):
+                    listener.on(event)
         api.Api(studio).offer()
     # An open API would let a program pass by the queue.
     demo.queue(api_open=False, max_size=None, default_concurrency_limit=16)
@@ -78,11 +78,6 @@ def first_recipe(studio: Studio) -> Recipe:
     if not own or studio.source != str(BUILT_IN):
         return Recipe(concepts=(Concept("", ""),))
     return own.get(FIRST) or next(iter(own.values()))
-
-
-def _connect(event: Callable[..., Any], listeners: list[Any]) -> None:
-    for listener in listeners:
-        listener.on(event)
 
 
 def _timer(studio: Studio) -> Callable[[], None]:

@@ -68,7 +68,11 @@ def make(
     images = generate(model, recipe, cache, warnings, progress)
     found = masks.find(model, recipe, images, user_masks, progress)
     chosen = masks.combined(model, recipe, found, user_masks, warnings)
-    return [TrainingImages(_latents(own), theirs, _paths(own)) for own, theirs in zip(images, chosen, strict=True)]
+    paths = [[image.path_SCHW for image in own if image.path_SCHW is not None] for own in images]
+    return [
+        TrainingImages(_latents(own), theirs, torch.stack(path) if path else None)
+        for own, theirs, path in zip(images, chosen, paths, strict=True)
+    ]
 
 
 def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> MaskSheet:
@@ -154,11 +158,6 @@ def generate(
     window = (lora.t1, lora.t2) if lora else None
     images = sampling.training_images(model, wanted, settings, cache, within(progress, "images"), window)
     return [images[i : i + each] for i in range(0, len(images), each)]
-
-
-def _paths(images: Sequence[GeneratedImage]) -> Tensor | None:
-    paths = [image.path_SCHW for image in images if image.path_SCHW is not None]
-    return torch.stack(paths) if paths else None
 
 
 def _latents(images: Sequence[GeneratedImage]) -> Tensor:

@@ -81,16 +81,11 @@ def _prompts(recipe: Recipe) -> dict[str, str]:
 def _figures(pairs: list[Pair]) -> str:
     recipe = Recipe.from_json(json.dumps(pairs[0].settings["recipe"]))
     roles = {prompt: role for role, prompt in _prompts(recipe).items()}
+    kept = [prompt for prompt, role in roles.items() if role == "kept"]
     figures = "".join(
         f"<figure><figcaption>{ROLES[roles.get(pair.prompt, 'erased')]}: {html.escape(pair.prompt)}</figcaption>"
         f'<img src="{png_url(pair.before)}" alt="before"><img src="{png_url(pair.after)}" alt="after">'
-        f"<p>{_verdict(roles.get(pair.prompt, 'erased'), pair.change)}</p></figure>"
+        f"<p>changed by {pair.change:.0f} of 255; should be {'small' if pair.prompt in kept else 'large'}</p></figure>"
         for pair in pairs
     )
     return f'<div class="outcome">{figures}</div>'
-
-
-def _verdict(role: str, change: float) -> str:
-    """How much an image changed, and which way would be good."""
-    good = "should be small" if role == "kept" else "should be large"
-    return f"changed by {change:.0f} of 255; {good}"

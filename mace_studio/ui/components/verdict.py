@@ -83,13 +83,10 @@ def _count(rows: Sequence[Row]) -> str:
 
 def _figure(row: Row) -> str:
     before, after = row.images[0]
+    good = "should fall" if row.role in (ERASED, SYNONYM) else "should stay"
     word, was, now = html.escape(row.word), 100 * row.before.probability, 100 * row.after.probability
     return (
         f'<figure><figcaption>{TITLES[row.role]}: {word}</figcaption><img src="{png_url(before)}" alt="{word}, before">'
-        f'<img src="{png_url(after)}" alt="{word}, after"><p>judge: {was:.0f} % → {now:.0f} %; {_good(row.role)}</p>'
+        f'<img src="{png_url(after)}" alt="{word}, after"><p>judge: {was:.0f} % → {now:.0f} %; {good}</p>'
         "</figure>"
     )
-
-
-def _good(role: str) -> str:
-    return "should fall" if role in (ERASED, SYNONYM) else "should stay"
