@@ -294,7 +294,8 @@ def test_clip_scores_styles_and_is_absent_elsewhere(model, erasure, clip_folder,
         "CLIP score before | CLIP score after" in text and "H_a **" in text and "CLIP score with the captions" in text
     )
     assert data["h_a"] == found.h_a and data["rows"][0]["clip"]["after"]["value"] == found.rows[0].clip["after"].value
-    assert report_files.table(found).splitlines()[0].endswith("clip_after,clip_low_after,clip_high_after")
+    head = report_files.table(found).splitlines()[0]
+    assert head.endswith("clip_after,clip_low_after,clip_high_after,method,seconds_per_concept,peak_memory")
 
     plain = measured(model, erasure, ["a caption"] * 48)
     text, data = report_files.markdown(plain), json.loads(report_files.as_json(plain))
