@@ -75,7 +75,7 @@ def judged(reports: Sequence[Report]) -> str:
 
 def _notes(report: Report) -> list[str]:
     quality, found = report.quality, report.detections
-    lines = [erased_by(report), f"Judge: {report.judge}, choosing among {', '.join(report.labels)}.", *report.notes]
+    lines = [f"Judge: {report.judge}, choosing among {', '.join(report.labels)}.", erased_by(report), *report.notes]
     lines += [agreed([report])] if report.agreement else []
     if quality is not None:
         lines.append(
