@@ -25,6 +25,7 @@ from mace_studio.recipe import Recipe
 from mace_studio.sd import files, finite, lora, projections
 from mace_studio.sd.model import Model
 from mace_studio.settings import KeepWeights
+from mace_studio.spent import Spent
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -56,6 +57,8 @@ class Erasure:
             own.
         warnings: what the user should know, in sentences.
         versions: package -> version that made it.
+        spent: what the run took that made it; None of one that was read or composed. Its file does not say it, since
+            equal erasures give equal bytes.
 
     Example:
         >>> erasure = erase(model, recipe)
@@ -73,6 +76,7 @@ class Erasure:
     losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    spent: Spent | None = None
 
     @contextmanager
     def applied(self, model: Model) -> Iterator[None]:

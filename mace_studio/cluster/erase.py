@@ -7,6 +7,7 @@ machine, the parts are cut where its batches end, and sums are added in its orde
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from math import gcd, lcm
@@ -28,6 +29,7 @@ from mace_studio.recipe import Recipe
 from mace_studio.sd import text
 from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model, captions_of
+from mace_studio.spent import Spent
 
 
 def erase(
@@ -39,7 +41,7 @@ def erase(
     cluster: Cluster = Cluster(),  # noqa: B008 - frozen
     user_masks: UserMasks | None = None,
 ) -> Erasure:
-    """Run a recipe of MACE on a model with the machines of a Ray cluster.
+    """Run a recipe of MACE on a model with the machines of a Ray cluster; `spent` says seconds, but no memory.
 
     Args:
         model: from `sd.model.load`; each worker loads the same one, with its dtype, from its own machine or the hub.
@@ -57,6 +59,7 @@ def erase(
     Example:
         >>> erasure = erase_on_cluster(load(), recipe, cluster=Cluster(address="auto"))
     """
+    begun = time.monotonic()
     if recipe.method != "mace":
         raise RecipeError("method", "Only MACE runs on a cluster; leave the cluster out for the others.")
     text.check(model, recipe.check())
@@ -87,7 +90,8 @@ def erase(
     else:
         weights = refine.weights(model, solved, report)
     report(Progress("fuse", step=1, total=1))
-    return mace.finished(model, recipe, weights, loras, conditions, warnings)
+    made = mace.finished(model, recipe, weights, loras, conditions, warnings)
+    return replace(made, spent=Spent(time.monotonic() - begun, "a Ray cluster"))
 
 
 def blocks(recipe: Recipe, images_at_once: int) -> list[Recipe]:

@@ -137,6 +137,7 @@ class _Measurement:
             ),
             model=self.model.name,
             fingerprint=self.model.fingerprint,
+            spent=self.case.erasure.spent,
             second="" if self.clip in (None, self.judge) else self.clip.name,
             agreement=(sum(self.agreed), len(self.agreed)) if self.agreed else None,
         )

@@ -22,6 +22,7 @@ from mace_studio.evaluation.study import Case, Outcome
 from mace_studio.methods import METHODS, find
 from mace_studio.methods.settings import PUBLISHED
 from mace_studio.recipe import Recipe
+from mace_studio.spent import gigabytes
 
 TASKS = ("objects", "people", "artists", "weapons", "mixed")
 COUNTS = (1, 5, 10, 50, 100)  # of people, Table 3
@@ -260,13 +261,13 @@ def _table(lines: Sequence[Line]) -> list[str]:
     usual = next((spent for _, r, own in lines if r.method == "mace" and (spent := _seconds(own)) is not None), None)
     styles = any(o.report is not None and o.report.h_a for _, _, own in lines for o in own)
     head = ["method", "Acc_e", "Acc_s", "Acc_g", "H", "H, mean p", *(["H_a"] if styles else []), "images e / s / g"]
-    head += ["seconds per concept", "times MACE"]
+    head += ["seconds per concept", "times MACE", "peak memory"]
     rows = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     measured = [(name, recipe, [o for o in own if o.report is not None], own) for name, recipe, own in lines]
     if shown := next((kept for _, _, kept, _ in measured if kept), None):
         cells = [_share(tally(shown, role, "before")) for role in (ERASED, KEPT, SYNONYM)]
         before = [f"{shown[0].report.h_a['before']:.2f}"] if styles and shown[0].report else []
-        cells += ["", "", *before] + [""] * 3
+        cells += ["", "", *before] + [""] * 4
         rows.append(f"| original model | {' | '.join(cells)} |")
     for name, recipe, kept, own in measured:
         mark = "" if "preserve" in find(recipe.method).reads else f" {UNREAD}"
@@ -281,7 +282,9 @@ def _table(lines: Sequence[Line]) -> list[str]:
         after = (
             [f"{o.report.h_a['after']:.2f}" for o in kept if o.report is not None and o.report.h_a] if styles else []
         )
-        cells = [*map(_share, tallies), *means, *after, counts, "" if spent is None else f"{spent:.2f}", times]
+        seconds = "" if spent is None else f"{spent:.2f}"
+        memory = gigabytes(max((o.memory for o in kept if o.memory is not None), default=None))
+        cells = [*map(_share, tallies), *means, *after, counts, seconds, times, memory]
         rows.append(f"| {name}{mark} | {' | '.join(cells)} |")
     return rows
 
@@ -334,7 +337,9 @@ def _notes(reports: Sequence[Report]) -> list[str]:
         f"{styles * bool(report.h_a)} {UNREAD}: the method cannot read the keep list; all others were given the "
         f"same. {len(plan.seeds)} seeds from {plan.seeds[0]}, {plan.steps} steps, guidance {plan.guidance:g} for every "
         f"method, model {report.fingerprint[:12]}. Seconds are those of the erasure with its training images; a method "
-        "finds only what it made itself for an earlier row. SLD and AdaVD take their time with every image instead.",
+        "finds only what it made itself for an earlier row. SLD and AdaVD take their time with every image instead. "
+        "Peak memory is the most that was held while an erasure was made, the model among it; on a CPU it is that of "
+        "the whole process.",
         *(["", agreed(reports)] if agreed(reports) else []),
     ]
 
@@ -365,6 +370,7 @@ def rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
                 "reads_keep_list": "preserve" in find(one.case.recipe.method).reads,
                 "concepts": len(one.case.recipe.concepts),
                 "seconds": one.seconds,
+                "memory": one.memory,
                 "problem": one.problem,
                 "harmonic": {} if one.report is None else {over: one.report.mean(over) for over in (TOP1, PROBABILITY)},
             } | {role: t and {"correct": t.correct, "count": t.count, "p": t.probability} for role, t in found.items()}

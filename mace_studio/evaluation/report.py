@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM, Plan
 from mace_studio.methods import find
 from mace_studio.recipe import Recipe
+from mace_studio.spent import Spent, gigabytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -154,6 +155,7 @@ class Report:
         second: name of the second judge; "" without one.
         agreement: in how many images the second judge finds what the judge finds, and in how many the judge finds one
             of the words at all, before and after; None without a second judge.
+        spent: what the run took that made the erasure; None where that is not known.
     """
 
     name: str
@@ -171,6 +173,7 @@ class Report:
     fingerprint: str
     second: str = ""
     agreement: tuple[int, int] | None = None
+    spent: Spent | None = None
 
     def pooled(self, role: str) -> Row | None:
         """The row of a role as a whole, or None where the plan has no such words."""
@@ -194,6 +197,26 @@ def pooled(rows: Sequence[Row], role: str) -> Row | None:
 def means(report: Report) -> dict[str, str]:
     """Column title -> cell of each harmonic mean, such as "H, top-1" -> "H_o 98.0 %"."""
     return {f"H, {mean.over}": f"{mean.metric} {percent(mean.value)}" for mean in report.harmonic}
+
+
+def took(report: Report) -> dict[str, str]:
+    """Column title -> cell: the method, and what its run took as far as that is known."""
+    cells = {"Method": find(report.recipe.method).title}
+    if (spent := report.spent) is not None:
+        cells["Seconds per concept"] = f"{spent.seconds / len(report.recipe.concepts):.2f}"
+        if spent.memory is not None:
+            cells["Peak memory"] = gigabytes(spent.memory)
+    return cells
+
+
+def erased_by(report: Report) -> str:
+    """The same in a sentence, with the device."""
+    method, *known = took(report).values()
+    if report.spent is None:
+        return f"Erased by {method}."
+    memory = f", peak memory {known[1]}" if len(known) > 1 else ""
+    where = f" on {report.spent.where}" if report.spent.where else ""
+    return f"Erased by {method}{where}: {known[0]} s per concept{memory}."
 
 
 def agreed(reports: Sequence[Report]) -> str:

@@ -21,8 +21,10 @@ from mace_studio.evaluation.report import (
     Row,
     agreed,
     called,
+    erased_by,
     means,
     percent,
+    took,
 )
 from mace_studio.recipe import Recipe
 from mace_studio.text_files import cell
@@ -50,6 +52,8 @@ def markdown(report: Report) -> str:
         f"Measured by MACE Studio {__version__}: model {plain(report.model)}, erasure {plain(report.name)}.",
         "",
         *_recipe_lines(report.recipe),
+        plain(erased_by(report)),
+        "",
         f"{'At most ' * plan.mixed}{plan.images} images of {plan.steps} steps at guidance {plan.guidance:g}, seeds "
         f"{plan.seeds[0]} to {plan.seeds[-1]}, the same before and after.",
         "",
@@ -83,9 +87,10 @@ def side_by_side(reports: Sequence[Report]) -> str:
     harmonic = list(dict.fromkeys(name for report in reports for name in means(report)))
     roles = [role for role in ROLES if any(report.pooled(role) for report in reports)]
     styles = ["H_a"] if any(report.h_a for report in reports) else []
-    head = ["", *(f"{ROLES[role]} {side}" for role in roles for side in SIDES), *harmonic, *styles, "KID"]
+    ways = list(dict.fromkeys(name for report in reports for name in took(report)))
+    head = ["", *(f"{ROLES[role]} {side}" for role in roles for side in SIDES), *harmonic, *styles, "KID", *ways]
     names = zip(reports, called(reports), strict=True)
-    rows = [_together(report, name, roles, [*harmonic, *styles]) for report, name in names]
+    rows = [_together(report, name, roles, [*harmonic, *styles, "KID", *ways]) for report, name in names]
     note = (
         "Top-1 accuracy over all words of a role with Wilson's 95 % interval: of what is erased (efficacy) and of its "
         "synonyms (generality) low is good; of what is kept (specificity), high. Each erasure has a report of its own."
@@ -94,12 +99,19 @@ def side_by_side(reports: Sequence[Report]) -> str:
 
 
 def table(report: Report) -> str:
-    """The rows as CSV, shares from 0 to 1; CLIP scores where there is a CLIP."""
+    """The rows as CSV, shares from 0 to 1; CLIP scores where there is a CLIP.
+
+    Each row ends with the method and what its run took, in seconds and bytes, so that files of several can be joined.
+    """
     file = io.StringIO()
     writer = csv.writer(file)
     sides = [f"{name}_{side}" for side in SIDES for name in TALLY]
     clip = [f"clip{end}_{side}" for side in SIDES for end in ("", "_low", "_high")] if _has_clip(report) else []
-    writer.writerow(["role", "word", "asked_as", "pixel_change", "feature_change", *sides, *clip])
+    ways = ["method", "seconds_per_concept", "peak_memory"]
+    writer.writerow(["role", "word", "asked_as", "pixel_change", "feature_change", *sides, *clip, *ways])
+    recipe, spent = report.recipe, report.spent
+    seconds = "" if spent is None else f"{spent.seconds / len(recipe.concepts):.4f}"
+    way = [recipe.method, seconds, "" if spent is None or spent.memory is None else str(spent.memory)]
     for row in report.rows:
         tallies = []
         for tally in (row.before, row.after):
@@ -107,14 +119,14 @@ def table(report: Report) -> str:
             tallies += [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]
         scores = [f"{n:.4f}" for mean in row.clip.values() for n in (mean.value, *mean.interval)]
         changes = [f"{row.change:.4f}", f"{row.feature_change:.6f}"]
-        writer.writerow([row.role, cell(row.word), row.kind, *changes, *tallies, *scores])
+        writer.writerow([row.role, cell(row.word), row.kind, *changes, *tallies, *scores, *way])
     return file.getvalue()
 
 
 def as_json(report: Report) -> str:
     """Everything but the images; what was not measured has no key."""
     about = {key: value for key, value in vars(report).items() if key not in ("recipe", "plan", "rows")}
-    for key in ("quality", "detections"):
+    for key in ("quality", "detections", "spent"):
         about[key] = about[key] and _measured(asdict(about[key]))
     about["harmonic"] = tuple(asdict(mean) for mean in report.harmonic)
     about["recipe"] = json.loads(report.recipe.to_json())
@@ -196,9 +208,12 @@ def _together(report: Report, name: str, roles: Sequence[str], figures: Sequence
     cells = [plain(name)]
     for row in map(report.pooled, roles):
         cells += [percent(t.top1, t.top1_interval) for t in (row.before, row.after)] if row else ["", ""]
-    figure = means(report) | ({"H_a": f"{report.h_a['after']:.2f}"} if report.h_a else {})
-    cells += [figure.get(name, "") for name in figures]
-    return [*cells, f"{report.quality.kid:.4f}" if report.quality else ""]
+    figure = means(report) | {name: plain(text) for name, text in took(report).items()}
+    if report.h_a:
+        figure["H_a"] = f"{report.h_a['after']:.2f}"
+    if report.quality:
+        figure["KID"] = f"{report.quality.kid:.4f}"
+    return [*cells, *(figure.get(name, "") for name in figures)]
 
 
 def _sides(name: str) -> list[str]:

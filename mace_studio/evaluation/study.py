@@ -9,26 +9,27 @@ For the terminal: `run(rows, size, folder, first_seed=FIRST_SEED, progress=silen
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from mace_studio import methods, text_files
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, agreed, percent
-from mace_studio.methods import find
 from mace_studio.paths import BUILT_IN, slug
 from mace_studio.presets import known_kinds, presets
 from mace_studio.progress import Progress, silent, timed
 from mace_studio.progress import Report as Callback
 from mace_studio.recipe import Recipe
 from mace_studio.settings import KeepWeights
+from mace_studio.spent import Spent, from_json
 from mace_studio.text_files import markdown as plain
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Outcome:
         case: the row.
         report: its evaluation, or None where it failed.
         seconds: that the erasure took, in this run or the one that made it; None where no study made it.
+        memory: the most bytes that were held then, see `sd.metering`; None where that is not known.
         problem: why it failed, in a sentence.
         condition: the largest condition number of its solves, or None where there is none.
         forwards: samples through the UNet for training images and LoRAs, counted; None for other methods than MACE.
@@ -75,6 +77,7 @@ class Outcome:
     report: Report | None
     _: KW_ONLY
     seconds: float | None = None
+    memory: int | None = None
     problem: str = ""
     condition: float | None = None
     forwards: int | None = None
@@ -134,7 +137,7 @@ def run(
             report(Progress(case.label, phrase, step=before + part.fraction / 2, total=1))
 
         recipe = case.recipe
-        path, seconds = _erased(model, recipe, folder, partial(half, 0.0))
+        path, spent = _erased(model, recipe, folder, partial(half, 0.0))
         erasure = erasure_file.load(path)
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         plan = replace(plan, guidance=plan.guidance if case.guidance is None else case.guidance)
@@ -142,7 +145,8 @@ def run(
         (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
         condition = max(erasure.conditions.values(), default=None)
         forwards = train_loras.forwards(model, erasure.recipe, erasure.loras) if recipe.method == "mace" else None
-        return Outcome(case, found, seconds=seconds, condition=condition, forwards=forwards)
+        seconds, memory = (spent.seconds, spent.memory) if spent else (None, None)
+        return Outcome(case, found, seconds=seconds, memory=memory, condition=condition, forwards=forwards)
 
     outcomes = []
     for case in rows:
@@ -154,17 +158,16 @@ def run(
     return outcomes
 
 
-def _erased(model: Model, recipe: Recipe, folder: Path, progress: Callback) -> tuple[Path, float | None]:
-    """The file of an erasure, made where it is not there yet, and the seconds that this took if they are known."""
+def _erased(model: Model, recipe: Recipe, folder: Path, progress: Callback) -> tuple[Path, Spent | None]:
+    """The file of an erasure, made where it is not there yet, and what this took if that is known."""
     path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
     times = path.with_suffix(".seconds")
     if not path.is_file():
-        begun = time.monotonic()
         own = folder / "cache" if recipe.method == "mace" else folder / "cache" / recipe.method
-        erasure = find(recipe.method).erase(model, recipe, progress, own)
-        times.write_text(repr(time.monotonic() - begun), encoding="utf-8")
+        erasure = methods.erase(model, recipe, progress, own)
+        text_files.write(times, json.dumps(erasure.spent and asdict(erasure.spent)))
         erasure.save(path)
-    return path, float(times.read_text(encoding="utf-8")) if times.is_file() else None
+    return path, from_json(text_files.note(times))
 
 
 def markdown(title: str, outcomes: Sequence[Outcome], averaged: bool = False) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -35,6 +35,7 @@ from mace_studio.settings import TIMESTEPS, ImageSettings
 
 if TYPE_CHECKING:
     from mace_studio.erasure import Erasure
+    from mace_studio.masks import UserMasks
     from mace_studio.progress import Report
     from mace_studio.recipe import Recipe
     from mace_studio.sd.model import Model
@@ -326,17 +327,28 @@ def usual_guidance(recipe: Recipe) -> float:
     return method.work(recipe).guidance if "images" in method.reads else ImageSettings.guidance
 
 
-def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:
-    """Erase concepts from a model, by the method that the recipe names.
+def erase(
+    model: Model,
+    recipe: Recipe,
+    progress: Report = silent,
+    cache: Path | None = None,
+    *,
+    user_masks: UserMasks | None = None,
+) -> Erasure:
+    """Erase concepts from a model, by the method that the recipe names, and measure what that takes.
+
+    Page, terminal and studies run every method through this; only a cluster has a way of its own.
 
     Args:
         model: from `load`; bit for bit the same afterwards, also when this is cancelled or fails.
         recipe: what to erase, what must stay, and every setting.
         progress: called with a `Progress` at every step; to cancel, it raises `Cancelled`.
         cache: folder that keeps training images and sums over captions for later runs, or None.
+        user_masks: for MACE, (phrase, number from 1) -> mask of a training image.
 
     Returns:
-        Weights that take the place of some of the model's: to save, to apply to a pipeline or to compare.
+        Weights that take the place of some of the model's: to save, to apply to a pipeline or to compare. `spent` says
+        what the run took.
 
     Raises:
         RecipeError: the recipe cannot be run; the message names the field and the remedy.
@@ -346,5 +358,13 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         >>> erasure = erase(load(), Recipe(concepts=[Concept("cat", "forest")], preserve=["dog"]))
         >>> erasure.save("cat.safetensors")
     """
+    from mace_studio import masks  # noqa: PLC0415 - which imports recipes, and these the table of methods
+    from mace_studio.sd import metering  # noqa: PLC0415 - torch
+
     recipe.check()
-    return find(recipe.method).erase(model, recipe, progress, cache)
+    run = find(recipe.method).erase
+    if user_masks:
+        masks.check_takes_masks(recipe)
+        run = partial(_runs("mace.erase"), user_masks=user_masks)
+    made, spent = metering.measured(model, lambda: run(model, recipe, progress, cache))
+    return replace(made, spent=spent)

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mace_studio import erasure_header, text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation.report import Harmonic, harmonic_from
 from mace_studio.recipe import Recipe
+from mace_studio.spent import Spent, from_json
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Entry:
         unet: of that model's UNet alone; "" where an older version made it.
         composable: whether it has all that it takes to fuse it again; a file of an older version has not.
         scores: harmonic means of its last evaluation.
+        spent: what the run took that made it; None where that is not known, as of a file from elsewhere.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Entry:
     unet: str = ""
     composable: bool = False
     scores: tuple[Harmonic, ...] = ()
+    spent: Spent | None = None
 
 
 def listing(folder: Path) -> tuple[list[Entry], list[str]]:
@@ -105,6 +109,7 @@ def read(path: Path) -> Entry:
     except (OSError, ValueError) as error:
         raise FileError(f"There is no erased model “{path.stem}” any more; erase again or choose another.") from error
     header = erasure_header.read(path)
+    note = _note(path, header.recipe)
     return Entry(
         name=path.stem,
         path=path,
@@ -116,7 +121,8 @@ def read(path: Path) -> Entry:
         fingerprint=header.fingerprint,
         unet=header.unet,
         composable=header.composable,
-        scores=_scores(path, header.recipe),
+        scores=_scores(note),
+        spent=from_json(note.get("spent")),
     )
 
 
@@ -155,14 +161,14 @@ def rename(folder: Path, name: str, new: str) -> Entry:
         return read(path)
     with _new_file(target, "rename"):
         os.rename(path, target)
-        for beside in (_scores_path, _recipe):
+        for beside in (_note_path, _recipe):
             if beside(path).is_file():
                 os.replace(beside(path), beside(target))
     return read(target)
 
 
 def delete(folder: Path, name: str) -> None:
-    """Remove an erasure and its scores.
+    """Remove an erasure, its scores and what its run took.
 
     Raises:
         FileError: there is no erasure of this name, or it cannot be removed.
@@ -170,14 +176,24 @@ def delete(folder: Path, name: str) -> None:
     path = find(folder, name).path
     with _writing(path):
         path.unlink()
-        _scores_path(path).unlink(missing_ok=True)
+        _note_path(path).unlink(missing_ok=True)
         _recipe(path).unlink(missing_ok=True)
 
 
 def write_scores(entry: Entry, scores: Sequence[Harmonic]) -> None:
     """Keep the harmonic means of an erasure's last evaluation, for `Entry.scores`."""
-    written = {"recipe": entry.recipe.digest(), "scores": [asdict(mean) for mean in scores]}
-    _write(_scores_path(entry.path), json.dumps(written))
+    _write_note(entry, {"scores": [asdict(mean) for mean in scores]})
+
+
+def write_spent(entry: Entry, spent: Spent) -> None:
+    """Keep what a run took that made an erasure, for `Entry.spent`.
+
+    Of several in the same place the longest counts: those that came later found images and LoRAs in the cache.
+    """
+    known = _note(entry.path, entry.recipe)
+    before = from_json(known.get("spent"))
+    if before is None or before.where != spent.where or before.seconds < spent.seconds:
+        _write_note(entry, {"spent": asdict(spent)})
 
 
 def sources(folder: Path) -> list[str]:
@@ -203,16 +219,25 @@ def _recipe(path: Path) -> Path:
     return path.parent / "recipes" / f"{path.stem}.json"
 
 
-def _scores_path(path: Path) -> Path:
-    """Where the scores of an erasure are kept."""
+def _note_path(path: Path) -> Path:
+    """Where the scores of an erasure are kept, and what its run took."""
     return path.parent / "reports" / f"{path.stem}.json"
 
 
-def _scores(path: Path, recipe: Recipe) -> tuple[Harmonic, ...]:
-    written = text_files.note(_scores_path(path))
+def _note(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """What is kept of an erasure; nothing where its name was another erasure's before."""
+    written = text_files.note(_note_path(path))
+    return written if isinstance(written, dict) and written.get("recipe") == recipe.digest() else {}
+
+
+def _write_note(entry: Entry, more: Mapping[str, Any]) -> None:
+    known = _note(entry.path, entry.recipe)
+    _write(_note_path(entry.path), json.dumps({**known, "recipe": entry.recipe.digest(), **more}))
+
+
+def _scores(note: Mapping[str, Any]) -> tuple[Harmonic, ...]:
     try:
-        # The name may have been another erasure's.
-        return harmonic_from(written["scores"]) if written["recipe"] == recipe.digest() else ()
+        return harmonic_from(note["scores"])
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
         return ()
 

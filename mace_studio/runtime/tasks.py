@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_studio import erasure as erasure_file
+from mace_studio import methods
 from mace_studio.analysis import attention
 from mace_studio.analysis import capacity as capacities
 from mace_studio.analysis import compare as comparison
@@ -30,9 +31,7 @@ from mace_studio.exports import export as exporting
 from mace_studio.exports.export import Exported
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.masks import MaskSheet, UserMasks
-from mace_studio.methods import METHODS
 from mace_studio.methods.mace import compose as composition
-from mace_studio.methods.mace import erase as mace
 from mace_studio.methods.mace import preview as previews
 from mace_studio.methods.mace import training_images
 from mace_studio.methods.mace.preview import Preview, PreviewCache
@@ -191,10 +190,9 @@ def erase(place: Place, recipe: Recipe, user_masks: UserMasks | None = None, pro
 
         cluster = Cluster(address=place.cluster, gpus=place.worker_gpus)
         result = on_cluster.erase(model, recipe, progress, place.cache, cluster=cluster, user_masks=user_masks)
-        return _save(place, result)
-    if user_masks:
-        return _save(place, mace.erase(model, recipe, progress=progress, cache=place.cache, user_masks=user_masks))
-    return _save(place, METHODS[recipe.method].erase(model, recipe, progress, place.cache))
+    else:
+        result = methods.erase(model, recipe, progress, place.cache, user_masks=user_masks)
+    return _save(place, result)
 
 
 def compose(
@@ -215,9 +213,14 @@ def compose(
 
 
 def _save(place: Place, result: Erasure) -> Entry:
-    """Write an erasure: another recipe's LoRAs, or masks by hand, make another file than the same recipe alone."""
+    """Write an erasure, and beside it what its run took.
+
+    Another recipe's LoRAs, or masks by hand, make another file than the same recipe alone.
+    """
     path = place.output / f"{slug(result.recipe.title())}-{erasure_file.digest(result)}.safetensors"
     result.save(path)
+    if result.spent is not None:
+        library.write_spent(library.read(path), result.spent)
     return library.read(path)
 
 
@@ -260,7 +263,10 @@ def evaluate(
 ) -> list[report.Report]:
     """Measure each erasure at its path by its plan, and write its scores beside it."""
     model = process_model(place).model
-    cases = [Case(path.stem, erasure_file.load(path), with_defaults(plan)) for path, plan in plans]
+    cases = [
+        Case(path.stem, replace(erasure_file.load(path), spent=library.read(path).spent), with_defaults(plan))
+        for path, plan in plans
+    ]
     reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
     return [_noted(path, measured) for (path, _), measured in zip(plans, reports, strict=True)]
 

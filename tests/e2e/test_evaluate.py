@@ -54,6 +54,7 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
     expect(words).to_have_text(["car", "all", "automobile", "all", "ship", "all"])
     expect(tab.locator("#scores-head tbody th")).to_have_text("car to measure")
     expect(tab.locator("#scores-head")).to_contain_text(re.compile(r"H_o \d"))
+    expect(tab.locator("#scores-head")).to_contain_text(re.compile(r"Method.*Seconds per concept.*MACE\d+\.\d\d"))
     expect(tab.locator("#judged")).to_contain_text("choosing among car, ship, none of these")
     expect(tab.locator("#spills img")).to_have_count(8)
     expect(tab.locator("#sheets img")).to_have_count(4)

@@ -105,7 +105,9 @@ def test_a_machine_is_added_and_a_worker_killed_and_the_bytes_are_those_of_one_p
             killed.append(min(worker_processes()))
             os.kill(killed[0], signal.SIGKILL)
 
-    erase_on_cluster(model, recipe, interfere, cache=tmp_path / "b", user_masks=masks).save(other)
+    made = erase_on_cluster(model, recipe, interfere, cache=tmp_path / "b", user_masks=masks)
+    made.save(other)
+    assert made.spent.seconds > 0 and (made.spent.where, made.spent.memory) == ("a Ray cluster", None)
     assert other.read_bytes() == one.read_bytes()
     assert killed
     assert any("2 workers" in event.concept for event in seen)

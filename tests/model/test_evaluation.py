@@ -19,6 +19,8 @@ from mace_studio.evaluation.report import ALL, Tally
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
 from mace_studio.sd import image_cache, judges, projections, sampling
+from mace_studio.spent import Spent
+from mace_studio.ui.components import report_tables
 from tests.steps import cancelled
 
 RECIPE = Recipe(
@@ -197,6 +199,36 @@ def test_several_are_measured_in_one_run_and_stand_side_by_side(model, erasure, 
     assert report.called([reports[0], other]) == [f"{title} · MACE", f"{title} · UCE"]
 
 
+def test_tables_say_the_method_and_what_its_run_took(model, erasure, painted):
+    two = replace(erasure.recipe, concepts=(*RECIPE.concepts, Concept("car", "forest")), method="uce", settings=None)
+    known = replace(measured(model, erasure), spent=Spent(6.0, "cpu · float32", 1_234_000_000))
+    other = replace(known, recipe=replace(two, name="Two"), spent=Spent(6.0, "mps · float32"))
+    unknown = replace(known, recipe=replace(RECIPE, name="Old"), spent=None)
+    lines = report_files.side_by_side([known, other, unknown]).splitlines()
+    head = next(line for line in lines if "KID" in line)
+    assert head.endswith("| KID | Method | Seconds per concept | Peak memory |")
+    ends = [line.split(" | ")[-3:] for line in lines[-3:]]
+    assert ends == [["MACE", "6.00", "1.23 GB |"], ["UCE", "3.00", " |"], ["MACE", "", " |"]]
+    shown = report_tables.headline([known, other, unknown])
+    titles = "".join(f"<th scope='col'>{one}</th>" for one in ("KID", "Method", "Seconds per concept", "Peak memory"))
+    assert f"{titles}</tr></thead>" in shown
+    for cells in ("MACE</td><td>6.00</td><td>1.23 GB", "UCE</td><td>3.00</td><td>", "MACE</td><td></td><td>"):
+        assert f"<td>{cells}</td></tr>" in shown
+    assert "Seconds" not in report_tables.headline([unknown]) and "Seconds" not in report_files.side_by_side([unknown])
+    said = "Erased by MACE on cpu · float32: 6.00 s per concept, peak memory 1.23 GB."
+    assert said in report_files.markdown(known) and said in report_tables.judged([known])
+    assert "Erased by UCE on mps · float32: 3.00 s per concept.\n" in report_files.markdown(other)
+    assert "Erased by MACE.\n" in report_files.markdown(unknown)
+    about = {"seconds": 6.0, "where": "cpu · float32", "memory": 1_234_000_000}
+    assert json.loads(report_files.as_json(known))["spent"] == about
+    assert "spent" not in json.loads(report_files.as_json(unknown))
+    rows = [list(csv.DictReader(report_files.table(one).splitlines())) for one in (known, other, unknown)]
+    ends = [list(row[0].items())[-3:] for row in rows]
+    names = ("method", "seconds_per_concept", "peak_memory")
+    values = [("mace", "6.0000", "1234000000"), ("uce", "3.0000", ""), ("mace", "", "")]
+    assert ends == [list(zip(names, row, strict=True)) for row in values]
+
+
 def test_the_scatter_has_a_point_for_each_with_its_intervals():
     gone = Tally(correct=2, count=10, top1_interval=(0.1, 0.5), probability=0.2, interval=(0.1, 0.3))
     kept = Tally(correct=9, count=10, top1_interval=(0.6, 0.98), probability=0.9, interval=(0.8, 1.0))
@@ -262,7 +294,8 @@ def test_clip_scores_styles_and_is_absent_elsewhere(model, erasure, clip_folder,
         "CLIP score before | CLIP score after" in text and "H_a **" in text and "CLIP score with the captions" in text
     )
     assert data["h_a"] == found.h_a and data["rows"][0]["clip"]["after"]["value"] == found.rows[0].clip["after"].value
-    assert report_files.table(found).splitlines()[0].endswith("clip_after,clip_low_after,clip_high_after")
+    head = report_files.table(found).splitlines()[0]
+    assert head.endswith("clip_after,clip_low_after,clip_high_after,method,seconds_per_concept,peak_memory")
 
     plain = measured(model, erasure, ["a caption"] * 48)
     text, data = report_files.markdown(plain), json.loads(report_files.as_json(plain))

@@ -1,6 +1,7 @@
 """The study of methods: which rows it has, that all methods get the same, and what its tables say."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,7 @@ def test_a_study_is_measured_and_told(few_images, tmp_path, capsys):
     assert f"| {2 * data[0][ERASED]['count']} / {2 * data[0][KEPT]['count']} / " in average[5]
     assert [row["reads_keep_list"] for row in data[:3]] == [True, True, False]
     assert all(row["seconds"] > 0 for row in data)
+    assert all(row["memory"] > 1e8 for row in data) == (sys.platform == "linux")
     assert (tmp_path / "methods-objects-quick.png").stat().st_size > 10_000
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     assert len(made) == 6
@@ -128,8 +130,8 @@ def test_a_study_is_measured_and_told(few_images, tmp_path, capsys):
 def test_averages_are_over_all_images_and_seconds_over_all_concepts(few_images, tmp_path):
     rows = methods_study.cases("objects", ["uce"], ["cat"])
     (one,) = study.run(rows, "quick", tmp_path)
-    first = replace(one, seconds=2.0)
-    second = replace(one, seconds=6.0, case=replace(one.case, label="dog · UCE"))
+    first = replace(one, seconds=2.0, memory=1_000_000_000)
+    second = replace(one, seconds=6.0, memory=2_500_000_000, case=replace(one.case, label="dog · UCE"))
     whole = methods_study.tally([first, second], KEPT)
     own = one.report.pooled(KEPT).after
     assert (whole.correct, whole.count) == (2 * own.correct, 2 * own.count)
@@ -137,7 +139,11 @@ def test_averages_are_over_all_images_and_seconds_over_all_concepts(few_images, 
     low, high = whole.top1_interval
     assert low >= own.top1_interval[0] and high - low < own.top1_interval[1] - own.top1_interval[0]
     text = methods_study.markdown("T", "objects", [first, second])
-    assert "| 4.00 |" in text[text.index("## Average") : text.index("## cat")]
+    average = text[text.index("## Average") : text.index("## cat")].splitlines()
+    assert average[2].endswith("| seconds per concept | times MACE | peak memory |")
+    assert average[5].endswith("| 4.00 |  | 2.50 GB |")  # the mean, and the largest
+    assert {len(line.split(" | ")) for line in average[2:6]} == {len(average[2].split(" | "))}
+    assert "| 2.00 |  |  |" in methods_study.markdown("T", "objects", [replace(first, memory=None)])
     failed = Outcome(
         replace(one.case, label="cat · ESD", recipe=methods_study.cases("objects", ["esd"])[0].recipe), None
     )

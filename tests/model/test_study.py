@@ -86,6 +86,11 @@ def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "generate_pairs", None)
     again = study.run(rows[:1], "quick", tmp_path)
     assert again[0].seconds == first[0].seconds and again[0].report == first[0].report
+    assert again[0].memory == first[0].memory
+    # As studies kept it before.
+    (tmp_path / f"cat-{QUICK.digest()}.seconds").write_text("2.5", encoding="utf-8")
+    older = study.run(rows[:1], "quick", tmp_path)[0]
+    assert (older.seconds, older.memory) == (2.5, None)
     text = study.markdown("A study", [*again, first[1]])
     assert "| gone | 1 |" in text and "| impossible | 1 |" in text and "does not know “Van Gogh”" in text
     assert "average" not in text

@@ -15,6 +15,7 @@ from mace_studio.evaluation.report import Harmonic
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import library, result_files
 from mace_studio.settings import LoraSettings
+from mace_studio.spent import Spent
 
 CAT = Recipe(concepts=(Concept("cat", "forest"),), preserve=("dog",))
 HARMONIC = (Harmonic("H_o", "top-1", 0.93), Harmonic("H_o", "mean probability", 0.9))
@@ -141,6 +142,33 @@ def test_scores_of_version_0_1_are_read(folder):
     (folder / "reports").mkdir()
     (folder / "reports" / "cat.json").write_text(json.dumps(written))
     assert library.find(folder, "cat").scores == HARMONIC
+
+
+def test_what_a_run_took_lies_beside_the_scores(folder):
+    first, cached, elsewhere = Spent(60.0, "cpu", 2 * 10**9), Spent(1.0, "cpu", 10**9), Spent(3.0, "cuda")
+    library.write_spent(library.find(folder, "cat"), first)
+    library.write_scores(library.find(folder, "cat"), HARMONIC)
+    entry = library.find(folder, "cat")
+    assert (entry.spent, entry.scores) == (first, HARMONIC)
+    library.write_spent(entry, cached)  # it found images and LoRAs of the first run
+    assert library.find(folder, "cat").spent == first
+    library.write_spent(entry, elsewhere)
+    entry = library.rename(folder, "cat", "Mine")
+    assert (entry.spent, entry.scores) == (elsewhere, HARMONIC)
+    erasure_file(folder / "Mine.safetensors", replace(CAT, seed=1))
+    assert library.find(folder, "Mine").spent is None
+    library.write_spent(library.find(folder, "Mine"), cached)
+    entry = library.find(folder, "Mine")
+    assert (entry.spent, entry.scores) == (cached, ())  # those of the other recipe are gone
+
+
+@pytest.mark.parametrize("spent", ["3", '{"seconds": "x"}', '{"seconds": 1, "where": "cpu", "memory": 1e400}', "[]"])
+def test_a_damaged_note_of_a_run_costs_no_scores(folder, spent):
+    library.write_scores(library.find(folder, "cat"), HARMONIC)
+    path = folder / "reports" / "cat.json"
+    path.write_text(f'{path.read_text()[:-1]}, "spent": {spent}}}')
+    entry = library.find(folder, "cat")
+    assert entry.scores == HARMONIC and entry.spent == (Spent(3.0) if spent == "3" else None)
 
 
 def test_only_what_has_all_its_loras_can_be_composed(folder):

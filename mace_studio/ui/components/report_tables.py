@@ -5,7 +5,21 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from mace_studio.evaluation.report import ALL, KEPT, ROLES, Mean, Report, Row, Tally, agreed, called, means, percent
+from mace_studio.evaluation.report import (
+    ALL,
+    KEPT,
+    ROLES,
+    Mean,
+    Report,
+    Row,
+    Tally,
+    agreed,
+    called,
+    erased_by,
+    means,
+    percent,
+    took,
+)
 from mace_studio.ui.components.files import png_url
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'
@@ -33,8 +47,10 @@ def headline(reports: Sequence[Report]) -> str:
     """The accuracies before and after and the other figures of each report, one line each."""
     names = list(dict.fromkeys(name for report in reports for name in means(report)))
     clip = any(report.h_a for report in reports)
-    lines = "".join(_summary(report, name, names, clip) for report, name in zip(reports, called(reports), strict=True))
-    head = _head(["Erased model", *ROLES.values(), *names, *(["H_a"] if clip else []), "KID"])
+    ways = list(dict.fromkeys(name for report in reports for name in took(report)))
+    columns = [*names, *(["H_a"] if clip else []), "KID", *ways]
+    lines = "".join(_summary(report, name, columns) for report, name in zip(reports, called(reports), strict=True))
+    head = _head(["Erased model", *ROLES.values(), *columns])
     return f'<table class="scores is-summary"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
 
 
@@ -59,7 +75,7 @@ def judged(reports: Sequence[Report]) -> str:
 
 def _notes(report: Report) -> list[str]:
     quality, found = report.quality, report.detections
-    lines = [f"Judge: {report.judge}, choosing among {', '.join(report.labels)}.", *report.notes]
+    lines = [f"Judge: {report.judge}, choosing among {', '.join(report.labels)}.", erased_by(report), *report.notes]
     lines += [agreed([report])] if report.agreement else []
     if quality is not None:
         lines.append(
@@ -84,15 +100,15 @@ def _head(titles: Sequence[str]) -> str:
     return "".join(f"<th scope='col'>{html.escape(title)}</th>" for title in titles)
 
 
-def _summary(report: Report, name: str, names: Sequence[str], clip: bool) -> str:
+def _summary(report: Report, name: str, columns: Sequence[str]) -> str:
     pooled = [report.pooled(role) for role in ROLES]
     shares = ["" if row is None else _bar(row.before, "is-before") + _bar(row.after, "is-after") for row in pooled]
-    harmonic = means(report)
-    numbers = [harmonic.get(name, "") for name in names]
-    if clip:
-        numbers.append(f"{report.h_a['after']:.2f}" if report.h_a else "")
-    numbers.append("" if report.quality is None else f"{report.quality.kid:.4f}")
-    cells = "".join(f"<td>{cell}</td>" for cell in [*shares, *numbers])
+    figure = means(report) | took(report)
+    if report.h_a:
+        figure["H_a"] = f"{report.h_a['after']:.2f}"
+    if report.quality is not None:
+        figure["KID"] = f"{report.quality.kid:.4f}"
+    cells = "".join(f"<td>{cell}</td>" for cell in [*shares, *(html.escape(figure.get(name, "")) for name in columns)])
     return f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>'
 
 
