@@ -220,7 +220,10 @@ def _save(place: Place, result: Erasure) -> Entry:
     path = place.output / f"{slug(result.recipe.title())}-{erasure_file.digest(result)}.safetensors"
     result.save(path)
     if result.spent is not None:
-        library.write_spent(library.read(path), result.spent)
+        try:
+            library.write_spent(library.read(path), result.spent)
+        except FileError as error:  # the erasure itself is there
+            log.warning("what the run took could not be written: %s", error)
     return library.read(path)
 
 
