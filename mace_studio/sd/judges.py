@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from mace_studio.errors import ModelError
 from mace_studio.miniature import judge
 from mace_studio.sd import parts
-from mace_studio.sd.model import Model
+from mace_studio.sd.model import Model, digest
 
 CLIP = "openai/clip-vit-large-patch14"
 BATCH = 32
@@ -137,6 +137,16 @@ def choose(model: Model, source: str | None) -> Judge:
     """
     own = of(model) if source is None else None
     return own if own is not None else ZeroShotClip(source or CLIP, model.device)
+
+
+def fingerprint(judged: Judge) -> str:
+    """SHA-256 of a judge's name and of its weights, taken in float16.
+
+    Args:
+        judged: from `choose`.
+    """
+    network: Any = judged._model if isinstance(judged, ZeroShotClip) else judged
+    return digest({judged.name: network})
 
 
 def presence(judged: Judge | None, image: Image, phrase: str) -> float | None:
