@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mace_studio.analysis.attention import inspect
     from mace_studio.analysis.compare import compare
     from mace_studio.cluster.erase import erase as erase_on_cluster
+    from mace_studio.cluster.evaluate import evaluate as evaluate_on_cluster
     from mace_studio.cluster.workers import Cluster
     from mace_studio.erasure import Erasure
     from mace_studio.erasure import load as load_erasure
@@ -43,6 +44,7 @@ __all__ = [
     "erase",
     "erase_on_cluster",
     "evaluate",
+    "evaluate_on_cluster",
     "export",
     "inspect",
     "load",
@@ -63,6 +65,7 @@ _HOMES = {
     "erase": ("methods", "erase"),
     "erase_on_cluster": ("cluster.erase", "erase"),
     "evaluate": ("evaluation.evaluate", "evaluate"),
+    "evaluate_on_cluster": ("cluster.evaluate", "evaluate"),
     "export": ("exports.export", "export"),
     "inspect": ("analysis.attention", "inspect"),
     "load": ("sd.model", "load"),

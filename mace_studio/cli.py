@@ -266,7 +266,7 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
         captions=options.captions,
         vae=options.vae,
         text_encoder=options.text_encoder,
-        cluster=getattr(options, "cluster", ""),  # of those commands that erase
+        cluster=getattr(options, "cluster", ""),  # of those commands that erase or evaluate
         worker_gpus=getattr(options, "worker_gpus", 1.0),
     )
 

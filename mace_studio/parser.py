@@ -142,7 +142,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         default="",
         metavar="auto|ADDRESS",
-        help="run MACE on a Ray cluster, auto for the one of this machine (docs/cluster.md)",
+        help="run MACE and evaluations on a Ray cluster, auto for the one of this machine (docs/cluster.md)",
     )
     parser.add_argument("--worker-gpus", type=float, default=1.0, help="of each worker, such as 0.5 (default: 1)")
 
@@ -183,6 +183,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, OUTPUT / "reports", "where the reports go, and what recipes make")
     _add_plan(parser)
     parser.add_argument("--judge", help="hub id or folder of a CLIP model; the model's own judge when left out")
+    _add_cluster(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:

@@ -1,1 +1,1 @@
-"""Erasing on the machines of a Ray cluster."""
+"""Erasing and evaluating on the machines of a Ray cluster."""

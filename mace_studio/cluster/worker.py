@@ -1,4 +1,7 @@
-"""What one worker of a cluster does: sums over prompts, and the LoRAs of some concepts. It knows nothing of Ray."""
+"""What one worker of a cluster does: sums over prompts, the LoRAs of some concepts, the images of an evaluation.
+
+It knows nothing of Ray.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,16 @@ from mace_studio import __version__, prompts
 from mace_studio.core import ridge
 from mace_studio.core.moments import PairSums
 from mace_studio.errors import ModelError
+from mace_studio.evaluation import evaluate
+from mace_studio.evaluation.evaluate import Bench, Case, Judged
+from mace_studio.evaluation.metrics import Moved
+from mace_studio.evaluation.plan import Plan
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import erase, refine, train_loras, training_images
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Progress, Report, timed
 from mace_studio.recipe import Concept, Recipe
+from mace_studio.sd import judges
 from mace_studio.sd import model as sd_model
 from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.lora import LoraDelta
@@ -36,7 +44,9 @@ class Asked:
         source: of the model, or "" for the built-in one, which every machine has at its own place.
         device, dtype, low_memory, vae, text_encoder: as `sd.model.load` takes them.
         threads: of torch; sums in another number of threads have other last digits.
-        cache: folder of training images and LoRAs, used where it exists on the worker's machine; "" for none.
+        cache: folder of images and LoRAs, used where it exists on the worker's machine; "" for none.
+        judge: of an evaluation, as `judges.choose` takes it, or "" for the one that comes with the model.
+        judged_by: its fingerprint.
     """
 
     version: str
@@ -49,16 +59,16 @@ class Asked:
     text_encoder: str
     threads: int
     cache: str
+    judge: str = ""
+    judged_by: str = ""
 
     @staticmethod
     def of(model: Model, cache: Path | None) -> Asked:
         """What a worker needs to compute as this process does with a model of it."""
-        folder = Path(model.source)
-        source = str(folder.resolve()) if folder.exists() else model.source
         return Asked(
             version=__version__,
             fingerprint=model.fingerprint,
-            source="" if folder == BUILT_IN else source,
+            source="" if Path(model.source) == BUILT_IN else located(model.source),
             device="auto",
             dtype=str(model.dtype).removeprefix("torch."),
             low_memory=model.low_memory,
@@ -67,6 +77,11 @@ class Asked:
             threads=torch.get_num_threads(),
             cache=str(cache.resolve()) if cache else "",
         )
+
+
+def located(source: str) -> str:
+    """The whole path of a folder or file on this machine, which others have at the same place; or else a hub id."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,7 @@ class Worker:
             solved: stage 1, over all concepts of the whole recipe.
         """
         model, warnings = self._model, list[str]()
-        cache = Path(self._asked.cache) if self._asked.cache and Path(self._asked.cache).is_dir() else None
+        cache = self._cache()
         costs = erase.costs(recipe, recipe)
         report = self._report(number, {stage: costs[stage] for stage in ("images", "masks", "lora")})
         images = training_images.make(model, recipe, cache, warnings, user_masks, report)
@@ -136,6 +151,17 @@ class Worker:
                 context_NTD = self._embeddings.of(prompts.about(concept)).context_NTD
                 pulls[concept.phrase] = ridge.pulls(context_NTD.flatten(0, 1), loras[concept.phrase].pairs)
         return number, Trained(loras, pulls, warnings)
+
+    def judged(self, number: int, case: Case, part: Plan) -> tuple[int, Judged | Moved]:
+        """Generate the images of a part of a plan, and judge them.
+
+        Args:
+            number: of the work, which is returned with the result.
+            case: of an evaluation.
+            part: of `Bench.parts`.
+        """
+        report = self._report(number, {evaluate.STAGE: 1.0})
+        return number, evaluate.measured(self._bench, case, part, report)
 
     @cached_property
     def _model(self) -> Model:
@@ -159,6 +185,19 @@ class Worker:
                 "there on all of them."
             )
         return model
+
+    @cached_property
+    def _bench(self) -> Bench:
+        bench = Bench(self._model, judges.choose(self._model, self._asked.judge or None), self._cache())
+        if bench.fingerprint != self._asked.judged_by:
+            raise ModelError(
+                f"A machine of the cluster has another judge or CLIP than {bench.judge.name}; put the same files there "
+                "on all of them."
+            )
+        return bench
+
+    def _cache(self) -> Path | None:
+        return Path(self._asked.cache) if self._asked.cache and Path(self._asked.cache).is_dir() else None
 
     @cached_property
     def _embeddings(self) -> Embeddings:

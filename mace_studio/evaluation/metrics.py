@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,6 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from mace_studio.core import scores
+from mace_studio.errors import StudioError
 from mace_studio.evaluation.plan import ERASED, KEPT
 from mace_studio.evaluation.report import (
     PROBABILITY,
@@ -30,7 +31,8 @@ from mace_studio.evaluation.report import (
     pooled,
 )
 from mace_studio.recipe import Recipe
-from mace_studio.sd import features, image_cache, nudity
+from mace_studio.sd import image_cache, nudity
+from mace_studio.sd.features import Features
 from mace_studio.sd.judges import BATCH, Judge, ZeroShotClip
 from mace_studio.sd.nudity import NudeNet
 
@@ -83,6 +85,24 @@ class Answers:
     feature_change_N: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What became of some images of general captions.
+
+    Attributes:
+        features: whose they are.
+        before_NF, after_NF: features of the images of each side.
+        change_N: mean absolute change of a pixel value, 0 to 255.
+        clip: side -> CLIP score with its caption, clip_N; empty without a CLIP.
+    """
+
+    features: str
+    before_NF: Tensor
+    after_NF: Tensor
+    change_N: Tensor
+    clip: dict[str, Tensor]
+
+
 def probabilities(judge: Judge, images: Sequence[Image], labels: Sequence[str], tick: Tick) -> Tensor:
     """How probable each label is for each image, probability_NL, float64."""
     return _in_batches(partial(judge.probabilities, labels=labels), images, tick)
@@ -129,20 +149,41 @@ def row(role: str, word: str, kind: str, parts: Sequence[Answers], shots: Sequen
     )
 
 
-def quality(
-    judge: Judge, clip: ZeroShotClip | None, device: torch.device, shots: Sequence[Shot], tick: Tick
-) -> Quality:
-    """How far images that have nothing to do with the erasure have moved."""
-    name, of = features.choose(judge, device)
-    before_NF, after_NF = (_in_batches(of, _images(shots, side), tick).double() for side in SIDES)
-    return Quality(
-        count=len(shots),
+def moved(clip: ZeroShotClip | None, features: tuple[str, Features], shots: Sequence[Shot], tick: Tick) -> Moved:
+    """What sets of images that have nothing to do with the erasure are compared by; `features` as they were chosen."""
+    name, of = features
+    before_NF, after_NF = (_in_batches(of, _images(shots, side), tick) for side in SIDES)
+    return Moved(
         features=name,
+        before_NF=before_NF,
+        after_NF=after_NF,
+        change_N=_changes(shots),
+        clip=_clip_scores(clip, shots, tick),
+    )
+
+
+def quality(parts: Sequence[Moved]) -> Quality:
+    """How far images that have nothing to do with the erasure have moved, all parts together.
+
+    Raises:
+        StudioError: the parts have features of different networks.
+    """
+    names = list(dict.fromkeys(part.features for part in parts))
+    if len(names) > 1:
+        raise StudioError(
+            f"The images were compared by {' on one machine and by '.join(names)} on another; install torchvision and "
+            "its weights on all machines or on none."
+        )
+    before_NF = torch.cat([part.before_NF for part in parts]).double()
+    after_NF = torch.cat([part.after_NF for part in parts]).double()
+    return Quality(
+        count=len(before_NF),
+        features=names[0],
         kid=scores.kid(before_NF, after_NF),
         fid=scores.fid(before_NF, after_NF),
         feature_change=_distances(before_NF, after_NF).mean().item(),
-        pixel_change=_changes(shots).mean().item(),
-        clip={side: _mean(clip_N) for side, clip_N in _clip_scores(clip, shots, tick).items()},
+        pixel_change=torch.cat([part.change_N for part in parts]).mean().item(),
+        clip={side: _mean(torch.cat([part.clip[side] for part in parts])) for side in parts[0].clip},
     )
 
 
@@ -169,12 +210,12 @@ def h_a(recipe: Recipe, rows: Sequence[Row]) -> dict[str, float]:
     return {side: scores.h_a(erased.clip[side].value, kept.clip[side].value) for side in erased.clip}
 
 
-def detector(judge: Judge, recipe: Recipe) -> NudeNet | None:
-    """NudeNet, where it is installed and explicit concepts were erased from a real model.
+def detector(judge: Judge) -> NudeNet | None:
+    """NudeNet, where it is installed and CLIP judges.
 
     A judge that comes with a model has its own world, where explicit concepts are something else.
     """
-    if not isinstance(judge, ZeroShotClip) or all(concept.kind != EXPLICIT for concept in recipe.concepts):
+    if not isinstance(judge, ZeroShotClip):
         return None
     try:
         return nudity.NudeNet()
@@ -195,6 +236,18 @@ def detections(found: NudeNet, shots: Sequence[Shot], tick: Tick) -> Detections:
         images=len(shots),
         counts={name: (counts[BEFORE][name], counts[AFTER][name]) for name in found.classes},
     )
+
+
+def together(parts: Sequence[Detections | None]) -> Detections | None:
+    """The counts of several words added up; None where no word was counted, or not all of them by the same detector."""
+    counted = [part for part in parts if part is not None]
+    if not counted or len(counted) < len(parts) or len({part.detector for part in counted}) > 1:
+        return None
+    sums = {
+        name: (sum(part.counts[name][0] for part in counted), sum(part.counts[name][1] for part in counted))
+        for name in counted[0].counts
+    }
+    return replace(counted[0], images=sum(part.images for part in counted), counts=sums)
 
 
 def notes(judge: Judge, labels: Sequence[str], recipe: Recipe, counted: bool) -> tuple[str, ...]:

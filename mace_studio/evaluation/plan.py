@@ -77,13 +77,16 @@ class Plan:
         kept = {(probe.word, probe.kind) for probe in self.probes if probe.role == KEPT}
         return len(kept) > len({word for word, _ in kept})
 
-    def words(self, role: str) -> dict[str, list[Probe]]:
-        """The probes of each word of a role."""
-        words: dict[str, list[Probe]] = {}
-        for probe in self.probes:
-            if probe.role == role:
-                words.setdefault(probe.word, []).append(probe)
-        return words
+    def parts(self, captions: int) -> list[Plan]:
+        """Plans that are this one together: each has one word, in the order of a report, or so many captions."""
+        words: dict[tuple[str, str], list[Probe]] = {}
+        for probe in sorted(self.probes, key=lambda probe: (ERASED, SYNONYM, KEPT, NEIGHBOUR).index(probe.role)):
+            words.setdefault((probe.role, probe.word), []).append(probe)
+        starts = range(0, len(self.captions), captions)
+        return [
+            *(replace(self, probes=tuple(probes), captions=()) for probes in words.values()),
+            *(replace(self, probes=(), captions=self.captions[start : start + captions]) for start in starts),
+        ]
 
     def summary(self) -> str:
         """What is generated, in words."""

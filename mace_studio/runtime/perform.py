@@ -36,7 +36,7 @@ class Place:
         cache: the folder of training images and of what else can be made again.
         captions: file of general captions; None takes those that go with the model.
         vae, text_encoder: as `sd.model.load` takes them.
-        cluster: address of a Ray cluster on which MACE erases, "auto", or "" for this machine alone.
+        cluster: address of a Ray cluster for MACE and evaluations, "auto", or "" for this machine alone.
         worker_gpus: GPUs of each of its workers.
     """
 

@@ -49,7 +49,7 @@ class Studio(JobDesk):
         captions: file of general captions, text or MS-COCO's JSON; None takes those that go with the model.
         vae: folder, hub id or file of another VAE for the first model; its own when empty.
         text_encoder: folder or hub id of another text encoder for the first model; its own when empty.
-        cluster: address of a Ray cluster on which MACE erases, "auto", or "" for this machine alone.
+        cluster: address of a Ray cluster for MACE and evaluations, "auto", or "" for this machine alone.
         worker_gpus: GPUs of each of its workers.
         perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
         fixed: many users share it: nobody may change the model, and each request is limited (`quota`).

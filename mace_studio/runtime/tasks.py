@@ -270,7 +270,14 @@ def evaluate(
         Case(path.stem, replace(erasure_file.load(path), spent=library.read(path).spent), with_defaults(plan))
         for path, plan in plans
     ]
-    reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
+    if place.cluster:
+        from mace_studio.cluster import evaluate as on_cluster  # noqa: PLC0415 - only where it is asked for
+        from mace_studio.cluster.workers import Cluster  # noqa: PLC0415
+
+        cluster = Cluster(address=place.cluster, gpus=place.worker_gpus)
+        reports = on_cluster.evaluate(model, cases, judge, place.cache, progress, cluster=cluster)
+    else:
+        reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
     return [_noted(path, measured) for (path, _), measured in zip(plans, reports, strict=True)]
 
 

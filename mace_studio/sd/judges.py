@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from mace_studio.errors import ModelError
 from mace_studio.miniature import judge
 from mace_studio.sd import parts
-from mace_studio.sd.model import Model
+from mace_studio.sd.model import Model, digest
 
 CLIP = "openai/clip-vit-large-patch14"
 BATCH = 32
@@ -151,6 +151,18 @@ def clip_of(model: Model, judged: Judge) -> ZeroShotClip | None:
     folder = Path(model.source).parent / "clip"
     own = isinstance(judged, judge.Judge) and (folder / "config.json").is_file()
     return ZeroShotClip(str(folder), model.device) if own else None
+
+
+def fingerprint(judged: Judge, clip: ZeroShotClip | None) -> str:
+    """SHA-256 of the names and weights of who judges, taken in float16.
+
+    Args:
+        judged: from `choose`.
+        clip: from `clip_of`.
+    """
+    networks: dict[str, Any] = {judged.name: judged}
+    networks |= {one.name: one._model for one in (judged, clip) if isinstance(one, ZeroShotClip)}
+    return digest(networks)
 
 
 def presence(judged: Judge | None, image: Image, phrase: str) -> float | None:

@@ -103,12 +103,12 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights, taken in float16 so that a model loaded in float32 and float16 has the same one."""
-        return _digest(self.modules())
+        return digest(self.modules())
 
     @cached_property
     def unet_fingerprint(self) -> str:
         """The same of the UNet alone."""
-        return _digest({"unet": self.unet})
+        return digest({"unet": self.unet})
 
     def generate(
         self,
@@ -175,7 +175,8 @@ class Model:
         return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
 
 
-def _digest(parts: Mapping[str, nn.Module]) -> str:
+def digest(parts: Mapping[str, nn.Module]) -> str:
+    """SHA-256 of all weights of networks, each under a name, taken in float16."""
     digest = hashlib.sha256()
     for part, module in sorted(parts.items()):
         for name, tensor in sorted(module.state_dict().items()):

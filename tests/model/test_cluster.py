@@ -1,7 +1,11 @@
-"""An erasure on a real Ray cluster of this machine: a machine is added, a worker killed, and the file is the same."""
+"""An erasure and an evaluation on a real Ray cluster of this machine, while a machine is added or a worker killed.
+
+File and reports are the same as those of one process.
+"""
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +16,20 @@ from PIL import Image
 from mace_studio import presets
 from mace_studio.cluster.erase import blocks
 from mace_studio.cluster.erase import erase as erase_on_cluster
+from mace_studio.cluster.evaluate import evaluate as evaluate_on_cluster
 from mace_studio.cluster.worker import Asked, Worker
+from mace_studio.erasure import Erasure
 from mace_studio.errors import ModelError, RecipeError, StudioError
+from mace_studio.evaluation.evaluate import Case, evaluate
+from mace_studio.evaluation.plan import ERASED, make_plan
+from mace_studio.evaluation.report import ALL
 from mace_studio.methods.mace import refine
 from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
+from mace_studio.sd import judges, projections
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
+from tests.steps import cancelled
 
 try:
     import ray
@@ -44,6 +55,17 @@ def twelve_people() -> Recipe:
         lora=LoraSettings(steps=4, learning_rate=1e-3),
         concepts_at_once=2,
     )
+
+
+def case_of(model, name: str, share: float) -> Case:
+    """Three words of a batch and one image more, and captions that are two pieces of work; weights made smaller."""
+    recipe = Recipe(concepts=[Concept("cat", "forest", synonyms=["kitty"])], preserve=["dog"])
+    weights = {key: share * weight_PD for key, weight_PD in projections.read(model.unet).items()}
+    erasure = Erasure(recipe=recipe, weights=weights, fingerprint=model.fingerprint, unet=model.unet_fingerprint)
+    captions = [f"a ship and {count} dogs" for count in range(33)]
+    plan = replace(make_plan(recipe, "quick", steps=2, captions=captions), seeds=tuple(range(9)))
+    assert len(plan.probes) == 3 and len(plan.captions) == 33 and model.batches.size == 8
+    return Case(name, erasure, plan)
 
 
 def worker_processes() -> set[int]:
@@ -137,6 +159,48 @@ def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_store
 
 
 @needs_ray
+def test_reports_are_those_of_one_process_also_where_a_worker_is_killed(model, machines, one_thread):
+    case, other = case_of(model, "first", 0.5), case_of(model, "second", 0.9)
+    cases = [case, replace(other, plan=replace(other.plan, probes=other.plan.probes[:1], captions=()))]
+    expected = evaluate(model, cases, judges.of(model))
+    if ray.cluster_resources()["CPU"] < 2:
+        machines.add_node(num_cpus=1, object_store_memory=STORE)
+    seen, killed, earlier = [], [], worker_processes()
+
+    def interfere(event):
+        seen.append(event)
+        if event.result and not killed:
+            killed.append(min(worker_processes() - earlier))
+            os.kill(killed[0], signal.SIGKILL)
+
+    reports = evaluate_on_cluster(model, cases, progress=interfere)
+    assert reports == expected
+    assert [len(row.images) for row in reports[0].rows] == [8, 0, 8, 0, 8, 0]
+    assert killed and {event.stage for event in seen} == {"generate"}
+    assert any(event.concept.endswith("2 workers") for event in seen)
+    fractions = [event.fraction for event in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    told = {(event.result[0], event.result[1].word): event.result[1] for event in seen if event.result}
+    assert told == {(one.name, row.word): row for one in expected for row in one.rows if row.word != ALL}
+
+
+@needs_ray
+def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model, machines, one_thread, tmp_path):
+    case, earlier = case_of(model, "first", 0.5), worker_processes()
+    with cancelled(lambda event: event.result) as progress:
+        evaluate_on_cluster(model, [case], cache=tmp_path, progress=progress)
+    latest = time.monotonic() + 30
+    while worker_processes() - earlier and time.monotonic() < latest:
+        time.sleep(0.1)
+    assert not worker_processes() - earlier
+    images = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images/*/*.png")}
+    assert 18 <= len(images) < case.plan.images
+    (found,) = evaluate_on_cluster(model, [case], cache=tmp_path)
+    assert all(path.stat().st_mtime_ns == written for path, written in images.items())  # not generated again
+    assert found.pooled(ERASED).after.count == 9 and found.quality.count == 33
+
+
+@needs_ray
 def test_an_error_of_a_worker_is_the_sentence_that_it_raised(model, machines, one_thread, monkeypatch, tmp_path):
     other = replace(Asked.of(model, None), fingerprint="0" * 64)
     monkeypatch.setattr(Asked, "of", lambda *_: other)
@@ -178,3 +242,9 @@ def test_parts_of_the_sums_have_one_mapping_and_eight_concepts_at_the_most():
 def test_a_worker_refuses_another_version(model):
     with pytest.raises(ModelError, match=r"needed; install the same version"):
         Worker(replace(Asked.of(model, None), version="0.0")).sums(0, (Concept("cat", "sky"),))
+
+
+def test_a_worker_refuses_another_judge(model):
+    case = case_of(model, "first", 0.5)
+    with pytest.raises(ModelError, match="another judge or CLIP than built-in judge"):
+        Worker(replace(Asked.of(model, None), judged_by="0" * 64)).judged(0, case, case.plan)

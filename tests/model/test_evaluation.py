@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from mace_studio.erasure import Erasure
-from mace_studio.errors import FileError, RecipeError
+from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation import metrics, report, report_figures, report_files, study
 from mace_studio.evaluation.evaluate import Case, evaluate
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
-from mace_studio.evaluation.report import ALL, Tally
+from mace_studio.evaluation.report import ALL, Detections, Tally
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
 from mace_studio.sd import image_cache, judges, projections, sampling
@@ -369,6 +369,34 @@ def test_nudity_is_counted_where_a_detector_is_at_hand(model, erasure, clip_fold
     assert "| **exposed, together** | 16 | 16 |" in text and "not installed" not in text
     assert measured(model, erasure, judge=judge).detections is None, "nothing explicit is erased"
     assert measured(model, explicit).detections is None, "a judge that comes with a model has its own world"
+
+
+def test_counts_of_words_are_added_up_unless_one_was_not_counted():
+    one = Detections(detector="NudeNet 3.4.2", threshold=0.6, images=8, counts={"a": (1, 2), "b": (3, 4)})
+    added = metrics.together([one, replace(one, images=2, counts={"a": (5, 6), "b": (0, 0)})])
+    assert added == replace(one, images=10, counts={"a": (6, 8), "b": (3, 4)})
+    assert metrics.together([]) is metrics.together([one, None]) is None
+    assert metrics.together([one, replace(one, detector="NudeNet 3.5")]) is None
+
+
+def test_features_of_two_networks_are_not_compared():
+    rows = torch.eye(4)
+    part = metrics.Moved(features="CLIP features", before_NF=rows, after_NF=rows, change_N=torch.zeros(4), clip={})
+    assert metrics.quality([part, part]).count == 8 and metrics.quality([part, part]).feature_change == 0
+    with pytest.raises(StudioError, match="by CLIP features on one machine and by InceptionV3 on another"):
+        metrics.quality([part, replace(part, features="InceptionV3")])
+
+
+def test_a_plan_is_cut_into_words_and_captions():
+    plan = make_plan(RECIPE, "quick", captions=[f"caption {i}" for i in range(48)])
+    plan = replace(plan, probes=plan.probes[::-1])
+    parts = plan.parts(32)
+    assert [[probe.word for probe in part.probes] for part in parts] == [
+        ["cat"], ["feline"], ["kitty"], ["ship"], ["dog"], [], []
+    ]  # fmt: skip
+    assert [len(part.captions) for part in parts] == [0, 0, 0, 0, 0, 32, 16]
+    assert parts[5].captions + parts[6].captions == plan.captions
+    assert sum(part.images for part in parts) == plan.images
 
 
 def test_without_nudenet_the_report_says_so(model, erasure, clip_folder, painted, monkeypatch):

@@ -43,3 +43,17 @@ def test_the_cluster_of_the_flags_reaches_the_task(words, tmp_path, monkeypatch)
     with pytest.raises(StudioError, match="reached"):
         tasks.erase(replace(studio.place, output=tmp_path, cache=tmp_path), recipe)
     assert asked["cluster"] == Cluster(address=words[-1], gpus=0.5)
+
+
+def test_the_cluster_reaches_the_task_of_an_evaluation(tmp_path, monkeypatch):
+    options = command_parser().parse_args(["evaluate", "cat", "--cluster", "auto", "--worker-gpus", "0.5"])
+    place = replace(cli._studio(options, tmp_path).place, output=tmp_path, cache=tmp_path)
+    asked = {}
+
+    def evaluate(*given, cluster, **_):
+        asked.update(judge=given[2], cluster=cluster)
+        return []
+
+    monkeypatch.setattr("mace_studio.cluster.evaluate.evaluate", evaluate)
+    assert tasks.evaluate(place, [], "a/clip") == []
+    assert asked == {"judge": "a/clip", "cluster": Cluster(address="auto", gpus=0.5)}

@@ -40,7 +40,7 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
         {"methods", "analysis", "evaluation.report", "sd", "core", "erasure", *ASKED},
         {*NUMBERS, "matplotlib", "huggingface_hub"},
     ),
-    ("cluster",): ({"methods", "sd", "core", "erasure", *ASKED}, {"ray", "torch"}),
+    ("cluster",): ({"evaluation", "methods", "sd", "core", "erasure", *ASKED}, {"ray", "torch"}),
     ("runtime",): (
         {"miniature.vocabulary", "cluster", "methods", "analysis", "evaluation", "exports", "sd", "erasure", *ASKED},
         {"safetensors", "PIL"},
