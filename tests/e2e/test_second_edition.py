@@ -18,6 +18,18 @@ expect.set_options(timeout=60_000)
 
 pytestmark = pytest.mark.browser
 
+TABS = ("Erase", "Compare", "Attention", "Evaluate", "Models")
+OVER_CONTROLS = """() => {
+  const shown = (node) => node.checkVisibility({ visibilityProperty: true });
+  const boxes = (nodes) =>
+    [...document.querySelectorAll(nodes)].filter(shown).map((node) => [node, node.getBoundingClientRect()]);
+  const controls = boxes("input, select, textarea, [role=combobox], .wrap:has(> .wrap-inner)");
+  return boxes(".term").flatMap(([term, a]) => controls.filter(([, b]) =>
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.5
+  ).map(([control]) => `${term.getAttribute("aria-label")} ${control.outerHTML.slice(0, 80)}`));
+}"""
+
 
 @pytest.fixture(scope="module")
 def gentle(studio, fast):
@@ -137,7 +149,7 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
 def test_no_tab_has_a_serious_fault_of_accessibility(page, erased):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     found = {}
-    for tab in ("Erase", "Compare", "Attention", "Evaluate", "Models"):
+    for tab in TABS:
         page.get_by_role("tab", name=tab).click()
         page.wait_for_function("document.querySelectorAll('.card').length > 0")
         for theme in ("light", "dark"):
@@ -146,3 +158,16 @@ def test_no_tab_has_a_serious_fault_of_accessibility(page, erased):
                 if fault["impact"] in ("serious", "critical"):
                     found[tab, theme, fault["id"]] = [node["html"][:160] for node in fault["nodes"]]
     assert found == {}
+
+
+@pytest.mark.parametrize("context", [{"viewport": {"width": width, "height": height}}
+                                     for width, height in ((1440, 900), (390, 844))], indirect=True)  # fmt: skip
+def test_no_question_mark_lies_over_a_control(page, erased):
+    page.get_by_role("button", name="Advanced").click()
+    expect(page.get_by_role("button", name="What is Method?")).to_be_visible()
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        if tab == "Models":
+            page.locator("#models").get_by_label(erased, exact=True).check()
+        expect(page.locator(".term:visible")).not_to_have_count(0)  # they come a moment after what they explain
+        assert page.evaluate(OVER_CONTROLS) == [], tab
