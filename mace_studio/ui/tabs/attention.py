@@ -120,7 +120,7 @@ class AttentionTab:
         asked = [self.name, self.prompt, self.seed, self.steps, self.guidance, self.negative]
         views = [self.group, self.head, self.side]
         shown = [self.mass, *views, self.maps, self.presence, *self.files]
-        self.job.wire([self.on_read, self.on_residual], asked, shown, Shows(done=self._inspection))
+        self.job.wire([self.on_read, self.on_residual], asked, shown, Shows(done=self._inspection, files=self._files))
         self.group.input(self.on_group, [self.job_id, *views], [self.head, self.maps], **QUIET)
         for choice in (self.head, self.side):
             choice.input(self.on_view, [self.job_id, *views], self.maps, **QUIET)
@@ -179,8 +179,6 @@ class AttentionTab:
         inspection = job.result
         groups, sides = attention_maps.groups(inspection), attention_maps.sides(inspection)
         heads = attention_maps.heads(inspection, ALL_LAYERS)
-        paths = result_files.write_inspection(inspection, self.studio.output / "attention")
-        files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
         return {
             self.group: gr.Dropdown(groups, value=ALL_LAYERS),
             self.head: gr.Dropdown(heads, value=ALL_HEADS),
@@ -188,8 +186,13 @@ class AttentionTab:
             self.maps: attention_maps.shown(inspection, ALL_LAYERS, ALL_HEADS, sides[0]),
             self.mass: attention_maps.mass_bars(inspection),
             self.presence: attention_maps.presence(inspection),
-            **{button: download(path, interactive=True) for button, path in zip(self.files, files, strict=True)},
+            **{button: gr.DownloadButton(interactive=False) for button in self.files},  # theirs are not written yet
         }
+
+    def _files(self, job: Job) -> Update:
+        paths = result_files.write_inspection(job.result, self.studio.output / "attention")
+        files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
+        return {button: download(path, interactive=True) for button, path in zip(self.files, files, strict=True)}
 
 
 def _erased(name: str | None) -> str:
