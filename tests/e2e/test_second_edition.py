@@ -85,9 +85,9 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     page.locator("#other-models [role=option]", has_text="gentle car").click()
     expect(page.locator("#other-models")).to_contain_text("gentle car")
     field(page, "prompts").fill("a photo of the car")
-    expect(page.locator("#compare-tokens")).to_have_text(re.compile(r"\d of 77 tokens"))
+    expect(page.locator("#prompts-tokens")).to_have_text(re.compile(r"\d of 77 tokens"))
     field(page, "prompts").fill("a photo of the car" + " and a ship" * 40)
-    expect(page.locator("#compare-tokens")).to_contain_text("Not read, beyond 77 tokens: “")
+    expect(page.locator("#prompts-tokens")).to_contain_text("Not read, beyond 77 tokens: “")
     field(page, "prompts").fill("a photo of the car")
     field(page, "seeds").fill("0-2")
     field(page, "compare-steps").fill("1")
@@ -123,6 +123,31 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     page.locator("#model-recipe").click()
     expect(page.locator("#preserve li")).to_have_text([re.compile("ship"), re.compile("truck")])
     expect(page.locator("#erase")).to_be_visible()
+
+
+def test_tokens_of_all_that_is_typed_are_counted(page):
+    def too_long(counter, text):
+        expect(page.locator(counter)).to_contain_text(re.compile(r"\d{2,3} of 77 tokens"))
+        expect(page.locator(counter)).to_contain_text("Not read, beyond 77 tokens: “")
+        expect(page.locator(counter)).to_contain_text(text)
+
+    expect(page.locator("#preserve-tokens")).to_have_text("7 of 77 tokens")  # start, a photo of the ship, end
+    page.get_by_label("Phrases to keep", exact=True).fill("lion " * 74 + "whale")
+    page.keyboard.press("Enter")
+    too_long("#preserve-tokens", "the longest prompt")
+    too_long("#preserve-tokens", "whale”")
+    long = "a photo of the car" + " and a ship" * 24 + " and a whale"
+    for tab, elem_ids in {
+        "Erase": ["preview-prompt"],
+        "Compare": ["prompts", "negative"],
+        "Attention": ["attention-prompt", "attention-negative"],
+    }.items():
+        page.get_by_role("tab", name=tab).click()
+        for elem_id in elem_ids:
+            field(page, elem_id).fill(long)
+            too_long(f"#{elem_id}-tokens", "whale”")
+    field(page, "attention-negative").fill("")
+    expect(page.locator("#attention-negative-tokens")).to_have_text("")
 
 
 def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, studio, monkeypatch):

@@ -17,7 +17,7 @@ from mace_studio.ui.components import attention_maps
 from mace_studio.ui.components.attention_maps import ALL_HEADS, ALL_LAYERS
 from mace_studio.ui.components.model_list import erased_models
 from mace_studio.ui.components.text import heading, hint, number_text
-from mace_studio.ui.components.token_counter import token_counter
+from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
@@ -65,7 +65,7 @@ class AttentionTab:
                 **enabled("attention-model"),
             )
             self.prompt = gr.Textbox("", label="Prompt", lines=2, **enabled("attention-prompt"))
-            self.tokens = gr.HTML("", label="Tokens", elem_id="attention-tokens")
+            counted(self.studio, self.prompt)
             with gr.Row(elem_classes="triple-grid", elem_id="attention-settings"):
                 self.seed = self._number("0", "Seed", "attention-seed")
                 self.steps = self._number(GENERATED_STEPS, "Steps", "attention-steps")
@@ -77,6 +77,7 @@ class AttentionTab:
                 max_lines=2,
                 **enabled("attention-negative"),
             )
+            counted(self.studio, self.negative)
             buttons = [("read", "Read attention"), ("residual", "Residual experiment")]
             self.job = JobCard(self.studio, "attention", buttons, self.job_id, PLACES)
             hint(
@@ -124,7 +125,6 @@ class AttentionTab:
         self.group.input(self.on_group, [self.job_id, *views], [self.head, self.maps], **QUIET)
         for choice in (self.head, self.side):
             choice.input(self.on_view, [self.job_id, *views], self.maps, **QUIET)
-        self.prompt.change(self.on_prompt, self.prompt, self.tokens, trigger_mode="always_last", **QUIET)
         self.name.change(
             self.on_model, [self.name, self.prompt, self.suggested], [self.prompt, self.suggested], **QUIET
         )
@@ -146,11 +146,6 @@ class AttentionTab:
             return gr.skip(), suggested
         offered = suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())
         return offered[0][1], offered[0][1]
-
-    @readable
-    def on_prompt(self, prompt: str) -> str:
-        """Count tokens, and say what the model does not read."""
-        return token_counter(self.studio, form.prompts_from(prompt))
 
     def on_read(self, name: str | None, prompt: str, *settings: str) -> Job:
         """Read the attention before and after."""
