@@ -141,6 +141,9 @@ def test_the_maps_do_not_wait_for_the_files(tab, monkeypatch):
         expect(tab.locator(".maps-grid canvas")).to_have_count(33)
         expect(tab.locator("#mass tbody tr")).to_have_count(11)
         expect(tab.locator("#maps-file-0")).to_be_disabled()
+        field(tab, "attention-seed").fill("1, 2")
+        tab.locator("#read").click()
+        expect(tab.locator("#attention-notice")).to_contain_text("Seed: 2 seeds are given")
     finally:
         go_on.set()
     expect(tab.locator("#maps-file-0")).to_be_enabled()

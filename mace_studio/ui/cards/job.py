@@ -30,14 +30,12 @@ class Shows:
         begun: when it has just been started.
         live: at every new event, and once more when it is over.
         done: when it came to its end.
-        files: after `done` is shown: what takes seconds to write, so that no one waits for it to see the result.
         resumed: before anything else after a reload of the page.
     """
 
     begun: Callable[[Job], Update] = lambda job: {}
     live: Callable[[Job], Update] = lambda job: {}
     done: Callable[[Job], Update] = lambda job: {}
-    files: Callable[[Job], Update] = lambda job: {}
     resumed: Callable[[Job], Update] = lambda job: {}
 
 
@@ -161,9 +159,8 @@ class JobCard:
             yield self._buttons(job) | (self._how_far(job) if fresh else {})
         last = self._buttons(job) | self._how_far(job)
         yield last | ({self.notice: self._reason(job, returned)} if job.state == FAILED else {})
-        for show in (self._shows.done, self._shows.files) if job.state == DONE else ():
-            if update := show(job):
-                yield update
+        if job.state == DONE and (update := self._shows.done(job)):
+            yield update
 
     def _how_far(self, job: Job) -> Update:
         return {self.progress: self._view(job, self.studio)} | self._shows.live(job)

@@ -19,7 +19,7 @@ from mace_studio.ui.components.model_list import erased_models
 from mace_studio.ui.components.text import heading, hint, number_text
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import QUIET, download, enabled
+from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -42,6 +42,7 @@ class AttentionTab:
         self.studio, self.job_id = shared.studio, shared.jobs["attention"]
         self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
+        self.inspected = gr.State("")  # the job whose maps are shown
         with gr.Row(elem_classes="columns", elem_id="attention-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._prompt_card()
@@ -120,8 +121,9 @@ class AttentionTab:
     def _wire(self) -> None:
         asked = [self.name, self.prompt, self.seed, self.steps, self.guidance, self.negative]
         views = [self.group, self.head, self.side]
-        shown = [self.mass, *views, self.maps, self.presence, *self.files]
-        self.job.wire([self.on_read, self.on_residual], asked, shown, Shows(done=self._inspection, files=self._files))
+        shown = [self.mass, *views, self.maps, self.presence, *self.files, self.inspected]
+        self.job.wire([self.on_read, self.on_residual], asked, shown, Shows(done=self._inspection))
+        self.inspected.change(self.on_files, self.inspected, self.files, **WAITING)
         self.group.input(self.on_group, [self.job_id, *views], [self.head, self.maps], **QUIET)
         for choice in (self.head, self.side):
             choice.input(self.on_view, [self.job_id, *views], self.maps, **QUIET)
@@ -170,6 +172,16 @@ class AttentionTab:
         inspection = self.job.result(job_id)
         return gr.skip() if inspection is None else attention_maps.shown(inspection, group, head, side)
 
+    @readable
+    def on_files(self, job_id: str) -> list[Any]:
+        """Write the files to download: an event of its own, or none could be begun here until they are written."""
+        inspection = self.job.result(job_id)
+        if inspection is None:
+            return [gr.skip()] * len(FILES)
+        paths = result_files.write_inspection(inspection, self.studio.output / "attention")
+        files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
+        return [download(path, interactive=True) for path in files]
+
     def _inspection(self, job: Job) -> Update:
         inspection = job.result
         groups, sides = attention_maps.groups(inspection), attention_maps.sides(inspection)
@@ -182,12 +194,8 @@ class AttentionTab:
             self.mass: attention_maps.mass_bars(inspection),
             self.presence: attention_maps.presence(inspection),
             **{button: gr.DownloadButton(interactive=False) for button in self.files},  # theirs are not written yet
+            self.inspected: job.id,
         }
-
-    def _files(self, job: Job) -> Update:
-        paths = result_files.write_inspection(job.result, self.studio.output / "attention")
-        files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
-        return {button: download(path, interactive=True) for button, path in zip(self.files, files, strict=True)}
 
 
 def _erased(name: str | None) -> str:
