@@ -120,8 +120,13 @@ def token_counts(prompts: Sequence[str]) -> list[tuple[int, int, str]]:
 
     Empty while no model is loaded.
     """
-    reader = _reader()
-    return [] if reader is None else [(text.count(reader, p), reader.length, text.unread(reader, p)) for p in prompts]
+    if (reader := _reader()) is None:
+        return []
+    counts = [text.count(reader, prompt) for prompt in prompts]
+    return [
+        (count, reader.length, text.unread(reader, prompt) if count > reader.length else "")
+        for count, prompt in zip(counts, prompts, strict=True)
+    ]
 
 
 def _reader() -> text.Reader | None:

@@ -26,8 +26,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mace_studio import text_files
 
 # No overlay over what a handler changes. "private" keeps a handler out of the API's description, and no more than that:
-# see `NamedEndpointsOnly`.
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# see `NamedEndpointsOnly`. At every event the browser looks up, one by one, all components on which any event so far
+# may show an overlay, hidden or not, which are all of its outputs unless others are named: half a second once the form
+# is among them. No public issue was found.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
 # The same for handlers that may wait for minutes: by default only one call of a handler runs at a time.
 WAITING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 

@@ -1,11 +1,13 @@
 """The Attention tab and the preview of the refinement in a real browser."""
 
 import re
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mace_studio.runtime import result_files
 from mace_studio.settings import KeepWeights
 from tests.steps import choose, choose_model, field
 
@@ -124,6 +126,27 @@ def test_figures_and_data_can_be_downloaded(tab):
         tab.locator(".maps-save").click()
     with Image.open(download.value.path()) as picture:
         assert picture.size == plain.size and picture.convert("RGB").tobytes() != plain.tobytes()
+
+
+def test_the_maps_do_not_wait_for_the_files(tab, monkeypatch):
+    write, go_on = result_files.write_inspection, threading.Event()
+
+    def held(*arguments):
+        assert go_on.wait(60)
+        return write(*arguments)
+
+    monkeypatch.setattr(result_files, "write_inspection", held)
+    tab.locator("#read").click()
+    try:
+        expect(tab.locator(".maps-grid canvas")).to_have_count(33)
+        expect(tab.locator("#mass tbody tr")).to_have_count(11)
+        expect(tab.locator("#maps-file-0")).to_be_disabled()
+        field(tab, "attention-seed").fill("1, 2")
+        tab.locator("#read").click()
+        expect(tab.locator("#attention-notice")).to_contain_text("Seed: 2 seeds are given")
+    finally:
+        go_on.set()
+    expect(tab.locator("#maps-file-0")).to_be_enabled()
 
 
 def test_the_bars_are_as_long_as_the_numbers_say(tab):

@@ -19,6 +19,7 @@ from mace_studio.ui import form, notices
 from mace_studio.ui.components import progress
 from mace_studio.ui.components.files import png_url
 from mace_studio.ui.components.text import heading
+from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.gradio_compat import WAITING, enabled
 from mace_studio.ui.notices import readable
 
@@ -55,6 +56,7 @@ class PreviewCard:
                 max_lines=2,
                 **enabled("preview-prompt"),
             )
+            counted(studio, self.prompt)
             self.shown = gr.HTML("", label="Preview", elem_id="preview")
         # One for each visit, changed in place: a later edit is seen by the handlers that are still at work.
         self.latest = gr.State({})

@@ -29,7 +29,7 @@ class Suggested:
 
     Attributes:
         mappings, tokens: below the concepts.
-        neighbours: below the list of what to keep.
+        neighbours, kept_tokens: below the list of what to keep.
     """
 
     def __init__(self, studio: Studio) -> None:
@@ -41,13 +41,14 @@ class Suggested:
         self.tokens = gr.HTML("", label="Tokens", elem_id="concept-tokens")
 
     def below_keep(self) -> None:
-        """Suggested neighbours."""
+        """Suggested neighbours, and how long the prompts about what is kept are."""
         self.neighbours = chips("Neighbours to keep", "suggested-neighbours")
+        self.kept_tokens = gr.HTML("", label="Tokens of what is kept", elem_id="preserve-tokens")
 
     @property
     def shown(self) -> list[gr.HTML]:
         """What `update` updates."""
-        return [self.mappings, self.tokens, self.neighbours]
+        return [self.mappings, self.tokens, self.neighbours, self.kept_tokens]
 
     def wire(self, concepts: gr.HTML, preserve: gr.HTML) -> None:
         """Connect the suggestions to the table of concepts and the list of what to keep."""
@@ -67,10 +68,12 @@ class Suggested:
                 picks.append([i, mapping])
         named = any(concept.phrase.strip() for concept in recipe.concepts)
         near = neighbours.of(recipe, known, only=own is not None, count=NEIGHBOURS) if named else []
-        longest = [prompts.image_prompt(c.phrase, c.kind) for c in recipe.concepts if c.phrase.strip()]
+        erased = [prompts.image_prompt(c.phrase, c.kind) for c in recipe.concepts if c.phrase.strip()]
+        kept = [prompts.image_prompt(p, prompts.kept_kind(p, recipe)) for p in recipe.preserve if recipe.concepts]
         return {
             self.mappings: listed("Map", texts, picks),
-            self.tokens: token_counter(self.studio, longest) if longest else "",
+            self.tokens: token_counter(self.studio, erased),
+            self.kept_tokens: token_counter(self.studio, kept),
             self.neighbours: listed("Neighbours", [f"+ {phrase}" for phrase in near], near),
         }
 

@@ -5,8 +5,32 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+import gradio as gr
+
 from mace_studio import sources
 from mace_studio.runtime.studio import Studio
+from mace_studio.ui import form
+from mace_studio.ui.gradio_compat import QUIET
+from mace_studio.ui.notices import readable
+
+
+def counted(studio: Studio, field: gr.Textbox, lines: bool = False) -> None:
+    """Build a counter below a prompt's field, which counts at every edit.
+
+    Args:
+        studio: knows the loaded model.
+        field: begins the counter's elem_id.
+        lines: the field holds a prompt in each line, and not one prompt.
+    """
+    shown = gr.HTML("", label="Tokens", elem_id=f"{field.elem_id}-tokens")
+
+    @readable
+    def on_prompts(text: str) -> str:
+        """Count tokens, and say what the model does not read."""
+        prompts = form.prompts_from(text) if lines else [(text or "").strip()]
+        return token_counter(studio, [prompt for prompt in prompts if prompt])
+
+    field.change(on_prompts, field, shown, trigger_mode="always_last", **QUIET)
 
 
 def token_counter(studio: Studio, prompts: Sequence[str]) -> str:

@@ -17,9 +17,9 @@ from mace_studio.ui.components import attention_maps
 from mace_studio.ui.components.attention_maps import ALL_HEADS, ALL_LAYERS
 from mace_studio.ui.components.model_list import erased_models
 from mace_studio.ui.components.text import heading, hint, number_text
-from mace_studio.ui.components.token_counter import token_counter
+from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import QUIET, download, enabled
+from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -42,6 +42,7 @@ class AttentionTab:
         self.studio, self.job_id = shared.studio, shared.jobs["attention"]
         self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
+        self.inspected = gr.State("")  # the job whose maps are shown
         with gr.Row(elem_classes="columns", elem_id="attention-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._prompt_card()
@@ -65,7 +66,7 @@ class AttentionTab:
                 **enabled("attention-model"),
             )
             self.prompt = gr.Textbox("", label="Prompt", lines=2, **enabled("attention-prompt"))
-            self.tokens = gr.HTML("", label="Tokens", elem_id="attention-tokens")
+            counted(self.studio, self.prompt)
             with gr.Row(elem_classes="triple-grid", elem_id="attention-settings"):
                 self.seed = self._number("0", "Seed", "attention-seed")
                 self.steps = self._number(GENERATED_STEPS, "Steps", "attention-steps")
@@ -77,6 +78,7 @@ class AttentionTab:
                 max_lines=2,
                 **enabled("attention-negative"),
             )
+            counted(self.studio, self.negative)
             buttons = [("read", "Read attention"), ("residual", "Residual experiment")]
             self.job = JobCard(self.studio, "attention", buttons, self.job_id, PLACES)
             hint(
@@ -119,12 +121,12 @@ class AttentionTab:
     def _wire(self) -> None:
         asked = [self.name, self.prompt, self.seed, self.steps, self.guidance, self.negative]
         views = [self.group, self.head, self.side]
-        shown = [self.mass, *views, self.maps, self.presence, *self.files]
+        shown = [self.mass, *views, self.maps, self.presence, *self.files, self.inspected]
         self.job.wire([self.on_read, self.on_residual], asked, shown, Shows(done=self._inspection))
+        self.inspected.change(self.on_files, self.inspected, self.files, **WAITING)
         self.group.input(self.on_group, [self.job_id, *views], [self.head, self.maps], **QUIET)
         for choice in (self.head, self.side):
             choice.input(self.on_view, [self.job_id, *views], self.maps, **QUIET)
-        self.prompt.change(self.on_prompt, self.prompt, self.tokens, trigger_mode="always_last", **QUIET)
         self.name.change(
             self.on_model, [self.name, self.prompt, self.suggested], [self.prompt, self.suggested], **QUIET
         )
@@ -146,11 +148,6 @@ class AttentionTab:
             return gr.skip(), suggested
         offered = suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())
         return offered[0][1], offered[0][1]
-
-    @readable
-    def on_prompt(self, prompt: str) -> str:
-        """Count tokens, and say what the model does not read."""
-        return token_counter(self.studio, form.prompts_from(prompt))
 
     def on_read(self, name: str | None, prompt: str, *settings: str) -> Job:
         """Read the attention before and after."""
@@ -175,12 +172,20 @@ class AttentionTab:
         inspection = self.job.result(job_id)
         return gr.skip() if inspection is None else attention_maps.shown(inspection, group, head, side)
 
+    @readable
+    def on_files(self, job_id: str) -> list[Any]:
+        """Write the files to download: an event of its own, or none could be begun here until they are written."""
+        inspection = self.job.result(job_id)
+        if inspection is None:
+            return [gr.skip()] * len(FILES)
+        paths = result_files.write_inspection(inspection, self.studio.output / "attention")
+        files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
+        return [download(path, interactive=True) for path in files]
+
     def _inspection(self, job: Job) -> Update:
         inspection = job.result
         groups, sides = attention_maps.groups(inspection), attention_maps.sides(inspection)
         heads = attention_maps.heads(inspection, ALL_LAYERS)
-        paths = result_files.write_inspection(inspection, self.studio.output / "attention")
-        files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
         return {
             self.group: gr.Dropdown(groups, value=ALL_LAYERS),
             self.head: gr.Dropdown(heads, value=ALL_HEADS),
@@ -188,7 +193,8 @@ class AttentionTab:
             self.maps: attention_maps.shown(inspection, ALL_LAYERS, ALL_HEADS, sides[0]),
             self.mass: attention_maps.mass_bars(inspection),
             self.presence: attention_maps.presence(inspection),
-            **{button: download(path, interactive=True) for button, path in zip(self.files, files, strict=True)},
+            **{button: gr.DownloadButton(interactive=False) for button in self.files},  # theirs are not written yet
+            self.inspected: job.id,
         }
 
 

@@ -20,7 +20,7 @@ from mace_studio.ui.components.model_list import choices, erased_models
 from mace_studio.ui.components.pair_grid import cells, pair_grid
 from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
-from mace_studio.ui.components.token_counter import token_counter
+from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
@@ -76,7 +76,7 @@ class CompareTab:
                 elem_classes="expert", **enabled("other-models"),
             )  # fmt: skip
             self.prompts = gr.Textbox("", label="Prompts", info="One a line", lines=4, **enabled("prompts"))
-            self.tokens = gr.HTML("", label="Tokens", elem_id="compare-tokens")
+            counted(self.studio, self.prompts, lines=True)
             self.seeds = gr.Textbox(
                 "0-3", label="Seeds", info="Such as 0, 1, 2 or 0-3", max_lines=1, **enabled("seeds")
             )
@@ -92,6 +92,7 @@ class CompareTab:
             self.negative = gr.Textbox(
                 "", label="Negative prompt", info="What to steer away from", max_lines=2, **enabled("negative")
             )
+            counted(self.studio, self.negative)
             button = ("generate", "Generate before and after")
             self.job = JobCard(self.studio, "compare", [button], self.job_id, PLACES)
 
@@ -136,7 +137,6 @@ class CompareTab:
         suggested = [self.suggestions, self.prompts, self.suggested, self.shown_model]
         chosen = [self.job_id, self.name, self.prompts, self.suggested]
         self.name.change(self.on_model, chosen, suggested, **QUIET)
-        self.prompts.change(self.on_prompts, self.prompts, self.tokens, trigger_mode="always_last", **QUIET)
         self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
 
     @readable
@@ -145,11 +145,6 @@ class CompareTab:
         listed = choices(self.studio.entries())
         kept = [name for name in others or [] if name in [value for _, value in listed]]
         return erased_models(self.studio, newest, chosen), gr.Dropdown(listed, value=kept)
-
-    @readable
-    def on_prompts(self, text: str) -> str:
-        """Count tokens, and say what the model does not read."""
-        return token_counter(self.studio, form.prompts_from(text))
 
     @readable
     def on_model_loaded(self, steps: str, guidance: str) -> tuple[str, str]:

@@ -42,6 +42,7 @@ class EraseTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
+        self.returned = gr.State("")
         self.form = RecipeForm(shared.start, self.studio)
         first_run()
         self.form.bar()
@@ -65,7 +66,7 @@ class EraseTab:
             erased.then(None, js=PRESS)
         self.listens = {
             PAGE_OPENED: [
-                Listener(self.on_return, self.job.job_id, self.form.controls),
+                Listener(self.on_return, self.job.job_id, self.returned),
                 self.job.resume,
                 self.masks.job.resume,
                 self.outcome.job.resume,
@@ -123,6 +124,7 @@ class EraseTab:
         shows = Shows(begun=self._begun, live=self._losses, done=self._result)
         asked = [self.masks.sheet, *self.form.controls]
         self.queue.wire(self.on_queue, asked)
+        self.returned.change(self.on_returned, self.returned, self.form.controls, **QUIET)
         return edited, self.job.wire([self.on_erase], asked, shown, shows, js=SHOW_RUN)[0]
 
     @readable
@@ -155,7 +157,12 @@ class EraseTab:
         return {self.result: gr.Column(visible=False)}
 
     @readable
-    def on_return(self, job_id: str) -> list[Any]:
+    def on_return(self, job_id: str) -> str:
+        """Say which job this browser comes back to, if any: only then every control of the form is updated."""
+        return job_id if self.studio.job(job_id) else ""
+
+    @readable
+    def on_returned(self, job_id: str) -> list[Any]:
         """Fill the form with the recipe of this browser’s job, once: at each of its events the page would be slow."""
         job = self.studio.job(job_id)
         return [gr.skip()] * len(self.form.controls) if job is None else form.values_from(job.request)
