@@ -56,7 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--device", default="cpu", help="where torch computes, such as cuda")
     train.add_argument("--samples", type=int, default=30000, help="composed images that the model is trained on")
-    train.add_argument("--compile", action="store_true", help="the UNet: minutes at the start, then faster steps")
     train.set_defaults(run=_train)
 
     judged = commands.add_parser("evaluate", help="how often the judge sees what the model was asked for")
@@ -114,7 +113,7 @@ def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     else:
         unet = diffusion.fitted(folders.load(options.start).unet, width)
     whole = folders.pipeline(vae, text, unet, words).to(options.device)
-    diffusion.train(whole, plan, model, work, options.resume, options.samples, options.compile)
+    diffusion.train(whole, plan, model, work, options.resume, options.samples)
 
 
 def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:

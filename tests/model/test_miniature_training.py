@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,16 +162,47 @@ def test_training_the_decoder_leaves_the_latents_alone(tmp_path, monkeypatch):
     assert (tmp_path / "vae" / "sheet.png").exists()
 
 
-def test_the_velocity_error_is_weighted():
+def test_the_velocity_error_by_hand():
     generator = torch.Generator().manual_seed(0)
     latent, noise = torch.randn(2, 6, 2, 4, 4, generator=generator)
     alpha = torch.tensor([0.99, 0.9, 0.6, 0.3, 0.05, 0.005])
     right = alpha.sqrt()[:, None, None, None] * noise - (1 - alpha).sqrt()[:, None, None, None] * latent
     assert diffusion.velocity_error(right, latent, noise, alpha).item() == 0
-    # Off by 2 everywhere: 4 times the mean of min(SNR, 5) / (SNR + 1).
-    snr = [a / (1 - a) for a in alpha.tolist()]
-    expected = 4 * sum(min(s, 5) / (s + 1) for s in snr) / 6
-    assert diffusion.velocity_error(right + 2, latent, noise, alpha).item() == pytest.approx(expected, rel=1e-5)
+    off = right.clone()
+    off[4] += 2  # one of six samples, by 2 everywhere
+    assert diffusion.velocity_error(off, latent, noise, alpha).item() == pytest.approx(4 / 6, rel=1e-5)
+
+
+def test_what_a_caption_is_worth():
+    """A UNet that paints the number that its caption stands for is right with its own caption alone."""
+    count = 4
+    data = latents.Latents(
+        latent_NCHW=torch.arange(1.0, count + 1)[:, None, None, None].expand(-1, 8, 16, 16).half().contiguous(),
+        mask_NHW=torch.zeros(count, 16, 16, dtype=torch.uint8),
+        own_NT=torch.zeros(count, 3, dtype=torch.bool),
+        caption_N=torch.arange(count, dtype=torch.int32),
+        ids_KT=torch.tensor([[7, i, 8] for i in range(1, count + 1)] + [[7, 0, 8]], dtype=torch.int16),
+    )
+
+    class Known(latents.Contexts):
+        def __init__(self):
+            pass
+
+        def of(self, caption_N):
+            return data.ids_KT[caption_N].float()[..., None]
+
+    class Painter:
+        device = torch.device("cpu")
+
+        def __call__(self, noisy_NCHW, timestep, context_NTD):
+            clean_N111 = context_NTD[:, 1, 0][:, None, None, None]
+            noise_NCHW = (noisy_NCHW - 0.6 * clean_N111) / 0.8
+            return SimpleNamespace(sample=0.6 * noise_NCHW - 0.8 * clean_N111)
+
+    own, none, other = diffusion.caption_gain(Painter(), data, Known(), torch.full((1000,), 0.36), 950)
+    # Off by d in the latent the velocity is off by (0.36 / 0.8 + 0.8) d = 1.25 d; without a caption d is 1 to 4.
+    assert own == pytest.approx(0, abs=1e-5) and other > 0
+    assert 1.25**2 * 1 < none < 1.25**2 * 16
 
 
 def test_latents_are_made_once(tmp_path, monkeypatch):

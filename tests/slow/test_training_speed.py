@@ -27,17 +27,16 @@ def batch(number):
     )
 
 
-def rate(number, rounded, compiled):
+def rate(number, rounded):
     unet = diffusion.build_unet(WIDTH).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(unet.parameters(), fused=True)
-    trained = torch.compile(unet, dynamic=False) if compiled else unet
     alphas_S = torch.linspace(0.99, 0.01, diffusion.TIMESTEPS)
     samples = batch(number)
 
     def step(index):
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16) if rounded else nullcontext():
-            loss = diffusion.loss(trained, samples, alphas_S, torch.Generator().manual_seed(index))
+            loss = diffusion.loss(unet, samples, alphas_S, torch.Generator().manual_seed(index))
         loss.backward()
         optimizer.step()
 
@@ -50,11 +49,9 @@ def rate(number, rounded, compiled):
 
 
 @pytest.mark.slow
-def test_bfloat16_and_compile_win():
-    usual = rate(32, rounded=False, compiled=False)
-    for number, rounded, compiled in (
-        (32, True, False), (64, False, False), (64, True, False), (64, True, True)
-    ):  # fmt: skip
-        found = rate(number, rounded, compiled)
-        print(f"\nbatch {number}, bfloat16 {rounded}, compiled {compiled}: {found:.0f} samples/s, {found / usual:.2f}")
-    assert found > 1.3 * usual
+def test_bfloat16_and_large_batches_win():
+    usual = rate(32, rounded=False)
+    for number, rounded in ((32, True), (64, False), (64, True), (96, True)):
+        found = rate(number, rounded)
+        print(f"\nbatch {number}, {'bfloat16' if rounded else 'float32'}: {found:.0f} samples/s, {found / usual:.2f}")
+    assert found > 1.2 * usual
