@@ -1,12 +1,12 @@
 """The same as tools of an MCP server, called by an MCP client; only where its packages are installed."""
 
-import asyncio
 import json
 
 import pytest
 
 from mace_studio.ui.api import NAMES
 from tests.e2e.serving import app
+from tests.loops import awaited
 
 mcp = pytest.importorskip("mcp")
 http = pytest.importorskip("mcp.client.streamable_http")
@@ -27,7 +27,7 @@ def called(server, work):
             await opened.initialize()
             return await work(opened)
 
-    return asyncio.run(session())
+    return awaited(session())
 
 
 def test_the_tools_are_the_endpoints_and_say_what_they_do(server):

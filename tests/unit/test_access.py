@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from mace_studio import parser
 from mace_studio.ui import access, gradio_compat, sessions
 from mace_studio.ui.access import Password, SameOriginOnly
+from tests.loops import awaited
 
 
 def site(**options):
@@ -61,7 +62,7 @@ def attempts(password, *tried):
         return await asyncio.gather(*(password.check("me", one) for one in tried))
 
     begun = time.monotonic()
-    return asyncio.run(together()), time.monotonic() - begun
+    return awaited(together()), time.monotonic() - begun
 
 
 def test_the_right_password_is_let_in_at_once_and_wrong_ones_wait(monkeypatch):
@@ -71,7 +72,7 @@ def test_the_right_password_is_let_in_at_once_and_wrong_ones_wait(monkeypatch):
     assert found == [True] and seconds < 0.1
     found, seconds = attempts(password, "secret")
     assert found == [False] and seconds >= 0.1
-    assert not asyncio.run(password.check("you", "sécret"))
+    assert not awaited(password.check("you", "sécret"))
 
 
 def test_after_several_wrong_ones_attempts_take_turns_however_many_come_at_once(monkeypatch):
@@ -145,7 +146,7 @@ def test_calls_of_one_program_leave_room_for_others_and_for_the_page():
 
     def send(index, machine):
         body = SimpleNamespace(fn_index=index, fn=functions[index])
-        return asyncio.run(demo._queue.push(body=body, request=machine, username=None))[2]
+        return awaited(demo._queue.push(body=body, request=machine, username=None))[2]
 
     assert [send(0, "greedy") for _ in range(90)].count("success") == 3
     assert [send(0, "other") for _ in range(3)] == ["success", "success", "queue_full"]  # five of all

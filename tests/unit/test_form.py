@@ -394,7 +394,7 @@ def test_the_curve_is_the_density_of_the_method():
     from mace_studio.core.timesteps import density  # noqa: PLC0415 - torch is needed by this test only
 
     want = density(1000, 200.0, 400.0, 0.05)
-    got = [charts._xi(t, 200.0, 400.0, 0.05) for t in range(1000)]
+    got = [charts.xi(t, 200.0, 400.0, 0.05) for t in range(1000)]
     total = math.fsum(got)
     assert [g / total for g in got] == pytest.approx(want.tolist(), rel=1e-9)
 

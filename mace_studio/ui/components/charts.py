@@ -54,8 +54,7 @@ def timestep_curve(t1: float, t2: float, gamma: float, uniform: bool) -> str:
         heights, said = [1.0, 1.0], "Every timestep is sampled equally often."
     else:
         step = TIMESTEPS // 200
-        timesteps = range(0, TIMESTEPS + 1, step)
-        heights = [_sigmoid(gamma * (t - t1)) * _sigmoid(-gamma * (t - t2)) for t in timesteps]
+        heights = [xi(t, t1, t2, gamma) for t in range(0, TIMESTEPS + 1, step)]
         said = f"Timesteps between {t1:g} and {t2:g} are sampled most often."
     highest = max(heights) or 1.0
     points = [(100 * i / (len(heights) - 1), 92 * h / highest) for i, h in enumerate(heights)]
@@ -102,6 +101,11 @@ def smoothed(values: Sequence[float]) -> list[float]:
     """The mean of each value and of those before it, at most a fifth of all."""
     window = max(1, len(values) // 5)
     return [math.fsum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
+
+
+def xi(t: float, t1: float, t2: float, gamma: float) -> float:
+    """The density of Eq. 5 at a timestep, up to a factor."""
+    return _sigmoid(gamma * (t - t1)) * _sigmoid(-gamma * (t - t2))
 
 
 def _sigmoid(x: float) -> float:
