@@ -152,9 +152,10 @@ def test_the_ready_made_are_erased_once(tmp_path, monkeypatch):
     recipe = Recipe.from_json(
         '{"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}'
     )
-    (tmp_path / "miniature").mkdir()
-    (tmp_path / "miniature" / "cat.json").write_text(recipe.to_json())
-    monkeypatch.setattr(presets, "PRESETS", tmp_path)
+    own = tmp_path / "presets" / "miniature"
+    own.mkdir(parents=True)
+    (own / "cat.json").write_text(recipe.to_json())
+    monkeypatch.setattr(presets, "PRESETS", own.parent)
     monkeypatch.setattr(examples, "NAMES", ("cat",))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     examples.make(tmp_path / "output")
