@@ -366,5 +366,5 @@ def erase(
     if user_masks:
         masks.check_takes_masks(recipe)
         run = partial(_runs("mace.erase"), user_masks=user_masks)
-    made, spent = metering.measured(model, lambda: run(model, recipe, progress, cache))
+    made, spent = metering.measured(model, partial(run, model, recipe, progress, cache))
     return replace(made, spent=spent)
