@@ -38,6 +38,14 @@ def studio(tmp_path_factory):
     return Studio(output=tmp_path_factory.mktemp("output"))
 
 
+def ended(*jobs):
+    """Cancel jobs and wait for their end: a model that is still being loaded would spoil the next test's loading."""
+    for job in jobs:
+        job.cancel()
+    for job in jobs:
+        list(job.watch())
+
+
 @pytest.fixture(scope="module")
 def entry(studio):
     job = studio.erase(QUICK)
@@ -264,7 +272,7 @@ def test_a_fixed_studio_keeps_its_model(tmp_path):
 def test_only_a_studio_that_users_share_is_bounded(tmp_path):
     with pytest.raises(RecipeError, match="60 s are lent"):
         Studio(output=tmp_path, fixed=True).erase(QUICK.with_settings(lora=LoraSettings(steps=5000)))
-    Studio(output=tmp_path).erase(QUICK.with_settings(lora=LoraSettings(steps=5000))).cancel()
+    ended(Studio(output=tmp_path).erase(QUICK.with_settings(lora=LoraSettings(steps=5000))))
 
 
 def test_each_user_has_a_folder_beside_what_all_see(tmp_path):
@@ -358,7 +366,7 @@ def test_a_failed_job_of_a_shared_studio_tells_no_folder(entry, tmp_path):
 
 def test_a_shared_studio_writes_no_jobs_down(tmp_path):
     shared = Studio(output=tmp_path, fixed=True)
-    shared.erase(QUICK).cancel()
+    ended(shared.erase(QUICK))
     assert shared.interrupted() == [] and not (tmp_path / "jobs").exists()
 
 
@@ -372,8 +380,7 @@ def test_a_user_of_a_shared_studio_sees_only_their_own_jobs(tmp_path):
     assert shared.jobs() == [other]
     who = "ada"
     assert shared.jobs() == [mine]
-    for job in (mine, other):
-        job.cancel()
+    ended(mine, other)
 
 
 def test_one_user_s_jobs_are_bounded_where_many_share_the_studio(tmp_path):
@@ -381,13 +388,11 @@ def test_one_user_s_jobs_are_bounded_where_many_share_the_studio(tmp_path):
     jobs = [shared.erase(QUICK) for _ in range(EACH)]
     with pytest.raises(StudioError, match=f"{EACH} of your jobs"):
         shared.erase(QUICK)
-    for job in jobs:
-        job.cancel()
+    ended(*jobs)
 
 
 def test_what_waits_unwatched_goes_on_on_one_s_own_machine_only(tmp_path):
     shared, own = Studio(output=tmp_path / "shared", fixed=True), Studio(output=tmp_path / "own")
     jobs = [studio.erase(QUICK, watched=watched) for studio in (shared, own) for watched in (True, False)]
     assert [job._patience for job in jobs] == [PATIENCE, PATIENCE, PATIENCE, math.inf]
-    for job in jobs:
-        job.cancel()
+    ended(*jobs)
