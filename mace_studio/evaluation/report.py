@@ -219,6 +219,16 @@ def erased_by(report: Report) -> str:
     return f"Erased by {method}{where}: {known[0]} s per concept{memory}."
 
 
+def figures(report: Report) -> dict[str, str]:
+    """Column title -> cell of what a line of a table says of a report beside its accuracies."""
+    cells = means(report) | took(report)
+    if report.h_a:
+        cells["H_a"] = f"{report.h_a['after']:.2f}"
+    if report.quality is not None:
+        cells["KID"] = f"{report.quality.kid:.4f}"
+    return cells
+
+
 def agreed(reports: Sequence[Report]) -> str:
     """How far two judges agree over some reports, in a sentence; "" where there is no second judge."""
     from mace_studio.core.scores import wilson  # noqa: PLC0415 - torch, which whoever measured has loaded

@@ -22,6 +22,7 @@ from mace_studio.evaluation.report import (
     agreed,
     called,
     erased_by,
+    figures,
     means,
     percent,
     took,
@@ -204,16 +205,12 @@ def _harmonic_lines(report: Report) -> list[str]:
     return lines
 
 
-def _together(report: Report, name: str, roles: Sequence[str], figures: Sequence[str]) -> list[str]:
+def _together(report: Report, name: str, roles: Sequence[str], columns: Sequence[str]) -> list[str]:
     cells = [plain(name)]
     for row in map(report.pooled, roles):
         cells += [percent(t.top1, t.top1_interval) for t in (row.before, row.after)] if row else ["", ""]
-    figure = means(report) | {name: plain(text) for name, text in took(report).items()}
-    if report.h_a:
-        figure["H_a"] = f"{report.h_a['after']:.2f}"
-    if report.quality:
-        figure["KID"] = f"{report.quality.kid:.4f}"
-    return [*cells, *(figure.get(name, "") for name in figures)]
+    figure = figures(report) | {name: plain(text) for name, text in took(report).items()}
+    return [*cells, *(figure.get(name, "") for name in columns)]
 
 
 def _sides(name: str) -> list[str]:

@@ -16,6 +16,7 @@ from mace_studio.evaluation.report import (
     agreed,
     called,
     erased_by,
+    figures,
     means,
     percent,
     took,
@@ -103,11 +104,7 @@ def _head(titles: Sequence[str]) -> str:
 def _summary(report: Report, name: str, columns: Sequence[str]) -> str:
     pooled = [report.pooled(role) for role in ROLES]
     shares = ["" if row is None else _bar(row.before, "is-before") + _bar(row.after, "is-after") for row in pooled]
-    figure = means(report) | took(report)
-    if report.h_a:
-        figure["H_a"] = f"{report.h_a['after']:.2f}"
-    if report.quality is not None:
-        figure["KID"] = f"{report.quality.kid:.4f}"
+    figure = figures(report)
     cells = "".join(f"<td>{cell}</td>" for cell in [*shares, *(html.escape(figure.get(name, "")) for name in columns)])
     return f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>'
 
