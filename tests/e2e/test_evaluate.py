@@ -1,6 +1,7 @@
 """The Evaluate tab in a real browser."""
 
 import re
+import threading
 import zipfile
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from mace_studio.evaluation import plan
 from mace_studio.recipe import ImageRequest
+from mace_studio.runtime import result_files
 from mace_studio.settings import ImageSettings
 from tests.steps import choose, field
 
@@ -70,6 +72,27 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard):
     expect(tab.locator("#scores tbody th")).to_have_count(6)
     measured = next(entry for entry in studio.entries() if entry.recipe.name == "car to measure")
     assert "H_o, top-1" in [mean.name for mean in measured.scores]
+
+
+def test_the_figures_do_not_wait_for_the_report(tab, monkeypatch):
+    write, go_on = result_files.write_evaluation, threading.Event()
+
+    def held(*arguments):
+        assert go_on.wait(60)
+        return write(*arguments)
+
+    monkeypatch.setitem(plan.CAPTIONS, "quick", 2)
+    monkeypatch.setattr(result_files, "write_evaluation", held)
+    tab.locator("#evaluate").click()
+    try:
+        expect(tab.locator("#scores-head tbody th")).to_have_text("car to measure")
+        expect(tab.locator("#spills img")).to_have_count(8)
+        expect(tab.locator("#report-file")).to_be_disabled()
+        expect(tab.locator("#sheets img")).to_have_count(0)
+    finally:
+        go_on.set()
+    expect(tab.locator("#report-file")).to_be_enabled()
+    expect(tab.locator("#sheets img")).to_have_count(4)
 
 
 def test_several_stand_side_by_side(erased, tab, monkeypatch):

@@ -17,7 +17,7 @@ from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import report_tables
 from mace_studio.ui.components.model_list import choices
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
-from mace_studio.ui.gradio_compat import QUIET, download, enabled
+from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, PAGE_OPENED, SELECTED, Listener, Shared
 
@@ -31,6 +31,7 @@ class EvaluateTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.shared, self.job_id = shared.studio, shared, shared.jobs["evaluate"]
+        self.measured = gr.State("")  # the job whose reports are shown
         with gr.Row(elem_classes="columns", elem_id="evaluate-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._plan_card()
@@ -101,10 +102,10 @@ class EvaluateTab:
 
     def _wire(self) -> None:
         chosen = [self.name, self.plan]
-        shown = [
-            self.head, self.table, self.judged, self.file, self.spill_card, self.spills, self.sheet_card, self.sheets,
-        ]  # fmt: skip
+        files = [self.file, self.sheet_card, self.sheets]
+        shown = [self.head, self.table, self.judged, self.spill_card, self.spills, *files, self.measured]
         self.job.wire([self.on_evaluate], [*chosen, self.judge], shown, Shows(live=self._rows, done=self._reports))
+        self.measured.change(self.on_files, self.measured, files, **WAITING)
         self.beyond.wire(self.name)
         gr.on([self.name.change, self.plan.change], self.on_plan, chosen, self.summary, **QUIET)
 
@@ -144,21 +145,32 @@ class EvaluateTab:
             rows.setdefault(name, []).append(row)
         return {self.table: report_tables.table(rows)}
 
-    def _reports(self, job: Job) -> Update:
-        reports: list[Report] = job.result
-        folder = self.studio.output / "reports" / job.id
+    @readable
+    def on_files(self, job_id: str) -> Update:
+        """Write the report and its contact sheets: an event of its own, so that the figures are seen before."""
+        reports: list[Report] | None = self.job.result(job_id)
+        if reports is None:
+            return {self.file: gr.skip()}
+        folder = self.studio.output / "reports" / job_id
         images = [path for path in result_files.write_evaluation(reports, folder) if path.suffix == ".png"]
-        archive = result_files.write_archive(folder)
         return {
-            self.head: report_tables.headline(reports),
-            self.table: report_tables.table({name: r.rows for name, r in zip(called(reports), reports, strict=True)}),
-            self.judged: report_tables.judged(reports),
-            self.file: download(archive, interactive=True),
-            self.spill_card: gr.Column(visible=True),
-            self.spills: report_tables.spill_over(reports),
+            self.file: download(result_files.write_archive(folder), interactive=True),
             self.sheet_card: gr.Column(visible=True),
             # With what an image shows, and of which erased model where there are several.
             self.sheets: [
                 (str(path), " · ".join(reversed(path.relative_to(folder).with_suffix("").parts))) for path in images
             ],
+        }
+
+    def _reports(self, job: Job) -> Update:
+        reports: list[Report] = job.result
+        return {
+            self.head: report_tables.headline(reports),
+            self.table: report_tables.table({name: r.rows for name, r in zip(called(reports), reports, strict=True)}),
+            self.judged: report_tables.judged(reports),
+            self.spill_card: gr.Column(visible=True),
+            self.spills: report_tables.spill_over(reports),
+            self.file: gr.DownloadButton(interactive=False),  # it is not written yet
+            self.sheet_card: gr.Column(visible=False),
+            self.measured: job.id,
         }
