@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -27,6 +27,9 @@ from mace_studio.runtime.job_log import JobLog
 from mace_studio.runtime.jobs import CANCELLED, Job, Worker
 from mace_studio.runtime.perform import Place
 from mace_studio.runtime.studio import Studio
+
+if TYPE_CHECKING:
+    from mace_studio.cluster.workers import Cluster
 
 INTERRUPTED = 130
 
@@ -204,7 +207,7 @@ def _study(options: argparse.Namespace) -> None:
 def _study_presets(options: argparse.Namespace) -> None:
     searching = options.study == "search"
     rows, first_seed = cases(options.study, options.preset), SEARCH_SEED if searching else FIRST_SEED
-    work = partial(run, rows, options.plan, options.out, first_seed)
+    work = partial(run, rows, options.plan, options.out, first_seed, _cluster(options))
     outcomes = _result(Worker().submit(f"Study {options.study}", work))
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")
@@ -218,7 +221,7 @@ def _study_presets(options: argparse.Namespace) -> None:
 
 def _study_methods(options: argparse.Namespace) -> None:
     rows = methods_study.cases(options.task, options.methods, options.only)
-    work = partial(run, rows, options.plan, options.out, FIRST_SEED)
+    work = partial(run, rows, options.plan, options.out, FIRST_SEED, _cluster(options))
     outcomes = _result(Worker().submit(f"Study methods, {options.task}", work))
     text = methods_study.markdown(f"Methods: {options.task}, {options.plan} plan", options.task, outcomes)
     print(text)
@@ -228,7 +231,8 @@ def _study_methods(options: argparse.Namespace) -> None:
 
 def _search_method(options: argparse.Namespace) -> None:
     for name in methods_study.SEARCHED if options.method == "all" else [options.method]:
-        work = partial(run, methods_study.candidates(name, options.preset), options.plan, options.out, SEARCH_SEED)
+        rows = methods_study.candidates(name, options.preset)
+        work = partial(run, rows, options.plan, options.out, SEARCH_SEED, _cluster(options))
         outcomes = _result(Worker().submit(f"Search {name}", work))
         text = markdown(f"Search: {options.preset} by {name}, {options.plan} plan", outcomes)
         print(text)
@@ -253,6 +257,15 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 # What the commands are given
+
+
+def _cluster(options: argparse.Namespace) -> Cluster | None:
+    """The cluster that a study runs on."""
+    if not options.cluster:
+        return None
+    from mace_studio.cluster.workers import Cluster  # noqa: PLC0415 - torch
+
+    return Cluster(address=options.cluster, gpus=options.worker_gpus)
 
 
 def _studio(options: argparse.Namespace, folder: Path) -> Studio:

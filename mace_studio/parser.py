@@ -221,3 +221,4 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", metavar="SUBJECT", default=[], help="of the task, such as cat dog")
     parser.add_argument("--method", choices=[*SEARCHED, "all"], help="search the settings of this method")
     parser.add_argument("--recipes", type=Path, metavar="DIR", help="where a search of a method writes what won")
+    _add_cluster(parser)

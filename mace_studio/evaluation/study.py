@@ -3,7 +3,7 @@
 An erasure that is in the folder already is not made again, and no image is generated twice, so a study that was cut
 short goes on where it was.
 
-For the terminal: `run(rows, size, folder, first_seed=FIRST_SEED, progress=silent) -> list[Outcome]` with rows from
+For the terminal: `run(rows, size, folder, first_seed, cluster, progress) -> list[Outcome]` with rows from
 `cases(name, base)`; to cancel, the callback raises `Cancelled`. What needs torch is imported by `run`.
 """
 
@@ -33,6 +33,7 @@ from mace_studio.spent import Spent, from_json
 from mace_studio.text_files import markdown as plain
 
 if TYPE_CHECKING:
+    from mace_studio.cluster.workers import Cluster
     from mace_studio.sd.model import Model
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
@@ -102,7 +103,12 @@ def cases(name: str, base: str = "cat") -> list[Case]:
 
 
 def run(
-    rows: Sequence[Case], size: str, folder: Path, first_seed: int = FIRST_SEED, progress: Callback = silent
+    rows: Sequence[Case],
+    size: str,
+    folder: Path,
+    first_seed: int = FIRST_SEED,
+    cluster: Cluster | None = None,
+    progress: Callback = silent,
 ) -> list[Outcome]:
     """Make and measure each case with the built-in model.
 
@@ -114,6 +120,7 @@ def run(
         size: of the plan, "quick" or "full".
         folder: of erasures, with a cache of images beside them.
         first_seed: of the images of the evaluations.
+        cluster: of Ray, that measures every row and erases those of MACE; None does all here.
         progress: told of the rows; a row's label is the stage, and its own stage and phrase are the concept. The result
             of a row's last event is its `Outcome`.
 
@@ -137,12 +144,17 @@ def run(
             report(Progress(case.label, phrase, step=before + part.fraction / 2, total=1))
 
         recipe = case.recipe
-        path, spent = _erased(model, recipe, folder, partial(half, 0.0))
+        path, spent = _erased(model, recipe, folder, cluster, partial(half, 0.0))
         erasure = erasure_file.load(path)
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
         plan = replace(plan, guidance=plan.guidance if case.guidance is None else case.guidance)
         measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
-        (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
+        if cluster is None:
+            (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
+        else:
+            from mace_studio.cluster import evaluate as on_cluster  # noqa: PLC0415 - only where it is asked for
+
+            (found,) = on_cluster.evaluate(model, [measured], None, cache, partial(half, 0.5), cluster=cluster)
         condition = max(erasure.conditions.values(), default=None)
         forwards = train_loras.forwards(model, erasure.recipe, erasure.loras) if recipe.method == "mace" else None
         seconds, memory = (spent.seconds, spent.memory) if spent else (None, None)
@@ -158,13 +170,20 @@ def run(
     return outcomes
 
 
-def _erased(model: Model, recipe: Recipe, folder: Path, progress: Callback) -> tuple[Path, Spent | None]:
+def _erased(
+    model: Model, recipe: Recipe, folder: Path, cluster: Cluster | None, progress: Callback
+) -> tuple[Path, Spent | None]:
     """The file of an erasure, made where it is not there yet, and what this took if that is known."""
     path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
     times = path.with_suffix(".seconds")
     if not path.is_file():
         own = folder / "cache" if recipe.method == "mace" else folder / "cache" / recipe.method
-        erasure = methods.erase(model, recipe, progress, own)
+        if cluster is not None and recipe.method == "mace":
+            from mace_studio.cluster import erase as on_cluster  # noqa: PLC0415 - only where it is asked for
+
+            erasure = on_cluster.erase(model, recipe, progress, own, cluster=cluster)
+        else:
+            erasure = methods.erase(model, recipe, progress, own)
         text_files.write(times, json.dumps(erasure.spent and asdict(erasure.spent)))
         erasure.save(path)
     return path, from_json(text_files.note(times))

@@ -18,8 +18,10 @@ from mace_studio.cluster.erase import blocks
 from mace_studio.cluster.erase import erase as erase_on_cluster
 from mace_studio.cluster.evaluate import evaluate as evaluate_on_cluster
 from mace_studio.cluster.worker import Asked, Worker
+from mace_studio.cluster.workers import Cluster
 from mace_studio.erasure import Erasure
 from mace_studio.errors import ModelError, RecipeError, StudioError
+from mace_studio.evaluation import plan, study
 from mace_studio.evaluation.evaluate import Case, evaluate
 from mace_studio.evaluation.plan import ERASED, make_plan
 from mace_studio.evaluation.report import ALL
@@ -198,6 +200,19 @@ def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model,
     (found,) = evaluate_on_cluster(model, [case], cache=tmp_path)
     assert all(path.stat().st_mtime_ns == written for path, written in images.items())  # not generated again
     assert found.pooled(ERASED).after.count == 9 and found.quality.count == 33
+
+
+@needs_ray
+def test_a_study_on_the_cluster_has_the_files_and_reports_of_one_process(machines, one_thread, monkeypatch, tmp_path):
+    few = replace(twelve_people(), concepts=twelve_people().concepts[:1], preserve=twelve_people().preserve[:1])
+    rows = [study.Case("MACE", few)]
+    monkeypatch.setitem(plan.CAPTIONS, "quick", 2)
+    monkeypatch.setitem(plan.IMAGES, "quick", 2)
+    here = study.run(rows, "quick", tmp_path / "here")
+    there = study.run(rows, "quick", tmp_path / "there", cluster=Cluster())
+    assert there[0].problem == "" and there[0].report == here[0].report
+    (own,), (other,) = ((tmp_path / side).glob("*.safetensors") for side in ("here", "there"))
+    assert own.read_bytes() == other.read_bytes()
 
 
 @needs_ray
