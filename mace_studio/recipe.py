@@ -138,8 +138,9 @@ class Recipe:
             first = ("name", "about", "refine", "fuse", "lora", "fusion", "images", "masks", "concepts_at_once")
             whole = data | settings
             data = {key: whole[key] for key in ("concepts", "preserve", *first)} | {"seed": seed}
-            if not data["lora"]["flat"]:  # there was no such setting in 0.1
-                del data["lora"]["flat"]
+            for later in ("flat", "kept_samples"):  # there was no such setting in 0.1
+                if not data["lora"][later]:
+                    del data["lora"][later]
             if not data["images"]["path"]:
                 del data["images"]["path"]
         text = json.dumps(data, indent=2, ensure_ascii=False)

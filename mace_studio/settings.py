@@ -18,6 +18,7 @@ BOUNDS = {
     "seed": (0, LARGEST),
     "lora.steps": (0, 100_000),
     "lora.rank": (1, 256),
+    "lora.kept_samples": (0, 64),
     "images.per_concept": (1, 1000),
     "images.steps": (1, TIMESTEPS - 1),
     "images.guidance": (1, 1000),
@@ -71,6 +72,9 @@ class LoraSettings:
         tune: "both", "key" or "value" projections.
         pad_tokens: also press down the attention to the end and padding tokens, which carry residual information.
         squared: the squared norm of Eq. 3 instead of the norm.
+        kept_samples: train on so many noisy latents of a concept, each with one prompt, whose queries are computed once
+            by the refined model: a step then needs no forward of the UNet, and only keys can be trained. 0 draws a new
+            sample at every step.
         flat: a concept stops training early where the mean loss of its last ten steps is less than this share below
             that of the ten before; 0 trains all steps.
     """
@@ -87,6 +91,7 @@ class LoraSettings:
     pad_tokens: bool = True
     squared: bool = False
     flat: float = 0.0
+    kept_samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,9 @@ def check_lora(lora: LoraSettings) -> None:
     above_zero("lora.gamma", lora.gamma)
     one_of("lora.tune", lora.tune, TUNE)
     at_least("lora.flat", lora.flat, 0)
+    bounded("lora.kept_samples", lora.kept_samples)
+    if lora.kept_samples and lora.tune != "key":
+        raise RecipeError("lora.tune", "With kept samples only key projections can be trained; choose key.")
     at_least("lora.t1", lora.t1, 0)
     if not lora.t2 < TIMESTEPS:
         raise RecipeError("lora.t2", f"t2 is {lora.t2:g}; timesteps end at {TIMESTEPS - 1}.")

@@ -18,6 +18,7 @@ from mace_studio.recipe import Concept, Recipe
 COMPARED = ("mace", "mace-free", "uce", "rece", "speed", "oce", "dp")
 COUNTS = (1, 5, 10, 25, 50, 100)
 FLAT = 0.02
+KEPT_SAMPLES, FEW_IMAGES = 8, 2
 THINGS = 60  # of those that are erased with all people and artists
 
 
@@ -56,10 +57,17 @@ def quicker(presets: Mapping[str, Recipe]) -> Iterator[tuple[str, Recipe]]:
             continue
         images, lora = recipe.settings.images, recipe.settings.lora
         way, early = replace(images, path=True), replace(lora, flat=FLAT)
+        kept = replace(lora, kept_samples=KEPT_SAMPLES, tune="key")
         yield name, recipe
         yield f"{name}, on the way", recipe.with_settings(images=way)
         yield f"{name}, stops when flat", recipe.with_settings(lora=early)
-        yield f"{name}, both", recipe.with_settings(images=way, lora=early)
+        yield f"{name}, keys alone", recipe.with_settings(lora=replace(lora, tune="key"))
+        yield f"{name}, kept samples", recipe.with_settings(lora=kept)
+        yield f"{name}, on the way, kept samples", recipe.with_settings(images=way, lora=kept)
+        yield (
+            f"{name}, on the way, kept samples, {FEW_IMAGES} images",
+            recipe.with_settings(images=replace(way, per_concept=FEW_IMAGES), lora=kept),
+        )
 
 
 def _people(names: list[str], preset: Recipe) -> tuple[list[str], list[str]]:

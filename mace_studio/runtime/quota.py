@@ -24,6 +24,7 @@ NATIVE = 64 * 64  # pixels of the built-in model's images; larger ones take long
 # gradient and the two moments of AdamW; of a generated pixel, before and after, as an image and as it is shown.
 MOST_BYTES = 1_000_000_000
 IMAGE_BYTES, RANK_BYTES, PIXEL_BYTES = 100_000, 350_000, 12
+QUERY_BYTES = 500_000  # of a kept sample: 48,640 queries and seven times the context of 32 x 320, float32
 
 
 def seconds(task: str, place: Place, *arguments: Any) -> int:
@@ -68,19 +69,18 @@ def _sentences(task: str, arguments: tuple) -> int:
     return max(0, sum(map(prompts.count, recipes)) - SENTENCES)
 
 
-def _rank(recipe: Recipe) -> int:
-    return recipe.settings.lora.rank if recipe.method == "mace" else 1
-
-
 def _erase(recipe: Recipe, user_masks: object = None) -> tuple[float, float]:
     """Samples through the UNet, two an image and step for the guidance; steps of training, each of rank 1."""
-    work = find(recipe.method).work(recipe)
-    return work.images * work.image_steps * 2, work.training_steps * (1 + 0.7 * (_rank(recipe) - 1) / RANK)
+    work, rank = find(recipe.method).work(recipe), recipe.settings.lora.rank if recipe.method == "mace" else 1
+    return work.images * work.image_steps * 2, work.training_steps * (1 + 0.7 * (rank - 1) / RANK)
 
 
 def _erase_bytes(recipe: Recipe, user_masks: object = None) -> float:
-    at_once = min(len(recipe.concepts), recipe.settings.concepts_at_once) if recipe.method == "mace" else 1
-    return IMAGE_BYTES * find(recipe.method).work(recipe).images + RANK_BYTES * _rank(recipe) * at_once
+    images = IMAGE_BYTES * find(recipe.method).work(recipe).images
+    if recipe.method != "mace":
+        return images + RANK_BYTES
+    each = RANK_BYTES * recipe.settings.lora.rank + QUERY_BYTES * recipe.settings.lora.kept_samples
+    return images + each * min(len(recipe.concepts), recipe.settings.concepts_at_once)
 
 
 def _masks(recipe: Recipe) -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, cast
 from weakref import WeakSet
 
@@ -113,17 +114,71 @@ def of_forward(unet: nn.Module, forward: Callable[[], object]) -> list[Tensor]:
     return maps
 
 
+def read_by(unet: nn.Module, forward: Callable[[], object]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What every cross-attention layer reads in one forward, for `anew`; it ends as soon as the last of them is known.
+
+    Args:
+        unet: a diffusers UNet2DConditionModel.
+        forward: runs it once.
+
+    Returns:
+        layer -> its queries_BQC, and the context_BTD that its key projection reads.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    layers, handles = _layers(unet), []
+
+    def keep(name: str, query: Tensor, inputs: tuple, key: Tensor) -> None:
+        found[name] = query, inputs[0]
+        if len(found) == len(layers):
+            raise _Enough
+
+    for name, layer in layers.items():
+        handles += _pair_hooks(layer, partial(keep, name))
+    try:
+        with suppress(_Enough):
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def anew(unet: nn.Module, read: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The probabilities of every layer with its key projection as it is now, without a forward.
+
+    Args:
+        unet: the one of `read_by`.
+        read: what came of it.
+
+    Returns:
+        One (B, heads, pixels, T) tensor per layer, differentiable in the key projections where gradients are enabled.
+    """
+    layers = _layers(unet)
+    return [
+        probabilities(queries_BQC, layers[name].to_k(context_BTD), layers[name].heads, layers[name].scale)
+        for name, (queries_BQC, context_BTD) in read.items()
+    ]
+
+
 def _layers(unet: nn.Module) -> dict[str, Attention]:
     return {name: cast("Attention", module) for name, module in unet.named_modules() if name.endswith("attn2")}
 
 
 def _hooks(name: str, layer: Attention, receive: Receive) -> list[RemovableHandle]:
+    def on_key(query: Tensor, inputs: tuple, key: Tensor) -> None:
+        receive(name, probabilities(query, key, layer.heads, layer.scale))
+
+    return _pair_hooks(layer, on_key)
+
+
+def _pair_hooks(layer: Attention, on_key: Callable[[Tensor, tuple, Tensor], None]) -> list[RemovableHandle]:
+    """Hooks that call `on_key` with the layer's queries, the inputs of its key projection, and the keys."""
     query: list[Tensor] = []
 
-    def on_query(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def queried(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         query[:] = [output]
 
-    def on_key(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        receive(name, probabilities(query.pop(), output, layer.heads, layer.scale))
+    def keyed(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        on_key(query.pop(), inputs, output)
 
-    return [layer.to_q.register_forward_hook(on_query), layer.to_k.register_forward_hook(on_key)]
+    return [layer.to_q.register_forward_hook(queried), layer.to_k.register_forward_hook(keyed)]

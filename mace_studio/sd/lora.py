@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DDPMScheduler
@@ -118,10 +118,15 @@ def train(
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
         optimizer = torch.optim.AdamW([p for group in parameters for p in group], lr=settings.learning_rate)
         scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
+        kept = _kept(model, schedule, subjects, schedules, generators, settings.kept_samples)
         for step in range(settings.steps):
             names[:] = [f"concept{i}" for i in at_work]
-            samples = [_sample(schedule, subjects[i], schedules[i][step], generators[i]) for i in at_work]
-            values = dict(zip(at_work, _losses(model, samples, settings), strict=True))
+            if kept:
+                samples, layers = _chosen(model, kept, [(i, generators[i]) for i in at_work])
+            else:
+                samples = [_sample(schedule, subjects[i], schedules[i][step], generators[i]) for i in at_work]
+                layers = _watched(model, samples, attention_hooks.of_forward)
+            values = dict(zip(at_work, _losses(model, samples, layers, settings), strict=True))
             for i, value in values.items():
                 _check(f"The loss of “{subjects[i].phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
@@ -185,7 +190,7 @@ def _timesteps(model: Model, settings: LoraSettings, subject: Subject, generator
     if subject.path_NSCHW is not None:  # only those at which there are latents
         there = torch.zeros(count, dtype=torch.bool).index_fill_(0, torch.tensor(subject.passed), True)
         weights = weights * there
-    return timesteps.sample(weights, settings.steps, generator).tolist()
+    return timesteps.sample(weights, settings.kept_samples or settings.steps, generator).tolist()
 
 
 def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator: torch.Generator) -> _Sample:
@@ -209,18 +214,66 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
     )
 
 
-def _losses(model: Model, samples: Sequence[_Sample], settings: LoraSettings) -> list[Tensor]:
-    """The attention loss of each sample, from one conditional forward that ends at the last attention map."""
+Read = dict[str, tuple[Tensor, Tensor]]  # of `attention_hooks.read_by`
+
+
+def _kept(
+    model: Model,
+    schedule: DDPMScheduler,
+    subjects: Sequence[Subject],
+    schedules: Sequence[Sequence[int]],
+    generators: Sequence[torch.Generator],
+    count: int,
+) -> list[list[tuple[_Sample, Read]]]:
+    """For each subject `count` samples with what cross-attention reads in them, by LoRAs that change nothing yet."""
+    kept: list[list[tuple[_Sample, Read]]] = [[] for _ in subjects] if count else []
+    for number in range(count):
+        parts = zip(subjects, schedules, generators, strict=True)
+        samples = [_sample(schedule, subject, own[number], generator) for subject, own, generator in parts]
+        with torch.no_grad():
+            read = _watched(model, samples, attention_hooks.read_by)
+        for i, sample in enumerate(samples):
+            own = {name: (query_BQC[i].clone(), context[i].clone()) for name, (query_BQC, context) in read.items()}
+            kept[i].append((sample, own))
+    return kept
+
+
+def _chosen(
+    model: Model, kept: Sequence[Sequence[tuple[_Sample, Read]]], at_work: Sequence[tuple[int, torch.Generator]]
+) -> tuple[list[_Sample], list[Tensor]]:
+    """One kept sample of each subject at work, and all their attention as it is now."""
+    drawn = [kept[i][int(torch.randint(len(kept[i]), (), generator=generator))] for i, generator in at_work]
+    read = {
+        name: (torch.stack([own[name][0] for _, own in drawn]), torch.stack([own[name][1] for _, own in drawn]))
+        for name in drawn[0][1]
+    }
+    with _autocast(model):
+        return [sample for sample, _ in drawn], attention_hooks.anew(model.unet, read)
+
+
+def _autocast(model: Model) -> torch.autocast:
+    return torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32)
+
+
+Result = TypeVar("Result")
+
+
+def _watched(
+    model: Model, samples: Sequence[_Sample], watch: Callable[[nn.Module, Callable[[], object]], Result]
+) -> Result:
+    """What `watch` sees in one conditional forward of all samples, which ends with the last cross-attention layer."""
     noisy_BCHW = torch.stack([s.noisy_CHW for s in samples]).to(model.device, model.dtype)
     timestep_B = torch.tensor([s.timestep for s in samples], device=model.device)
     context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
     pooled = [s.pooled_P for s in samples if s.pooled_P is not None]
     guidance_B = torch.tensor([s.guidance for s in samples])
     others = conditions(model, noisy_BCHW, torch.stack(pooled) if pooled else None, guidance_B)
-    with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
-        layers = attention_hooks.of_forward(
-            model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **others)
-        )
+    with _autocast(model):
+        return watch(model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **others))
+
+
+def _losses(model: Model, samples: Sequence[_Sample], layers: Sequence[Tensor], settings: LoraSettings) -> list[Tensor]:
+    """The attention loss of each sample, from the probabilities of all of them in every layer."""
     return [
         attention.masked_loss(
             [layer_BHQT[i] for layer_BHQT in layers],

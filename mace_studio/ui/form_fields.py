@@ -186,6 +186,10 @@ MACE = (
                 hint="Gain in 10 steps, such as 0.01; 0 never",
             ),
             Field(
+                key="kept_samples", label="Kept samples", path="lora.kept_samples", kind="whole",
+                hint="With LoRA trains key: no UNet; 0 none",
+            ),
+            Field(
                 key="concepts_at_once", label="Concepts at once", path="concepts_at_once", kind="whole",
                 hint="Memory and speed only",
             ),

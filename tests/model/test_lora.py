@@ -5,6 +5,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model
 
+from mace_studio.core import attention
 from mace_studio.sd import lora, projections, text
 from mace_studio.sd import model as models
 from mace_studio.settings import LoraSettings
@@ -215,3 +216,51 @@ def test_a_concept_whose_loss_is_flat_stops_and_the_other_trains_as_alone(model,
     for key, pair in mixed[1].pairs.items():
         for tensor, expected in zip(pair, whole[1].pairs[key], strict=True):
             assert torch.allclose(tensor, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_kept_samples_train_keys_without_the_unet_and_begin_as_a_forward_would(model, monkeypatch, unchanged):
+    asked = replace(FAST, steps=12, learning_rate=1e-3, tune="key")
+    subjects = [subject(model, "cat"), subject(model, "dog", masked=False)]
+    (first, _), (expected, _) = (
+        [delta.losses for delta in lora.train(model, subjects, one)]
+        for one in (replace(asked, kept_samples=1), replace(asked, steps=1))
+    )
+    assert first[0] == pytest.approx(expected[0], rel=1e-5)  # the same sample, by a LoRA that changes nothing yet
+    forwards = []
+    monkeypatch.setattr(lora, "_watched", lambda *a, watched=lora._watched: forwards.append(1) or watched(*a))
+    deltas = lora.train(model, subjects, replace(asked, kept_samples=2))
+    assert len(forwards) == 2
+    (alone,) = lora.train(model, subjects[1:], replace(asked, kept_samples=2))
+    for delta in deltas:
+        assert len(delta.losses) == 12 and min(delta.losses[-4:]) < min(delta.losses[:4])
+        assert all("to_k" in key and up_PR.any() for key, (up_PR, _) in delta.pairs.items())
+    assert deltas[1].losses == pytest.approx(alone.losses, rel=1e-3)  # what trains beside it does not count
+
+
+def test_a_kept_sample_has_the_gradient_of_its_layer_alone(model):
+    """Of one layer, with queries that nothing changes: the loss by hand, differentiated by torch."""
+    settings, one = replace(FAST, steps=1, tune="key", kept_samples=1), subject(model, "cat")
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    layer = model.unet.get_submodule(name)
+    seen = {}
+    hooks = [  # what a hook returns would take the place of the output
+        layer.to_q.register_forward_hook(lambda module, inputs, output: seen.update(query=output.detach())),
+        layer.to_k.register_forward_hook(lambda module, inputs, output: seen.update(context=inputs[0].detach())),
+    ]
+    with lora._wrapped(model.unet, settings, [one.generator()]) as ((adapter,), _):
+        schedule = lora.DDPMScheduler.from_config(model.pipeline.scheduler.config)
+        ((sample, read),) = lora._kept(model, schedule, [one], [[300]], [one.generator()], 1)[0]
+        layers = lora.attention_hooks.anew(model.unet, {key: (q[None], c[None]) for key, (q, c) in read.items()})
+        for maps in layers:
+            assert torch.allclose(maps.sum(dim=-1), torch.ones(()), atol=1e-5)
+        up_PR, down_RD = adapter[f"{name}.to_k.weight"]
+        (loss,) = lora._losses(model, [sample], layers, settings)
+        (found,) = torch.autograd.grad(loss, [up_PR])
+        start_RD = down_RD.detach().clone()
+    for hook in hooks:
+        hook.remove()
+    up = torch.zeros_like(found, requires_grad=True)
+    key = seen["context"] @ (layer.to_k.weight + settings.alpha / settings.rank * up @ start_RD).T
+    maps_HQT = attention.probabilities(seen["query"], key, layer.heads, layer.scale)[0]
+    expected = attention.masked_loss([maps_HQT], sample.mask_IJ, sample.positions)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, [up])[0], rtol=1e-4, atol=1e-7)

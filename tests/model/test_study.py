@@ -45,7 +45,7 @@ def few_images(monkeypatch):
         ("search", 18),
         # 1, 5, 10 and 12 people of edition 1, and all kinds at once, by seven methods
         ("mass", 35),
-        ("fast", 4 * (3 + 10)),
+        ("fast", 7 * (3 + 10)),
     ],
 )
 def test_every_study_has_its_rows_and_all_can_be_run(name, count):

@@ -41,6 +41,7 @@ recipes = st.builds(
             LoraSettings,
             steps=wholes, learning_rate=numbers, rank=wholes, alpha=numbers, t1=numbers, t2=numbers, gamma=numbers,
             uniform=st.booleans(), tune=st.sampled_from(TUNE), pad_tokens=st.booleans(), squared=st.booleans(),
+            kept_samples=wholes,
         ),
         fusion=st.sampled_from(FUSIONS),
         images=st.builds(ImageSettings, wholes, wholes, numbers),

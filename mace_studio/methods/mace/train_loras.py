@@ -80,7 +80,7 @@ def forwards(model: Model, recipe: Recipe, loras: Mapping[str, lora.LoraDelta]) 
         steps = sampling.steps_until(model, images, (settings.t1, settings.t2))
     halves = 1 if images.guidance <= 1 or model.distilled else 2
     own = len(loras) * images.per_concept * steps * halves
-    return own + sum(len(delta.losses) for delta in loras.values())
+    return own + sum(settings.kept_samples or len(delta.losses) for delta in loras.values())
 
 
 def _subject(
