@@ -187,7 +187,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--plan", default="quick", help="quick: at least 8 images a word; full: at least 56")
+    parser.add_argument(
+        "--plan",
+        default="quick",
+        help="quick: at least 8 images a word, of up to 24 words a list; full: at least 56 of all",
+    )
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:

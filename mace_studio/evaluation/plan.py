@@ -15,6 +15,7 @@ NEIGHBOUR = "neighbour"  # of a word that a recipe neither erases nor keeps, see
 FIRST_SEED = 10_000  # far from those of training images and of searches
 IMAGES = {"quick": 8, "full": 56}  # of each word, at least; multiples of a batch
 CAPTIONS = {"quick": 48, "full": 256}
+WORDS = {"quick": 24, "full": 10**6}  # at most of what is erased, of synonyms, and of what is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Plan:
         seeds: of the images of each probe, the same before and after.
         steps: denoising steps of every image.
         guidance: classifier-free guidance scale of every image.
+        not_asked: labels of words that are not asked for, since there are many; a judge may still answer them.
     """
 
     probes: tuple[Probe, ...]
@@ -55,6 +57,7 @@ class Plan:
     seeds: tuple[int, ...]
     steps: int
     guidance: float
+    not_asked: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -69,7 +72,7 @@ class Plan:
     @property
     def labels(self) -> tuple[str, ...]:
         """What a judge chooses among, beside "none of these" where it has that answer."""
-        return tuple(dict.fromkeys(probe.label for probe in self.probes))
+        return tuple(dict.fromkeys((*(probe.label for probe in self.probes), *self.not_asked)))
 
     @property
     def mixed(self) -> bool:
@@ -91,9 +94,11 @@ class Plan:
     def summary(self) -> str:
         """What is generated, in words."""
         most = "at most " if self.mixed else ""
+        left_out = len(self.labels) - len({probe.label for probe in self.probes})
+        others = f"{left_out:,} more words of the lists as answers only, " if left_out else ""
         return (
-            f"{len(self.probes)} prompts with {len(self.seeds)} seeds and {len(self.captions)} general captions, "
-            f"before and after: {most}{self.images:,} images, {self.forwards:,} UNet forwards"
+            f"{others}{len(self.probes)} prompts with {len(self.seeds)} seeds and {len(self.captions)} general "
+            f"captions, before and after: {most}{self.images:,} images, {self.forwards:,} UNet forwards"
         )
 
 
@@ -110,7 +115,8 @@ def make_plan(
 
     Args:
         recipe: its concepts, synonyms and preserve list are tested.
-        size: "quick" (at least 8 images a word) or "full" (at least 56).
+        size: "quick" (at least 8 images a word, and of longer lists 24 words, evenly taken) or "full" (at least 56 of
+            every word).
         steps: denoising steps.
         captions: general captions to take evenly from.
         first_seed: of the images of every prompt; the others count on from it.
@@ -125,8 +131,15 @@ def make_plan(
         raise RecipeError("plan", f"“{size}” is no plan; use one of {', '.join(IMAGES)}.")
     forms = min(len(prompts.TESTS[concept.kind]) for concept in recipe.concepts)
     stride = max(1, len(captions) // CAPTIONS[size])
+    words = list(_words(recipe, kinds or {}))
+    chosen: set[int] = set()
+    for role in (ERASED, SYNONYM, KEPT):
+        own = [i for i, word in enumerate(words) if word.role == role]
+        taken = min(len(own), WORDS[size])
+        chosen.update(own[i * len(own) // taken] for i in range(taken))
     return Plan(
-        probes=tuple(_probes(recipe, kinds or {})),
+        probes=tuple(probe for i in sorted(chosen) for probe in words[i].probes()),
+        not_asked=tuple(word.label for i, word in enumerate(words) if i not in chosen),
         captions=tuple(captions[::stride][: CAPTIONS[size]]),
         seeds=tuple(range(first_seed, first_seed + -(-IMAGES[size] // forms))),
         steps=steps,
@@ -179,21 +192,30 @@ def make_sample(
     )
 
 
-def _probes(recipe: Recipe, kinds: Mapping[str, str]) -> Iterator[Probe]:
+@dataclass(frozen=True)
+class _Word:
+    """A word of a recipe and the kinds in whose prompts it is asked for; the rest as of `Probe`."""
+
+    role: str
+    word: str
+    label: str
+    kinds: tuple[str, ...]
+
+    def probes(self) -> Iterator[Probe]:
+        for kind in self.kinds:
+            for form in prompts.TESTS[kind]:
+                yield Probe(role=self.role, word=self.word, label=self.label, kind=kind, prompt=form.format(self.word))
+
+
+def _words(recipe: Recipe, kinds: Mapping[str, str]) -> Iterator[_Word]:
     for concept in recipe.concepts:
         for role, words in ((ERASED, (concept.phrase,)), (SYNONYM, concept.synonyms)):
             for word in words:
-                yield from _forms(role, word, concept.phrase, concept.kind)
-    erased = dict.fromkeys(concept.kind for concept in recipe.concepts)
+                yield _Word(role, word, concept.phrase, (concept.kind,))
+    erased = tuple(dict.fromkeys(concept.kind for concept in recipe.concepts))
     for word in recipe.preserve:
         own = kinds.get(word.strip().lower())
-        for kind in [own] if own in erased else erased:
-            yield from _forms(KEPT, word, word, kind)
-
-
-def _forms(role: str, word: str, label: str, kind: str) -> Iterator[Probe]:
-    for form in prompts.TESTS[kind]:
-        yield Probe(role=role, word=word, label=label, kind=kind, prompt=form.format(word))
+        yield _Word(KEPT, word, word, (own,) if own in erased else erased)
 
 
 def with_one_guidance(plans: Sequence[tuple[str, Plan]]) -> list[Plan]:

@@ -138,7 +138,7 @@ class Api:
 
         Args:
             name: of the erasure, from erase or erasures.
-            plan: quick generates at least 8 images a word, full at least 56.
+            plan: quick generates at least 8 images a word, of up to 24 words a list, full at least 56 of all.
             wait: how many seconds to wait for the end, at most 600; after that ask `status`.
 
         Returns:

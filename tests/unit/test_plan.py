@@ -35,6 +35,23 @@ def test_a_plan_counts_what_it_generates():
         make_plan(RECIPE, "huge")
 
 
+def test_of_long_lists_the_quick_plan_asks_for_24_words_and_all_are_answers():
+    names = [f"Person {i}" for i in range(100)]
+    recipe = Recipe(
+        concepts=[Concept(name, "a person", "celebrity", synonyms=[f"{name} alias"]) for name in names],
+        preserve=[f"Other {i}" for i in range(30)],
+    )
+    quick, full = make_plan(recipe, "quick"), make_plan(recipe, "full")
+    asked = {role: [p.word for p in quick.probes if p.role == role][::5] for role in (ERASED, SYNONYM, KEPT)}
+    assert [len(words) for words in asked.values()] == [24, 24, 24]
+    assert asked[ERASED][:3] == ["Person 0", "Person 4", "Person 8"] and asked[ERASED][-1] == "Person 95"
+    assert asked[KEPT][:5] == ["Other 0", "Other 1", "Other 2", "Other 3", "Other 5"]
+    assert sorted(quick.labels) == sorted(full.labels) == sorted([*names, *recipe.preserve])
+    assert quick.parts(32)[0].labels != quick.labels and not full.not_asked and len(full.probes) == 5 * 230
+    assert quick.summary().startswith("82 more words of the lists as answers only, 360 prompts with 2 seeds")
+    assert "more words" not in full.summary()
+
+
 def test_a_kept_word_that_the_presets_know_is_asked_for_as_that():
     recipe = replace(MIXED, preserve=("lena strich", "Ada Wren", "John Wayne", "Nobody"))
     plan = make_plan(recipe, "quick", kinds=known_kinds())

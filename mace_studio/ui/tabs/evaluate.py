@@ -58,7 +58,11 @@ class EvaluateTab:
                 **enabled("evaluate-model"),
             )
             self.plan = gr.Dropdown(
-                list(PLANS), value=next(iter(PLANS)), label="Plan", info="How many images", **enabled("evaluate-plan")
+                list(PLANS),
+                value=next(iter(PLANS)),
+                label="Plan",
+                info="Quick: of up to 24 words a list",
+                **enabled("evaluate-plan"),
             )
             self.judge = gr.Textbox(
                 "",
