@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ from mace_studio import masks, sources, surroundings, text_files
 from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation import methods_study
 from mace_studio.evaluation.plan import FIRST_SEED
-from mace_studio.evaluation.study import SEARCH_SEED, cases, markdown, run
+from mace_studio.evaluation.study import SEARCH_SEED, Case, Outcome, cases, markdown, run
 from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.parser import OUTPUT, command_parser
 from mace_studio.paths import slug
@@ -25,11 +25,9 @@ from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, lookup, result_files
 from mace_studio.runtime.job_log import JobLog
 from mace_studio.runtime.jobs import CANCELLED, Job, Worker
+from mace_studio.runtime.machines import Machines
 from mace_studio.runtime.perform import Place
 from mace_studio.runtime.studio import Studio
-
-if TYPE_CHECKING:
-    from mace_studio.cluster.workers import Cluster
 
 INTERRUPTED = 130
 
@@ -207,8 +205,7 @@ def _study(options: argparse.Namespace) -> None:
 def _study_presets(options: argparse.Namespace) -> None:
     searching = options.study == "search"
     rows, first_seed = cases(options.study, options.preset), SEARCH_SEED if searching else FIRST_SEED
-    work = partial(run, rows, options.plan, options.out, first_seed, _cluster(options))
-    outcomes = _result(Worker().submit(f"Study {options.study}", work))
+    outcomes = _run(options, rows, first_seed)
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")
     path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
@@ -221,8 +218,7 @@ def _study_presets(options: argparse.Namespace) -> None:
 
 def _study_methods(options: argparse.Namespace) -> None:
     rows = methods_study.cases(options.task, options.methods, options.only)
-    work = partial(run, rows, options.plan, options.out, FIRST_SEED, _cluster(options))
-    outcomes = _result(Worker().submit(f"Study methods, {options.task}", work))
+    outcomes = _run(options, rows, FIRST_SEED)
     text = methods_study.markdown(f"Methods: {options.task}, {options.plan} plan", options.task, outcomes)
     print(text)
     for file in result_files.write_methods(text, outcomes, options.out / f"methods-{options.task}-{options.plan}.md"):
@@ -231,9 +227,7 @@ def _study_methods(options: argparse.Namespace) -> None:
 
 def _search_method(options: argparse.Namespace) -> None:
     for name in methods_study.SEARCHED if options.method == "all" else [options.method]:
-        rows = methods_study.candidates(name, options.preset)
-        work = partial(run, rows, options.plan, options.out, SEARCH_SEED, _cluster(options))
-        outcomes = _result(Worker().submit(f"Search {name}", work))
+        outcomes = _run(options, methods_study.candidates(name, options.preset), SEARCH_SEED)
         text = markdown(f"Search: {options.preset} by {name}, {options.plan} plan", outcomes)
         print(text)
         path = options.out / f"search-{options.preset}-{name}-{options.plan}.md"
@@ -259,13 +253,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 # What the commands are given
 
 
-def _cluster(options: argparse.Namespace) -> Cluster | None:
-    """The cluster that a study runs on."""
-    if not options.cluster:
-        return None
-    from mace_studio.cluster.workers import Cluster  # noqa: PLC0415 - torch
-
-    return Cluster(address=options.cluster, gpus=options.worker_gpus)
+def _run(options: argparse.Namespace, rows: Sequence[Case], first_seed: int) -> list[Outcome]:
+    """Make and measure the rows of a study."""
+    machines = Machines(options.cluster, options.worker_gpus)
+    work = partial(run, rows, options.plan, options.out, first_seed, erase=machines.erase, evaluate=machines.evaluate)
+    return _result(Worker().submit(f"Study {options.study}", work))
 
 
 def _studio(options: argparse.Namespace, folder: Path) -> Studio:

@@ -3,7 +3,7 @@
 An erasure that is in the folder already is not made again, and no image is generated twice, so a study that was cut
 short goes on where it was.
 
-For the terminal: `run(rows, size, folder, first_seed, cluster, progress) -> list[Outcome]` with rows from
+For the terminal: `run(rows, size, folder, first_seed=FIRST_SEED, progress=silent) -> list[Outcome]` with rows from
 `cases(name, base)`; to cancel, the callback raises `Cancelled`. What needs torch is imported by `run`.
 """
 
@@ -16,12 +16,12 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mace_studio import methods, text_files
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
-from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
+from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, Plan, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, agreed, percent
 from mace_studio.paths import BUILT_IN, slug
 from mace_studio.presets import known_kinds, presets
@@ -33,7 +33,7 @@ from mace_studio.spent import Spent, from_json
 from mace_studio.text_files import markdown as plain
 
 if TYPE_CHECKING:
-    from mace_studio.cluster.workers import Cluster
+    from mace_studio.erasure import Erasure
     from mace_studio.sd.model import Model
 
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
@@ -107,35 +107,34 @@ def run(
     size: str,
     folder: Path,
     first_seed: int = FIRST_SEED,
-    cluster: Cluster | None = None,
     progress: Callback = silent,
+    *,
+    erase: Callable[..., Erasure] = methods.erase,
+    evaluate: Callable[..., list[Report]] | None = None,
 ) -> list[Outcome]:
     """Make and measure each case with the built-in model.
 
-    Training images and sums over captions are shared between the rows of one method, so that no method's seconds gain
-    from what another has made.
+    Rows of one method share training images and sums over captions; no method gains seconds from what another made.
 
     Args:
         rows: from `cases`.
         size: of the plan, "quick" or "full".
         folder: of erasures, with a cache of images beside them.
         first_seed: of the images of the evaluations.
-        cluster: of Ray, that measures every row and erases those of MACE; None does all here.
         progress: told of the rows; a row's label is the stage, and its own stage and phrase are the concept. The result
             of a row's last event is its `Outcome`.
+        erase, evaluate: as of `runtime.machines.Machines`; None measures here, with the model's own judge.
 
     Returns:
         An outcome of each row, also of one that cannot be erased or measured.
     """
     # Here, since they take seconds to import and the terminal asks for `STUDIES` at every start.
     from mace_studio import erasure as erasure_file  # noqa: PLC0415
-    from mace_studio.evaluation import evaluate  # noqa: PLC0415
+    from mace_studio.evaluation.evaluate import Case as Measured  # noqa: PLC0415
     from mace_studio.methods.mace import train_loras  # noqa: PLC0415
-    from mace_studio.sd import judges, sampling  # noqa: PLC0415
     from mace_studio.sd import model as sd_model  # noqa: PLC0415
 
-    model, cache = sd_model.load(str(BUILT_IN)), folder / "cache"
-    judge, captions, kinds = judges.choose(model, None), sd_model.read_captions(model.captions), known_kinds()
+    model, cache, measure = sd_model.load(str(BUILT_IN)), folder / "cache", evaluate or _measured
     report = timed(progress, {case.label: 1.0 for case in rows})
 
     def outcome(case: Case) -> Outcome:
@@ -144,17 +143,10 @@ def run(
             report(Progress(case.label, phrase, step=before + part.fraction / 2, total=1))
 
         recipe = case.recipe
-        path, spent = _erased(model, recipe, folder, cluster, partial(half, 0.0))
+        path, spent = _erased(model, recipe, folder, erase, partial(half, 0.0))
         erasure = erasure_file.load(path)
-        plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
-        plan = replace(plan, guidance=plan.guidance if case.guidance is None else case.guidance)
-        measured = evaluate.Case(path.stem, erasure, sampling.with_defaults(model, plan))
-        if cluster is None:
-            (found,) = evaluate.evaluate(model, [measured], judge, cache, partial(half, 0.5))
-        else:
-            from mace_studio.cluster import evaluate as on_cluster  # noqa: PLC0415 - only where it is asked for
-
-            (found,) = on_cluster.evaluate(model, [measured], None, cache, partial(half, 0.5), cluster=cluster)
+        asked = [Measured(path.stem, erasure, _plan(model, case, size, first_seed))]
+        (found,) = measure(model, asked, None, cache, partial(half, 0.5))
         condition = max(erasure.conditions.values(), default=None)
         forwards = train_loras.forwards(model, erasure.recipe, erasure.loras) if recipe.method == "mace" else None
         seconds, memory = (spent.seconds, spent.memory) if spent else (None, None)
@@ -170,20 +162,32 @@ def run(
     return outcomes
 
 
+def _measured(model: Model, cases: Sequence[Any], judge: None, cache: Path, progress: Callback) -> list[Report]:
+    from mace_studio.evaluation import evaluate  # noqa: PLC0415
+    from mace_studio.sd import judges  # noqa: PLC0415
+
+    return evaluate.evaluate(model, cases, judges.choose(model, judge), cache, progress)
+
+
+def _plan(model: Model, case: Case, size: str, first_seed: int) -> Plan:
+    """What is generated of a row."""
+    from mace_studio.sd import sampling  # noqa: PLC0415
+    from mace_studio.sd.model import read_captions  # noqa: PLC0415
+
+    captions, kinds = read_captions(model.captions), known_kinds()
+    plan = make_plan(case.recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
+    return sampling.with_defaults(model, replace(plan, guidance=case.guidance or plan.guidance))
+
+
 def _erased(
-    model: Model, recipe: Recipe, folder: Path, cluster: Cluster | None, progress: Callback
+    model: Model, recipe: Recipe, folder: Path, erase: Callable[..., Erasure], progress: Callback
 ) -> tuple[Path, Spent | None]:
     """The file of an erasure, made where it is not there yet, and what this took if that is known."""
     path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
     times = path.with_suffix(".seconds")
     if not path.is_file():
         own = folder / "cache" if recipe.method == "mace" else folder / "cache" / recipe.method
-        if cluster is not None and recipe.method == "mace":
-            from mace_studio.cluster import erase as on_cluster  # noqa: PLC0415 - only where it is asked for
-
-            erasure = on_cluster.erase(model, recipe, progress, own, cluster=cluster)
-        else:
-            erasure = methods.erase(model, recipe, progress, own)
+        erasure = erase(model, recipe, progress, own)
         text_files.write(times, json.dumps(erasure.spent and asdict(erasure.spent)))
         erasure.save(path)
     return path, from_json(text_files.note(times))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mace_studio import erasure as erasure_file
-from mace_studio import methods
 from mace_studio.analysis import attention
 from mace_studio.analysis import capacity as capacities
 from mace_studio.analysis import compare as comparison
@@ -40,6 +39,7 @@ from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library
 from mace_studio.runtime.library import Entry
+from mace_studio.runtime.machines import Machines
 from mace_studio.runtime.perform import Place
 from mace_studio.sd import batching, costs, files, judges, sampling, text
 from mace_studio.sd import model as sd_model
@@ -188,16 +188,8 @@ def erase(place: Place, recipe: Recipe, user_masks: UserMasks | None = None, pro
         user_masks: for MACE: masks that a user made for some of its training images.
         progress: gets the events of the method.
     """
-    model = process_model(place).model
-    if place.cluster and recipe.method == "mace":
-        from mace_studio.cluster import erase as on_cluster  # noqa: PLC0415 - only where it is asked for
-        from mace_studio.cluster.workers import Cluster  # noqa: PLC0415
-
-        cluster = Cluster(address=place.cluster, gpus=place.worker_gpus)
-        result = on_cluster.erase(model, recipe, progress, place.cache, cluster=cluster, user_masks=user_masks)
-    else:
-        result = methods.erase(model, recipe, progress, place.cache, user_masks=user_masks)
-    return _save(place, result)
+    model, machines = process_model(place).model, Machines(place.cluster, place.worker_gpus)
+    return _save(place, machines.erase(model, recipe, progress, place.cache, user_masks=user_masks))
 
 
 def compose(
@@ -275,14 +267,7 @@ def evaluate(
         Case(path.stem, replace(erasure_file.load(path), spent=library.read(path).spent), with_defaults(plan))
         for path, plan in plans
     ]
-    if place.cluster:
-        from mace_studio.cluster import evaluate as on_cluster  # noqa: PLC0415 - only where it is asked for
-        from mace_studio.cluster.workers import Cluster  # noqa: PLC0415
-
-        cluster = Cluster(address=place.cluster, gpus=place.worker_gpus)
-        reports = on_cluster.evaluate(model, cases, judge, place.cache, progress, cluster=cluster)
-    else:
-        reports = evaluation.evaluate(model, cases, judges.choose(model, judge), progress=progress, cache=place.cache)
+    reports = Machines(place.cluster, place.worker_gpus).evaluate(model, cases, judge, place.cache, progress)
     return [_noted(path, measured) for (path, _), measured in zip(plans, reports, strict=True)]
 
 

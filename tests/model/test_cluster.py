@@ -18,7 +18,6 @@ from mace_studio.cluster.erase import blocks
 from mace_studio.cluster.erase import erase as erase_on_cluster
 from mace_studio.cluster.evaluate import evaluate as evaluate_on_cluster
 from mace_studio.cluster.worker import Asked, Worker
-from mace_studio.cluster.workers import Cluster
 from mace_studio.erasure import Erasure
 from mace_studio.errors import ModelError, RecipeError, StudioError
 from mace_studio.evaluation import plan, study
@@ -29,6 +28,7 @@ from mace_studio.methods.mace import refine
 from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime.machines import Machines as RunOn
 from mace_studio.sd import judges, projections
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled
@@ -205,11 +205,11 @@ def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model,
 @needs_ray
 def test_a_study_on_the_cluster_has_the_files_and_reports_of_one_process(machines, one_thread, monkeypatch, tmp_path):
     few = replace(twelve_people(), concepts=twelve_people().concepts[:1], preserve=twelve_people().preserve[:1])
-    rows = [study.Case("MACE", few)]
+    rows, on_ray = [study.Case("MACE", few)], RunOn("auto")
     monkeypatch.setitem(plan.CAPTIONS, "quick", 2)
     monkeypatch.setitem(plan.IMAGES, "quick", 2)
     here = study.run(rows, "quick", tmp_path / "here")
-    there = study.run(rows, "quick", tmp_path / "there", cluster=Cluster())
+    there = study.run(rows, "quick", tmp_path / "there", erase=on_ray.erase, evaluate=on_ray.evaluate)
     assert there[0].problem == "" and there[0].report == here[0].report
     (own,), (other,) = ((tmp_path / side).glob("*.safetensors") for side in ("here", "there"))
     assert own.read_bytes() == other.read_bytes()
