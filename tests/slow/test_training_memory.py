@@ -1,8 +1,9 @@
 """What a LoRA step keeps for its backward pass at full shapes, counted without computing: all tensors are on "meta".
 
-`python -m tests.slow.test_training_memory` prints it for SD 1.x and SDXL, by concepts at once. Counted are weights in float16 and
-every tensor that autograd saves, each storage once. Attention of the model itself saves what a fused kernel does: queries, keys,
-values and the output. Not counted are the workspaces of kernels and the CUDA context, about 1 GB together.
+`python -m tests.slow.test_training_memory` prints it for SD 1.x and SDXL, by concepts at once. Counted are weights in
+float16 and every tensor that autograd saves, each storage once. Attention of the model itself saves what a fused kernel
+does: queries, keys, values and the output. Not counted are the workspaces of kernels and the CUDA context, about 1 GB
+together.
 """
 
 from __future__ import annotations
