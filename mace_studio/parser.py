@@ -219,7 +219,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", choices=[*STUDIES, "methods"])
     _add_out(parser, OUTPUT / "studies", "where erased models, images and tables go")
     _add_plan(parser)
-    parser.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-5")
+    parser.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-20")
     parser.add_argument("--task", choices=TASKS, default="objects", help="of the study of methods")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", default=[], help="all if none")
     parser.add_argument("--only", nargs="+", metavar="SUBJECT", default=[], help="of the task, such as cat dog")

@@ -14,7 +14,7 @@ from mace_studio.runtime import library
 
 log = logging.getLogger(__name__)
 
-NAMES = ("cat", "people-1", "artists-5", "mixed")
+NAMES = ("cat", "people-1", "people-5", "mixed")
 
 
 def start(folder: Path) -> None:

@@ -102,6 +102,8 @@ def base_url(studio, fast, tmp_path_factory):
     real, presets_module.PRESETS = presets_module.PRESETS, presets
     demo = page_module.build(studio)
     presets_module.PRESETS = real
+    for known in (presets_module.known_phrases, presets_module.known_kinds):
+        known.cache_clear()  # of the presets of these tests
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

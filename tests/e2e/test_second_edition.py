@@ -68,7 +68,7 @@ def test_first_steps_words_and_suggestions(page):
     page.keyboard.press("Escape")
     expect(page.locator(".glossary")).to_be_hidden()
 
-    expect(page.locator("#concept-tokens")).to_contain_text(re.compile(r"\d of 77 tokens"))
+    expect(page.locator("#concept-tokens")).to_contain_text(re.compile(r"\d of 32 tokens"))
     cell(page, 0, 1).fill("")
     page.locator("#suggested-mappings").get_by_role("button", name="car → street").click()
     expect(cell(page, 0, 1)).to_have_value("street")
@@ -85,9 +85,9 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     page.locator("#other-models [role=option]", has_text="gentle car").click()
     expect(page.locator("#other-models")).to_contain_text("gentle car")
     field(page, "prompts").fill("a photo of the car")
-    expect(page.locator("#prompts-tokens")).to_have_text(re.compile(r"\d of 77 tokens"))
+    expect(page.locator("#prompts-tokens")).to_have_text(re.compile(r"\d of 32 tokens"))
     field(page, "prompts").fill("a photo of the car" + " and a ship" * 40)
-    expect(page.locator("#prompts-tokens")).to_contain_text("Not read, beyond 77 tokens: “")
+    expect(page.locator("#prompts-tokens")).to_contain_text("Not read, beyond 32 tokens: “")
     field(page, "prompts").fill("a photo of the car")
     field(page, "seeds").fill("0-2")
     field(page, "compare-steps").fill("1")
@@ -127,16 +127,16 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
 
 def test_tokens_of_all_that_is_typed_are_counted(page):
     def too_long(counter, text):
-        expect(page.locator(counter)).to_contain_text(re.compile(r"\d{2,3} of 77 tokens"))
-        expect(page.locator(counter)).to_contain_text("Not read, beyond 77 tokens: “")
+        expect(page.locator(counter)).to_contain_text(re.compile(r"\d{2,3} of 32 tokens"))
+        expect(page.locator(counter)).to_contain_text("Not read, beyond 32 tokens: “")
         expect(page.locator(counter)).to_contain_text(text)
 
-    expect(page.locator("#preserve-tokens")).to_have_text("7 of 77 tokens")  # start, a photo of the ship, end
-    page.get_by_label("Phrases to keep", exact=True).fill("lion " * 74 + "whale")
+    expect(page.locator("#preserve-tokens")).to_have_text("7 of 32 tokens")  # start, a photo of the ship, end
+    page.get_by_label("Phrases to keep", exact=True).fill("lion " * 29 + "whale")
     page.keyboard.press("Enter")
     too_long("#preserve-tokens", "the longest prompt")
     too_long("#preserve-tokens", "whale”")
-    long = "a photo of the car" + " and a ship" * 24 + " and a whale"
+    long = "a photo of the car" + " and a ship" * 9 + " and a whale"
     for tab, elem_ids in {
         "Erase": ["preview-prompt"],
         "Compare": ["prompts", "negative"],

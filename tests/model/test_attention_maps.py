@@ -94,7 +94,8 @@ def test_half_precision_and_sdpa_have_the_same_maps_and_the_same_image(model):
     for group, maps_SHTIJ in side.maps.items():
         assert maps_SHTIJ.dtype == torch.float32
         assert torch.allclose(maps_SHTIJ.sum(2), torch.ones(()), atol=1e-4)
-        assert torch.allclose(maps_SHTIJ[0], full.maps[group][0], atol=0.02)
+        difference_HTIJ = (maps_SHTIJ[0] - full.maps[group][0]).abs()
+        assert difference_HTIJ.mean() < 1e-3 and difference_HTIJ.max() < 0.1
 
 
 def test_words_hold_every_position_once(model, other):
@@ -110,7 +111,7 @@ def test_a_phrase_is_one_word_and_is_marked(model):
     words = text.words(model, "Ada Finch and a finch", ["Ada Finch"])
     told = [(word.text, word.role) for word in words]
     assert told[1:-1] == [("Ada Finch", "concept"), ("and", "word"), ("a", "word"), ("finch", "word"), ("end", "end")]
-    assert words[1].tokens == ("ada</w>", "finch</w>") and words[1].positions == (1, 2)
+    assert words[1].tokens == ("ad", "a</w>", "fin", "ch</w>") and words[1].positions == (1, 2, 3, 4)
 
 
 def test_the_final_end_token_is_the_last_position_only_where_end_tokens_pad(model, other):

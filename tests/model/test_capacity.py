@@ -38,7 +38,7 @@ def test_a_method_without_keep_weights_has_no_condition(model):
 
 
 def test_too_little_to_keep_is_an_infinite_condition(model):
-    # One prompt of 77 positions cannot span 160 directions.
+    # One prompt of 32 positions cannot span 320 directions.
     bare = replace(PEOPLE, concepts=PEOPLE.concepts[:1], preserve=()).with_settings(refine=KeepWeights(preserve=1.0))
     found = capacity.measure(model, bare, None)
     assert found.condition == math.inf and found.kept == found.shared == 0

@@ -47,10 +47,10 @@ STORE = 150 * 2**20
 
 
 def twelve_people() -> Recipe:
-    """The preset, with so few steps that the way of it is most of the work; six blocks of two."""
-    recipe = next(preset.recipe for preset in presets.presets() if preset.name == "miniature/people-12")
+    """Of the preset of 100, with so few steps that the way of it is most of the work; six blocks of two."""
+    recipe = next(preset.recipe for preset in presets.presets() if preset.name == "miniature/people-100")
     keep = KeepWeights(general=0.0, preserve=1.0)
-    return replace(recipe, preserve=recipe.preserve[:2]).with_settings(
+    return replace(recipe, concepts=recipe.concepts[:12], preserve=recipe.preserve[:2]).with_settings(
         refine=keep,
         fuse=keep,
         images=ImageSettings(per_concept=4, steps=2, guidance=4.0),

@@ -86,7 +86,7 @@ def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged, 
     alone, _ = run(model, QUICK.with_settings(concepts_at_once=1))
     turned, _ = run(model, replace(QUICK, concepts=QUICK.concepts[::-1]))
     for key, weight_PD in base.weights.items():
-        torch.testing.assert_close(alone.weights[key], weight_PD, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone.weights[key], weight_PD, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(turned.weights[key], weight_PD, atol=1e-4, rtol=1e-3)
 
 

@@ -29,11 +29,12 @@ def tokenizer():
 
 
 def text_encoder(kind, width, act, layers=2, **settings):
+    words = tokenizer()
     return kind(
         CLIPTextConfig(
-            vocab_size=len(tokenizer()), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-            num_attention_heads=2, max_position_embeddings=77, hidden_act=act, bos_token_id=1045, eos_token_id=1046,
-            pad_token_id=1046, **settings,
+            vocab_size=len(words), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+            num_attention_heads=2, max_position_embeddings=77, hidden_act=act, bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, **settings,
         )
     )  # fmt: skip
 

@@ -94,7 +94,7 @@ def test_the_mask_is_where_the_phrase_is_whether_its_own_token_shows_it_or_the_p
     drawn = sampling.training_images(model, wanted, ImageSettings(steps=10), None)
     mask_IJ = attention.mask(drawn[0].heat_HW)
     middle_IJ = mask_IJ[len(mask_IJ) // 2 - 2 :][:4, len(mask_IJ) // 2 - 2 :][:, :4]
-    assert middle_IJ.all() and not mask_IJ[0].any() and not mask_IJ[:, 0].any()
+    assert middle_IJ.float().mean() > 0.75 and not mask_IJ[0].any() and not mask_IJ[:, 0].any()
 
 
 def test_heat_is_the_phrase_s_own_or_else_that_of_the_padding_that_stands_out(model):

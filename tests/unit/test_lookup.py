@@ -12,7 +12,7 @@ from mace_studio.runtime import lookup
 
 @pytest.fixture
 def presets_folder(tmp_path, monkeypatch):
-    for name in ("miniature/cat", "miniature/artists-5", "paper/04-cat", "paper/as_published/04-cat"):
+    for name in ("miniature/cat", "miniature/artists-20", "paper/04-cat", "paper/as_published/04-cat"):
         path = tmp_path / "presets" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(Recipe(concepts=[Concept("cat", "forest")], name=name).to_json(), encoding="utf-8")
@@ -31,7 +31,7 @@ def erasures(folder, *names):
     [
         ("miniature/cat", "miniature/cat"),
         ("cat", "miniature/cat"),
-        ("artists-5", "miniature/artists-5"),
+        ("artists-20", "miniature/artists-20"),
         ("paper/04-cat", "paper/04-cat"),  # a whole name goes before what it may be short for
         ("as_published/04-cat", "paper/as_published/04-cat"),
     ],
@@ -45,7 +45,7 @@ def test_a_preset_is_found_by_its_name_or_the_end_of_it(presets_folder, name, wh
     "name, said",
     [
         ("04-cat", "“04-cat” may be paper/04-cat or paper/as_published/04-cat; give the whole name"),
-        ("artist-5", "no preset and no file “artist-5”; the nearest are miniature/artists-5"),
+        ("artist-20", "no preset and no file “artist-20”; the nearest are miniature/artists-20"),
         ("miniature/cta", "nearest are miniature/cat"),
         ("zzzzz", "check the spelling, or give the path of a file"),
         ("", "check the spelling"),
