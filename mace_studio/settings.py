@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 
 from mace_studio.errors import RecipeError
@@ -130,7 +130,8 @@ def check_lora(lora: LoraSettings) -> None:
         raise RecipeError("lora.tune", "With kept samples only key projections can be trained; choose key.")
     at_least("lora.t1", lora.t1, 0)
     if not lora.t2 < TIMESTEPS:
-        raise RecipeError("lora.t2", f"t2 is {lora.t2:g}; timesteps end at {TIMESTEPS - 1}.")
+        raise RecipeError("lora.t2", f"{number(lora.t2)} is not allowed; timesteps end at {TIMESTEPS - 1}.")
+    at_least("lora.t2", lora.t2, 0)
     if not lora.t1 < lora.t2:
         raise RecipeError("lora.t1", f"t1 ({lora.t1:g}) must be below t2 ({lora.t2:g}).")
 
@@ -179,5 +180,10 @@ def number(value: float) -> str:
 
 
 def above_zero(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise RecipeError(name, f"{value:g} is not allowed; use a number above 0.")
+    if not is_finite(value) or value <= 0:
+        raise RecipeError(name, f"{number(value)} is not allowed; use a number above 0.")
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is finite as a float; a whole one may have more digits than a float can take."""
+    return abs(value) <= sys.float_info.max

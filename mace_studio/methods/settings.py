@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mace_studio.errors import RecipeError
-from mace_studio.settings import KeepWeights, at_least, check_keep_weights, one_of
+from mace_studio.settings import KeepWeights, at_least, check_keep_weights, is_finite, number, one_of
 
 TUNES = ("both", "key", "value")
 
@@ -67,12 +66,12 @@ class MethodSettings:
 
 
 def _check_number(name: str, value: float, least: float | None, most: float | None) -> None:
-    if not math.isfinite(value):
-        raise RecipeError(name, f"{value:g} is not allowed; use a finite number.")
+    if not is_finite(value):
+        raise RecipeError(name, f"{number(value)} is not allowed; use a finite number.")
     if least is not None:
         at_least(name, value, least)
     if most is not None and value > most:
-        raise RecipeError(name, f"{value:g} is not allowed; use a number up to {most:g}.")
+        raise RecipeError(name, f"{number(value)} is not allowed; use a number up to {most:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
 """What the user asks for: checks in words, JSON in and out."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
 import pytest
 
 from mace_studio.errors import RecipeError, StudioError
+from mace_studio.methods import METHODS
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import MAX_CONCEPTS, Concept, ImageRequest, Recipe
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
@@ -110,6 +112,21 @@ def test_other_settings_are_checked(settings, field, word):
 @pytest.mark.parametrize(("seed", "word"), [(-1, "at least 0"), (2**63, "too large"), (10**400, "too large")])
 def test_the_seed_is_checked(seed, word):
     refused(replace(GOOD, seed=seed), "seed", word)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), INFINITY, NAN], ids=["large", "small", "inf", "nan"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_number_that_no_float_can_take_is_refused_at_its_field(name, value):
+    settings = METHODS[name].settings()
+    for part in dataclasses.fields(settings):
+        own = getattr(settings, part.name)
+        if isinstance(own, int | float) and not isinstance(own, bool):
+            refused(Recipe(concepts=(CAT,), method=name, settings=replace(settings, **{part.name: value})), part.name)
+        elif dataclasses.is_dataclass(own):
+            for inner in dataclasses.fields(own):
+                if type(getattr(own, inner.name)) in (int, float):
+                    changed = replace(settings, **{part.name: replace(own, **{inner.name: value})})
+                    refused(Recipe(concepts=(CAT,), method=name, settings=changed), f"{part.name}.{inner.name}")
 
 
 def test_an_unknown_method_is_refused_by_name():
