@@ -95,7 +95,7 @@ def test_half_precision_and_sdpa_have_the_same_maps_and_the_same_image(model):
         assert maps_SHTIJ.dtype == torch.float32
         assert torch.allclose(maps_SHTIJ.sum(2), torch.ones(()), atol=1e-4)
         difference_HTIJ = (maps_SHTIJ[0] - full.maps[group][0]).abs()
-        assert difference_HTIJ.mean() < 1e-3 and difference_HTIJ.max() < 0.1
+        assert difference_HTIJ.mean() < 2e-3 and difference_HTIJ.max() < 0.1
 
 
 def test_words_hold_every_position_once(model, other):

@@ -71,7 +71,7 @@ def test_together_is_the_same_as_one_after_another(model, unchanged):
         assert [s.loss for s in steps] == pytest.approx([s.loss for s in seen[i::3]], rel=1e-5)
         for key, (up_PR, down_RD) in delta.pairs.items():
             # AdamW's first steps are as large for a gradient of rounding errors alone as for any other.
-            assert (together[i].pairs[key][0] - up_PR).norm() < 0.02 * up_PR.norm()
+            assert (together[i].pairs[key][0] - up_PR).norm() <= 0.02 * up_PR.norm()
             torch.testing.assert_close(together[i].pairs[key][1], down_RD, atol=1e-4, rtol=1e-4)
 
 
