@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mace_studio import masks as mask_files
 from mace_studio import phrases
+from mace_studio.caption_files import captions_of
 from mace_studio.cluster.worker import Asked, Trained
 from mace_studio.cluster.workers import Cluster, Workers, started
 from mace_studio.core.moments import PairSums
@@ -28,7 +29,7 @@ from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import text
 from mace_studio.sd.embeddings import Embeddings
-from mace_studio.sd.model import Model, captions_of
+from mace_studio.sd.model import Model
 from mace_studio.spent import Spent
 
 

@@ -19,6 +19,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from mace_studio import methods, text_files
+from mace_studio.caption_files import read_captions
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, Plan, make_plan
@@ -172,7 +173,6 @@ def _measured(model: Model, cases: Sequence[Any], judge: None, cache: Path, prog
 def _plan(model: Model, case: Case, size: str, first_seed: int) -> Plan:
     """What is generated of a row."""
     from mace_studio.sd import sampling  # noqa: PLC0415
-    from mace_studio.sd.model import read_captions  # noqa: PLC0415
 
     captions, kinds = read_captions(model.captions), known_kinds()
     plan = make_plan(case.recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)

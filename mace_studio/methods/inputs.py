@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio import __version__
+from mace_studio.caption_files import read_captions
 from mace_studio.erasure import Erasure
 from mace_studio.progress import Progress, Report, timed, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import files, grams, text
-from mace_studio.sd.model import Model, read_captions
+from mace_studio.sd.model import Model
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 

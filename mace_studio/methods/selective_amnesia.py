@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mace_studio import prompts
+from mace_studio.caption_files import read_captions
 from mace_studio.erasure import Erasure
 from mace_studio.methods import esd, inputs, training
 from mace_studio.methods.settings import SelectiveAmnesiaSettings
@@ -20,7 +21,7 @@ from mace_studio.methods.training import Masters, Prompts
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import files, grams
-from mace_studio.sd.model import Model, read_captions
+from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import TrainingImage
 from mace_studio.settings import ImageSettings
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mace_studio import presets, sources
+from mace_studio.caption_files import captions_of, read_captions
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan, with_one_guidance
 from mace_studio.exports.formats import ExportRequest
@@ -289,8 +290,6 @@ class Studio(JobDesk):
             first_seed: of the images of every prompt.
         """
         recipe = self.entry(erasure).recipe
-        from mace_studio.sd.model import captions_of, read_captions  # noqa: PLC0415 - torch
-
         captions = read_captions(self.place.captions or captions_of(self.source))
         plan = make_plan(recipe, size, captions=captions, first_seed=first_seed, kinds=presets.known_kinds())
         return self.with_defaults(plan)

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from mace_studio import prompts
+from mace_studio.caption_files import read_captions
 from mace_studio.methods import find
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.recipe import Recipe
 from mace_studio.sd import grams, lora, sampling, text
 from mace_studio.sd.batching import Batches, free
 from mace_studio.sd.counting import counted
-from mace_studio.sd.model import Model, read_captions
+from mace_studio.sd.model import Model
 from mace_studio.settings import TIMESTEPS, ImageSettings, LoraSettings
 
 CONCEPTS = 4  # at once, where a step of one is quick

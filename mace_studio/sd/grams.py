@@ -8,10 +8,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mace_studio.caption_files import read_captions
 from mace_studio.core.moments import Moments
 from mace_studio.progress import Report, silent, within
 from mace_studio.sd import files, text
-from mace_studio.sd.model import Model, read_captions
+from mace_studio.sd.model import Model
 
 log = logging.getLogger(__name__)
 

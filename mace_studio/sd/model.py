@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -16,8 +15,9 @@ from PIL.Image import Image
 from torch import nn
 
 from mace_studio import sources
-from mace_studio.errors import FileError, ModelError
-from mace_studio.paths import ASSETS, BUILT_IN
+from mace_studio.caption_files import GENERAL_CAPTIONS, captions_of
+from mace_studio.errors import ModelError
+from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import checkpoints, devices, open_pipeline, parts, projections
@@ -25,7 +25,6 @@ from mace_studio.sd.batching import Batches, ran_out
 
 log = logging.getLogger(__name__)
 
-GENERAL_CAPTIONS = ASSETS / "captions" / "general.txt"
 BATCH = 8  # images generated at once
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -39,7 +38,7 @@ class Model:
         pipeline: a diffusers pipeline on its device, frozen and in evaluation mode.
         source: the folder, hub id or file it came from.
         low_memory: one image at a time, and each part on the device only while it works.
-        captions: file of the captions of general knowledge, for `read_captions`.
+        captions: file of the captions of general knowledge, for `caption_files.read_captions`.
         vae, text_encoder: as `load` took them.
     """
 
@@ -234,38 +233,6 @@ def load(
             text_encoder=text_encoder,
         )
     )
-
-
-def captions_of(source: str) -> Path:
-    """The captions that go with a model: the `captions.txt` of its folder, or everyday scenes.
-
-    Args:
-        source: folder, file or hub id of the model.
-    """
-    own = Path(source) / "captions.txt"
-    return own if own.is_file() else GENERAL_CAPTIONS
-
-
-def read_captions(path: Path) -> list[str]:
-    """The captions in a text file, one a line, or in an annotation file of MS-COCO, `captions_*.json`.
-
-    Args:
-        path: of the file, UTF-8.
-
-    Raises:
-        FileError: it is neither, or holds none.
-    """
-    try:
-        written = path.read_text(encoding="utf-8-sig")
-        lines = written.splitlines()
-        if path.suffix == ".json":
-            lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
-        found = [line.strip() for line in lines if line.strip()]
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is no file of captions: neither text, one a line, nor MS-COCO's JSON.") from error
-    if not found:
-        raise FileError(f"{path} holds no captions; give a file with one a line.")
-    return found
 
 
 def _dtype(dtype: str, device: str) -> torch.dtype:

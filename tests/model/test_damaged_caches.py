@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mace_studio import caption_files
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import files, grams, image_cache, sampling
 from mace_studio.sd import model as sd_model
@@ -22,7 +23,7 @@ def few(other_folder, tmp_path_factory):
     captions = tmp_path_factory.mktemp("captions") / "few.txt"
     captions.write_text("\ufeffa cat sits\na dog runs", encoding="utf-8")
     model = sd_model.load(str(other_folder), "cpu", "float32", captions=captions)
-    assert sd_model.read_captions(captions) == ["a cat sits", "a dog runs"]
+    assert caption_files.read_captions(captions) == ["a cat sits", "a dog runs"]
     return model
 
 

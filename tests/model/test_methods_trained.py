@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mace_studio import caption_files, prompts
 from mace_studio import erasure as erasures
-from mace_studio import prompts
 from mace_studio.errors import FileError, ModelError, StudioError
 from mace_studio.methods import METHODS, esd, forget_me_not, training
 from mace_studio.methods.settings import EsdSettings
@@ -159,7 +159,7 @@ def test_the_loss_of_an_sa_step_is_the_equation(small, tmp_path, fisher_weight):
     METHODS["sa"].erase(small, recipe, seen.append, tmp_path)
     losses = [event.loss for event in seen if event.loss is not None]
     found = {load_file(path)["latent_CHW"] for path in tmp_path.glob("*.safetensors") if "fisher" not in path.name}
-    captions = sd_model.read_captions(small.captions)
+    captions = caption_files.read_captions(small.captions)
     chosen = captions[int(torch.randperm(len(captions), generator=torch.Generator().manual_seed(0))[0])]
     sentences = [prompts.image_prompt("cat", "object"), chosen]
     context = small.pipeline.encode_prompt(sentences, small.device, 1, False)[0]

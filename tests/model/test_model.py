@@ -6,6 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from mace_studio import caption_files
 from mace_studio.errors import FileError, ModelError
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import grams as knowledge
@@ -46,7 +47,7 @@ def test_memory_is_counted_from_the_weights(model):
 
 
 def test_captions_are_the_models_own_where_it_has_any(model, other, other_folder):
-    assert other.captions == sd_model.GENERAL_CAPTIONS
+    assert other.captions == caption_files.GENERAL_CAPTIONS
     assert model.captions == BUILT_IN / "captions.txt"
     assert other.captions.is_file() and model.captions.is_file()
 
@@ -118,7 +119,7 @@ def test_captions_are_read_from_text_and_from_coco(tmp_path):
     text.write_text("A cat sits. \n\n  Two dogs run.\n", encoding="utf-8")
     annotations = [{"id": 1, "caption": "A cat sits.\n"}, {"id": 5, "caption": "Two dogs run."}]
     coco.write_text(json.dumps({"images": [], "annotations": annotations}), encoding="utf-8")
-    assert sd_model.read_captions(text) == sd_model.read_captions(coco) == ["A cat sits.", "Two dogs run."]
+    assert caption_files.read_captions(text) == caption_files.read_captions(coco) == ["A cat sits.", "Two dogs run."]
 
 
 @pytest.mark.parametrize(
@@ -135,9 +136,9 @@ def test_what_holds_no_captions_is_a_sentence(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FileError, match="captions"):
-        sd_model.read_captions(path)
+        caption_files.read_captions(path)
     with pytest.raises(FileError, match="no file of captions"):
-        sd_model.read_captions(tmp_path / "missing.txt")
+        caption_files.read_captions(tmp_path / "missing.txt")
 
 
 def test_captions_of_the_users_own_decide_the_gram_and_are_cached_by_what_they_say(other_folder, tmp_path):

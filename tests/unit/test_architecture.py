@@ -15,7 +15,7 @@ FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *ROOT.glob("app.py")])
 
 # What the user asks: no model, no torch.
 ASKED = {"recipe", "settings", "prompts", "phrases", "schema", "errors", "progress", "paths", "presets", "masks"}
-ASKED |= {"erasure_header", "sources", "surroundings", "text_files", "neighbours", "spent"}
+ASKED |= {"erasure_header", "sources", "surroundings", "text_files", "neighbours", "spent", "caption_files"}
 # The table of methods and their settings, without torch: what a recipe, the page and the terminal know of a method.
 TABLE = {"methods.__init__", "methods.settings", "methods.mace.__init__"}
 NUMBERS = {"torch", "numpy", "PIL", "safetensors"}
@@ -30,6 +30,7 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
         set(),
     ),
     ("sources", "phrases", "text_files", "surroundings", "spent"): ({"errors"}, set()),
+    ("caption_files",): ({"errors", "paths"}, set()),
     ("neighbours",): ({"phrases", "recipe"}, set()),
     ("masks", "erasure_header"): (ASKED, {"numpy", "PIL", "safetensors"}),
     ("core",): ({"errors"}, {"torch"}),

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mace_studio import __version__, masks, phrases, prompts
+from mace_studio.caption_files import captions_of
 from mace_studio.erasure import Erasure, origin
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import fuse, refine, train_loras, training_images
@@ -18,7 +19,7 @@ from mace_studio.recipe import Recipe
 from mace_studio.sd import batching, text
 from mace_studio.sd.embeddings import LIMIT, Embeddings
 from mace_studio.sd.lora import LoraDelta
-from mace_studio.sd.model import Model, captions_of
+from mace_studio.sd.model import Model
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 # Costs beside a UNet sample in a full batch: a forward and a backward of one alone; the encoding of a sentence.

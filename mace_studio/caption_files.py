@@ -1,0 +1,43 @@
+"""Files of general captions: which one goes with a model, and what stands in it. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mace_studio.errors import FileError
+from mace_studio.paths import ASSETS
+
+GENERAL_CAPTIONS = ASSETS / "captions" / "general.txt"
+
+
+def captions_of(source: str) -> Path:
+    """The captions that go with a model: the `captions.txt` of its folder, or everyday scenes.
+
+    Args:
+        source: folder, file or hub id of the model.
+    """
+    own = Path(source) / "captions.txt"
+    return own if own.is_file() else GENERAL_CAPTIONS
+
+
+def read_captions(path: Path) -> list[str]:
+    """The captions in a text file, one a line, or in an annotation file of MS-COCO, `captions_*.json`.
+
+    Args:
+        path: of the file, UTF-8.
+
+    Raises:
+        FileError: it is neither, or holds none.
+    """
+    try:
+        written = path.read_text(encoding="utf-8-sig")
+        lines = written.splitlines()
+        if path.suffix == ".json":
+            lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
+        found = [line.strip() for line in lines if line.strip()]
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is no file of captions: neither text, one a line, nor MS-COCO's JSON.") from error
+    if not found:
+        raise FileError(f"{path} holds no captions; give a file with one a line.")
+    return found
