@@ -241,3 +241,16 @@ def test_the_studio_is_there_before_the_heavy_libraries():
     check = f"import sys, mace_studio, mace_studio.runtime.studio; sys.exit(', '.join({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == ""
+
+
+def test_what_the_page_asks_before_the_model_is_there_imports_no_library_of_models():
+    """While a thread imports transformers, another one that does too may find a part of it missing."""
+    old = ROOT / "tests" / "golden" / "version-0.1" / "cat.safetensors"
+    asked = (
+        "import sys; from pathlib import Path; from mace_studio.runtime.studio import Studio; "
+        f"studio, path = Studio(output=Path('.')), Path({str(old)!r}); plan = studio.plan(path); "
+        "studio.entries(), studio.estimate(studio.entry(path).recipe), studio.token_counts(['a cat']); "
+        "studio.seconds(plan); assert plan.captions; sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""
