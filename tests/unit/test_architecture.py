@@ -250,7 +250,8 @@ def test_what_the_page_asks_before_the_model_is_there_imports_no_library_of_mode
         "import sys; from pathlib import Path; from mace_studio.runtime.studio import Studio; "
         f"studio, path = Studio(output=Path('.')), Path({str(old)!r}); plan = studio.plan(path); "
         "studio.entries(), studio.estimate(studio.entry(path).recipe), studio.token_counts(['a cat']); "
-        "studio.seconds(plan); assert plan.captions; sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'peft'} & set(sys.modules)))"
+        "studio.seconds(plan); assert plan.captions; "
+        "sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == ""
