@@ -261,7 +261,7 @@ def _others(own: Presets, base: str) -> Iterator[Case]:
 
 def _ablation(own: Presets, base: str) -> Iterator[Case]:
     """Table 4."""
-    whole = _some(own["people-100"], ABLATED)
+    whole = _some(own, ABLATED)
     uniform = whole.with_settings(lora=replace(whole.settings.lora, uniform=True))
     yield Case("refinement only", whole.with_settings(lora=replace(whole.settings.lora, steps=0)))
     yield Case("+ LoRA, weighted sum, uniform t", uniform.with_settings(fusion="weighted-sum"))
@@ -271,22 +271,23 @@ def _ablation(own: Presets, base: str) -> Iterator[Case]:
 
 def _keys_values(own: Presets, base: str) -> Iterator[Case]:
     """Table 11."""
-    whole = _some(own["people-100"], ABLATED)
+    whole = _some(own, ABLATED)
     for tune, steps in (("key", 50), ("value", 50), ("value", 25), ("value", 10), ("both", 50)):
         yield Case(
             f"{tune}, {steps} steps", whole.with_settings(lora=replace(whole.settings.lora, tune=tune, steps=steps))
         )
 
 
-def _some(recipe: Recipe, count: int) -> Recipe:
-    """A recipe with the first of its people."""
-    return replace(recipe, concepts=recipe.concepts[:count], name=f"{count} {'person' if count == 1 else 'people'}")
+def _some(own: Presets, count: int) -> Recipe:
+    """The first of 100 people, with the settings for ten."""
+    name, concepts = f"{count} {'person' if count == 1 else 'people'}", own["people-100"].concepts[:count]
+    return replace(own["people-10"], concepts=concepts, name=name, about="")
 
 
 def _scaling(own: Presets, base: str) -> Iterator[Case]:
     for count in (1, 2, 5, 10, 20, 50):
         # A seed of its own, so that no row finds training images of another and the seconds compare.
-        less = replace(_some(own["people-100"], count), seed=count)
+        less = replace(_some(own, count), seed=count)
         yield Case(less.name, less)
 
 
