@@ -157,7 +157,8 @@ def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_store
     assert len(loras) >= 3
     result = erase_on_cluster(model, recipe, cache=tmp_path)
     assert sum(path.stat().st_mtime_ns == written for path, written in loras.items()) >= 2  # not trained again
-    assert len(list((tmp_path / "loras").iterdir())) == len(result.loras) == 6
+    written = list(tmp_path.glob("loras/*.safetensors"))  # beside what a worker that is being ended had begun
+    assert len(written) == len(result.loras) == 6
 
 
 @needs_ray
