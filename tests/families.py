@@ -1,5 +1,7 @@
 """Random pipelines of every family that the studio reads, small, of the same classes as the real ones."""
 
+from pathlib import Path
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -14,14 +16,14 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from mace_studio.runtime.studio import BUILT_IN
-
+# The vocabulary of the built-in model's first edition: the random weights below do not change with the shipped model.
+TOKENIZER = Path(__file__).parent / "golden" / "tokenizer"
 LENGTH = 32
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 def tokenizer(pad="<|endoftext|>"):
-    return CLIPTokenizer.from_pretrained(str(BUILT_IN / "tokenizer"), model_max_length=LENGTH, pad_token=pad)
+    return CLIPTokenizer.from_pretrained(str(TOKENIZER), model_max_length=LENGTH, pad_token=pad)
 
 
 def text_encoder(tokens, width, act="quick_gelu", kind=CLIPTextModel):

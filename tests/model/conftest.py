@@ -29,7 +29,7 @@ def model():
 def other_folder(tmp_path_factory):
     """A random pipeline that pads with "!" as Stable Diffusion 2 does, reads 24 tokens and draws 32 x 48 pixels."""
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(str(BUILT_IN / "tokenizer"), model_max_length=24, pad_token="!")
+    tokenizer = CLIPTokenizer.from_pretrained(str(families.TOKENIZER), model_max_length=24, pad_token="!")
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
@@ -67,7 +67,7 @@ def clip_folder(tmp_path_factory):
     """A CLIP model of random weights, as it lies on a disk."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("clip") / "small-clip"
-    tokenizer = CLIPTokenizer.from_pretrained(str(BUILT_IN / "tokenizer"))
+    tokenizer = CLIPTokenizer.from_pretrained(str(families.TOKENIZER))
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,

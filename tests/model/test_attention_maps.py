@@ -84,8 +84,9 @@ def test_the_mean_of_all_layers_keeps_the_mean_of_every_word(model):
     assert side.heads() == 4
 
 
-def test_half_precision_and_sdpa_have_the_same_maps_and_the_same_image(model):
-    half = sd_model.load(str(BUILT_IN), "cpu", "bfloat16")
+@pytest.mark.parametrize(("dtype", "most"), [("float16", 0.02), ("bfloat16", 0.1)])  # bfloat16 has three bits less
+def test_half_precision_and_sdpa_have_the_same_maps_and_the_same_image(model, dtype, most):
+    half = sd_model.load(str(BUILT_IN), "cpu", dtype)
     assert all("AttnProcessor2_0" in type(p).__name__ for p in half.unet.attn_processors.values())
     (plain,) = sampling.generate(half, REQUEST)
     image, (_, side) = recorded(half, REQUEST)
@@ -95,7 +96,7 @@ def test_half_precision_and_sdpa_have_the_same_maps_and_the_same_image(model):
         assert maps_SHTIJ.dtype == torch.float32
         assert torch.allclose(maps_SHTIJ.sum(2), torch.ones(()), atol=1e-4)
         difference_HTIJ = (maps_SHTIJ[0] - full.maps[group][0]).abs()
-        assert difference_HTIJ.mean() < 2e-3 and difference_HTIJ.max() < 0.1
+        assert difference_HTIJ.max() < most and difference_HTIJ.mean() < most / 50
 
 
 def test_words_hold_every_position_once(model, other):

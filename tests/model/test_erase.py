@@ -81,12 +81,13 @@ def test_same_recipe_same_bytes_with_and_without_what_was_kept(model, unchanged,
     assert not torch.equal(*(r.weights[next(iter(r.weights))] for r in (erasure.load(files[0]), other)))
 
 
-def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged, quick):
-    base, _ = quick
-    alone, _ = run(model, QUICK.with_settings(concepts_at_once=1))
-    turned, _ = run(model, replace(QUICK, concepts=QUICK.concepts[::-1]))
+def test_how_many_train_at_once_and_their_order_do_not_matter(model, unchanged):
+    slow = QUICK.with_settings(lora=LoraSettings(steps=2, learning_rate=5e-5))
+    base, _ = run(model, slow)
+    alone, _ = run(model, slow.with_settings(concepts_at_once=1))
+    turned, _ = run(model, replace(slow, concepts=slow.concepts[::-1]))
     for key, weight_PD in base.weights.items():
-        torch.testing.assert_close(alone.weights[key], weight_PD, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(alone.weights[key], weight_PD, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(turned.weights[key], weight_PD, atol=1e-4, rtol=1e-3)
 
 

@@ -17,15 +17,15 @@ from mace_studio.errors import FileError
 from mace_studio.exports import export as exporting
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import ldm_keys, projections
 from mace_studio.sd import model as sd_model
+from tests import families
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),))
 
 
 def tokenizer():
-    return CLIPTokenizer.from_pretrained(str(BUILT_IN / "tokenizer"))
+    return CLIPTokenizer.from_pretrained(str(families.TOKENIZER))
 
 
 def text_encoder(kind, width, act, layers=2, **settings):

@@ -198,7 +198,7 @@ def probe(model, sentences):
 
 @torch.no_grad()
 def test_esd_comes_nearer_to_its_target(small):
-    recipe = recipe_of("esd", CONCEPTS[:1], steps=12, learning_rate=1e-4, guidance=1.0)
+    recipe = recipe_of("esd", CONCEPTS[:1], steps=6, learning_rate=3e-4, guidance=1.0)
     points, read = probe(small, ["", "cat"])
     targets = [
         esd.target(*(training.predict(small, x, t, read.rows([row])) for row in (0, 1)), EsdSettings().eta)
