@@ -117,7 +117,9 @@ def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 
 
 def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
-    judge_training.train(judge_training.build().to(options.device), plan, options.out / "judge", work, options.resume)
+    model, judge = options.out / "model", judge_training.build().to(options.device)
+    vae = folders.load_vae(model).to(options.device) if (model / "vae").is_dir() else None
+    judge_training.train(judge, plan, options.out / "judge", work, options.resume, vae)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -125,6 +127,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     rows = [
         *evaluate.generated(whole, judge, options.images, options.seed),
         *evaluate.composed(judge, options.composed),
+        *evaluate.composed(judge, options.composed, whole.vae),
     ]
     print(evaluate.table(rows))
     print(f"\nAutoencoder: {autoencoder.psnr(whole.vae):.2f} dB on held-out composed images.")

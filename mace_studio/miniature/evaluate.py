@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
-from mace_studio.miniature import diffusion, world
+from mace_studio.miniature import autoencoder, diffusion, pictures, world
 from mace_studio.miniature.judge import NONE, Judge
 from mace_studio.miniature.vocabulary import OBJECTS, THINGS
 
@@ -75,14 +75,24 @@ def generated(
     for group in groups(judge) if asked is None else asked:
         words = [word for word in group.answers for _ in range(images)]
         forms = [group.forms[i % len(group.forms)] for i in range(len(words))]
-        pictures = diffusion.generate(whole, [form.format(word) for form, word in zip(forms, words, strict=True)], seed)
-        yield _row(group.name, judge, group.head, pictures, [group.answers[word] for word in words])
+        made = diffusion.generate(whole, [form.format(word) for form, word in zip(forms, words, strict=True)], seed)
+        yield _row(group.name, judge, group.head, made, [group.answers[word] for word in words])
 
 
-def composed(judge: Judge, number: int) -> Iterator[Row]:
-    """One row for each head of the judge, on held-out composed images; pairs of things are left out."""
+def composed(judge: Judge, number: int, vae: AutoencoderKL | None = None) -> Iterator[Row]:
+    """One row for each head of the judge, on held-out composed images; pairs of things are left out.
+
+    Args:
+        judge: names what they show.
+        number: of images.
+        vae: shows the images as they come out of this autoencoder; None: as they were composed.
+    """
     samples = [s for s in world.samples(number, world.HELD_OUT + 1) if len(s.concepts) < 2]
-    pictures = [Image.fromarray(sample.image_HWC) for sample in samples]
+    images, title = [Image.fromarray(sample.image_HWC) for sample in samples], "composed"
+    if vae is not None:
+        title = "composed, through the autoencoder"
+        parts = pictures.to_tensor([sample.image_HWC for sample in samples]).split(64)
+        images = [image for part in parts for image in pictures.to_images(autoencoder.reconstructed(vae, part))]
     shown: dict[str, list[str | None]] = {
         "thing": [s.concepts[0] if s.concepts else NONE for s in samples],
         "artist": [s.artist for s in samples],
@@ -90,7 +100,7 @@ def composed(judge: Judge, number: int) -> Iterator[Row]:
     }
     for head, names in shown.items():
         right = [name if name in judge.answers[head] else NONE for name in names]
-        yield _row(f"composed: {head}", judge, head, pictures, right)
+        yield _row(f"{title}: {head}", judge, head, images, right)
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """The judge: a small classifier that says which thing or person, which artist and which scene an image shows.
 
-It has seen composed images only, none that a model generated. Which answers it has is written in its file, so that a
-judge goes on working with the model that it came with when the vocabulary grows.
+It has seen composed images only, as they are and as the autoencoder shows them, none that a UNet generated. Which
+answers it has is written in its file, so that a judge goes on working with its model when the vocabulary grows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the judge is trained and calibrated, on composed images only."""
+"""How the judge is trained and calibrated, on composed images only, half of them as the autoencoder shows them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from mace_studio.miniature import pictures, world
+from mace_studio.miniature import autoencoder, pictures, world
 from mace_studio.miniature.judge import HEADS, NONE, Judge
 from mace_studio.miniature.training import Plan, Training
 from mace_studio.miniature.world import HELD_OUT, Sample
@@ -29,7 +30,7 @@ def build(seed: int = 0) -> Judge:
         return Judge()
 
 
-def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> None:
+def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool, vae: AutoencoderKL | None = None) -> None:
     """Train, calibrate and write the judge.
 
     Args:
@@ -38,16 +39,17 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool) -> N
         folder: where it is written.
         work: folder of checkpoints and curve.
         resume: go on from the checkpoint in `work`.
+        vae: every other image is shown as it comes out of this autoencoder; None: all are shown as composed.
     """
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, but not declared
     judge.train()
     training = Training({"judge": judge}, plan, work)
     if resume:
         training.resume()
-    training.run(lambda step: _step_loss(judge, step, plan.batch))
+    training.run(lambda step: _step_loss(judge, step, plan.batch, vae))
     with training.averaged():
         judge.cpu()
-        calibrate(judge, world.samples(CALIBRATION_NUMBER, HELD_OUT))
+        calibrate(judge, world.samples(CALIBRATION_NUMBER, HELD_OUT), vae)
         judge.save(folder)
 
 
@@ -62,12 +64,12 @@ def targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def calibrate(judge: Judge, samples: Sequence[Sample]) -> None:
+def calibrate(judge: Judge, samples: Sequence[Sample], vae: AutoencoderKL | None = None) -> None:
     """Give each head the temperature with the lowest cross-entropy on samples that the judge was not trained on.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
-    parts = [judge(part) for part in _pixels(samples).split(64)]
+    parts = [judge(part) for part in _shown(samples, vae).split(64)]
     for head, target_NA in targets(samples).items():
         logits_NA = torch.cat([part[head] for part in parts]).double()
         judge.temperatures[head] = best_temperature(logits_NA, target_NA)
@@ -91,18 +93,25 @@ def worn(pixels_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     return mixed_NCHW * (0.85 + 0.3 * gain_N) + 0.2 * (shift_N - 0.5) + noise_NCHW
 
 
-def _step_loss(judge: Judge, step: int, batch: int) -> Tensor:
+def _step_loss(judge: Judge, step: int, batch: int, vae: AutoencoderKL | None) -> Tensor:
     """Cross-entropy of all heads."""
     samples = world.samples(batch, step)
-    pixels_NCHW = worn(_pixels(samples), torch.Generator().manual_seed(step))
+    pixels_NCHW = worn(_shown(samples, vae), torch.Generator().manual_seed(step))
     device = next(judge.parameters()).device
     logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last).to(device))
     losses = (functional.cross_entropy(logits[head], t_NA.to(device)) for head, t_NA in targets(samples).items())
     return sum(losses, torch.zeros((), device=device))
 
 
-def _pixels(samples: Sequence[Sample]) -> Tensor:
-    return pictures.to_tensor([sample.image_HWC for sample in samples])
+@torch.no_grad()
+def _shown(samples: Sequence[Sample], vae: AutoencoderKL | None) -> Tensor:
+    """Images in -1..1, NCHW, on the CPU; every other one as an autoencoder shows it."""
+    pixels_NCHW = pictures.to_tensor([sample.image_HWC for sample in samples])
+    if vae is not None:
+        pixels_NCHW[::2] = torch.cat(
+            [autoencoder.reconstructed(vae, part).cpu() for part in pixels_NCHW[::2].split(64)]
+        )
+    return pixels_NCHW
 
 
 def _shares(answers: tuple[str, ...], names: Sequence[str | None]) -> Tensor:

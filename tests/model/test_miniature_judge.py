@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mace_studio.miniature import judge_training, world
+from mace_studio.miniature import autoencoder, judge_training, world
 from mace_studio.miniature.judge import HEADS, NONE, Judge
 from mace_studio.miniature.vocabulary import FOLDER, THINGS
 
@@ -121,6 +121,17 @@ def test_calibration_sets_all_temperatures():
             head.weight.mul_(50)
     judge_training.calibrate(judge, world.samples(64, 3))
     assert all(temperature > 1 for temperature in judge.temperatures.values()), "far too sure of itself"
+
+
+def test_every_other_image_is_seen_through_the_autoencoder(monkeypatch):
+    seen = []
+    monkeypatch.setattr(autoencoder, "reconstructed", lambda vae, pixels_NCHW: torch.zeros_like(pixels_NCHW))
+    monkeypatch.setattr(judge_training, "worn", lambda pixels_NCHW, generator: seen.append(pixels_NCHW) or pixels_NCHW)
+    judge = judge_training.build()
+    losses = [judge_training._step_loss(judge, 0, 6, vae) for vae in (None, "grey")]
+    plain_NCHW, mixed_NCHW = seen
+    assert not mixed_NCHW[::2].any() and torch.equal(plain_NCHW[1::2], mixed_NCHW[1::2])
+    assert losses[0] != losses[1]
 
 
 def test_worn_pictures_follow_the_generator():

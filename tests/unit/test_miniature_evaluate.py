@@ -1,9 +1,9 @@
 """The table of how well the built-in model generates."""
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
-from mace_studio.miniature import diffusion, evaluate
+from mace_studio.miniature import autoencoder, diffusion, evaluate
 from mace_studio.miniature.evaluate import Group, Row, wilson
 from mace_studio.miniature.judge import HEADS, Judge
 
@@ -68,6 +68,24 @@ def test_composed_rows_count_single_things_and_scenes():
     assert [row.group for row in rows] == ["composed: thing", "composed: artist", "composed: scene"]
     assert 180 <= rows[0].count == rows[1].count == rows[2].count <= 200
     assert rows[1].correct / rows[1].count == pytest.approx(0.75, abs=0.13)  # all but the artists' share of .25
+
+
+def test_composed_images_can_be_shown_through_an_autoencoder(monkeypatch):
+    seen = []
+
+    class Looking:
+        answers = HEADS
+
+        def names(self, images, head):
+            seen.extend(images)
+            return ["none of these"] * len(images)
+
+    monkeypatch.setattr(autoencoder, "reconstructed", lambda vae, pixels_NCHW: -pixels_NCHW)
+    plain, turned = (list(evaluate.composed(Looking(), 5, vae)) for vae in (None, "inverts"))
+    assert [row.group for row in turned] == [row.group.replace(":", ", through the autoencoder:") for row in plain]
+    half = len(seen) // 2
+    for before, after in zip(seen[:half], seen[half:], strict=True):
+        assert ImageChops.difference(ImageChops.invert(before), after).getextrema() == ((0, 0),) * 3
 
 
 def test_the_table_says_all_numbers():
