@@ -19,7 +19,6 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from mace_studio import methods, text_files
-from mace_studio.caption_files import read_captions
 from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, Plan, make_plan
@@ -171,11 +170,10 @@ def _measured(model: Model, cases: Sequence[Any], judge: None, cache: Path, prog
 
 
 def _plan(model: Model, case: Case, size: str, first_seed: int) -> Plan:
-    """What is generated of a row."""
+    """What is generated of a row; no general captions, of which no table of a study tells."""
     from mace_studio.sd import sampling  # noqa: PLC0415
 
-    captions, kinds = read_captions(model.captions), known_kinds()
-    plan = make_plan(case.recipe, size, captions=captions, first_seed=first_seed, kinds=kinds)
+    plan = make_plan(case.recipe, size, first_seed=first_seed, kinds=known_kinds())
     return sampling.with_defaults(model, replace(plan, guidance=case.guidance or plan.guidance))
 
 
