@@ -175,7 +175,7 @@ MACE = (
             ),
             Field(
                 key="fusion", label="Fusion", path="fusion", kind="choice", choices=FUSIONS,
-                hint="Weighted sum: the ablation",
+                hint="Own tokens: keeps more of people with shared names; weighted sum: the ablation",
             ),
             Field(
                 key="masks", label="Masks", path="masks", kind="choice", choices=MASKS,

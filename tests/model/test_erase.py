@@ -10,7 +10,7 @@ from mace_studio import erasure, prompts
 from mace_studio.core import ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.methods.mace import MaceSettings, erase, refine
+from mace_studio.methods.mace import MaceSettings, erase, fuse, refine
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import files, lora, projections, sampling, segment, text
@@ -116,6 +116,41 @@ def test_weighted_sum_is_the_mean_of_the_loras_on_top_of_the_refinement(model, u
     key = next(iter(result.weights))
     by_hand = refined[0].weights[key] + sum(d.pairs[key][0] @ d.pairs[key][1] for d in result.loras.values()) / 2
     torch.testing.assert_close(result.weights[key], by_hand, atol=1e-5, rtol=1e-4)
+
+
+def test_own_tokens_follows_the_loras_at_tokens_that_no_kept_phrase_shares(model, unchanged, refined, tmp_path):
+    """Against least squares over every row: W' e everywhere, W e of what is kept, (W' + B A) e at own tokens."""
+    asked = replace(QUICK, preserve=("dog", "Ada Frost")).with_settings(fusion="own-tokens")
+    result, _ = run(model, asked)
+    key = list(result.weights)[3]
+    plain, _ = run(model, replace(asked, settings=refined[0].recipe.settings))
+    original_PD, refined_PD = projections.read(model.unet)[key].double(), plain.weights[key].double()
+    rows, targets = [10**0.5 * torch.eye(model.width).double()], [10**0.5 * refined_PD.T]
+    for concept, own in ((asked.concepts[0], ["cat</w>"]), (asked.concepts[1], ["fin", "ch</w>"])):
+        up_PR, down_RD = (part.double() for part in result.loras[concept.phrase].pairs[key])
+        for sentence in prompts.about(concept):
+            context_TD = text.embed(model, [sentence])[0].double()
+            pieces = model.pipeline.tokenizer.tokenize(sentence)
+            target_TP = context_TD @ refined_PD.T
+            for position, piece in enumerate(pieces, 1):  # after the start token
+                if piece in own:
+                    target_TP[position] += context_TD[position] @ (up_PR @ down_RD).T
+            rows.append(context_TD)
+            targets.append(target_TP)
+    for sentence in prompts.preserved(asked):
+        context_TD = text.embed(model, [sentence])[0].double()
+        rows.append(context_TD)
+        targets.append(context_TD @ original_PD.T)
+    by_hand = torch.linalg.lstsq(torch.cat(rows), torch.cat(targets)).solution.T
+    torch.testing.assert_close(result.weights[key].double(), by_hand, atol=2e-4, rtol=1e-3)
+    assert (result.weights[key] - plain.weights[key]).abs().max() > 1e-2
+
+
+def test_at_least_the_last_token_of_a_concept_is_followed(model):
+    asked = replace(QUICK, preserve=("cat tree", "Ada Frost")).with_settings(fusion="own-tokens")
+    assert fuse.shared(model, asked) == {"cat": 0, "Ada Finch": 2}
+    assert fuse.shared(model, replace(asked, preserve=())) == {"cat": 0, "Ada Finch": 0}
+    assert fuse.shared(model, QUICK) == {}
 
 
 @pytest.mark.parametrize("stage", ["images", "masks", "refine", "lora", "fuse"])
