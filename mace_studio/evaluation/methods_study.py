@@ -20,6 +20,7 @@ from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, Tally, agreed, percent
 from mace_studio.evaluation.study import Case, Outcome
 from mace_studio.methods import METHODS, find
+from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.methods.settings import PUBLISHED
 from mace_studio.recipe import Recipe
 from mace_studio.spent import gigabytes
@@ -31,7 +32,7 @@ MANY = 100  # from so many people on OCE has other published settings
 UNREAD = "†"
 # Method -> settings of each candidate of a search: six of each method, so that all have the same budget.
 SEARCHED: dict[str, Mapping[str, Sequence[Any]]] = {
-    "mace": {"preserve": (0.1, 1.0, 10.0), "lora.learning_rate": (1e-3, 3e-3)},
+    "mace": {"preserve": (0.1, 1.0, 10.0), "fusion": ("closed-form", OWN_TOKENS)},
     "mace-free": {"preserve": (0.1, 1.0, 10.0), "general": (1e-6, 1e-4)},
     "uce": {"ridge": (0.05, 0.5, 5.0), "anchor": ("published", "mapping")},
     "rece": {"rounds": (1, 2, 3), "rho": (1e-3, 0.1)},
@@ -48,7 +49,8 @@ SEARCHED: dict[str, Mapping[str, Sequence[Any]]] = {
 
 
 def subjects(task: str) -> dict[str, Recipe]:
-    """What a task erases: name -> MACE's preset of it. Of people, the first of the largest preset, as many as it has.
+    """What a task erases: name -> MACE's preset of it. Of people, the first of the largest preset, as many as it has,
+    with the settings of the preset of that number.
 
     Raises:
         RecipeError: there is no such task.
@@ -60,12 +62,17 @@ def subjects(task: str) -> dict[str, Recipe]:
     if task == "objects":
         return {name: r for name, r in own.items() if [concept.kind for concept in r.concepts] == ["object"]}
     prefix = task if task in ("weapons", "mixed") else f"{task}-"
-    largest = max((r for name, r in own.items() if name.startswith(prefix)), key=lambda recipe: len(recipe.concepts))
+    sizes = {len(recipe.concepts): recipe for name, recipe in own.items() if name.startswith(prefix)}
+    largest = sizes[max(sizes)]
     if task != "people":
         return {task: largest}
     return {
         f"{count} {'person' if count == 1 else 'people'}": replace(
-            largest, concepts=largest.concepts[:count], name=f"{count} people", about=""
+            largest,
+            concepts=largest.concepts[:count],
+            settings=sizes.get(count, largest).settings,
+            name=f"{count} people",
+            about="",
         )
         for count in COUNTS
         if count <= len(largest.concepts)
@@ -88,10 +95,23 @@ def cases(task: str, names: Sequence[str] = (), only: Sequence[str] = ()) -> lis
         if subject not in found:
             raise RecipeError("only", f"“{subject}” is not in this task; use some of {', '.join(found)}.")
     return [
-        Case(f"{subject} · {find(name).title}", with_method(found[subject], name), guidance(found[subject]))
+        Case(f"{subject} · {title(recipe)}", recipe, guidance(found[subject]))
         for subject in only or found
         for name in names or METHODS
+        for recipe in _variants(with_method(found[subject], name))
     ]
+
+
+def title(recipe: Recipe) -> str:
+    """What a row calls its method: MACE is the published one, or with the fusion that is ours."""
+    own = recipe.method == "mace" and recipe.settings.fusion == OWN_TOKENS
+    return find(recipe.method).title + (", own tokens" if own else "")
+
+
+def _variants(recipe: Recipe) -> list[Recipe]:
+    """The recipe; before one of MACE with the fusion that is ours the same with the published one."""
+    published = recipe.with_settings(fusion="closed-form") if recipe.method == "mace" else recipe
+    return [published] if published == recipe else [published, recipe]
 
 
 def guidance(recipe: Recipe) -> float:
@@ -194,10 +214,9 @@ def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the
         folder: of the file `PRESET-METHOD.json`.
         settings: which they are, in words.
     """
-    title = find(recipe.method).title
     data = asdict(recipe) | {
-        "name": f"{recipe.title()}: {title}",
-        "about": f"The same as the preset {preset}, by {title}, with {settings}.",
+        "name": f"{recipe.title()}: {title(recipe)}",
+        "about": f"The same as the preset {preset}, by {title(recipe)}, with {settings}.",
         "settings": _changed(recipe.settings, find(recipe.method).settings()),
     }
     usual = vars(Recipe()) | {"settings": {}}
@@ -220,20 +239,20 @@ def _changed(settings: Any, default: Any) -> dict[str, Any]:
 # The tables
 
 
-def markdown(title: str, task: str, outcomes: Sequence[Outcome]) -> str:
+def markdown(heading: str, task: str, outcomes: Sequence[Outcome]) -> str:
     """The tables of a study: the average over all subjects of objects, and each subject.
 
     Args:
-        title: of the page.
+        heading: of the page.
         task: of `TASKS`.
         outcomes: of its cases.
     """
     groups = by_subject(outcomes)
-    lines = [f"# {title}", ""]
+    lines = [f"# {heading}", ""]
     if task == "objects" and len(groups) > 1:
         lines += ["## Average", "", *_table(_averages(groups)), ""]
     for subject, group in groups.items():
-        rows = [(find(o.case.recipe.method).title, o.case.recipe, [o]) for o in group]
+        rows = [(title(o.case.recipe), o.case.recipe, [o]) for o in group]
         lines += [f"## {subject}", "", *_table(rows), ""]
     reports = [outcome.report for outcome in outcomes if outcome.report is not None]
     return "\n".join([*lines, *(_notes(reports) if reports else [])]) + "\n"
@@ -253,8 +272,8 @@ Line = tuple[str, Recipe, list[Outcome]]  # method, one recipe of it, its outcom
 def _averages(groups: Mapping[str, list[Outcome]]) -> list[Line]:
     found: dict[str, list[Outcome]] = {}
     for outcome in (one for group in groups.values() for one in group):
-        found.setdefault(outcome.case.recipe.method, []).append(outcome)
-    return [(find(name).title, own[0].case.recipe, own) for name, own in found.items()]
+        found.setdefault(title(outcome.case.recipe), []).append(outcome)
+    return [(name, own[0].case.recipe, own) for name, own in found.items()]
 
 
 def _table(lines: Sequence[Line]) -> list[str]:

@@ -57,7 +57,7 @@ def test_every_method_is_given_the_same(task):
         groups.setdefault(case.label.rpartition(" · ")[0], []).append(case)
     assert groups.keys() == methods_study.subjects(task).keys()
     for group in groups.values():
-        assert [case.recipe.method for case in group] == list(METHODS)
+        assert list(dict.fromkeys(case.recipe.method for case in group)) == list(METHODS)
         assert len({(c.recipe.concepts, c.recipe.preserve, c.recipe.seed, c.guidance) for c in group}) == 1
         assert all(getattr(c.recipe.settings, "image_guidance", c.guidance) == c.guidance == 4.0 for c in group)
 
@@ -67,6 +67,19 @@ def test_some_methods_and_some_subjects_are_enough():
     assert [case.label for case in rows] == ["cat · UCE", "cat · MACE", "dog · UCE", "dog · MACE"]
     with pytest.raises(RecipeError, match="“Van Gogh” is not in this task; use some of"):
         methods_study.cases("objects", only=["Van Gogh"])
+
+
+def test_the_published_fusion_stands_beside_ours(monkeypatch):
+    own = [
+        replace(preset, recipe=preset.recipe.with_settings(fusion="own-tokens"))
+        for preset in presets.presets()
+        if preset.name in ("miniature/people-5", "miniature/people-100")
+    ]
+    monkeypatch.setattr(presets, "presets", lambda: own)
+    published, ours, uce = methods_study.cases("people", ["mace", "uce"], ["5 people"])
+    assert [case.label.rpartition(" · ")[2] for case in (published, ours, uce)] == ["MACE", "MACE, own tokens", "UCE"]
+    assert (published.recipe.settings.fusion, ours.recipe.settings.fusion) == ("closed-form", "own-tokens")
+    assert replace(published.recipe, settings=ours.recipe.settings) == ours.recipe
 
 
 def test_settings_are_published_ones_until_a_search_has_others(monkeypatch):
@@ -97,7 +110,7 @@ def test_every_method_has_the_same_budget_and_its_candidates_can_be_run():
         assert len(found) == len({case.recipe for case in found}) == 6
         assert all(case.recipe.check().method == name and case.guidance == 4.0 for case in found)
     tried = methods_study.candidates("mace", "cat")[3].recipe.settings
-    assert (tried.refine.preserve, tried.fuse.preserve, tried.lora.learning_rate) == (1.0, 1.0, 3e-3)
+    assert (tried.refine.preserve, tried.fuse.preserve, tried.fusion) == (1.0, 1.0, "own-tokens")
     for asked in (("nothing", "cat"), ("uce", "nothing")):
         with pytest.raises(RecipeError, match="is not known; use one of"):
             methods_study.candidates(*asked)
