@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from mace_studio.methods import METHODS
+from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.paths import BUILT_IN
 from mace_studio.recipe import Concept, Recipe
 
-COMPARED = ("mace", "mace-free", "uce", "rece", "speed", "oce", "dp")
+COMPARED = ("mace-free", "uce", "rece", "speed", "oce", "dp")  # beside both forms of MACE
 COUNTS = (1, 5, 10, 25, 50, 100)
 FLAT = 0.02
 KEPT_SAMPLES, FEW_IMAGES = 8, 2
@@ -40,9 +41,11 @@ def recipes(people: Recipe) -> Iterator[tuple[str, Recipe]]:
         *(Concept(artist, "art", "style") for artist in artists[::2]),
     ]
     rest = [*things[THINGS:], *kept, *artists[1::2]]
-    for method in COMPARED:
-        title = METHODS[method].title
-        base = people if method == "mace" else replace(people, method=method, settings=METHODS[method].settings())
+    bases = {
+        "MACE": people.with_settings(fusion="closed-form"),
+        "MACE, own tokens": people.with_settings(fusion=OWN_TOKENS),
+    } | {METHODS[name].title: replace(people, method=name, settings=METHODS[name].settings()) for name in COMPARED}
+    for title, base in bases.items():
         for count in [*(n for n in COUNTS if n < len(celebrities)), len(celebrities)]:
             name = f"{title}, {count} {'person' if count == 1 else 'people'}"
             yield name, replace(base, name=name, concepts=celebrities[:count], preserve=kept)
