@@ -204,7 +204,7 @@ def _study(options: argparse.Namespace) -> None:
 
 def _study_presets(options: argparse.Namespace) -> None:
     searching = options.study == "search"
-    rows, first_seed = cases(options.study, options.preset), SEARCH_SEED if searching else FIRST_SEED
+    rows, first_seed = cases(options.study, options.preset, options.only), SEARCH_SEED if searching else FIRST_SEED
     outcomes = _run(options, rows, first_seed)
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")

@@ -222,7 +222,8 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-20")
     parser.add_argument("--task", choices=TASKS, default="objects", help="of the study of methods")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", default=[], help="all if none")
-    parser.add_argument("--only", nargs="+", metavar="SUBJECT", default=[], help="of the task, such as cat dog")
+    only = "subjects of the task, such as cat dog; of other studies, rows with such a text in their name"
+    parser.add_argument("--only", nargs="+", metavar="TEXT", default=[], help=only)
     parser.add_argument("--method", choices=[*SEARCHED, "all"], help="search the settings of this method")
     parser.add_argument("--recipes", type=Path, metavar="DIR", help="where a search of a method writes what won")
     _add_cluster(parser)

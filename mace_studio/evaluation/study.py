@@ -23,6 +23,7 @@ from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, Plan, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, agreed, percent
+from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.paths import BUILT_IN, slug
 from mace_studio.presets import known_kinds, presets
 from mace_studio.progress import Progress, silent, timed
@@ -84,22 +85,27 @@ class Outcome:
     forwards: int | None = None
 
 
-def cases(name: str, base: str = "cat") -> list[Case]:
+def cases(name: str, base: str = "cat", only: Sequence[str] = ()) -> list[Case]:
     """The rows of a study.
 
     Args:
         name: of `STUDIES`.
         base: the preset that a search varies.
+        only: texts, of which a row's label must have one in it; all rows when empty.
 
     Raises:
-        RecipeError: there is no such study or preset.
+        RecipeError: there is no such study, preset or row.
     """
     own = {p.name.removeprefix("miniature/"): p.recipe for p in presets() if p.name.startswith("miniature/")}
     own = {name: recipe for name, recipe in own.items() if "/" not in name}
     for field, value, choices in (("study", name, STUDIES), ("preset", base, own)):
         if value not in choices:
             raise RecipeError(field, f"“{value}” is not known; use one of {', '.join(choices)}.")
-    return list(STUDIES[name](own, base))
+    rows = list(STUDIES[name](own, base))
+    found = [row for row in rows if not only or any(text in row.label for text in only)]
+    if not found:
+        raise RecipeError("only", f"No row has that in its name; the rows are {', '.join(row.label for row in rows)}.")
+    return found
 
 
 def run(
@@ -258,13 +264,14 @@ def _others(own: Presets, base: str) -> Iterator[Case]:
 
 
 def _ablation(own: Presets, base: str) -> Iterator[Case]:
-    """Table 4."""
-    whole = _some(own, ABLATED)
+    """Table 4, and the fusion that is ours."""
+    whole = _some(own, ABLATED).with_settings(fusion="closed-form")
     uniform = whole.with_settings(lora=replace(whole.settings.lora, uniform=True))
     yield Case("refinement only", whole.with_settings(lora=replace(whole.settings.lora, steps=0)))
     yield Case("+ LoRA, weighted sum, uniform t", uniform.with_settings(fusion="weighted-sum"))
     yield Case("+ LoRA, closed form, uniform t", uniform)
     yield Case("all, with importance sampling", whole)
+    yield Case("all, fused at own tokens", whole.with_settings(fusion=OWN_TOKENS))
 
 
 def _keys_values(own: Presets, base: str) -> Iterator[Case]:

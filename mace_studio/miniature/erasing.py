@@ -6,9 +6,11 @@ What the studio measures is put here into the words of `faithful`, so that one t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mace_studio.evaluation import faithful as studio
+from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.miniature.faithful import Finding, share
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.vocabulary import PEOPLE_TO_ERASE, PEOPLE_TO_KEEP
@@ -41,7 +43,12 @@ def findings(
                 behaviour=f"3. stages, {number} people", measured=wanted, value="", count=number, wanted="", held=held
             )
     for number in mass:
-        for row in (studio.plain(model, people, number, cache), studio.full(model, people, number, cache)):
+        ours = replace(studio.SETTINGS, fusion=OWN_TOKENS)
+        for row in (
+            studio.plain(model, people, number, cache),
+            studio.full(model, people, number, cache),
+            studio.full(model, people, number, cache, ours),
+        ):
             yield from _row(f"4. mass, {number} people", row, "kept people are lost by a plain map as numbers grow")
 
 

@@ -39,7 +39,7 @@ def few_images(monkeypatch):
         ("objects", 10),
         ("people", 4),
         ("others", 3),
-        ("ablation", 4),
+        ("ablation", 5),
         ("keys-values", 5),
         ("scaling", 6),
         ("search", 18),
@@ -55,12 +55,20 @@ def test_every_study_has_its_rows_and_all_can_be_run(name, count):
 
 
 def test_the_ablation_adds_one_part_after_the_other():
-    refined, summed, closed, whole = (case.recipe for case in study.cases("ablation"))
+    refined, summed, closed, whole, own = (case.recipe for case in study.cases("ablation"))
     assert len(whole.concepts) == 20 and len(whole.preserve) == 100
     assert refined.settings.lora.steps == 0
     assert summed.settings.fusion == "weighted-sum" and summed.settings.lora.uniform and summed.settings.lora.steps > 0
     assert closed == summed.with_settings(fusion="closed-form")
     assert whole == closed.with_settings(lora=replace(closed.settings.lora, uniform=False))
+    assert own == whole.with_settings(fusion="own-tokens") and whole.settings.fusion == "closed-form"
+
+
+def test_some_rows_are_enough():
+    found = study.cases("mass", only=["MACE, 5 people", "UCE"])
+    assert [case.label for case in found][:2] == ["MACE, 5 people", "UCE, 1 person"] and len(found) == 8
+    with pytest.raises(RecipeError, match="No row has that in its name; the rows are airplane"):
+        study.cases("objects", only=["unicorn"])
 
 
 @pytest.mark.parametrize("asked", [("nothing", "cat"), ("search", "Van Gogh")])
