@@ -32,7 +32,7 @@ MANY = 100  # from so many people on OCE has other published settings
 UNREAD = "†"
 # Method -> settings of each candidate of a search: six of each method, so that all have the same budget.
 SEARCHED: dict[str, Mapping[str, Sequence[Any]]] = {
-    "mace": {"preserve": (0.1, 1.0, 10.0), "fusion": ("closed-form", OWN_TOKENS)},
+    "mace": {"fuse.preserve": (0.3, 1.0, 3.0), "fusion": ("closed-form", OWN_TOKENS)},
     "mace-free": {"preserve": (0.1, 1.0, 10.0), "general": (1e-6, 1e-4)},
     "uce": {"ridge": (0.05, 0.5, 5.0), "anchor": ("published", "mapping")},
     "rece": {"rounds": (1, 2, 3), "rho": (1e-3, 0.1)},

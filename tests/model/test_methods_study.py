@@ -110,7 +110,7 @@ def test_every_method_has_the_same_budget_and_its_candidates_can_be_run():
         assert len(found) == len({case.recipe for case in found}) == 6
         assert all(case.recipe.check().method == name and case.guidance == 4.0 for case in found)
     tried = methods_study.candidates("mace", "cat")[3].recipe.settings
-    assert (tried.refine.preserve, tried.fuse.preserve, tried.fusion) == (1.0, 1.0, "own-tokens")
+    assert (tried.refine.preserve, tried.fuse.preserve, tried.fusion) == (0.1, 1.0, "own-tokens")
     for asked in (("nothing", "cat"), ("uce", "nothing")):
         with pytest.raises(RecipeError, match="is not known; use one of"):
             methods_study.candidates(*asked)
