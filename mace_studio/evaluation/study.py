@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (1e-3, 3e-3)
 ABLATED = 20  # people
+STEPS = 12  # of an image of the built-in model: its judge names as many with them as with 20
 HEAD = (
     "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds | worst kept | condition "
     "| forwards |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -179,7 +180,7 @@ def _plan(model: Model, case: Case, size: str, first_seed: int) -> Plan:
     """What is generated of a row; no general captions, of which no table of a study tells."""
     from mace_studio.sd import sampling  # noqa: PLC0415
 
-    plan = make_plan(case.recipe, size, first_seed=first_seed, kinds=known_kinds())
+    plan = make_plan(case.recipe, size, steps=STEPS, first_seed=first_seed, kinds=known_kinds())
     return sampling.with_defaults(model, replace(plan, guidance=case.guidance or plan.guidance))
 
 

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--images", type=int, default=4, help="for each word")
     judged.add_argument("--composed", type=int, default=1000, help="composed images that the judge is tried on")
     judged.add_argument("--seed", type=int, default=0)
+    judged.add_argument("--steps", type=int, default=20, help="denoising steps of an image")
     judged.set_defaults(run=_evaluate)
 
     alike = commands.add_parser("faithful", help="whether the model behaves as Stable Diffusion does")
@@ -125,7 +126,7 @@ def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     whole, judge = folders.load(options.model), Judge.load(options.judge)
     rows = [
-        *evaluate.generated(whole, judge, options.images, options.seed),
+        *evaluate.generated(whole, judge, options.images, options.seed, steps=options.steps),
         *evaluate.composed(judge, options.composed),
         *evaluate.composed(judge, options.composed, whole.vae),
     ]

@@ -61,7 +61,12 @@ def groups(judge: Judge) -> tuple[Group, ...]:
 
 
 def generated(
-    whole: StableDiffusionPipeline, judge: Judge, images: int, seed: int, asked: Sequence[Group] | None = None
+    whole: StableDiffusionPipeline,
+    judge: Judge,
+    images: int,
+    seed: int,
+    asked: Sequence[Group] | None = None,
+    steps: int = 20,
 ) -> Iterator[Row]:
     """One row for each group of words.
 
@@ -71,11 +76,13 @@ def generated(
         images: for each word, shared out among the forms.
         seed: of the first image; the others count on from it.
         asked: the groups; all that the judge knows where they are left out.
+        steps: denoising steps.
     """
     for group in groups(judge) if asked is None else asked:
         words = [word for word in group.answers for _ in range(images)]
         forms = [group.forms[i % len(group.forms)] for i in range(len(words))]
-        made = diffusion.generate(whole, [form.format(word) for form, word in zip(forms, words, strict=True)], seed)
+        prompts = [form.format(word) for form, word in zip(forms, words, strict=True)]
+        made = diffusion.generate(whole, prompts, seed, steps)
         yield _row(group.name, judge, group.head, made, [group.answers[word] for word in words])
 
 

@@ -45,16 +45,16 @@ class Echo:
 def test_rows_count_the_judge_s_answers(monkeypatch):
     asked = []
 
-    def generate(whole, prompts, seed):
-        asked.extend((prompt, seed + i) for i, prompt in enumerate(prompts))
+    def generate(whole, prompts, seed, steps):
+        asked.extend((prompt, seed + i, steps) for i, prompt in enumerate(prompts))
         return [Image.new("RGB", (64, 64), (0 if "kitty" in prompt else 200, 0, 0)) for prompt in prompts]
 
     monkeypatch.setattr(diffusion, "generate", generate)
     group = Group("few", ("a {}", "the {}"), "thing", {"kitty": "cat", "hound": "dog", "frog": "frog"})
-    (row,) = evaluate.generated(None, Echo(), images=2, seed=5, asked=[group])
+    (row,) = evaluate.generated(None, Echo(), images=2, seed=5, asked=[group], steps=9)
     assert row == Row("few", 4, 6)
     words = ["kitty"] * 2 + ["hound"] * 2 + ["frog"] * 2
-    assert asked == [(f"{('a', 'the')[i % 2]} {word}", 5 + i) for i, word in enumerate(words)]
+    assert asked == [(f"{('a', 'the')[i % 2]} {word}", 5 + i, 9) for i, word in enumerate(words)]
 
 
 def test_composed_rows_count_single_things_and_scenes():
