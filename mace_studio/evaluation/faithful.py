@@ -36,7 +36,7 @@ SETTINGS = MaceSettings(
     lora=LoraSettings(learning_rate=3e-3), images=ImageSettings(guidance=4.0),
 )  # fmt: skip
 OURS = "all, fused at own tokens"
-STEPS, GUIDANCE = 20, 4.0
+STEPS, GUIDANCE = 12, 4.0
 LEFT_BY_REFINEMENT = 0.4  # Acc_e at least (the paper: 0.678 of 100 celebrities)
 FALL = 0.3  # of the LoRA's loss, at least, within its steps
 
