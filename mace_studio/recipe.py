@@ -83,7 +83,10 @@ class Recipe:
 
     def check(self) -> Recipe:
         """Return this recipe, or raise a RecipeError that names the first field at fault and the remedy."""
-        _check_counts(self)
+        counted("concepts", len(self.concepts))
+        counted("preserve", len(self.preserve))
+        for i, concept in enumerate(self.concepts):
+            counted(f"concepts[{i}].synonyms", len(concept.synonyms), "synonyms")
         _check_text(self)
         _check_concepts(self.concepts)
         _check_preserve(self)
@@ -231,13 +234,6 @@ def _from_data(data: object) -> Recipe:
     if not isinstance(settings, dict):
         raise RecipeError("settings", "An object with named fields is needed here; leave it out for the defaults.")
     return replace(build(Recipe, own), settings=build(method.settings, settings))
-
-
-def _check_counts(recipe: Recipe) -> None:
-    counted("concepts", len(recipe.concepts))
-    counted("preserve", len(recipe.preserve))
-    for i, concept in enumerate(recipe.concepts):
-        counted(f"concepts[{i}].synonyms", len(concept.synonyms), "synonyms")
 
 
 def _check_text(recipe: Recipe) -> None:

@@ -60,13 +60,9 @@ def check(task: str, *arguments: Any) -> None:
 
 def _estimate(task: str, arguments: tuple) -> float:
     samples, steps = COUNTS[task](*arguments) if task in COUNTS else (0.0, 0.0)
-    return START + SAMPLE * samples + STEP * steps + SENTENCE * _sentences(task, arguments)
-
-
-def _sentences(task: str, arguments: tuple) -> int:
-    """How many sentences are encoded beyond those that `START` covers."""
     recipes = [one for one in arguments if isinstance(one, Recipe)] if task != "masks" else []
-    return max(0, sum(map(prompts.count, recipes)) - SENTENCES)
+    sentences = max(0, sum(map(prompts.count, recipes)) - SENTENCES)  # beyond those that `START` covers
+    return START + SAMPLE * samples + STEP * steps + SENTENCE * sentences
 
 
 def _erase(recipe: Recipe, user_masks: object = None) -> tuple[float, float]:

@@ -186,7 +186,8 @@ def decoded(data: bytes) -> str:
 
 def synonyms_text(synonyms: Sequence[str]) -> str:
     """Synonyms in one line; what would not read back is put in quotes."""
-    return ", ".join(_quoted(s) if s != s.strip() or "," in s or s[:1] in ("", '"') else s for s in synonyms)
+    odd = {s for s in synonyms if s != s.strip() or "," in s or s[:1] in ("", '"')}
+    return ", ".join('"' + s.replace('"', '""') + '"' if s in odd else s for s in synonyms)
 
 
 def synonyms_from(text: str) -> tuple[str, ...]:
@@ -210,7 +211,3 @@ def synonyms_from(text: str) -> tuple[str, ...]:
 def _check_length(text: str) -> None:
     if len(text) > LONGEST:
         raise RecipeError("", f"This list has {len(text):,} characters; at most {LONGEST:,} are read at a time.")
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'

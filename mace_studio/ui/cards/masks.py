@@ -64,17 +64,14 @@ class MasksCard:
             )
             with gr.Row(elem_classes="columns", elem_id="masks-columns"):
                 with gr.Column(scale=7, min_width=330):
-                    self._gallery(job_id)
+                    self.job = JobCard(self.studio, "masks", [("show-masks", "Show masks")], job_id, main=False)
+                    self.status = gr.HTML("", label="Masks by hand", elem_id="masks-status")
+                    self.concept = gr.Dropdown([], label="Concept", visible=False, **enabled("masks-concept"))
+                    self.grid = mask_grid.grid()
                 with gr.Column(scale=5, min_width=330, visible=False, elem_classes="panel", elem_id="mask-panel") as (
                     self.panel
                 ):
                     self._editor()
-
-    def _gallery(self, job_id: gr.BrowserState) -> None:
-        self.job = JobCard(self.studio, "masks", [("show-masks", "Show masks")], job_id, main=False)
-        self.status = gr.HTML("", label="Masks by hand", elem_id="masks-status")
-        self.concept = gr.Dropdown([], label="Concept", visible=False, **enabled("masks-concept"))
-        self.grid = mask_grid.grid()
 
     def _editor(self) -> None:
         self.title = gr.HTML(

@@ -30,11 +30,15 @@ def rows(jobs: Sequence[Job], broken_off: Sequence[Written]) -> list[Row]:
     asked = [job for job in jobs if job.request is not None]  # not the loading of the model
     over = [job for job in asked if job.over]
     waiting = [job for job in asked if job.state == QUEUED]
+    last = len(waiting) - 1
     return [
         *(_row(one.id, one.title, "interrupted", ["resume", "forget"]) for one in broken_off),
         *(_row(job.id, job.title, job.state, []) for job in over[-SHOWN:]),
         *(_row(job.id, job.title, _far(job), ["cancel"]) for job in asked if job.state == RUNNING),
-        *(_row(job.id, job.title, _place(i), _moves(i, len(waiting))) for i, job in enumerate(waiting)),
+        *(
+            _row(job.id, job.title, _place(i), ["earlier"] * (i > 0) + ["later"] * (i < last) + ["cancel"])
+            for i, job in enumerate(waiting)
+        ),
     ]
 
 
@@ -48,7 +52,3 @@ def _far(job: Job) -> str:
 
 def _place(index: int) -> str:
     return f"waits, {counted_as(index, 'job')} of yours before it" if index else "waits, next of yours"
-
-
-def _moves(index: int, count: int) -> list[str]:
-    return [*(["earlier"] if index else []), *(["later"] if index + 1 < count else []), "cancel"]

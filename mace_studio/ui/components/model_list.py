@@ -93,13 +93,16 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
 
 def details(entry: Entry, status: Status, local: bool = False) -> str:
     """One model: what it erases, how, and what to know of it; where its file is, for this machine's own user."""
-    recipe = entry.recipe
+    recipe, base = entry.recipe, f"fingerprint {entry.fingerprint[:8]}"
+    if status.fingerprint:
+        known = status.name if entry.fingerprint == status.fingerprint else "another one"
+        base = f"{known} ({entry.fingerprint[:8]})"
     facts = [
         ("Erased", _few([f"{c.phrase} → {c.mapping}" for c in recipe.concepts])),
         ("Kept", _few(recipe.preserve) or "no list"),
         *_method(recipe),
         ("Seed", str(recipe.seed)),
-        ("Base model", _base_of(entry, status)),
+        ("Base model", base),
         *([("File", str(entry.path))] if local else []),
         ("Size", size_text(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
@@ -107,13 +110,6 @@ def details(entry: Entry, status: Status, local: bool = False) -> str:
     ]
     notes = [note for note in (_note(entry, status), *entry.warnings) if note]
     return f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}"
-
-
-def _base_of(entry: Entry, status: Status) -> str:
-    if not status.fingerprint:
-        return f"fingerprint {entry.fingerprint[:8]}"
-    known = status.name if entry.fingerprint == status.fingerprint else "another one"
-    return f"{known} ({entry.fingerprint[:8]})"
 
 
 def _method(recipe: Recipe) -> list[tuple[str, str]]:
