@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +60,15 @@ class MaskSheet:
         images: in the order of its concepts.
         user_masks: masks that a user made for some of them; changed in place by whoever makes one.
         dropped: how many masks that a user made for earlier images do not fit these.
+        warnings: about concepts of which the images show little, in sentences.
     """
 
     recipe: Recipe
     images: list[MaskedImage]
     user_masks: dict[Key, Image.Image] = field(default_factory=dict)
     dropped: int = 0
+    _: KW_ONLY
+    warnings: list[str] = field(default_factory=list)
 
     def mask(self, one: MaskedImage) -> Image.Image | None:
         """The mask that a user made, or else the source's."""
