@@ -79,7 +79,10 @@ def _print_erasures(jobs: Sequence[Job]) -> None:
     """Wait for jobs that are queued; an error or Ctrl-C in one cancels the rest."""
     try:
         for job in jobs:
-            print(_result(job).path)
+            entry = _result(job)
+            for warning in entry.warnings:
+                _say(f"{entry.name}: {warning}")
+            print(entry.path)
     finally:
         for job in jobs:
             job.cancel()
@@ -126,7 +129,10 @@ def _masks(options: argparse.Namespace) -> None:
     recipes, studio = [_recipe(text) for text in options.recipes], _studio(options, options.out)
     for recipe in recipes:
         folder = options.out / f"{slug(recipe.title())}-{recipe.digest()}" if len(recipes) > 1 else options.out
-        for path in masks.write(_result(studio.masks(recipe)), folder):
+        sheet = _result(studio.masks(recipe))
+        for warning in sheet.warnings:
+            _say(warning)
+        for path in masks.write(sheet, folder):
             print(path)
 
 

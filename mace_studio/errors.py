@@ -1,11 +1,20 @@
 """What a user can do wrong. Every message is a sentence that says what to do about it."""
 
+import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
 QUOTED, LONGEST = 80, 2000  # characters of an input that a message repeats, and of a message
 QUOTE = re.compile(rf"“([^”]{{{QUOTED + 1},}})”")
+# Where a path begins, but for the address of a page; where a clause ends, or another path begins; what comes after a
+# separator that ends a path.
+BEGINS = r"(?<![\w/\\.~-])(?:(?<!:)|(?!//))(?:file:)?(?:~\w*|[A-Za-z]:)?[/\\]{1,3}(?=[^\s/\\])"
+BREAK = re.compile(r"[.,;:!?)”]\s|\s\(|\n|\s[\"'“‘(]*$")
+LAST = re.compile(r"(?:[\"'’).,;:!?]*(?:\s|$)|”)")
+SEPARATOR = re.compile(r"[/\\]+")
+PARTS = 64  # of a path, after its beginning, that are looked at
 
 
 class StudioError(Exception):
@@ -54,17 +63,45 @@ class NotFinite(StudioError):
 def names_only(message: str, shared: Path | None) -> str:
     """A message in which every path is its last part alone.
 
+    Nothing tells where a path in a sentence ends, since names of folders may have blanks, quotes and full stops. So it
+    is cut behind the last separator that can be one of its own: of those before the clause or the quotation ends, and
+    of those that end the name of a folder that there is.
+
     Args:
         message: a sentence.
         shared: an output folder, which may be relative or hold blanks; None leaves the message as it is.
     """
     if shared is None:
         return message
-    part = r"[^\s/\\“”\"'<>]+"
-    absolute = rf"(?:file://)?(?:~|[A-Za-z]:)?[/\\](?={part}[/\\])"
-    known = "|".join(rf"{re.escape(str(one))}[/\\]" for one in (shared.absolute(), shared) if one.name)
-    begun = rf"{known}|{absolute}" if known else absolute
-    return re.sub(rf"(?<![\w:/\\.~-])(?:{begun})(?:{part}[/\\])*(?={part})", "", message)
+    known = "|".join(rf"{re.escape(str(one))}[/\\](?=\S)" for one in (shared.absolute(), shared) if one.name)
+    begins = re.compile(rf"(?P<known>(?<![\w/\\.~-])(?:{known}))|{BEGINS}" if known else rf"(?P<known>(?!))|{BEGINS}")
+    told, at, message = [], 0, message[: 5 * LONGEST]
+    while found := begins.search(message, at):
+        end = _last_part(message, found.start(), found.end())
+        cut = found["known"] is not None or end > found.end()  # one part alone, such as “/srv”, tells no folder
+        told.append(message[at : found.start() if cut else end])
+        at = end
+    return "".join(told) + message[at:]
+
+
+def _last_part(message: str, start: int, after: int) -> int:
+    """Where the last part begins of the path that begins at `start`, and whose first part begins at `after`."""
+    closing = message.find("”", after) if message.startswith("“", max(start - 1, 0)) else -1
+    end = begun = after
+    within = True
+    for separator in islice(SEPARATOR.finditer(message, after), PARTS):
+        stop = separator.start()
+        if LAST.match(message, separator.end()):
+            folder = False
+        elif within and (stop < closing or not BREAK.search(message, begun, stop)):
+            folder = True
+        else:
+            within = False
+            folder = os.path.isdir(os.path.expanduser(message[start:stop].removeprefix("file://")))
+        begun = separator.end()
+        if folder:
+            within, end = True, begun
+    return end
 
 
 def shortened(message: str) -> str:

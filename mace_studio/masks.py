@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +60,15 @@ class MaskSheet:
         images: in the order of its concepts.
         user_masks: masks that a user made for some of them; changed in place by whoever makes one.
         dropped: how many masks that a user made for earlier images do not fit these.
+        warnings: about concepts of which the images show little, in sentences.
     """
 
     recipe: Recipe
     images: list[MaskedImage]
     user_masks: dict[Key, Image.Image] = field(default_factory=dict)
     dropped: int = 0
+    _: KW_ONLY
+    warnings: list[str] = field(default_factory=list)
 
     def mask(self, one: MaskedImage) -> Image.Image | None:
         """The mask that a user made, or else the source's."""
@@ -163,22 +166,37 @@ def write(sheet: MaskSheet, folder: Path) -> list[Path]:
         The one image, and the folders of images and masks; the latter can be read back.
 
     Raises:
-        FileError: the folder cannot be written to.
+        FileError: the folder cannot be written to, or holds other images of these names, such as masks that a user has
+            changed; then nothing is written.
     """
     overlays, images, masks = folder / "sheet.png", folder / "images", folder / "masks"
+    files = {overlays: _contact(sheet)}
+    for one in sheet.images:
+        name = file_name(*one.key)
+        files |= {images / name: one.image, masks / name: sheet.mask(one) or full(one.image.size)}
     try:
+        for path, image in files.items():
+            if path.exists() and not _holds(path, image):
+                raise FileError(
+                    f"{path} is another image than the one to be written, and stays. Choose another folder."
+                )
         for path in (images, masks):
             path.mkdir(parents=True, exist_ok=True)
-        for one in sheet.images:
-            mask = sheet.mask(one) or full(one.image.size)
-            for path, image in ((images, one.image), (masks, mask)):
-                with text_files.whole(path / file_name(*one.key)) as part:
-                    image.save(part)
-        with text_files.whole(overlays) as part:
-            _contact(sheet).save(part)
+        for path, image in files.items():
+            with text_files.whole(path) as part:
+                image.save(part)
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
     return [overlays, images, masks]
+
+
+def _holds(path: Path, image: Image.Image) -> bool:
+    """Whether a file is this image."""
+    try:
+        with Image.open(path) as found:
+            return (found.mode, found.size) == (image.mode, image.size) and found.tobytes() == image.tobytes()
+    except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def file_name(phrase: str, number: int) -> str:

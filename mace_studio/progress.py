@@ -20,6 +20,9 @@ class Progress:
         seconds: since the job began.
         fraction: of the whole job, 0 to 1.
         result: what is finished already, such as a row of a table, or None.
+        look: latent cells of the longer side, at most -> the image at work as it is at this step, small. It works only
+            while the callback runs, and is for whoever shows it: whoever keeps events takes it off.
+        preview: what that gave, or None.
     """
 
     stage: str
@@ -31,6 +34,8 @@ class Progress:
     seconds: float = 0.0
     fraction: float = 0.0
     result: object = None
+    look: Callable[[int], object] | None = None
+    preview: object = None
 
 
 Report = Callable[[Progress], None]

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from mace_studio.errors import ModelError
 
@@ -33,9 +33,9 @@ def cleaned(source: str) -> str:
     text = _unquoted(source)
     if not text:
         raise ModelError("Name a model: a folder, a .safetensors file or a hub id such as owner/name.")
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
-        raise ModelError(f"“{shown(text)}” holds characters that no path or hub id has; type it instead of pasting it.")
+    _check_letters(text)
     text = _address(text)
+    _check_letters(text)  # those that an address holds as %00
     if len(text) > LONGEST and not os.path.exists(text):  # that of Path fails for a name that is too long
         raise ModelError(
             f"“{shown(text)}” has {len(text)} characters, and there is no such folder; a hub id has {LONGEST} at most. "
@@ -47,6 +47,11 @@ def cleaned(source: str) -> str:
     if path.name == INDEX and path.is_file():
         return str(path.parent)
     return text
+
+
+def _check_letters(text: str) -> None:
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ModelError(f"“{shown(text)}” holds characters that no path or hub id has; type it instead of pasting it.")
 
 
 def shown(text: str) -> str:
@@ -72,7 +77,7 @@ def _unquoted(text: str) -> str:
 def _address(text: str) -> str:
     """A path or hub id from an address, or from a path that begins in the home folder."""
     if text.lower().startswith("file:"):
-        parts = urlsplit(text)
+        parts = _split(text)
         path = unquote(parts.path)
         # file:///C:/models on Windows: the drive comes after the slash of the address.
         return path[1:] if re.match(r"/[A-Za-z]:", path) else path
@@ -83,9 +88,16 @@ def _address(text: str) -> str:
     return text
 
 
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError as error:  # such as half of an IPv6 address
+        raise ModelError(f"“{shown(address)}” is no address; give a path or a hub id such as owner/name.") from error
+
+
 def _hub_page(text: str) -> str:
     scheme, _, rest = text.rpartition("://")
-    parts = urlsplit(f"https://{rest}")
+    parts = _split(f"https://{rest}")
     names = [unquote(name) for name in parts.path.split("/") if name]
     if scheme.lower() == "hf":
         names = [parts.netloc, *names]

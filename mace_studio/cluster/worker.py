@@ -5,7 +5,7 @@ It knows nothing of Ray.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -206,6 +206,6 @@ class Worker:
 
     def _report(self, number: int, costs: dict[str, float]) -> Report:
         def note(at: Progress) -> None:
-            self._at = number, at
+            self._at = number, replace(at, look=None)  # it is sent to another machine
 
         return timed(note, costs)

@@ -31,6 +31,7 @@ from mace_studio.recipe import Recipe
 from mace_studio.text_files import cell
 from mace_studio.text_files import markdown as plain
 
+REPORT, SIDE_BY_SIDE = "report.json", "side-by-side.md"
 SPILLS = 10  # kept words that are listed as those that suffered most
 SIDES = ("before", "after")
 TALLY = ("correct", "count", "top1", "top1_low", "top1_high", "probability", "low", "high")
@@ -142,7 +143,7 @@ def write(report: Report, folder: Path) -> list[Path]:
     Raises:
         FileError: a file cannot be written.
     """
-    texts = {"report.md": markdown(report), "report.json": as_json(report), "scores.csv": table(report)}
+    texts = {"report.md": markdown(report), REPORT: as_json(report), "scores.csv": table(report)}
     return _write(texts, folder)
 
 
@@ -152,7 +153,7 @@ def write_side_by_side(reports: Sequence[Report], folder: Path) -> list[Path]:
     Raises:
         FileError: it cannot be written.
     """
-    return _write({"side-by-side.md": side_by_side(reports)}, folder)
+    return _write({SIDE_BY_SIDE: side_by_side(reports)}, folder)
 
 
 def _write(texts: Mapping[str, str], folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from mace_studio.sd.model import Model
 
 # Beside the sub-folders: what the studio and a licence need. The base model's card is about another model.
 KEPT = ("captions.txt", "LICENSE*", "LICENCE*", "NOTICE*")
+LICENCE = re.compile(r"(license|license_name):\s*[\"']?([\w.+-]+)")  # in a line of front matter
 # Under `unet/`, files that may hold the weights as they were, in a form that is not rewritten here.
 STALE = re.compile(r"\.(bin|ckpt|pt|pth|msgpack|h5|onnx|onnx_data|pb)(\.|$)")
 
@@ -47,8 +48,11 @@ def licence(folder: Path | None) -> str | None:
     card = folder / "README.md" if folder else None
     if card is None or not card.is_file():
         return None
-    front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    named = dict(re.findall(r"^(license|license_name):\s*[\"']?([\w.+-]+)", front[1] if front else "", re.MULTILINE))
+    first, *lines = card.read_text(encoding="utf-8-sig", errors="replace").splitlines() or [""]
+    if first.rstrip() != "---" or "---" not in lines:
+        return None
+    found = [LICENCE.match(line) for line in lines[: lines.index("---")]]
+    named = {one[1]: one[2] for one in found if one}
     return named.get("license_name") or named.get("license")
 
 

@@ -16,9 +16,9 @@ from mace_studio.errors import ModelError
 from mace_studio.methods import inputs, training
 from mace_studio.methods.settings import ForgetMeNotSettings
 from mace_studio.methods.training import Prompts
-from mace_studio.progress import Progress, Report, silent, timed, within
+from mace_studio.progress import Progress, Report, always, silent, timed, within
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import attention_hooks, sampling, text
+from mace_studio.sd import attention_hooks, known, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import TrainingImage
 from mace_studio.settings import ImageSettings
@@ -141,6 +141,9 @@ def _subjects(
         shown = ImageSettings(settings.images, settings.image_steps, settings.image_guidance)
         latents_NCHW = training.images(model, wanted, shown, cache, warnings, report)
         latents_CNCHW = latents_NCHW.unflatten(0, (len(concepts), settings.images))
+        every = always(report, Progress("images", step=len(wanted), total=len(wanted)))
+        doubts = known.doubts(model, concepts, latents_CNCHW, warnings, every)
+        warnings += [f"{said} {known.REMEDY}" for said in doubts.values()]
     subjects = []
     for i, (concept, latents_NCHW) in enumerate(zip(concepts, latents_CNCHW, strict=True)):
         before, total = i * settings.inversion_steps, len(concepts) * settings.inversion_steps

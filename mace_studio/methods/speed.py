@@ -6,9 +6,9 @@ that the projection hardly sees, IEC holds the start token and the centres of th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from mace_studio.core.moments import Moments
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
+from mace_studio.phrases import spans
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import projections
@@ -183,8 +184,8 @@ def retainable(phrases: Iterable[str], targets: Iterable[str]) -> list[str]:
         phrases: candidates to keep.
         targets: phrases of the concepts; case does not count.
     """
-    words = [re.compile(rf"\b{re.escape(target.strip())}\b", re.IGNORECASE) for target in targets]
-    return [phrase for phrase in phrases if not any(word.search(phrase) for word in words)]
+    sought = list(targets)
+    return [phrase for phrase in phrases if not any(spans(normalize("NFC", phrase), target) for target in sought)]
 
 
 def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:

@@ -20,7 +20,7 @@ from typing import Any
 from PIL.Image import Image
 
 from mace_studio.errors import StudioError
-from mace_studio.progress import Cancelled, Report
+from mace_studio.progress import Cancelled, Progress, Report
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Job:
         result: what it returned, once done.
         error: what it raised, once failed, without its traceback.
         started, ended: `time.monotonic()` when it began and when it was over, or None.
+        preview: the image at work, small, as it was a moment ago, or None; no event keeps it.
         size: bytes of images and arrays in its events and result, once it is over.
         request: what it was asked to do, for whoever comes back to watch it.
         owners: who asked, each a name by which jobs are counted: the user, the address of their machine; the first
@@ -65,11 +66,13 @@ class Job:
         self.owners = tuple(owners)
         self.state = QUEUED
         self.events: list[Any] = []
+        self.preview: Any = None
         self.result: Any = None
         self.error: BaseException | None = None
         self.started: float | None = None
         self.ended: float | None = None
         self.size = 0
+        self._stage = ""
         self._context = contextvars.copy_context()
         self._on_change = on_change
         self._patience = patience
@@ -129,6 +132,11 @@ class Job:
             Cancelled: the job was cancelled, or nobody has watched it for as long as its patience lasts.
         """
         with self._changed:
+            if isinstance(event, Progress):
+                if event.preview is not None or event.result is not None or event.stage != self._stage:
+                    self.preview = event.preview
+                self._stage = event.stage
+                event = dataclasses.replace(event, look=None, preview=None)
             self.events.append(event)
             self._changed.notify_all()
         if self._stopped():
@@ -166,7 +174,7 @@ class Job:
 
     def _end(self, state: str) -> None:
         """Be over; the caller holds the lock."""
-        self.state = state
+        self.state, self.preview = state, None
         self.ended = self.ended or time.monotonic()
         self._changed.notify_all()
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 SUFFIX = ".safetensors"
 NAME = re.compile(r"\w(?:[\w .,+()-]*[\w)])?")
 LONGEST = 80
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}  # on Windows
 KEPT_SOURCES = 8
 
 _changes = threading.Lock()  # between looking whether a name is free and taking it
@@ -258,11 +259,12 @@ def _made(seconds: float) -> datetime:
 def _checked_name(name: str, where: str) -> str:
     """A name that can be a file's, and no path."""
     name = name.strip()
-    if len(name.encode()) > 2 * LONGEST or not NAME.fullmatch(name):
+    reserved = name.partition(".")[0].strip().upper() in RESERVED
+    if reserved or not NAME.fullmatch(name) or len(name.encode()) > 2 * LONGEST:
         raise RecipeError(
             where,
             f"“{name[:LONGEST]}” cannot be a name. Use letters, digits, spaces and . , + - _ ( ), beginning with a "
-            f"letter or digit, {LONGEST} characters at most.",
+            f"letter or digit, {LONGEST} characters at most, and no name of a device of Windows such as CON.",
         )
     return name
 

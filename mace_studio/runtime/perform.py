@@ -20,6 +20,7 @@ from typing import Any
 from mace_studio.errors import StudioError
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Cancelled, Progress, Report
+from mace_studio.runtime.previews import Previews
 
 # Waiting threads would spin, and beside other work on the machine every small operation would wait for its time slice:
 # a run took over ten times as long. The variable is read once, when torch is imported.
@@ -102,8 +103,10 @@ def perform(task: str, place: Place, *arguments: Any) -> Events:
     result: Any = None
     error: BaseException | None = None
 
+    previews = Previews()
+
     def report(event: Progress) -> None:
-        events.put(event)
+        events.put(previews.of(event))
         go_on.acquire()  # the task waits while an event is looked at
         if closed:
             raise Cancelled

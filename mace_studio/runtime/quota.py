@@ -19,12 +19,15 @@ LONGEST = 60  # seconds: for so long ZeroGPU lends a GPU, where nothing else is 
 START, SAMPLE, STEP = 10.0, 0.004, 0.07
 # A step of rank 256 takes 1.7 times as long as one of rank 1. Beyond so many sentences, each takes so long to encode.
 RANK, SENTENCES, SENTENCE = 256.0, 500, 0.0025
+BATCH = 8  # images that are generated at once, as `sd.model` has it
 NATIVE = 64 * 64  # pixels of the built-in model's images; larger ones take longer in proportion, and their maps more
-# Bytes that a run keeps at a time: of a training image its latents, maps and mask; of a LoRA's parameter, with its
-# gradient and the two moments of AdamW; of a generated pixel, before and after, as an image and as it is shown.
+# Bytes that a run keeps at a time, as `python -m tests.reliability.quota_bytes` measures them on the built-in model,
+# rounded up: of a training image with what is shown of it; of a concept whose LoRA trains beside others, for the
+# backward pass; of each rank of its LoRA, with gradients and the two moments of AdamW; of a kept sample; of a pixel of
+# a pair, with a third for its files; of a pixel of an image at work; of a step whose attention is recorded.
 MOST_BYTES = 1_000_000_000
-IMAGE_BYTES, RANK_BYTES, PIXEL_BYTES = 100_000, 350_000, 12
-QUERY_BYTES = 500_000  # of a kept sample: 48,640 queries and seven times the context of 32 x 320, float32
+IMAGE_BYTES, CONCEPT_BYTES, RANK_BYTES, SAMPLE_BYTES = 100_000, 10_000_000, 160_000, 550_000
+PIXEL_BYTES, WORK_BYTES, MAP_BYTES = 12, 2_100, 500_000
 
 
 def seconds(task: str, place: Place, *arguments: Any) -> int:
@@ -74,8 +77,9 @@ def _erase(recipe: Recipe, user_masks: object = None) -> tuple[float, float]:
 def _erase_bytes(recipe: Recipe, user_masks: object = None) -> float:
     images = IMAGE_BYTES * find(recipe.method).work(recipe).images
     if recipe.method != "mace":
-        return images + RANK_BYTES
-    each = RANK_BYTES * recipe.settings.lora.rank + QUERY_BYTES * recipe.settings.lora.kept_samples
+        return images + CONCEPT_BYTES
+    lora = recipe.settings.lora
+    each = CONCEPT_BYTES + RANK_BYTES * lora.rank + SAMPLE_BYTES * lora.kept_samples
     return images + each * min(len(recipe.concepts), recipe.settings.concepts_at_once)
 
 
@@ -91,7 +95,12 @@ def _images(times: int, request: ImageRequest) -> tuple[float, float]:
 
 def _image_bytes(request: ImageRequest) -> float:
     height, width = request.size or (64, 64)
-    return len(request.pairs()) * height * width * PIXEL_BYTES
+    return height * width * (len(request.pairs()) * PIXEL_BYTES + min(len(request.pairs()), BATCH) * WORK_BYTES)
+
+
+def _map_bytes(runs: int, request: ImageRequest) -> float:
+    height, width = request.size or (64, 64)
+    return runs * request.steps * MAP_BYTES * max(1.0, height * width / NATIVE) + _image_bytes(request)
 
 
 # Task -> its arguments -> samples through the UNet, steps of a LoRA. What is not here takes no longer than `START`.
@@ -112,13 +121,15 @@ BYTES: dict[str, Callable[..., float]] = {
     "masks": _erase_bytes,
     "compose": lambda paths, remove, add, name: _erase_bytes(add) if add is not None else 0,
     "compare": lambda paths, request: (1 + len(paths)) / 2 * _image_bytes(request),
+    "inspect": lambda path, request, phrases: _map_bytes(2, request),
+    "residual": lambda path, request: _map_bytes(3, request),
 }
 # Task -> field at fault, what helps.
 REMEDIES = {
     "erase": ("concepts", "erase fewer concepts, or with fewer LoRA steps or training images"),
     "masks": ("concepts", "take fewer concepts or training images"),
     "compose": ("concepts", "add fewer concepts"),
-    "compare": ("prompt", "use fewer prompts or seeds, or fewer steps"),
+    "compare": ("prompt", "use fewer prompts or seeds, fewer steps, or smaller images"),
     "inspect": ("steps", "use fewer steps"),
     "residual": ("steps", "use fewer steps"),
     "preview": ("steps", "use fewer steps"),

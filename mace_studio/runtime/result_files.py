@@ -63,11 +63,30 @@ def write_inspection(inspection: Inspection, folder: Path) -> list[Path]:
 
 
 def write_evaluation(reports: Sequence[Report], folder: Path) -> list[Path]:
-    """A report as Markdown, JSON and CSV, its chart and its contact sheets; several in a folder each, and a summary."""
-    if len(reports) == 1:
+    """A report as Markdown, JSON and CSV, its chart and its contact sheets; several in a folder each, and a summary.
+
+    Where the folder holds what was found of another erasure, or by another plan or judge, a folder in it is used.
+    """
+    keys = [_key(json.loads(report_files.as_json(one))) for one in reports]
+    numbers = [sum(other.name == one.name for other in reports[: i + 1]) for i, one in enumerate(reports)]
+    names = [one.name if n == 1 else f"{one.name}-{n}" for one, n in zip(reports, numbers, strict=True)]
+    alone = len(reports) == 1
+    taken = (folder / (report_files.REPORT if alone else report_files.SIDE_BY_SIDE)).exists()
+    found = [folder / name / report_files.REPORT for name in names] if not alone else [folder / report_files.REPORT]
+    if taken and [_key(text_files.note(path)) for path in found] != keys:
+        digits = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:8]
+        folder = folder / f"{names[0] if alone else 'side-by-side'}-{digits}"
+    if alone:
         return [*report_files.write(reports[0], folder), *report_figures.write(reports[0], folder)]
     together = report_files.write_side_by_side(reports, folder) + report_figures.write_side_by_side(reports, folder)
-    return [*together, *(path for one in reports for path in write_evaluation([one], folder / one.name))]
+    parts = [write_evaluation([one], folder / name) for one, name in zip(reports, names, strict=True)]
+    return [*together, *(path for part in parts for path in part)]
+
+
+def _key(report: Any) -> list[Any]:
+    """What tells apart reports that may not replace each other, from JSON."""
+    own = report if isinstance(report, dict) else {}
+    return [own.get(name) for name in ("name", "recipe", "plan", "judge", "fingerprint")]
 
 
 def write_archive(folder: Path) -> Path:

@@ -264,7 +264,7 @@ class Studio(JobDesk):
         counted("phrase", len(phrases), "phrases")
         for phrase in phrases:
             fits("phrase", phrase, "phrase")
-        title, path = (entry.name, entry.path) if entry else (self.source, None)
+        title, path = (entry.name, entry.path) if entry else (self.status().name, None)
         return self._submit(f"Inspect {title}", request, "inspect", path, request, tuple(phrases))
 
     @survives

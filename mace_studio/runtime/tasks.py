@@ -34,10 +34,10 @@ from mace_studio.methods.mace import compose as composition
 from mace_studio.methods.mace import preview as previews
 from mace_studio.methods.mace import training_images
 from mace_studio.methods.mace.preview import Preview, PreviewCache
-from mace_studio.paths import slug
+from mace_studio.paths import BUILT_IN, slug
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe
-from mace_studio.runtime import library
+from mace_studio.runtime import library, vocabulary
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.machines import Machines
 from mace_studio.runtime.perform import Place
@@ -214,6 +214,8 @@ def _save(place: Place, result: Erasure) -> Entry:
 
     Another recipe's LoRAs, or masks by hand, make another file than the same recipe alone.
     """
+    if place.source == str(BUILT_IN) and (said := vocabulary.built_in().warning(result.recipe)):
+        result = replace(result, warnings=tuple(dict.fromkeys((*result.warnings, said))))
     path = place.output / f"{slug(result.recipe.title())}-{erasure_file.digest(result)}.safetensors"
     result.save(path)
     if result.spent is not None:

@@ -40,6 +40,15 @@ class Vocabulary:
             [*(text for c in recipe.concepts for text in (c.phrase, c.mapping)), *recipe.preserve],
         )
 
+    def warning(self, recipe: Recipe) -> str:
+        """A sentence about the unknown phrases of a recipe, with the rows of several concepts; "" without any."""
+        if not (unknown := self.unknown_in(recipe)):
+            return ""
+        numbered = [*enumerate(recipe.concepts, 1)] if len(recipe.concepts) > 1 else []
+        rows = {text: f" (row {i})" for i, c in reversed(numbered) for text in (c.phrase, c.mapping)}
+        named = ", ".join(f"“{phrase}”{rows.get(phrase, '')}" for phrase in unknown)
+        return f"The model has not learned {named}: nothing of it can be erased or shown. Use words that it knows."
+
 
 def known(own: Vocabulary | None) -> dict[str, str]:
     """Phrase -> kind of all that can be suggested: what the model has learned, or else what the presets name."""

@@ -72,23 +72,26 @@ class ZeroShotClip:
             self._model: Any = parts.pretrained(CLIPModel, source, "judge").eval().to(device)
             self._tokenizer = CLIPTokenizer.from_pretrained(source)
             self._pixels = CLIPImageProcessorPil.from_pretrained(source)
-        except (OSError, ValueError, RuntimeError) as error:
+        except ModelError:
+            raise
+        except Exception as error:  # files of strangers: transformers raises anything over damaged ones
             raise ModelError(
                 f"The judge {source} could not be loaded. Name a CLIP model on this machine or on the hub, with "
                 "safetensors weights."
             ) from error
 
-    def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> Tensor:
+    def probabilities(self, images: Sequence[Image], labels: Sequence[str], form: str = FORM) -> Tensor:
         """What a softmax over the cosines with "a photo of LABEL" gives.
 
         Args:
             images: N images of any size.
             labels: L phrases; any are understood.
+            form: the sentence, with {} for the label.
 
         Returns:
             (N, L), float64 on the CPU, rows summing to 1.
         """
-        similarity_NL = self.similarities(images, [FORM.format(label) for label in labels])
+        similarity_NL = self.similarities(images, [form.format(label) for label in labels])
         return (self._model.logit_scale.exp().double().cpu() * similarity_NL).softmax(dim=1)
 
     @torch.no_grad()

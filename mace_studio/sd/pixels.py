@@ -6,9 +6,12 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn import functional
 
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.sd.model import Model
+
+THUMBNAIL = 128  # pixels of the longer side of an image that is shown meanwhile
 
 
 @torch.no_grad()
@@ -38,6 +41,26 @@ def decoded(model: Model, latents_NCHW: Tensor, progress: Report = silent) -> li
     finally:
         if vae.dtype != usual:
             vae.to(usual)
+
+
+@torch.no_grad()
+def preview(model: Model, latent_CHW: Tensor, cells: int) -> Image:
+    """What a noisy latent looks like, as an image of at most `THUMBNAIL` pixels; the model is the same afterwards.
+
+    It is averaged to fewer cells before it is decoded, which costs less, and leaves less of the noise.
+
+    Args:
+        model: its VAE decodes.
+        latent_CHW: at any denoising step.
+        cells: of the longer side, at most.
+    """
+    scale = min(1.0, cells / max(latent_CHW.shape[-2:]))
+    size = [max(1, round(side * scale)) for side in latent_CHW.shape[-2:]]
+    small_1CHW = functional.adaptive_avg_pool2d(latent_CHW[None].float(), size)
+    # Those of Euler's schedulers begin many times as large as clean ones.
+    (image,) = decoded(model, small_1CHW / small_1CHW.std().clamp(min=1.0))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
 
 
 def _unscaled(config: FrozenDict, latents_NCHW: Tensor) -> Tensor:

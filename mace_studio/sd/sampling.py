@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -23,7 +24,6 @@ from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
 FEW_STEPS = 4
-THUMBNAIL = 128  # pixels of the longer side of an image that is shown meanwhile
 HEAT = 2  # raised whenever what is stored as heat_HW changes, so that no older file is read
 
 
@@ -169,7 +169,7 @@ def training_images(
                 files.write(path, tensors | ({} if result.path_SCHW is None else {"path_SCHW": result.path_SCHW}))
         # One image of each batch, small: to be seen while the others are generated, at the cost of one decoding.
         (shown,) = pixels.decoded(model, results[0].latent_CHW[None])
-        shown.thumbnail((THUMBNAIL, THUMBNAIL))
+        shown.thumbnail((pixels.THUMBNAIL, pixels.THUMBNAIL))
         report(Progress("generate", batch[0].phrase, len(batch), len(batch), result=shown))
         return results
 
@@ -294,7 +294,9 @@ def _run(
     def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
         finite.check(tensors["latents"], f"The latents of step {step + 1}")
         done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
-        progress(Progress("generate", step=done, total=len(pairs)))
+        # In low memory the VAE would push the UNet from the device.
+        look = None if model.low_memory else partial(pixels.preview, model, tensors["latents"][0])
+        progress(Progress("generate", step=done, total=len(pairs), look=look))
         if step + 1 < len(pipeline.scheduler.timesteps):
             pipeline._interrupt = not on_way(int(pipeline.scheduler.timesteps[step + 1]), tensors["latents"])
         return tensors

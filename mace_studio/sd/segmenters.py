@@ -215,7 +215,9 @@ def _part(kind: Any, name: str, folder: Path | None, **options: Any) -> Any:
         if "dtype" in options:
             return parts.pretrained(kind, source, "model for masks", **options).eval()
         return kind.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # files of strangers: transformers raises anything over damaged ones
         remedy = (
             f"Check the network, or put it into a folder “{name}” and name the folder above in {VARIABLE}"
             if folder is None

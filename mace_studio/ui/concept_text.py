@@ -20,6 +20,7 @@ ARROW = re.compile(r"->|=>|→|\t")
 LONGEST = 2**20  # characters of a pasted list or a file of one
 LONGEST_CELL = 20_000
 PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*(?=,|\Z)|([^,]*))(?:,|\Z)')
+QUOTED_CELL = re.compile(r'"((?:[^"]|"")*)"\s*(?=[,;\t]|\Z)')
 HEADINGS = {
     "phrase": "phrase",
     "concept": "phrase",
@@ -109,9 +110,16 @@ def phrases_of_file(data: bytes) -> list[str]:
     """
     text, _ = text_files.table(decoded(data))
     _check_length(text)
-    lines = [re.split("[,;\t]", line)[0].strip().strip('"') for line in text.splitlines()]
+    lines = [_first_cell(line.strip()) for line in text.splitlines()]
     lines = lines[1:] if lines and HEADINGS.get(lines[0].lower()) == "phrase" else lines
     return list(dict.fromkeys(line for line in lines if line))
+
+
+def _first_cell(line: str) -> str:
+    if quoted := QUOTED_CELL.match(line):
+        return quoted[1].replace('""', '"').strip()
+    cell = re.split("[,;\t]", line, maxsplit=1)[0].strip()
+    return cell.removeprefix('"').strip() if cell.count('"') == 1 else cell.strip('"')
 
 
 def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) -> str:
@@ -148,6 +156,8 @@ def from_csv(data: bytes) -> list[Concept]:
         raise RecipeError("", "The CSV file is empty; give it the columns phrase, mapping, kind and synonyms.")
     columns: list[str | None] = list(COLUMNS)
     headings = [HEADINGS.get(cell.lower()) for cell in lines[0][1]]
+    if twice := [name for name in COLUMNS if headings.count(name) > 1]:
+        raise RecipeError("", f"Two columns of the CSV file are called {twice[0]}; rename or remove one.")
     if "phrase" in headings:
         columns, lines = headings, lines[1:]
     elif len(lines[0][1]) < 3 or lines[0][1][2].lower() not in KINDS:  # it may be a heading of something else

@@ -12,7 +12,7 @@ from mace_studio import methods
 from mace_studio.errors import RecipeError
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
-from mace_studio.settings import ImageSettings
+from mace_studio.settings import LARGEST, ImageSettings
 from mace_studio.ui import concept_text
 from mace_studio.ui.components.text import number_text
 from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, STRENGTH, Field, method_fields, value_at
@@ -124,11 +124,20 @@ def seeds_from(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not (first.isdecimal() and (last.isdecimal() or not dash)):
             raise RecipeError("seed", f"“{part}” is not a seed; type numbers such as 0, 1, 2 or a range such as 0-3.")
-        start, end = int(first), int(last or first)
+        start, end = _seed(first), _seed(last or first)
+        if end < start:
+            raise RecipeError("seed", f"“{part}” ends before it begins; type the smaller seed first.")
         if end - start >= SEEDS_AT_ONCE or len(seeds) >= SEEDS_AT_ONCE:
             raise RecipeError("seed", f"At most {SEEDS_AT_ONCE} seeds fit in one run.")
         seeds.update(dict.fromkeys(range(start, end + 1)))
     return list(seeds)
+
+
+def _seed(digits: str) -> int:
+    """A seed from digits; Python reads no number of thousands of them."""
+    if len(digits) > len(str(LARGEST)):
+        raise RecipeError("seed", f"“{digits}” is too large; the largest seed is {LARGEST}.")
+    return int(digits)
 
 
 def images_from(prompts: Sequence[str], seeds: str, steps: Any, guidance: Any, negative: str | None) -> ImageRequest:

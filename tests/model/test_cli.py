@@ -56,6 +56,18 @@ def test_erase_then_compare(recipe_file, tmp_path, capsys):
     assert Recipe.from_json(json.dumps(settings["recipe"])) == QUICK
 
 
+def test_what_a_run_warns_of_is_told_beside_its_result_and_kept(tmp_path, capsys):
+    concepts = (*QUICK.concepts, Concept("Mickey Mouse", "a xylophone"))
+    path = tmp_path / "mouse.json"
+    path.write_text(replace(QUICK, concepts=concepts).with_settings(lora=LoraSettings(steps=0)).to_json())
+    assert cli.main(["erase", str(path), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    said = (
+        "The model has not learned “Mickey Mouse” (row 2), “a xylophone” (row 2): nothing of it can be erased or shown."
+    )
+    assert said in told.err and library.read(Path(told.out.strip())).warnings == (f"{said} Use words that it knows.",)
+
+
 def test_masks_are_written_changed_and_read_back(recipe_file, tmp_path, capsys):
     out, shown = ["--out", str(tmp_path / "out")], tmp_path / "shown"
     assert cli.main(["masks", str(recipe_file), "--out", str(shown)]) == 0

@@ -147,10 +147,15 @@ def test_licence_and_captions_go_along_and_other_files_do_not(base, tmp_path):
         ("# A model\nlicense: mit\n", None),
         ("", None),
         ("---\ntags: [a]\n---", None),
+        ("\ufeff---\r\nlicense: mit\r\n---\r\n", "mit"),
+        ("---\nlicense: other\nlicense_name: its-own\n---", "its-own"),
+        ("---\nlicense:\nlicense_name: its-own\n---", "its-own"),
+        ("---\nlicense:\ntags: mit\n---", None),
+        ("---\n" + "\n" * 200_000 + "x", None),  # in no time
     ],
 )
 def test_the_licence_is_read_from_the_front_matter_only(tmp_path, front, named):
-    (tmp_path / "README.md").write_text(front)
+    (tmp_path / "README.md").write_text(front, encoding="utf-8")
     assert diffusers_folder.licence(tmp_path) == named
     assert diffusers_folder.licence(tmp_path / "nothing") is None and diffusers_folder.licence(None) is None
 

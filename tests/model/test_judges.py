@@ -46,6 +46,16 @@ def test_a_missing_judge_is_a_sentence(tmp_path):
         ZeroShotClip(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("held", [b"", b"cut", b"[]", b'{"model": 7, "vision_config": [], "size": "x"}'])
+def test_a_damaged_judge_is_a_sentence(clip_folder, tmp_path, name, held):
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    assert (folder / name).is_file()
+    (folder / name).write_bytes(held)
+    with pytest.raises(ModelError, match="judge"):
+        ZeroShotClip(str(folder)).probabilities([Image.new("RGB", (32, 32))], ["cat"])
+
+
 def test_presence_needs_a_judge_that_can_say_none(model, clip_folder, images):
     assert judges.presence(ZeroShotClip(str(clip_folder)), images[0], "cat") is None
     assert judges.presence(judges.of(model), images[0], "cat") < 0.5, "noise shows no cat"

@@ -94,6 +94,20 @@ def test_the_sources_own_masks_given_back_change_nothing(model, usual, tmp_path)
     assert same(run(model, QUICK, given), usual)
 
 
+def test_masks_that_a_user_changed_are_not_written_over(model, tmp_path):
+    sheet = training_images.show(model, QUICK)
+    masks.write(sheet, tmp_path)
+    assert masks.write(sheet, tmp_path)[0] == tmp_path / "sheet.png"  # the same again
+    changed = tmp_path / "masks" / masks.file_name("cat", 1)
+    half("left").save(changed)
+    held = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    others = training_images.show(model, replace(QUICK, seed=5, concepts=QUICK.concepts[1:]))
+    for other in (sheet, others):
+        with pytest.raises(FileError, match="and stays"):
+            masks.write(other, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == held
+
+
 def test_a_white_mask_is_the_whole_image(model):
     white = {(c.phrase, i): masks.full((5, 5)) for c in QUICK.concepts for i in (1, 2)}
     assert same(run(model, QUICK, white), run(model, QUICK.with_settings(masks="none"), None))

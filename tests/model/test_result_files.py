@@ -1,5 +1,6 @@
 """Results have file names of their own, and archives the contents of their folder."""
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -8,7 +9,10 @@ import pytest
 from PIL import Image
 
 from mace_studio.analysis.compare import Pair
+from mace_studio.evaluation.plan import Plan
+from mace_studio.evaluation.report import Report
 from mace_studio.exports.export import Exported
+from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
 
 
@@ -50,6 +54,36 @@ def test_an_archive_is_that_of_the_folder_as_it_is(tmp_path):
     result_files.pack_export(exported(folder))
     assert zipfile.ZipFile(archive).read("model/unet/weights") == b"two"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "model.zip"]
+
+
+def report(name="cat", seed=0, steps=5, judge="j"):
+    plan = Plan(probes=(), captions=(), seeds=(seed,), steps=steps, guidance=4.0)
+    return Report(
+        name=name, recipe=Recipe(concepts=(Concept("cat", "forest"),)), judge=judge, labels=(), plan=plan, rows=(),
+        harmonic=(), h_a={}, quality=None, detections=None, notes=(), model="m", fingerprint="f",
+    )  # fmt: skip
+
+
+def test_no_report_replaces_another(tmp_path, monkeypatch):
+    for drawn in ("write", "write_side_by_side"):
+        monkeypatch.setattr(result_files.report_figures, drawn, lambda *_: [])
+    reports = [report(), report(seed=1), report(steps=9), report(judge="k"), report("dog")]
+    folders = [result_files.write_evaluation([one], tmp_path)[0].parent for one in reports]
+    assert len(set(folders)) == len(reports) and folders[0] == tmp_path
+    assert [result_files.write_evaluation([one], tmp_path)[0].parent for one in reports] == folders
+    assert json.loads((tmp_path / "report.json").read_text())["plan"]["seeds"] == [0]
+
+
+def test_no_evaluation_of_several_replaces_another(tmp_path, monkeypatch):
+    for drawn in ("write", "write_side_by_side"):
+        monkeypatch.setattr(result_files.report_figures, drawn, lambda *_: [])
+    several = [[report(), report("dog")], [report(), report("ship")], [report(seed=1), report("dog")]]
+    firsts = [result_files.write_evaluation(reports, tmp_path)[0] for reports in several]
+    assert len(set(firsts)) == 3 and firsts[0] == tmp_path / "side-by-side.md"
+    assert [result_files.write_evaluation(reports, tmp_path)[0] for reports in several] == firsts
+    # Two erasures of one name, from two folders.
+    paths = result_files.write_evaluation([report(seed=3), report(seed=4)], tmp_path / "two")
+    assert [path.parent.name for path in paths if path.name == "report.json"] == ["cat", "cat-2"]
 
 
 def test_a_run_that_ends_while_it_writes_leaves_no_half_file(tmp_path, monkeypatch):

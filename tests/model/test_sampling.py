@@ -13,7 +13,7 @@ from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import model as sd_model
-from mace_studio.sd import sampling, text
+from mace_studio.sd import pixels, sampling, text
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled
 
@@ -125,7 +125,7 @@ def test_training_images_are_generated_once(model, unchanged, tmp_path):
     assert [p.step for p in seen] == [0, 1, 2, 2] and len(list(tmp_path.iterdir())) == 2
     # An image of the batch can be seen before all are there.
     assert (seen[-1].concept, seen[-1].result.mode) == (CAT[0].phrase, "RGB")
-    assert max(seen[-1].result.size) <= sampling.THUMBNAIL and [p.result for p in seen[:-1]] == [None] * 3
+    assert max(seen[-1].result.size) <= pixels.THUMBNAIL and [p.result for p in seen[:-1]] == [None] * 3
     seen = []
     again = sampling.training_images(model, CAT, SHORT, tmp_path, seen.append)
     assert [(p.step, p.total) for p in seen] == [(2, 2)]

@@ -150,8 +150,8 @@ def test_nothing_found_falls_back_to_the_whole_image_and_says_so(model, mask_mod
     drawn = training_images.make(model, QUICK.with_settings(masks="clipseg"), None, warnings)
     assert drawn[0].masks == [None, None]
     assert warnings[0] == (
-        "In 2 of 2 training images of “cat” no part stood out, so the whole image was used. The model may not know it; "
-        "look at the images under Show masks."
+        "In 2 of 2 training images of “cat” no part stood out, so the whole image was used. The model may not know it: "
+        "look at its training images, use a name that the model knows, or leave it out."
     )
     assert len(warnings) == 2 and "Ada Finch" in warnings[1]
 

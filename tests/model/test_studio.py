@@ -364,6 +364,13 @@ def test_a_failed_job_of_a_shared_studio_tells_no_folder(entry, tmp_path):
     assert str(tmp_path) not in str(refused.value) + broken.status().detail and broken.status().state == "failed"
 
 
+def test_no_title_of_a_job_tells_where_the_model_lies(tmp_path):
+    shared = Studio(str(tmp_path / "models" / "sd"), output=tmp_path / "output", fixed=True, user=lambda: "ada")
+    job = shared.inspect(None, ImageRequest(("a cat",)))
+    assert job.title == "Inspect sd"
+    ended(job)
+
+
 def test_a_shared_studio_writes_no_jobs_down(tmp_path):
     shared = Studio(output=tmp_path, fixed=True)
     ended(shared.erase(QUICK))

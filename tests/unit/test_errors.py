@@ -20,6 +20,11 @@ from mace_studio.ui import notices
         ("Not file:///opt/models/sd, “/opt/a.b/c”, or '/opt/d/e'.", "Not sd, “c”, or 'e'."),
         (r"C:\Users\me\x.csv is no list.", "x.csv is no list."),
         ("my output/users/3f/cat.png is cut; see my output/jobs.", "cat.png is cut; see jobs."),
+        ("There is no file /srv/my models/Jo's \"old\" ones/sd 1/x.json.", "There is no file x.json."),
+        (r"C:\Users\Jo Do\my x.csv and \\nas\all models\sd are no lists.", "my x.csv and sd are no lists."),
+        ("[Errno 2] No such file: '/srv/a b/c d/e' -> \"/srv/f g/h\"", "[Errno 2] No such file: 'e' -> \"h\""),
+        ("“~ada/a, b. c/d” of (/srv/Zoë 模型/ø/e f), file:/srv/a b/c/", "“d” of (e f), c/"),
+        ("error:/srv/a/b", "error:b"),
         # What is no path stays.
         ("Use CLIP/ViT, runwayml/sd-v1 or https://hub.example/a/b.", "Use CLIP/ViT, runwayml/sd-v1 or https://hub.example/a/b."),
         ("“he/she” and 1/2 of “/imagine a cat”", "“he/she” and 1/2 of “/imagine a cat”"),

@@ -255,13 +255,20 @@ def test_differences_name_what_a_preset_changes():
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("0", [0]), ("0, 1, 2", [0, 1, 2]), ("0-3", [0, 1, 2, 3]), ("5 7-8,5", [5, 7, 8]), ("", []), ("3-1", [])],
+    [
+        ("0", [0]),
+        ("0, 1, 2", [0, 1, 2]),
+        ("0-3", [0, 1, 2, 3]),
+        ("5 7-8,5", [5, 7, 8]),
+        ("", []),
+        (str(2**63 - 1), [2**63 - 1]),
+    ],
 )
 def test_seeds(text, seeds):
     assert form.seeds_from(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["one", "-1", "1-", "1.5", "0-99999999999", "²"])
+@pytest.mark.parametrize("text", ["one", "-1", "1-", "1.5", "0-99999999999", "²", "5-3", "9" * 5000, "0-" + "9" * 5000])
 def test_bad_seeds_are_named(text):
     with pytest.raises(RecipeError) as caught:
         form.seeds_from(text)
@@ -323,6 +330,9 @@ def test_the_preview_of_a_list_says_what_is_there_already():
 def test_phrases_of_a_file():
     assert concept_text.phrases_of_file(b"phrase,note\ndog,1\n\nlion\ndog\n") == ["dog", "lion"]
     assert concept_text.phrases_of_file(b"Frida Kahlo\nMonet; x\n") == ["Frida Kahlo", "Monet"]
+    quoted = b'sep=;\n"phrase";n\n"Gogh, Vincent van";1\n"the ""Boss""";2\n "a";3\n"loose\n5" pipe, x\n'
+    assert concept_text.phrases_of_file(quoted) == ["Gogh, Vincent van", 'the "Boss"', "a", "loose", '5" pipe']
+    assert len(concept_text.phrases_of_file(b'"' + b'""' * 300_000 + b"x")) == 1  # in no time
 
 
 def test_empty_rows_make_way_for_added_ones():

@@ -55,7 +55,7 @@ def test_a_file_from_elsewhere_becomes_an_entry(folder, tmp_path):
     assert {e.name for e in library.entries(folder)} == {"cat", "My cat (v1.2)"}
 
 
-@pytest.mark.parametrize("name", [n for n in HOSTILE if n != "cat "])
+@pytest.mark.parametrize("name", [*(n for n in HOSTILE if n != "cat "), "\ud800", "con", "Nul.x", "COM1", "lpt9 .b"])
 def test_hostile_names_are_refused_and_nothing_is_written(folder, tmp_path, outside, name):
     upload = erasure_file(tmp_path / "upload" / "x.safetensors")
     for attempt in (lambda: library.add(folder, upload, name), lambda: library.rename(folder, "cat", name)):

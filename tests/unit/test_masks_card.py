@@ -61,6 +61,8 @@ def test_each_image_says_whose_mask_it_has_and_how_much_it_covers(sheet):
 
 def test_the_status_says_what_becomes_of_drawn_masks(sheet):
     assert mask_grid.status(sheet, RECIPE) == ""
+    doubtful = replace(sheet, warnings=["In 2 of 2 training images of “<b>” no part stood out."])
+    assert "images of “&lt;b&gt;” no part" in mask_grid.status(doubtful, RECIPE)
     changed = replace(RECIPE, seed=4)
     assert "The form has changed: show the masks again" in mask_grid.status(sheet, changed)
     assert "The form has changed" in mask_grid.status(sheet, RECIPE.with_settings(masks="clipseg"))

@@ -171,3 +171,6 @@ def test_the_invariants_are_the_start_token_and_the_centres_of_the_rest():
 def test_phrases_with_a_target_as_a_word_are_not_retained():
     phrases = ["black cat", "Cat", "catalogue", "tomcat", "dog"]
     assert speed.retainable(phrases, ["cat"]) == ["catalogue", "tomcat", "dog"]
+    assert speed.retainable(["the C++ book", "grand  PIANO", "Zoe\u0301", "C"], ["C++", "grand piano", "Zo\u00e9"]) == [
+        "C"
+    ]

@@ -72,6 +72,11 @@ def test_the_page_of_a_model_is_its_id(address):
         ("owner/na\x00me", "holds characters"),
         ("owner/\ud800", "holds characters"),
         ("owner\nname", "holds characters"),
+        ("file:///tmp/%00x", "holds characters"),
+        ("https://huggingface.co/owner/na%0Ame", "holds characters"),
+        ("http://[::1", "is no address"),
+        ("file://[x/y", "is no address"),
+        ("https://huggingface.co]/a/b", "is no address"),
     ],
 )
 def test_what_names_no_model_is_a_sentence(address, says):

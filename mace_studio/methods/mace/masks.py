@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,14 +15,11 @@ from mace_studio.errors import RecipeError
 from mace_studio.masks import Key, UserMasks
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import sampling, segment
+from mace_studio.sd import known, sampling, segment
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import GeneratedImage
 
 MASKED_KINDS = ("object", "celebrity")
-
-# Where nothing stands out anywhere, the images may not show the concept at all.
-UNKNOWN = " The model may not know it; look at the images under Show masks."
 
 Masks = list[Tensor | None]  # for each image of a concept mask_IJ, or None for the whole image
 
@@ -78,7 +76,13 @@ def find(
 
 
 def combined(
-    model: Model, recipe: Recipe, found: Sequence[Masks], user_masks: UserMasks, warnings: list[str]
+    model: Model,
+    recipe: Recipe,
+    found: Sequence[Masks],
+    user_masks: UserMasks,
+    warnings: list[str],
+    *,
+    doubts: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Masks]:
     """The masks of each concept: the user's where there is one, the source's elsewhere.
 
@@ -87,7 +91,9 @@ def combined(
         recipe: whose images they are.
         found: from `find`.
         user_masks: (phrase, number from 1) -> black and white image of any size; one without white counts as no mask.
-        warnings: what the user should know is added to it, in sentences.
+        warnings: what the user should know is added to it, in sentences. Where most images of a concept have no mask,
+            or there is a doubt about it, also what to do.
+        doubts: of `known.doubts`.
     """
     own = {key: to_tensor(mask, model) for key, mask in user_masks.items()}
     result = []
@@ -98,11 +104,17 @@ def combined(
         # A style has no place in an image, so there the whole image is no failure.
         expected = [searched(recipe, concept) or key in own for key in keys]
         empty = sum(mask_IJ is None and wanted for mask_IJ, wanted in zip(chosen, expected, strict=True))
-        if empty:
-            warnings.append(
+        said = (
+            [
                 f"In {empty} of {len(chosen)} training images of “{concept.phrase}” no part stood out, so the whole "
-                "image was used." + UNKNOWN * (empty == len(chosen))
-            )
+                "image was used."
+            ]
+            if empty
+            else []
+        )
+        said += [doubts[concept.phrase]] if concept.phrase in doubts else []
+        said += [known.REMEDY] if concept.phrase in doubts or 2 * empty > len(chosen) else []
+        warnings += [" ".join(said)] if said else []
         result.append(chosen)
     return result
 

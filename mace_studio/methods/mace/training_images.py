@@ -13,9 +13,9 @@ from mace_studio import prompts
 from mace_studio.masks import MaskedImage, MaskSheet, UserMasks, check_takes_masks
 from mace_studio.methods.mace import masks
 from mace_studio.methods.mace.masks import Masks
-from mace_studio.progress import Report, silent, timed, within
+from mace_studio.progress import Progress, Report, always, silent, timed, within
 from mace_studio.recipe import Recipe
-from mace_studio.sd import pixels, sampling, text
+from mace_studio.sd import known, pixels, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import GeneratedImage
 
@@ -67,7 +67,8 @@ def make(
     masks.check(user_masks, recipe)
     images = generate(model, recipe, cache, warnings, progress)
     found = masks.find(model, recipe, images, user_masks, progress)
-    chosen = masks.combined(model, recipe, found, user_masks, warnings)
+    doubts = _doubts(model, recipe, images, warnings, progress)
+    chosen = masks.combined(model, recipe, found, user_masks, warnings, doubts=doubts)
     paths = [[image.path_SCHW for image in own if image.path_SCHW is not None] for own in images]
     return [
         TrainingImages(_latents(own), theirs, torch.stack(path) if path else None)
@@ -96,6 +97,8 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
     each, sheet = recipe.settings.images.per_concept, MaskSheet(recipe, [])
     total = len(recipe.concepts) * each
     found = masks.find(model, recipe, images, (), within(report, "masks", total=2 * total))
+    doubts = _doubts(model, finished, images, sheet.warnings, report)
+    masks.combined(model, recipe, found, {}, sheet.warnings, doubts=doubts)
     for i, (concept, own, theirs) in enumerate(zip(recipe.concepts, images, found, strict=True)):
         decoded = pixels.decoded(
             model, _latents(own), within(report, "masks", concept.phrase, total + i * each, 2 * total)
@@ -111,6 +114,17 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
             )
             sheet.images.append(masked)
     return sheet
+
+
+def _doubts(
+    model: Model, recipe: Recipe, images: Sequence[Sequence[GeneratedImage]], warnings: list[str], progress: Report
+) -> dict[str, str]:
+    """`known.doubts` of finished images; those that stop on their way are not to be looked at."""
+    if recipe.settings.images.path:
+        return {}
+    total = len(recipe.concepts) * recipe.settings.images.per_concept
+    report = always(progress, Progress("masks", step=total, total=total))
+    return known.doubts(model, recipe.concepts, map(_latents, images), warnings, report)
 
 
 def costs(recipe: Recipe, decodes: bool = False) -> dict[str, float]:

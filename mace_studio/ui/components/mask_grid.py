@@ -46,13 +46,13 @@ def title(sheet: MaskSheet, one: MaskedImage) -> str:
 
 
 def status(sheet: MaskSheet, recipe: Recipe) -> str:
-    """What has become of the user's masks, and whether the images are those of a recipe.
+    """What the images show too little of, what has become of the user's masks, and whether they are those of a recipe.
 
     Args:
         sheet: what is shown.
         recipe: what the form asks for now.
     """
-    sentences = []
+    sentences = list(sheet.warnings)
     if sheet.dropped:
         were = "was" if sheet.dropped == 1 else "were"
         sentences.append(f"{_by_hand(sheet.dropped)} no longer fitted the images and {were} dropped.")

@@ -45,19 +45,21 @@ def run(job: Job, studio: Studio) -> str:
     stage = events[-1].stage if events else ""
     done = job.state == DONE
     stages = _stages(job.request.method, _counts(events), "" if done else stage, done)
-    return stages + _progress(job, studio, STAGES.get(stage, "")) + ("" if job.over else _latest(events))
+    return stages + _progress(job, studio, STAGES.get(stage, "")) + ("" if job.over else _latest(events, job.preview))
 
 
-def _latest(events: Sequence[Any]) -> str:
-    """The last training images that were generated."""
+def _latest(events: Sequence[Any], preview: Any = None) -> str:
+    """The last training images that were generated, and the one at work."""
     found = [event for event in events if event.stage == "images" and event.result is not None][-SHOWN:]
     images = [f'<img src="{jpeg_url(e.result)}" alt="Training image of {html.escape(e.concept)}">' for e in found]
+    if preview is not None:
+        images.append(f'<img src="{jpeg_url(preview)}" class="is-at-work" alt="The image at work, not finished yet">')
     return f'<p class="latest">{"".join(images)}</p>' if images else ""
 
 
 def work(job: Job, studio: Studio) -> str:
     """How far any other job is."""
-    return _progress(job, studio, WORK.get(job.events[-1].stage, "") if job.events else "")
+    return _progress(job, studio, WORK.get(job.events[-1].stage, "") if job.events else "") + _latest([], job.preview)
 
 
 def waiting(job: Job, studio: Studio) -> str:
@@ -138,13 +140,20 @@ def losses(job: Job | None, recipe: Recipe | None) -> str:
     return loss_curves(curves, steps, live or list(curves)[-1:], squared)
 
 
-def summary(entry: Entry, more: Sequence[str] = ()) -> str:
-    """What came of an erasure, and where it is; `more` are further warnings."""
+def summary(entry: Entry) -> str:
+    """What came of an erasure, and where it is."""
     conditions = entry.conditions
     numbers = ", ".join(f"{STAGES[stage]} {conditions[stage]:.1e}" for stage in STAGES if stage in conditions)
     return (
         f'<p class="saved">Saved as <b>{html.escape(entry.name)}</b>, {size(entry.size)}. '
         "It is in the list of erased models on the Compare tab.</p>"
-        + warnings([*more, *entry.warnings])
+        + warnings(_with_row(warning, entry.recipe) for warning in entry.warnings)
         + (pairs([("Condition number", numbers)]) if numbers else "")
     )
+
+
+def _with_row(warning: str, recipe: Recipe) -> str:
+    """A warning about one of several concepts, with the number of its row."""
+    rows = [i for i, concept in enumerate(recipe.concepts, 1) if f"“{concept.phrase}”" in warning]
+    alone = len(recipe.concepts) == 1 or len(rows) != 1 or "(row " in warning
+    return warning if alone else f"Row {rows[0]}: {warning}"

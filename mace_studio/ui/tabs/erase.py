@@ -174,23 +174,18 @@ class EraseTab:
         entry = job.result
         return {
             self.result: gr.Column(visible=True),
-            self.summary: progress.summary(entry, self._unknown(entry.recipe)),
+            self.summary: progress.summary(entry),
             self.weights_file: download(entry.path),
             self.recipe_file: download(library.write_recipe(entry)),
             self.newest: entry.name,
         }
 
-    def _unknown(self, recipe: Recipe) -> list[str]:
-        """A warning about the words that the model has not learned, or none."""
-        vocabulary = self.studio.vocabulary()
-        unknown = vocabulary.unknown_in(recipe) if vocabulary else []
-        names = ", ".join(f"“{phrase}”" for phrase in unknown)
-        return [f"The model has not learned {names}: nothing of it can be erased or shown."] if unknown else []
-
     def _estimate(self, recipe: Recipe) -> str:
         try:
             counted = self.studio.estimate(self.studio.check(recipe)).summary()
-            return estimate(counted) + "".join(map(estimate_missing, self._unknown(recipe)))
+            vocabulary = self.studio.vocabulary()
+            unknown = vocabulary.warning(recipe) if vocabulary else ""
+            return estimate(counted) + (estimate_missing(unknown) if unknown else "")
         except RecipeError as error:
             return estimate_missing(notices.problem(error)["text"])
 
