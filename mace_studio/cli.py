@@ -17,7 +17,7 @@ from mace_studio import masks, sources, surroundings, text_files
 from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation import methods_study
 from mace_studio.evaluation.plan import FIRST_SEED
-from mace_studio.evaluation.study import SEARCH_SEED, Case, Outcome, cases, markdown, run
+from mace_studio.evaluation.study import SEARCH_SEED, Case, Outcome, cases, markdown, run, some
 from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.parser import OUTPUT, command_parser
 from mace_studio.paths import slug
@@ -233,7 +233,7 @@ def _study_methods(options: argparse.Namespace) -> None:
 
 def _search_method(options: argparse.Namespace) -> None:
     for name in methods_study.SEARCHED if options.method == "all" else [options.method]:
-        outcomes = _run(options, methods_study.candidates(name, options.preset), SEARCH_SEED)
+        outcomes = _run(options, some(methods_study.candidates(name, options.preset), options.only), SEARCH_SEED)
         text = markdown(f"Search: {options.preset} by {name}, {options.plan} plan", outcomes)
         print(text)
         path = options.out / f"search-{options.preset}-{name}-{options.plan}.md"

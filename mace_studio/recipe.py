@@ -141,7 +141,7 @@ class Recipe:
             first = ("name", "about", "refine", "fuse", "lora", "fusion", "images", "masks", "concepts_at_once")
             whole = data | settings
             data = {key: whole[key] for key in ("concepts", "preserve", *first)} | {"seed": seed}
-            for later in ("flat", "kept_samples"):  # there was no such setting in 0.1
+            for later in ("flat", "kept_samples", "own_tokens"):  # there was no such setting in 0.1
                 if not data["lora"][later]:
                     del data["lora"][later]
             if not data["images"]["path"]:

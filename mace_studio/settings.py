@@ -72,6 +72,8 @@ class LoraSettings:
         tune: "both", "key" or "value" projections.
         pad_tokens: also press down the attention to the end and padding tokens, which carry residual information.
         squared: the squared norm of Eq. 3 instead of the norm.
+        own_tokens: the LoRA acts, and is fused, at the concept's own tokens alone, less those with which a kept phrase
+            begins, too. Not of the paper: it keeps far more of people who share names with those that are erased.
         kept_samples: train on so many noisy latents of a concept, each with one prompt, whose queries are computed once
             by the refined model: a step then needs no forward of the UNet, and only keys can be trained. 0 draws a new
             sample at every step.
@@ -90,6 +92,7 @@ class LoraSettings:
     tune: str = "both"
     pad_tokens: bool = True
     squared: bool = False
+    own_tokens: bool = False
     flat: float = 0.0
     kept_samples: int = 0
 

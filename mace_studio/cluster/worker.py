@@ -21,7 +21,8 @@ from mace_studio.evaluation.evaluate import Bench, Case, Judged
 from mace_studio.evaluation.metrics import Moved
 from mace_studio.evaluation.plan import Plan
 from mace_studio.masks import UserMasks
-from mace_studio.methods.mace import WEIGHTED_SUM, erase, fuse, refine, train_loras, training_images
+from mace_studio.methods.mace import erase, fuse, refine, train_loras, training_images
+from mace_studio.methods.mace.own_tokens import OwnTokens
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Progress, Report, timed
 from mace_studio.recipe import Concept, Recipe
@@ -145,11 +146,11 @@ class Worker:
         if self._refined is None or not torch.equal(self._refined[0], solved.matrix_DD):
             self._refined = solved.matrix_DD, refine.weights(model, solved)
         loras = train_loras.train(model, recipe, images, self._refined[1], self._embeddings, warnings, report, cache)
-        pulls, left_out = {}, fuse.shared(model, recipe)
-        if recipe.settings.fusion != WEIGHTED_SUM:
+        pulls, own = {}, OwnTokens(model, recipe)
+        if recipe.settings.fusion == "closed-form":
             for concept in recipe.concepts:
                 context_NTD = self._embeddings.of(prompts.about(concept)).context_NTD
-                rows_ND = fuse.followed(model, concept, context_NTD, left_out.get(concept.phrase))
+                rows_ND = fuse.followed(context_NTD, own.positions(concept))
                 pulls[concept.phrase] = ridge.pulls(rows_ND, loras[concept.phrase].pairs)
         return number, Trained(loras, pulls, warnings)
 

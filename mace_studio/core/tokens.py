@@ -47,8 +47,8 @@ def pair_positions(concept_ids: Sequence[int], mapping_ids: Sequence[int], lengt
     longest, shortest = max(len(concept_ids), len(mapping_ids)), min(len(concept_ids), len(mapping_ids))
     if longest > length:
         raise ValueError(f"a prompt of {longest} tokens does not fit {length} positions")
-    prefix = common(concept_ids, mapping_ids)
-    suffix = min(common(concept_ids[::-1], mapping_ids[::-1]), shortest - prefix)
+    prefix = _common(concept_ids, mapping_ids)
+    suffix = min(_common(concept_ids[::-1], mapping_ids[::-1]), shortest - prefix)
     concept = [*range(prefix), *range(len(concept_ids) - suffix, len(concept_ids) + length - longest)]
     mapping = [*range(prefix), *range(len(mapping_ids) - suffix, len(mapping_ids) + length - longest)]
     return concept, mapping
@@ -67,7 +67,7 @@ def without_padding(ids: Sequence[int], end: int) -> list[int]:
     return ids[: ids.index(end) + 1] if end in ids else ids
 
 
-def common(first: Sequence[int], second: Sequence[int]) -> int:
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many items are equal from the start on."""
     for i, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:

@@ -20,7 +20,6 @@ from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, Tally, agreed, percent
 from mace_studio.evaluation.study import Case, Outcome
 from mace_studio.methods import METHODS, find
-from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.methods.settings import PUBLISHED
 from mace_studio.recipe import Recipe
 from mace_studio.spent import gigabytes
@@ -32,7 +31,7 @@ MANY = 100  # from so many people on OCE has other published settings
 UNREAD = "†"
 # Method -> settings of each candidate of a search: six of each method, so that all have the same budget.
 SEARCHED: dict[str, Mapping[str, Sequence[Any]]] = {
-    "mace": {"fuse.preserve": (0.3, 1.0, 3.0), "fusion": ("closed-form", OWN_TOKENS)},
+    "mace": {"lora.own_tokens": (False, True), "lora.learning_rate": (3e-3, 6e-3, 1.2e-2)},
     "mace-free": {"preserve": (0.1, 1.0, 10.0), "general": (1e-6, 1e-4)},
     "uce": {"ridge": (0.05, 0.5, 5.0), "anchor": ("published", "mapping")},
     "rece": {"rounds": (1, 2, 3), "rho": (1e-3, 0.1)},
@@ -103,15 +102,16 @@ def cases(task: str, names: Sequence[str] = (), only: Sequence[str] = ()) -> lis
 
 
 def title(recipe: Recipe) -> str:
-    """What a row calls its method: MACE is the published one, or with the fusion that is ours."""
-    own = recipe.method == "mace" and recipe.settings.fusion == OWN_TOKENS
+    """What a row calls its method: MACE is the published one, or with LoRAs at own tokens alone, which are ours."""
+    own = recipe.method == "mace" and recipe.settings.lora.own_tokens
     return find(recipe.method).title + (", own tokens" if own else "")
 
 
 def _variants(recipe: Recipe) -> list[Recipe]:
-    """The recipe; before one of MACE with the fusion that is ours the same with the published one."""
-    published = recipe.with_settings(fusion="closed-form") if recipe.method == "mace" else recipe
-    return [published] if published == recipe else [published, recipe]
+    """The recipe; before one of MACE with LoRAs at own tokens alone the same as it was published."""
+    if recipe.method != "mace" or not recipe.settings.lora.own_tokens:
+        return [recipe]
+    return [recipe.with_settings(lora=replace(recipe.settings.lora, own_tokens=False)), recipe]
 
 
 def guidance(recipe: Recipe) -> float:

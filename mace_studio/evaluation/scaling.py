@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from mace_studio.methods import METHODS
-from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.paths import BUILT_IN
 from mace_studio.recipe import Concept, Recipe
 
@@ -42,8 +41,8 @@ def recipes(people: Recipe) -> Iterator[tuple[str, Recipe]]:
     ]
     rest = [*things[THINGS:], *kept, *artists[1::2]]
     bases = {
-        "MACE": people.with_settings(fusion="closed-form"),
-        "MACE, own tokens": people.with_settings(fusion=OWN_TOKENS),
+        "MACE": people.with_settings(lora=replace(people.settings.lora, own_tokens=False)),
+        "MACE, own tokens": people.with_settings(lora=replace(people.settings.lora, own_tokens=True)),
     } | {METHODS[name].title: replace(people, method=name, settings=METHODS[name].settings()) for name in COMPARED}
     for title, base in bases.items():
         for count in [*(n for n in COUNTS if n < len(celebrities)), len(celebrities)]:

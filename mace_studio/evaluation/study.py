@@ -23,7 +23,6 @@ from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, Plan, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, agreed, percent
-from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.paths import BUILT_IN, slug
 from mace_studio.presets import known_kinds, presets
 from mace_studio.progress import Progress, silent, timed
@@ -102,7 +101,15 @@ def cases(name: str, base: str = "cat", only: Sequence[str] = ()) -> list[Case]:
     for field, value, choices in (("study", name, STUDIES), ("preset", base, own)):
         if value not in choices:
             raise RecipeError(field, f"“{value}” is not known; use one of {', '.join(choices)}.")
-    rows = list(STUDIES[name](own, base))
+    return some(list(STUDIES[name](own, base)), only)
+
+
+def some(rows: Sequence[Case], only: Sequence[str]) -> list[Case]:
+    """The rows of which the label has one of some texts in it; all where there is no text.
+
+    Raises:
+        RecipeError: none has.
+    """
     found = [row for row in rows if not only or any(text in row.label for text in only)]
     if not found:
         raise RecipeError("only", f"No row has that in its name; the rows are {', '.join(row.label for row in rows)}.")
@@ -265,14 +272,15 @@ def _others(own: Presets, base: str) -> Iterator[Case]:
 
 
 def _ablation(own: Presets, base: str) -> Iterator[Case]:
-    """Table 4, and the fusion that is ours."""
-    whole = _some(own, ABLATED).with_settings(fusion="closed-form")
+    """Table 4, and LoRAs at own tokens alone, which are ours."""
+    ours = _some(own, ABLATED)
+    whole = ours.with_settings(lora=replace(ours.settings.lora, own_tokens=False))
     uniform = whole.with_settings(lora=replace(whole.settings.lora, uniform=True))
     yield Case("refinement only", whole.with_settings(lora=replace(whole.settings.lora, steps=0)))
     yield Case("+ LoRA, weighted sum, uniform t", uniform.with_settings(fusion="weighted-sum"))
     yield Case("+ LoRA, closed form, uniform t", uniform)
     yield Case("all, with importance sampling", whole)
-    yield Case("all, fused at own tokens", whole.with_settings(fusion=OWN_TOKENS))
+    yield Case("all, at own tokens alone", whole.with_settings(lora=replace(whole.settings.lora, own_tokens=True)))
 
 
 def _keys_values(own: Presets, base: str) -> Iterator[Case]:

@@ -6,11 +6,9 @@ What the studio measures is put here into the words of `faithful`, so that one t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mace_studio.evaluation import faithful as studio
-from mace_studio.methods.mace import OWN_TOKENS
 from mace_studio.miniature.faithful import Finding, share
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.vocabulary import PEOPLE_TO_ERASE, PEOPLE_TO_KEEP
@@ -43,7 +41,7 @@ def findings(
                 behaviour=f"3. stages, {number} people", measured=wanted, value="", count=number, wanted="", held=held
             )
     for number in mass:
-        ours = replace(studio.SETTINGS, fusion=OWN_TOKENS)
+        ours = studio.own_tokens(studio.SETTINGS)
         for row in (
             studio.plain(model, people, number, cache),
             studio.full(model, people, number, cache),

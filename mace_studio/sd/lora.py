@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +43,7 @@ class Subject:
         guidance: with which its images were generated; an LCM reads it.
         path_NSCHW: noisy latents of the images on their way; they are trained on as they are, without other noise.
         passed: the S timesteps at which they were.
+        acts_at: for each prompt the token positions at which the LoRA acts; None for all.
     """
 
     phrase: str
@@ -53,6 +56,7 @@ class Subject:
     guidance: float = 1.0
     path_NSCHW: Tensor | None = None
     passed: Sequence[int] = ()
+    acts_at: Sequence[Sequence[int]] | None = None
 
     def generator(self) -> torch.Generator:
         """Randomness that belongs to this concept alone, whatever trains beside it."""
@@ -77,7 +81,10 @@ class LoraDelta:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """One concept's part of a forward: a noisy latent, its timestep, and a prompt; the rest as in `Subject`."""
+    """One concept's part of a forward: a noisy latent, its timestep, and a prompt; the rest as in `Subject`.
+
+    `acts_T1` is 1 where the LoRA acts and 0 elsewhere, or None where it acts everywhere.
+    """
 
     noisy_CHW: Tensor
     timestep: int
@@ -86,6 +93,7 @@ class _Sample:
     positions: Sequence[int]
     pooled_P: Tensor | None
     guidance: float
+    acts_T1: Tensor | None
 
 
 def train(
@@ -114,7 +122,7 @@ def train(
     schedules = [_timesteps(model, settings, s, g) for s, g in zip(subjects, generators, strict=True)]
     losses: list[list[float]] = [[] for _ in subjects]
     at_work = list(range(len(subjects)))
-    with _wrapped(model.unet, settings, generators) as (adapters, names):
+    with _wrapped(model.unet, settings, generators) as (adapters, names, acts):
         parameters = [[p for pair in adapter.values() for p in pair] for adapter in adapters]
         optimizer = torch.optim.AdamW([p for group in parameters for p in group], lr=settings.learning_rate)
         scales = [LOSS_SCALE if model.dtype == torch.float16 else 1.0 for _ in subjects]
@@ -122,11 +130,12 @@ def train(
         for step in range(settings.steps):
             names[:] = [f"concept{i}" for i in at_work]
             if kept:
-                samples, layers = _chosen(model, kept, [(i, generators[i]) for i in at_work])
+                samples, look = _chosen(model, kept, [(i, generators[i]) for i in at_work])
             else:
                 samples = [_sample(schedule, subjects[i], schedules[i][step], generators[i]) for i in at_work]
-                layers = _watched(model, samples, attention_hooks.of_forward)
-            values = dict(zip(at_work, _losses(model, samples, layers, settings), strict=True))
+                look = partial(_watched, model, samples, attention_hooks.of_forward)
+            acts.update((name, sample.acts_T1) for name, sample in zip(names, samples, strict=True))
+            values = dict(zip(at_work, _losses(model, samples, look(), settings), strict=True))
             for i, value in values.items():
                 _check(f"The loss of “{subjects[i].phrase}” at step {step + 1}", [value], model, settings)
             optimizer.zero_grad()
@@ -203,6 +212,9 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
         noise_CHW = torch.randn(latent_CHW.shape, generator=generator)
         noisy_CHW = schedule.add_noise(latent_CHW[None], noise_CHW[None], torch.tensor([timestep]))[0]
     pooled_P = None if subject.pooled_MP is None else subject.pooled_MP[prompt]
+    acts_T1 = None
+    if subject.acts_at is not None:
+        acts_T1 = torch.zeros(subject.context_MTD.shape[1], 1).index_fill_(0, torch.tensor(subject.acts_at[prompt]), 1)
     return _Sample(
         noisy_CHW=noisy_CHW,
         timestep=timestep,
@@ -211,6 +223,7 @@ def _sample(schedule: DDPMScheduler, subject: Subject, timestep: int, generator:
         positions=subject.positions[prompt],
         pooled_P=pooled_P,
         guidance=subject.guidance,
+        acts_T1=acts_T1,
     )
 
 
@@ -240,15 +253,19 @@ def _kept(
 
 def _chosen(
     model: Model, kept: Sequence[Sequence[tuple[_Sample, Read]]], at_work: Sequence[tuple[int, torch.Generator]]
-) -> tuple[list[_Sample], list[Tensor]]:
-    """One kept sample of each subject at work, and all their attention as it is now."""
+) -> tuple[list[_Sample], Callable[[], list[Tensor]]]:
+    """One kept sample of each subject at work, and what gives all their attention as it is at the time."""
     drawn = [kept[i][int(torch.randint(len(kept[i]), (), generator=generator))] for i, generator in at_work]
     read = {
         name: (torch.stack([own[name][0] for _, own in drawn]), torch.stack([own[name][1] for _, own in drawn]))
         for name in drawn[0][1]
     }
-    with _autocast(model):
-        return [sample for sample, _ in drawn], attention_hooks.anew(model.unet, read)
+
+    def look() -> list[Tensor]:
+        with _autocast(model):
+            return attention_hooks.anew(model.unet, read)
+
+    return [sample for sample, _ in drawn], look
 
 
 def _autocast(model: Model) -> torch.autocast:
@@ -315,11 +332,12 @@ Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_
 @contextmanager
 def _wrapped(
     unet: nn.Module, settings: LoraSettings, generators: Sequence[torch.Generator]
-) -> Iterator[tuple[list[Adapter], list[str]]]:
+) -> Iterator[tuple[list[Adapter], list[str], dict[str, Tensor | None]]]:
     """The UNet with one LoRA per generator on its projections; sample j of a batch goes through LoRA names[j].
 
     Yields:
-        The LoRAs "concept0", "concept1", ..., and the names, which may be changed: one for each sample of a batch.
+        The LoRAs "concept0", "concept1", ...; the names, which may be changed: one for each sample of a batch; and for
+        each LoRA, to be set too, 1 at the positions of the context where it acts and 0 elsewhere, (T, 1), or None.
     """
     targets = projections.names(unet, settings.tune)
     # peft declares a whole number, and divides it by the rank.
@@ -330,13 +348,22 @@ def _wrapped(
         wrapped = get_peft_model(unet, config, names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, config)
-    used = list(names)
-    layers = {name + projections.WEIGHT: unet.get_submodule(name) for name in targets}
+    used, acts = list(names), dict[str, Tensor | None].fromkeys(names)
+    layers: dict[str, Any] = {name + projections.WEIGHT: unet.get_submodule(name) for name in targets}
     try:
         with each_its_own(layers.values(), used):
-            yield [_start(layers, name, settings.rank, g) for name, g in zip(names, generators, strict=True)], used
+            for layer, name in product(layers.values(), names):
+                layer.lora_A[name].register_forward_pre_hook(partial(_act, acts, name))  # unload drops it
+            adapters = [_start(layers, name, settings.rank, g) for name, g in zip(names, generators, strict=True)]
+            yield adapters, used, acts
     finally:
         wrapped.unload()
+
+
+def _act(acts: Mapping[str, Tensor | None], name: str, _: nn.Module, args: tuple[Tensor]) -> Tensor | None:
+    """What a LoRA reads in place of a context: nothing of it where it does not act; None leaves it as it is."""
+    acts_T1 = acts[name]
+    return None if acts_T1 is None else args[0] * acts_T1.to(args[0])
 
 
 @contextmanager

@@ -175,7 +175,7 @@ MACE = (
             ),
             Field(
                 key="fusion", label="Fusion", path="fusion", kind="choice", choices=FUSIONS,
-                hint="Own tokens: keeps more of people with shared names; weighted sum: the ablation",
+                hint="Weighted sum: the ablation",
             ),
             Field(
                 key="masks", label="Masks", path="masks", kind="choice", choices=MASKS,
@@ -223,6 +223,10 @@ MACE = (
             Field(
                 key="squared", label="Squared loss", path="lora.squared", kind="flag",
                 hint="of squared norms, as Eq. 3 is printed",
+            ),
+            Field(
+                key="own_tokens", label="Own tokens alone", path="lora.own_tokens", kind="flag",
+                hint="keeps more of people with shared names",
             ),
             Field(
                 key="uniform", label="Uniform timesteps", path="lora.uniform", kind="flag",

@@ -10,7 +10,8 @@ from mace_studio import erasure, prompts
 from mace_studio.core import ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
-from mace_studio.methods.mace import MaceSettings, erase, fuse, refine
+from mace_studio.methods.mace import MaceSettings, erase, refine
+from mace_studio.methods.mace.own_tokens import OwnTokens
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import files, grams, lora, projections, sampling, segment, text
@@ -118,9 +119,10 @@ def test_weighted_sum_is_the_mean_of_the_loras_on_top_of_the_refinement(model, u
     torch.testing.assert_close(result.weights[key], by_hand, atol=1e-5, rtol=1e-4)
 
 
-def test_own_tokens_follows_the_loras_at_tokens_that_no_kept_phrase_shares(model, unchanged, refined, tmp_path):
+def test_a_lora_at_own_tokens_is_fused_where_no_kept_phrase_shares_them(model, unchanged, refined, tmp_path):
     """Against least squares over every row: W' e everywhere, W e of what is kept, (W' + B A) e at own tokens."""
-    asked = replace(QUICK, preserve=("dog", "Ada Frost")).with_settings(fusion="own-tokens")
+    alone = replace(QUICK.settings.lora, own_tokens=True)
+    asked = replace(QUICK, preserve=("dog", "Ada Frost")).with_settings(lora=alone)
     result, _ = run(model, asked)
     key = list(result.weights)[3]
     plain, _ = run(model, replace(asked, settings=refined[0].recipe.settings))
@@ -146,11 +148,17 @@ def test_own_tokens_follows_the_loras_at_tokens_that_no_kept_phrase_shares(model
     assert (result.weights[key] - plain.weights[key]).abs().max() > 1e-2
 
 
-def test_at_least_the_last_token_of_a_concept_is_followed(model):
-    asked = replace(QUICK, preserve=("cat tree", "Ada Frost")).with_settings(fusion="own-tokens")
-    assert fuse.shared(model, asked) == {"cat": 0, "Ada Finch": 2}
-    assert fuse.shared(model, replace(asked, preserve=())) == {"cat": 0, "Ada Finch": 0}
-    assert fuse.shared(model, QUICK) == {}
+def test_at_least_the_last_token_of_a_concept_is_its_own(model):
+    alone = QUICK.with_settings(lora=replace(QUICK.settings.lora, own_tokens=True))
+    own = OwnTokens(model, replace(alone, preserve=("cat tree", "Ada Frost", "Ada")))
+    cat, ada = QUICK.concepts
+    assert (own.shared(cat), own.shared(ada)) == (0, 2)
+    assert OwnTokens(model, replace(alone, preserve=())).shared(ada) == 0
+    assert OwnTokens(model, QUICK).positions(ada) is None
+    sentences = prompts.about(ada)
+    pieces = [["", *model.pipeline.tokenizer.tokenize(sentence)] for sentence in sentences]
+    found = [[row[at] for at in places] for row, places in zip(pieces, own.positions(ada), strict=True)]
+    assert all(one in (["fin", "ch</w>"], ["fin", "ch</w>"] * 2) for one in found)
 
 
 @pytest.mark.parametrize("stage", ["images", "masks", "refine", "lora", "fuse"])

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model
 
 from mace_studio.core import attention
-from mace_studio.sd import lora, projections, text
+from mace_studio.sd import attention_hooks, lora, projections, text
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import LoraSettings
 from tests import families
@@ -73,6 +73,47 @@ def test_together_is_the_same_as_one_after_another(models):
         for key, (up_PR, down_RD) in delta.pairs.items():
             torch.testing.assert_close(together[i].pairs[key][0], up_PR, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(together[i].pairs[key][1], down_RD, atol=1e-5, rtol=1e-4)
+
+
+def test_a_lora_acts_where_it_is_asked_to(model, unchanged):
+    """Its loss from the second step on is that of a context to which B A was added at these positions alone."""
+    settings, own = replace(FAST, steps=2, learning_rate=1e-2, tune="key"), subject(model, "cat")
+    own = replace(own, context_MTD=own.context_MTD[:1], positions=own.positions[:1], acts_at=[[5]])
+    seen, pairs = [], {}
+
+    def progress(event):
+        if not seen:  # after the first step
+            for name in projections.names(model.unet, "key"):
+                layer = model.unet.get_submodule(name)
+                parts = (layer.lora_B["concept0"].weight, layer.lora_A["concept0"].weight)
+                pairs[name] = tuple(part.detach().clone() for part in parts)
+        seen.append(event)
+
+    lora.train(model, [own], settings, progress)
+    generator = own.generator()
+    timesteps = lora._timesteps(model, settings, own, generator)
+    for _ in projections.names(model.unet, "key"):  # the starts of the LoRAs
+        torch.randn((settings.rank, model.width), generator=generator)
+    schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
+    samples = [lora._sample(schedule, own, timestep, generator) for timestep in timesteps]
+    handles = []
+    for name, (up_PR, down_RD) in pairs.items():
+
+        def added(module, args, out_BTP, change_PD=up_PR @ down_RD):
+            moved_BTP = out_BTP.clone()
+            moved_BTP[:, 5] += args[0][:, 5] @ change_PD.T  # alpha is the rank
+            return moved_BTP
+
+        handles.append(model.unet.get_submodule(name).register_forward_hook(added))
+    with torch.no_grad():
+        layers = lora._watched(model, samples[1:], attention_hooks.of_forward)
+    for handle in handles:
+        handle.remove()
+    (expected,) = lora._losses(model, samples[1:], layers, settings)
+    assert seen[1].loss == pytest.approx(expected.item(), rel=1e-4)
+    everywhere = []
+    lora.train(model, [replace(own, acts_at=None)], settings, progress=everywhere.append)
+    assert everywhere[0].loss == seen[0].loss and abs(everywhere[1].loss - seen[1].loss) > 1e-5
 
 
 @pytest.mark.parametrize("rank", [1, 4])

@@ -16,6 +16,7 @@ from mace_studio.methods import METHODS
 from mace_studio.methods.settings import EsdSettings, OceSettings, SldSettings, SpeedSettings, UceSettings
 from mace_studio.presets import Preset
 from mace_studio.recipe import Recipe
+from mace_studio.settings import LoraSettings
 
 QUICK = ("mace-free", "uce", "sld")
 
@@ -81,14 +82,14 @@ def test_some_methods_and_some_subjects_are_enough():
 
 def test_the_published_fusion_stands_beside_ours(monkeypatch):
     own = [
-        replace(preset, recipe=preset.recipe.with_settings(fusion="own-tokens"))
+        replace(preset, recipe=preset.recipe.with_settings(lora=LoraSettings(own_tokens=True)))
         for preset in presets.presets()
         if preset.name in ("miniature/people-5", "miniature/people-100")
     ]
     monkeypatch.setattr(presets, "presets", lambda: own)
     published, ours, uce = methods_study.cases("people", ["mace", "uce"], ["5 people"])
     assert [case.label.rpartition(" · ")[2] for case in (published, ours, uce)] == ["MACE", "MACE, own tokens", "UCE"]
-    assert (published.recipe.settings.fusion, ours.recipe.settings.fusion) == ("closed-form", "own-tokens")
+    assert ours.recipe.settings.lora.own_tokens and not published.recipe.settings.lora.own_tokens
     assert replace(published.recipe, settings=ours.recipe.settings) == ours.recipe
 
 
@@ -119,8 +120,8 @@ def test_every_method_has_the_same_budget_and_its_candidates_can_be_run():
         found = methods_study.candidates(name, "cat")
         assert len(found) == len({case.recipe for case in found}) == 6
         assert all(case.recipe.check().method == name and case.guidance == 4.0 for case in found)
-    tried = methods_study.candidates("mace", "cat")[3].recipe.settings
-    assert (tried.refine.preserve, tried.fuse.preserve, tried.fusion) == (0.1, 1.0, "own-tokens")
+    tried = methods_study.candidates("mace", "cat")[4].recipe.settings
+    assert (tried.fuse.preserve, tried.lora.own_tokens, tried.lora.learning_rate) == (0.1, True, 6e-3)
     for asked in (("nothing", "cat"), ("uce", "nothing")):
         with pytest.raises(RecipeError, match="is not known; use one of"):
             methods_study.candidates(*asked)

@@ -55,7 +55,7 @@ KEPT = {"object": [], "celebrity": PEOPLE["retain"], "style": ARTISTS["retain"],
 # What Table 9 does not say is that of every recipe.
 LORA = {
     **{"alpha": 1, "t1": 200, "t2": 400, "gamma": 0.05},
-    **{"tune": "both", "pad_tokens": True, "squared": False, "flat": 0, "kept_samples": 0},
+    **{"tune": "both", "pad_tokens": True, "squared": False, "flat": 0, "kept_samples": 0, "own_tokens": False},
 }
 IMAGES = {"per_concept": 8, "steps": 15, "guidance": 7.5, "path": False}
 # The folder, and what the title begins with.

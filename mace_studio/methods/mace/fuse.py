@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from mace_studio import prompts
-from mace_studio.core import ridge, tokens
-from mace_studio.methods.mace import OWN_TOKENS, WEIGHTED_SUM, refine
+from mace_studio.core import ridge
+from mace_studio.methods.mace import refine
+from mace_studio.methods.mace.own_tokens import OwnTokens
 from mace_studio.progress import Progress, Report, always, silent
-from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import finite, lora, projections, text
+from mace_studio.recipe import Recipe
+from mace_studio.sd import finite, lora, projections
 from mace_studio.sd.embeddings import Embeddings
 from mace_studio.sd.model import Model
 
@@ -32,7 +33,7 @@ def fuse(
 
     Args:
         model: with its own weights in place; its text encoder is read.
-        recipe: concepts, keep weights of the fusion, and one of `FUSIONS`.
+        recipe: concepts, keep weights of the fusion, and "closed-form" or "weighted-sum".
         solved: M, from `refine.solve`; the closed form takes W' = W M without rounding.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
@@ -47,13 +48,13 @@ def fuse(
     Raises:
         SingularGram: too little is kept.
     """
-    if recipe.settings.fusion == WEIGHTED_SUM:
+    if recipe.settings.fusion == "weighted-sum":
         summed = ridge.weighted_sum(refine.weights(model, solved), [delta.pairs for delta in loras.values()])
         finite.check_weights(summed, "The fused weights")
         return summed, {}
     keep = ridge.keep_gram(recipe.settings.fuse, sums.general, sums.preserve, model.width)
     fusion, originals = ridge.Fusion(sums.all_DD, keep), projections.read(model.unet)
-    concepts, left_out = len(recipe.concepts), shared(model, recipe)
+    concepts, own = len(recipe.concepts), OwnTokens(model, recipe)
     total = concepts + len(originals)
     for i, concept in enumerate(recipe.concepts):
         at = Progress("fuse", concept.phrase, i, total)
@@ -61,7 +62,7 @@ def fuse(
         pairs, pulls = loras[concept.phrase].pairs, pulled.get(concept.phrase)
         if pulls is None:
             context_NTD = embeddings.of(prompts.about(concept), always(progress, at)).context_NTD
-            pulls = ridge.pulls(followed(model, concept, context_NTD, left_out.get(concept.phrase)), pairs)
+            pulls = ridge.pulls(followed(context_NTD, own.positions(concept)), pairs)
         fusion.add_pulls(pairs, pulls)
     fused = {}
     for key, weight_PD in originals.items():
@@ -73,43 +74,13 @@ def fuse(
     return fused, {"fuse": fusion.condition}
 
 
-def shared(model: Model, recipe: Recipe) -> dict[str, int]:
-    """With how many first tokens of each concept a kept phrase begins, too; nothing unless the fusion is "own-tokens".
-
-    A text encoder that only looks back gives two phrases the same embeddings as far as they begin alike, so whatever is
-    asked of the weights there is asked of both. At least the last token of a concept is its own.
+def followed(context_NTD: Tensor, positions: Sequence[Sequence[int]] | None) -> Tensor:
+    """The embeddings at which the fused weights follow a LoRA, context_ND; at all others they hold W'.
 
     Args:
-        model: its tokenizer splits.
-        recipe: concepts and preserve list.
+        context_NTD: of the prompts about a concept.
+        positions: for each prompt where the LoRA acts; None for all positions, as in Eq. 7.
     """
-    if recipe.settings.fusion != OWN_TOKENS:
-        return {}
-    phrases = [concept.phrase for concept in recipe.concepts]
-    own, kept = ([row[1:-1] for row in text.ids(model, some)] if some else [] for some in (phrases, recipe.preserve))
-    return {
-        phrase: min(len(row) - 1, max((tokens.common(row, other) for other in kept), default=0))
-        for phrase, row in zip(phrases, own, strict=True)
-    }
-
-
-def followed(model: Model, concept: Concept, context_NTD: Tensor, left_out: int | None) -> Tensor:
-    """The embeddings at which the fused weights follow a concept's LoRA; at all others they hold W'.
-
-    Args:
-        model: its tokenizer splits.
-        concept: of the recipe.
-        context_NTD: of its prompts.
-        left_out: of `shared`; None for all positions, as in Eq. 7.
-
-    Returns:
-        context_ND.
-    """
-    if left_out is None:
+    if positions is None:
         return context_NTD.flatten(0, 1)
-    rows = [
-        context_TD[list(run[min(left_out, len(run) - 1) :])]
-        for sentence, context_TD in zip(prompts.about(concept), context_NTD, strict=True)
-        for run in text.occurrences(model, sentence, concept.phrase)
-    ]
-    return torch.cat(rows)
+    return torch.cat([context_TD[list(at)] for context_TD, at in zip(context_NTD, positions, strict=True)])

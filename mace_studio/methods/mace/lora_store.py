@@ -121,7 +121,8 @@ def _described(subject: Subject) -> tuple[object, ...]:
     for mask_IJ in subject.masks:
         _update(said, [torch.zeros(0) if mask_IJ is None else mask_IJ])
     positions = tuple(map(tuple, subject.positions))
-    return subject.phrase, subject.seed, float(subject.guidance), positions, said.hexdigest()
+    acts = () if subject.acts_at is None else (tuple(map(tuple, subject.acts_at)),)
+    return *acts, subject.phrase, subject.seed, float(subject.guidance), positions, said.hexdigest()
 
 
 def _update(said: hashlib._Hash, tensors: Iterable[Tensor]) -> None:

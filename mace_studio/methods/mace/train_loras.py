@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from mace_studio import prompts
 from mace_studio.methods.mace import lora_store
+from mace_studio.methods.mace.own_tokens import OwnTokens
 from mace_studio.methods.mace.training_images import TrainingImages
 from mace_studio.progress import Progress, Report, always, silent, within
 from mace_studio.recipe import Concept, Recipe
@@ -44,7 +46,7 @@ def train(
         phrase -> its LoRA.
     """
     settings = recipe.settings
-    digits = lora_store.digest(refined)
+    digits, own_tokens = lora_store.digest(refined), OwnTokens(model, recipe)
     total, batches = len(recipe.concepts) * settings.lora.steps, Batches(settings.concepts_at_once)
 
     def train_batch(batch: Sequence[tuple[Concept, TrainingImages]], done: int) -> list[lora.LoraDelta]:
@@ -52,7 +54,8 @@ def train(
         subjects = []
         for concept, own in batch:
             on_batch = always(progress, Progress("lora", concept.phrase, before, total))
-            subjects.append(_subject(model, recipe, concept, own, embeddings, on_batch))
+            subject = _subject(model, recipe, concept, own, embeddings, on_batch)
+            subjects.append(replace(subject, acts_at=own_tokens.positions(concept)))
         report = within(progress, "lora", "", before, total)
         return lora_store.train(model, subjects, settings.lora, digits, cache, report)
 
