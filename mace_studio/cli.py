@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_parser().parse_args(arguments)
     try:
         COMMANDS[options.command](options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output, such as `head`, wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except StudioError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -284,12 +289,12 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
 
 def _recipe(text: str) -> Recipe:
     """The recipe in a file, of the concepts in a CSV file, or of a preset, checked."""
-    if text.endswith(".csv"):
+    if text.lower().endswith(".csv"):
         from mace_studio.ui import concept_text  # noqa: PLC0415 - the page's own reader of such files
 
         concepts = concept_text.from_csv(text_files.read(Path(text)).encode())
         return Recipe(concepts=concepts, name=Path(text).stem).check()
-    if Path(text).is_file() or text.endswith(".json"):
+    if Path(text).is_file() or text.lower().endswith(".json"):
         return lookup.read_recipe(Path(text)).check()
     preset = lookup.find_preset(text)
     _say(f"{text}: the preset {preset.name}")
@@ -306,7 +311,7 @@ def _erasure(options: argparse.Namespace, text: str) -> Path:
 
 
 def _erasure_or_recipe(options: argparse.Namespace, text: str) -> Path | Recipe:
-    if text.endswith((".json", ".csv")):
+    if text.lower().endswith((".json", ".csv")):
         return _recipe(text)
     try:
         return _erasure(options, text)
@@ -330,13 +335,10 @@ def _image_request(
     size = tuple(options.size) if options.size else None
     request = ImageRequest(tuple(prompts), tuple(seeds), negative=options.negative, size=size)
     chosen = {name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None}
-    if len(chosen) < 2:  # the rest depends on the kind of model
-        _result(studio.load())
-    for count, most, rest in studio.token_counts(prompts):
+    _result(studio.load())  # it says how many tokens it reads, and what suits it
+    for count, most, rest in studio.token_counts([*prompts, *([options.negative] if options.negative else [])]):
         if rest:
-            _say(
-                f"The prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”."
-            )
+            _say(f"A prompt has {count} tokens and the model reads {most}; this is not read: “{sources.shown(rest)}”.")
     return replace(studio.with_defaults(request), **chosen)
 
 

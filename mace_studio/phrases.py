@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -26,6 +26,14 @@ def folded(phrase: str) -> str:
 def same_phrase(first: str, second: str) -> bool:
     """Whether two phrases differ in nothing that a tokenizer of Stable Diffusion sees."""
     return folded(first) == folded(second)
+
+
+def distinct(phrases: Iterable[str]) -> list[str]:
+    """The first of the phrases that are the same, in their order."""
+    first: dict[str, str] = {}
+    for phrase in phrases:
+        first.setdefault(folded(phrase), phrase)
+    return list(first.values())
 
 
 def spans(sentence: str, phrase: str) -> list[tuple[int, int]]:

@@ -59,7 +59,7 @@ def image_prompt(phrase: str, kind: str) -> str:
 
 def preserved(recipe: Recipe) -> Iterator[str]:
     """Prompts about what must stay: each phrase once, in the templates of its kind."""
-    for phrase in dict.fromkeys(phrase.strip() for phrase in recipe.preserve):
+    for phrase in recipe.kept:
         yield from (t.format(phrase) for t in templates(kept_kind(phrase, recipe)))
 
 
@@ -91,5 +91,5 @@ def suggestions(recipe: Recipe, kinds: Mapping[str, str] = MappingProxyType({}))
     erased = [("erased", image_prompt(c.phrase, c.kind)) for c in recipe.concepts[:SUGGESTED]]
     synonyms = [("synonym", image_prompt(s, c.kind)) for c in recipe.concepts for s in c.synonyms]
     kind = recipe.concepts[0].kind if recipe.concepts else "object"
-    kept = [("kept", image_prompt(p, kinds.get(p.strip().lower(), kind))) for p in recipe.preserve[:SUGGESTED]]
+    kept = [("kept", image_prompt(p, kinds.get(p.strip().lower(), kind))) for p in recipe.kept[:SUGGESTED]]
     return [*erased, *synonyms[:SUGGESTED], *kept]

@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mace_studio.errors import RecipeError
-from mace_studio.phrases import folded
+from mace_studio.phrases import distinct, folded
 from mace_studio.schema import build
 from mace_studio.settings import MOST, PIXELS, SIDE, bounded, counted, fits, one_of
 from mace_studio.text_files import broken
@@ -76,6 +76,11 @@ class Recipe:
         object.__setattr__(self, "preserve", tuple(self.preserve))
         if self.settings is None:
             object.__setattr__(self, "settings", _method(self.method).settings())
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The phrases of the preserve list without blanks around them, the first of those that are the same."""
+        return tuple(distinct(phrase.strip() for phrase in self.preserve))
 
     def with_settings(self, **changes: Any) -> Recipe:
         """This recipe with some of the method's settings changed, such as `lora` or `refine`."""

@@ -82,7 +82,7 @@ def measure(model: Model, recipe: Recipe, cache: Path | None, progress: Report =
         progress: called with stage "encode": sentences done of all.
     """
     erased = [(c.phrase, c.kind) for c in _spread(recipe.concepts)]
-    kept = [(phrase, prompts.kept_kind(phrase, recipe)) for phrase in _spread(recipe.preserve)]
+    kept = [(phrase, prompts.kept_kind(phrase, recipe)) for phrase in _spread(recipe.kept)]
     total = len(erased) + len(kept)
     own_ND, erased_DD = _looked_at(model, erased, within(progress, "encode", "", 0, total))
     other_ND, kept_DD = _looked_at(model, kept, within(progress, "encode", "", len(erased), total))
@@ -94,7 +94,7 @@ def measure(model: Model, recipe: Recipe, cache: Path | None, progress: Report =
     if weights is not None:
         # As if every template were the one that was looked at, and every phrase of the list as those of the sample.
         times = [len(prompts.templates(recipe.concepts[0].kind)) * len(all_) / max(len(some), 1)
-                 for all_, some in ((recipe.concepts, erased), (recipe.preserve, kept))]  # fmt: skip
+                 for all_, some in ((recipe.concepts, erased), (recipe.kept, kept))]  # fmt: skip
         general = grams.general(model, cache, progress) if weights.general else None
         preserve = Moments(times[1] * kept_DD, times[1] * kept_DD, len(kept))
         condition = _condition(times[0] * erased_DD + ridge.keep_gram(weights, general, preserve, model.width).total_DD)

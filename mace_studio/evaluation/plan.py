@@ -172,7 +172,7 @@ def make_sample(
     first = recipe.concepts[0].kind
     erased = [(ERASED, c.phrase, c.phrase, c.kind) for c in recipe.concepts]
     synonyms = [(SYNONYM, word, c.phrase, c.kind) for c in recipe.concepts for word in c.synonyms]
-    kept = [(KEPT, word, word, own.get(word.strip().lower(), first)) for word in recipe.preserve]
+    kept = [(KEPT, word, word, own.get(word.strip().lower(), first)) for word in recipe.kept]
     beside = [(NEIGHBOUR, word, word, own.get(word.strip().lower(), first)) for word in neighbours]
     rows = [
         [row for row in rows if known is None or row[2].strip().lower() in known] for rows in (erased, synonyms, kept)
@@ -213,7 +213,7 @@ def _words(recipe: Recipe, kinds: Mapping[str, str]) -> Iterator[_Word]:
             for word in words:
                 yield _Word(role, word, concept.phrase, (concept.kind,))
     erased = tuple(dict.fromkeys(concept.kind for concept in recipe.concepts))
-    for word in recipe.preserve:
+    for word in recipe.kept:
         own = kinds.get(word.strip().lower())
         yield _Word(KEPT, word, word, (own,) if own in erased else erased)
 

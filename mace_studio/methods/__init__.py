@@ -49,7 +49,7 @@ def _phrases(recipe: Recipe) -> Work:
     """Of a closed form, which reads bare phrases: concepts, what takes their place, and what is kept."""
     concepts, method = len(recipe.concepts), METHODS[recipe.method]
     anchors = concepts if "mapping" in method.reads else 0
-    return Work(sentences=concepts + anchors + len(recipe.preserve) * ("preserve" in method.reads))
+    return Work(sentences=concepts + anchors + len(recipe.kept) * ("preserve" in method.reads))
 
 
 @dataclass(frozen=True, kw_only=True)

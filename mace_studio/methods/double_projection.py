@@ -71,12 +71,12 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     progress = timed(progress, {"refine": 1.0})
     phrases = inputs.phrases(recipe)
     safe = list(dict.fromkeys(concept.mapping.strip() for concept in recipe.concepts))
-    encode = inputs.Encoder(model, progress, len(phrases) + len(safe) + len(recipe.preserve))
+    encode = inputs.Encoder(model, progress, len(phrases) + len(safe) + len(recipe.kept))
     weights = edit(
         projections.read(model.unet),
         encode(phrases).vectors_ND,
         encode(safe).vectors_ND,
-        encode(recipe.preserve).vectors_ND,
+        encode(recipe.kept).vectors_ND,
         directions=recipe.settings.directions or None,
     )
     progress(Progress("refine", step=1, total=1))

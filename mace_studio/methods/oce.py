@@ -106,8 +106,8 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         published = published | {"celebrity": "tree"}
     phrases = inputs.phrases(recipe)
     anchors = list(dict.fromkeys(inputs.anchor(concept, settings.anchor, published) for concept in recipe.concepts))
-    encode = inputs.Encoder(model, progress, len(phrases) + len(anchors) + len(recipe.preserve))
-    concept, anchor, preserved = encode(phrases), encode(anchors), encode(recipe.preserve)
+    encode = inputs.Encoder(model, progress, len(phrases) + len(anchors) + len(recipe.kept))
+    concept, anchor, preserved = encode(phrases), encode(anchors), encode(recipe.kept)
     weights = edit(
         projections.read(model.unet, tune="value"),
         concept.vectors_ND,

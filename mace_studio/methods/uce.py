@@ -133,7 +133,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         whole = inputs.expanded(concept, anchor) if settings.expand else [(concept.phrase.strip(), anchor)]
         pairs += whole
     first_form = settings.form == "tail"
-    kept = ["", *recipe.preserve] if first_form else list(recipe.preserve)
+    kept = ["", *recipe.kept] if first_form else list(recipe.kept)
     encode = inputs.Encoder(model, progress, 2 * len(pairs) + len(kept))
     concepts, anchors = encode([concept for concept, _ in pairs]), encode([anchor for _, anchor in pairs])
     preserved = encode(kept)

@@ -91,7 +91,7 @@ def estimate(
     """
     work, concepts = find(recipe.method).work(recipe), len(recipe.concepts)
     sentences = prompts.count(recipe) if work.sentences is None else work.sentences
-    steps, phrases, crowded = work.training_steps, concepts + len(recipe.preserve), ""
+    steps, phrases, crowded = work.training_steps, concepts + len(recipe.kept), ""
     if width is not None and phrases > width:
         crowded = (
             f"{phrases:,} phrases in a map of width {width}: not all can be told apart; "

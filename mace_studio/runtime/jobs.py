@@ -28,6 +28,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 # Jobs that are over are forgotten, the oldest first, where there are more than this, or they hold more bytes or are
 # older than this; but the newest of them stays for whoever waits for it.
 KEPT, KEPT_BYTES, KEPT_SECONDS = 50, 512 * 2**20, 24 * 3600.0
+BEGUN = 0.05  # fraction of a job from which on its pace tells when it ends
 
 Work = Callable[[Report], Any]
 
@@ -83,6 +84,12 @@ class Job:
     @property
     def over(self) -> bool:
         return self.state in (DONE, FAILED, CANCELLED)
+
+    def seconds_left(self) -> float | None:
+        """At its pace so far; None where it has hardly begun."""
+        last = self.events[-1] if self.events else None
+        done = getattr(last, "fraction", 0.0)
+        return last.seconds * (1 - done) / done if last is not None and done > BEGUN else None
 
     def cancel(self) -> None:
         """Ask the job to stop at its next step; returns at once. A job that has not begun is over at once."""
@@ -251,6 +258,14 @@ class Worker:
             running = sum(other.state == RUNNING for other in self._jobs.values())
         return order.index(job) + running if job in order else 0
 
+    def before(self, owner: str) -> list[Job]:
+        """The jobs that must end before a new one of an owner would begin, the one that runs first."""
+        new = Job("", owners=(owner,))
+        with self._lock:
+            running = [job for job in self._jobs.values() if job.state == RUNNING]
+            order = [job for job, _ in self._order((new, lambda report: None))]
+        return [*running, *order[: order.index(new)]]
+
     def move(self, job: Job, places: int) -> None:
         """Let a job that waits begin earlier (below 0) or later among the jobs of the same owner."""
         with self._lock:
@@ -272,9 +287,9 @@ class Worker:
         if len(under_way) >= self._most:
             raise StudioError(f"{len(under_way)} jobs wait here already; try again in a few minutes.")
 
-    def _order(self) -> list[tuple[Job, Work]]:
-        """What waits, in the order in which it will begin; the caller holds the lock."""
-        waiting = [pair for pair in self._waiting if not pair[0].over]
+    def _order(self, *more: tuple[Job, Work]) -> list[tuple[Job, Work]]:
+        """What waits, and more behind it, in the order in which it will begin; the caller holds the lock."""
+        waiting = [pair for pair in (*self._waiting, *more) if not pair[0].over]
         turns, order, turn = dict(self._turns), [], max(self._turns.values(), default=0)
         while waiting:
             pair = min(waiting, key=lambda pair: turns.get(pair[0].owners[0], 0))  # the first of equal ones

@@ -167,6 +167,19 @@ class Studio(JobDesk):
         status = self.status()
         return estimate.estimate(recipe, status.memory, self._model.costs, self.place.cache, status.width)
 
+    def wait(self) -> tuple[int, float | None]:
+        """How many jobs must end before a new one of whoever is asking begins, and in about how many seconds.
+
+        The seconds are None where nobody knows of one of the jobs. Loading the model counts for none.
+        """
+        jobs = [job for job in self._worker.before(self._owners()[0]) if job.request is not None]
+        left = [job.seconds_left() for job in jobs]
+        for i, job in enumerate(jobs):
+            if left[i] is None and isinstance(job.request, Recipe) and self.timed:
+                left[i] = self.estimate(job.request).seconds
+        known = [seconds for seconds in left if seconds is not None]
+        return len(jobs), sum(known) if len(known) == len(left) else None
+
     def capacity(self, recipe: Recipe) -> Job:
         """Look at one prompt of each phrase; the result is a `Capacity`: what the projections can hold of a recipe."""
         recipe.check()

@@ -54,8 +54,9 @@ def preview(model: Model, latent_CHW: Tensor, cells: int) -> Image:
         latent_CHW: at any denoising step.
         cells: of the longer side, at most.
     """
-    scale = min(1.0, cells / max(latent_CHW.shape[-2:]))
-    size = [max(1, round(side * scale)) for side in latent_CHW.shape[-2:]]
+    height, width = latent_CHW.shape[-2:]
+    scale = min(1.0, cells / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
     small_1CHW = functional.adaptive_avg_pool2d(latent_CHW[None].float(), size)
     # Those of Euler's schedulers begin many times as large as clean ones.
     (image,) = decoded(model, small_1CHW / small_1CHW.std().clamp(min=1.0))

@@ -11,6 +11,7 @@ from typing import Any
 
 from mace_studio import text_files
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.phrases import folded
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept
 from mace_studio.settings import CHARACTERS
 
@@ -128,8 +129,8 @@ def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) ->
         f"<li><b>{html.escape(c.phrase)}</b> → {html.escape(c.mapping) or '<i>no mapping yet</i>'} · {c.kind}</li>"
         for c in concepts
     )
-    known = set() if replaces else {row[0].strip().lower() for row in rows or []}
-    twice = [c.phrase for c in concepts if c.phrase.strip().lower() in known]
+    known = set() if replaces else {folded(row[0]) for row in rows or []}
+    twice = [c.phrase for c in concepts if folded(c.phrase) in known]
     verb = "takes the place of the table" if replaces else "is added to the table"
     count = f"{len(concepts)} concept{'' if len(concepts) == 1 else 's'}"
     warning = f" In the table already: {html.escape(', '.join(twice[:5]))}." if twice else ""

@@ -25,6 +25,7 @@ def row(page, title):
 
 
 def test_erasures_wait_change_places_and_are_cancelled(page, studio, slow, fast, open_recipe):
+    expect(page.locator("#wait")).to_be_empty()
     first = studio.erase(named(slow, "first one"), watched=False)
     try:
         for name, phrase in (("Aaa", "frog"), ("Bbb", "horse")):
@@ -32,6 +33,7 @@ def test_erasures_wait_change_places_and_are_cancelled(page, studio, slow, fast,
             page.locator("#queue-add").click()
             expect(row(page, name)).to_be_visible()
         expect(row(page, "first one")).to_contain_text("running")
+        expect(page.locator("#wait")).to_contain_text("A new erasure waits for 3 jobs")
         expect(row(page, "Aaa")).to_contain_text("waits, next of yours")
         expect(row(page, "Bbb")).to_contain_text("waits, 1 job of yours before it")
         row(page, "Bbb").get_by_role("button", name="Earlier").click()
@@ -41,6 +43,7 @@ def test_erasures_wait_change_places_and_are_cancelled(page, studio, slow, fast,
     finally:
         first.cancel()
     expect(row(page, "Bbb")).to_contain_text("done")
+    expect(page.locator("#wait")).not_to_contain_text("waits")
     assert any(entry.recipe.name == "Bbb" for entry in studio.entries())
 
 

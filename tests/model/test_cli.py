@@ -68,6 +68,22 @@ def test_what_a_run_warns_of_is_told_beside_its_result_and_kept(tmp_path, capsys
     assert said in told.err and library.read(Path(told.out.strip())).warnings == (f"{said} Use words that it knows.",)
 
 
+def test_what_the_model_does_not_read_of_a_prompt_is_told_whatever_else_is_given(recipe_file, tmp_path, capsys):
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path / "out")]) == 0
+    erased = capsys.readouterr().out.strip()
+    long, negative = "a cat in the snow " * 7 + "and a tree", "a dog in the sea " * 7 + "and a house"
+    given = ["--prompt", long, "--negative", negative, "--steps", "1", "--guidance", "4", "--out", str(tmp_path)]
+    assert cli.main(["compare", erased, *given]) == 0
+    told = capsys.readouterr().err
+    assert told.count("this is not read: “") == 2 and "tree”" in told and "house”" in told
+
+
+def test_a_csv_file_is_one_whatever_the_case_of_its_name(tmp_path, capsys):
+    (tmp_path / "LIST.CSV").write_text("\ufeffsep=;\nphrase;mapping\ncat;forest\ncat;sky\n", encoding="utf-8")
+    assert cli.main(["erase", str(tmp_path / "LIST.CSV"), "--out", str(tmp_path)]) == 1
+    assert "Rows 1 and 2 are the same concept" in capsys.readouterr().err
+
+
 def test_masks_are_written_changed_and_read_back(recipe_file, tmp_path, capsys):
     out, shown = ["--out", str(tmp_path / "out")], tmp_path / "shown"
     assert cli.main(["masks", str(recipe_file), "--out", str(shown)]) == 0

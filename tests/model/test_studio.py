@@ -2,6 +2,7 @@ import json
 import math
 import re
 import sqlite3
+import threading
 import weakref
 from dataclasses import replace
 
@@ -13,8 +14,10 @@ from mace_studio.analysis.compare import Pair
 from mace_studio.errors import FileError, ModelError, RecipeError, StudioError
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
+from mace_studio.progress import Progress
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
 from mace_studio.runtime import job_log, library, result_files, tasks
+from mace_studio.runtime.estimate import Estimate
 from mace_studio.runtime.job_desk import EACH
 from mace_studio.runtime.jobs import CANCELLED
 from mace_studio.runtime.library import sources
@@ -362,6 +365,33 @@ def test_a_failed_job_of_a_shared_studio_tells_no_folder(entry, tmp_path):
     with pytest.raises(ModelError) as refused:
         broken.load().wait()
     assert str(tmp_path) not in str(refused.value) + broken.status().detail and broken.status().state == "failed"
+
+
+def test_the_wait_is_what_the_jobs_before_have_left(tmp_path, monkeypatch):
+    """A quarter took 10 s, so 30 s are left of the first; the second is estimated with 7 s."""
+    studio, at, go_on = Studio(output=tmp_path), threading.Event(), threading.Event()
+    assert studio.wait() == (0, 0)
+
+    def work(report):
+        report(Progress("lora", fraction=0.25, seconds=10.0))
+        at.set()
+        go_on.wait(10)
+
+    first = studio._worker.submit("first", work, QUICK)
+    assert at.wait(10) and studio.wait() == (1, 30)
+    second = studio._worker.submit("second", lambda report: None, QUICK)
+    assert studio.wait() == (2, None)  # the model is not timed
+    monkeypatch.setattr(Studio, "timed", True)
+    monkeypatch.setattr(
+        Studio,
+        "estimate",
+        lambda self, recipe: Estimate(concepts=1, prompts=1, unet_forwards=1, memory=None, seconds=7.0),
+    )
+    assert studio.wait() == (2, 37)
+    studio._worker.submit("Load the model", lambda report: None)
+    assert studio.wait() == (2, 37)
+    go_on.set()
+    first.wait(), second.wait()
 
 
 def test_no_title_of_a_job_tells_where_the_model_lies(tmp_path):

@@ -16,18 +16,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mace_studio import masks
+from mace_studio import masks, sources
 from mace_studio.errors import StudioError
 from mace_studio.presets import presets
 from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.runtime import library
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.cards.masks import painted
 from tests.reliability.common import Figures, run, sentence
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**6, 10**20, -(10**400), 10**400, 0.5, -0.0, 1e300, 1e-320, float("nan"),
-    float("inf"), "", " ", "0", "1e9", "5-3", "nan", "a" * 300, "a" + " " * 16_000 + "b", "\ud800", "\x00", "=1+1",
-    "<script>", "$\\frac{$", "猫", "🐈" * 40, "e\u0301", "../x", [], {}, [[]], [None], {"a": 1}, ["x"] * 60,
+    float("inf"), "", " ", "0", "1e9", "5-3", "9" * 5000, "nan", "a" * 300, "a" + " " * 16_000 + "b", "\ud800", "\x00",
+    "=1+1", "<script>", "$\\frac{$", "猫", "🐈" * 40, "e\u0301", "../x", [], {}, [[]], [None], {"a": 1}, ["x"] * 60,
     [["cat", "dog", "object", ""]] * 3, [["cat", "dog"]], [{"phrase": "cat", "mapping": "dog"}] * 2,
 )  # fmt: skip
 CSV = b"phrase,mapping,kind,synonyms\ncat,forest,object,feline;kitty\nVan Gogh,an artist,style,\n"
@@ -103,6 +104,20 @@ def pasted_list(dice: random.Random, own: list[Recipe]) -> None:
     concept_text.pasted(text, "object", dice.choice((None, *concept_text.COMMAS)))
 
 
+TYPED: tuple[Callable[[str], object], ...] = (
+    form.rank_from, form.energy_from, form.seeds_from, sources.cleaned,
+    lambda text: library._checked_name(text, "rename"),
+)  # fmt: skip
+
+
+def typed_names(dice: random.Random, own: list[Recipe]) -> None:
+    address = dice.choice((b"https://huggingface.co/owner/name/tree/main", b"file:///models/sd", b"~/my models/sd"))
+    text = scrambled(address, dice).decode("utf-8", "replace")
+    for typed in (text, str(dice.choice(VALUES))):
+        for read in dice.sample(TYPED, 1):
+            read(typed)
+
+
 def mask_file(dice: random.Random, own: list[Recipe]) -> None:
     file = io.BytesIO()
     mode = dice.choice(("1", "L", "RGB", "RGBA", "P", "I;16", "LA"))
@@ -121,7 +136,8 @@ def drawing(dice: random.Random, own: list[Recipe]) -> None:
 
 
 KINDS: tuple[Callable[[random.Random, list[Recipe]], None], ...] = (
-    recipe_text, recipe_bytes, typed_form, typed_form, image_fields, csv_file, pasted_list, mask_file, drawing,
+    recipe_text, recipe_bytes, typed_form, typed_form, image_fields, csv_file, pasted_list, typed_names,
+    mask_file, drawing,
 )  # fmt: skip
 
 

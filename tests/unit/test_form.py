@@ -323,6 +323,8 @@ def test_a_line_with_a_comma_is_read_as_the_user_says(comma, found):
 def test_the_preview_of_a_list_says_what_is_there_already():
     shown = concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "<b>"), Concept("dog", "")], False)
     assert "2 concepts" in shown and "In the table already: cat." in shown
+    spaced = concept_text.preview([["grand  Piano", "sky", "object", ""]], [Concept("Grand piano", "")], False)
+    assert "In the table already: Grand piano." in spaced
     assert "&lt;b&gt;" in shown and "no mapping yet" in shown
     assert "already" not in concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "")], True)
 

@@ -392,6 +392,18 @@ def test_users_take_turns(worker):
     assert begun(worker, gate, [*many, other]) == ["other", *(f"greedy {i}" for i in range(5))]
 
 
+def test_what_comes_before_a_new_job_is_known_before_it_is_asked_for(worker):
+    gate = Gate(1)
+    assert worker.before("other") == []
+    first = worker.submit("first", gate.work, owners=("greedy",))
+    gate.reached()
+    many = [worker.submit(f"greedy {i}", at_once(), owners=("greedy",)) for i in range(2)]
+    assert worker.before("other") == [first] and worker.before("greedy") == [first, *many]
+    assert worker.jobs() == [first, *many]
+    begun(worker, gate, many)
+    assert worker.before("greedy") == []
+
+
 def test_a_user_s_jobs_are_bounded_and_so_are_all():
     worker, gate = Worker(each=2, most=4), Gate(1)
     first = worker.submit("first", gate.work, owners=("a", "address"))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from mace_studio import prompts
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM, make_plan
 from mace_studio.presets import known_kinds
@@ -64,3 +65,14 @@ def test_a_kept_word_that_the_presets_know_is_asked_for_as_that():
 def test_the_fewest_images_are_those_of_the_kind_with_the_fewest_prompts():
     recipe = replace(MIXED, concepts=(*MIXED.concepts, Concept("cat", "forest")))
     assert len(make_plan(recipe, "quick").seeds) == 8
+
+
+def test_a_kept_word_that_is_written_twice_is_one_answer():
+    """Two labels that are the same to a judge would share its probability between them."""
+    twice = replace(
+        RECIPE, preserve=("dog", "Dog ", "ship", "Zo\u00e9", "Zoe\u0301", "dog", "grand  piano", "grand piano")
+    )
+    assert twice.kept == ("dog", "ship", "Zo\u00e9", "grand  piano")
+    assert make_plan(twice, "quick").labels == ("cat", *twice.kept)
+    assert make_plan(twice, "quick") == make_plan(replace(RECIPE, preserve=twice.kept), "quick")
+    assert list(prompts.preserved(twice)) == list(prompts.preserved(replace(RECIPE, preserve=twice.kept)))

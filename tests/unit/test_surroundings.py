@@ -34,6 +34,19 @@ def test_the_terminal_answers_in_any_console(encoding, arguments):
     assert b"Traceback" not in done.stderr and done.returncode in (0, 1)
 
 
+def test_a_reader_that_stops_reading_ends_no_command_in_a_traceback():
+    code = (
+        "import sys; from mace_studio import cli; "
+        "cli.COMMANDS['erase'] = lambda _: [print('x' * 99) for _ in range(9999)]; "
+        "sys.exit(cli.main(['erase', 'cat']))"
+    )
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert running.stdout.readline().startswith(b"xxx")
+    running.stdout.close()
+    assert running.stderr.read() == b"" and running.wait() == 0
+    running.stderr.close()
+
+
 @pytest.fixture
 def proxies(monkeypatch):
     for name in (*surroundings.PROXIES, "no_proxy"):

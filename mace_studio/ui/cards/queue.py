@@ -30,13 +30,14 @@ class QueueCard:
 
     Args:
         studio: has the jobs.
+        wait: is told how long a new erasure would wait.
 
     Attributes:
         show: for the event of the opened page, and for any after which there may be other jobs.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    def __init__(self, studio: Studio, wait: gr.HTML) -> None:
+        self.studio, self.wait = studio, wait
         with gr.Column(elem_classes="card", elem_id="queue-card"):
             heading("queue-title", "", "Queue", SHARED if studio.fixed else ABOUT)
             with gr.Row(elem_classes="button-row", elem_id="queue-buttons"):
@@ -44,7 +45,7 @@ class QueueCard:
             self.notice = notice("queue-notice")
             self.list = job_list.job_list("queue")
             self.timer = gr.Timer(BEAT, active=False)
-        self._shown = [self.list, self.timer]
+        self._shown = [self.list, self.timer, wait]
         self.show = Listener(self.on_show, None, self._shown)
         self.show.on(self.timer.tick)
         self.list.act(self.on_act, None, [self.notice, *self._shown], **QUIET)
@@ -91,7 +92,9 @@ class QueueCard:
         under_way = [job for job in jobs if not job.over and job.request is not None]
         for job in under_way:
             next(job.watch(beat=0), None)  # to list it is to watch it
+        ahead, seconds = self.studio.wait()
         return {
             self.list: job_list.rows(jobs, self.studio.interrupted()),
-            self.timer: gr.Timer(BEAT, active=bool(under_way)),
+            self.timer: gr.Timer(BEAT, active=bool(under_way) or ahead > 0),
+            self.wait: job_list.wait(ahead, seconds),
         }

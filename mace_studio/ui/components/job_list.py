@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio.runtime.estimate import counted_as
+from mace_studio.runtime.estimate import counted_as, duration
 from mace_studio.runtime.job_log import Written
 from mace_studio.runtime.jobs import QUEUED, RUNNING, Job
 from mace_studio.ui.components.files import script
@@ -40,6 +40,14 @@ def rows(jobs: Sequence[Job], broken_off: Sequence[Written]) -> list[Row]:
             for i, job in enumerate(waiting)
         ),
     ]
+
+
+def wait(ahead: int, seconds: float | None) -> str:
+    """How long an erasure would wait that is begun now, as HTML; nothing where it would not."""
+    if not ahead:
+        return ""
+    when = "" if seconds is None else f" and begins in about {duration(seconds)}"
+    return f'<p class="estimate">A new erasure waits for {counted_as(ahead, "job")}{when}.</p>'
 
 
 def _row(job_id: str, title: str, state: str, actions: list[str]) -> Row:

@@ -54,7 +54,7 @@ class EraseTab:
                 self.form.settings_card()
             with gr.Column(scale=4, min_width=330):
                 self._run_card(shared.start, shared.jobs["erase"])
-                self.queue = QueueCard(self.studio)
+                self.queue = QueueCard(self.studio, self.wait)
                 self.preview = PreviewCard(self.studio)
                 self._loss_card()
         self.masks = MasksCard(self.studio, shared.jobs["masks"])
@@ -85,6 +85,7 @@ class EraseTab:
         with gr.Column(elem_classes="card", elem_id="run-card"):
             heading("run-title", "4", "Run")
             self.estimate = gr.HTML(self._estimate(start), label="Estimate", elem_id="estimate")
+            self.wait = gr.HTML("", label="Wait", elem_id="wait")
             button = ("erase", _button_text(len(start.concepts)))
             self.job = JobCard(
                 self.studio, "erase", [button], job_id, view=progress.run, idle=progress.idle(start.method)
