@@ -97,7 +97,7 @@ def cases(task: str, names: Sequence[str] = (), only: Sequence[str] = ()) -> lis
         Case(f"{subject} · {title(recipe)}", recipe, guidance(found[subject]))
         for subject in only or found
         for name in names or METHODS
-        for recipe in _variants(with_method(found[subject], name))
+        for recipe in _variants(found[subject], name)
     ]
 
 
@@ -107,11 +107,12 @@ def title(recipe: Recipe) -> str:
     return find(recipe.method).title + (", own tokens" if own else "")
 
 
-def _variants(recipe: Recipe) -> list[Recipe]:
-    """The recipe; before one of MACE with LoRAs at own tokens alone the same as it was published."""
-    if recipe.method != "mace" or not recipe.settings.lora.own_tokens:
-        return [recipe]
-    return [recipe.with_settings(lora=replace(recipe.settings.lora, own_tokens=False)), recipe]
+def _variants(recipe: Recipe, name: str) -> list[Recipe]:
+    """A preset of MACE by a method; by MACE as it was published, and as in the preset where it differs from that."""
+    made = with_method(recipe, name)
+    if name != "mace" or not recipe.settings.lora.own_tokens:
+        return [made]
+    return [made.with_settings(lora=replace(made.settings.lora, own_tokens=False)), recipe]
 
 
 def guidance(recipe: Recipe) -> float:
