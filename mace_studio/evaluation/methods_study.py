@@ -233,7 +233,8 @@ def _changed(settings: Any, default: Any) -> dict[str, Any]:
     for part in fields(settings):
         own, usual = getattr(settings, part.name), getattr(default, part.name)
         if own != usual:
-            found[part.name] = _changed(own, usual) if is_dataclass(own) else own
+            # What is missing in a group of settings is read as the group's own default, whatever the method's is.
+            found[part.name] = _changed(own, type(own)()) if is_dataclass(own) else own
     return found
 
 

@@ -114,6 +114,14 @@ def test_settings_are_published_ones_until_a_search_has_others(monkeypatch):
     assert methods_study.with_method(people, "oce").settings.keep_scale == 5  # the search was for objects
 
 
+@pytest.mark.parametrize("preset", ["cat", "people-10"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_recipe_that_a_search_writes_is_read_as_it_was(name, preset, tmp_path):
+    for case in methods_study.candidates(name, preset):
+        path = methods_study.write_recipe(case.recipe, preset, tmp_path)
+        assert Recipe.from_json(path.read_text(encoding="utf-8")).settings == case.recipe.settings
+
+
 def test_every_method_has_the_same_budget_and_its_candidates_can_be_run():
     assert list(methods_study.SEARCHED) == list(METHODS)
     for name in methods_study.SEARCHED:
