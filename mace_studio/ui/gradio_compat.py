@@ -20,7 +20,7 @@ import gradio as gr
 from gradio.data_classes import _StaticFiles
 from gradio.utils import get_upload_folder
 from PIL import Image
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mace_studio import text_files
@@ -37,6 +37,9 @@ SERVED = 1000  # files that are served in place; the oldest of more are not any 
 UNFINISHED = 128  # events of one machine; an open page has a few
 CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")
 BY_NUMBER = ("predict",)
+ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+OVERLAYS = re.compile(r"/assets/(statustracker-[\w-]+\.js)$")
+OUTPUTS_AND_INPUTS = re.compile(r"return (\w)\.concat\(\w\)\.map\(")
 
 
 def enabled(elem_id: str) -> dict[str, Any]:
@@ -142,3 +145,28 @@ class NamedEndpointsOnly:
             await PlainTextResponse("There is no such endpoint.", status_code=404)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+class QuickOverlays:
+    """Middleware that serves Gradio's script of overlays with one change: an event may show some on its outputs alone.
+
+    Without this, also every input of every event so far has a state of such an overlay, which is there for streams of
+    a camera. At every step of every event the browser looks up the components of all these states one by one, in a tree
+    of 550: once the form's 150 inputs are among them, 3 of the 5 seconds in which a recipe fills the form. A script
+    that looks otherwise, of another Gradio, is served as it is. No public issue was found.
+
+    Args:
+        app: what it wraps.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = OVERLAYS.search(scope["path"]) if scope["type"] == "http" else None
+        path = ASSETS / asked[1] if asked else None
+        if path is None or not path.is_file():
+            await self.app(scope, receive, send)
+        else:
+            script = OUTPUTS_AND_INPUTS.sub(r"return \1.map(", path.read_text(encoding="utf-8"))
+            await Response(script, media_type="text/javascript")(scope, receive, send)

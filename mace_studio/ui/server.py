@@ -15,7 +15,7 @@ from mace_studio.errors import StudioError
 from mace_studio.masks import MOST_PIXELS
 from mace_studio.ui import api
 from mace_studio.ui.access import Password, SameOriginOnly
-from mace_studio.ui.gradio_compat import NamedEndpointsOnly
+from mace_studio.ui.gradio_compat import NamedEndpointsOnly, QuickOverlays
 from mace_studio.ui.sessions import SessionCookie
 from mace_studio.ui.theme import theme
 
@@ -73,6 +73,7 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
         Middleware(SameOriginOnly, forwarded=shared),
         Middleware(NamedEndpointsOnly, names=api.NAMES),
         Middleware(SafeHeaders, ancestors=frames),
+        Middleware(QuickOverlays),
     ]
     if shared:
         middleware.append(Middleware(SessionCookie))

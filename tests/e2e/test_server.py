@@ -5,6 +5,7 @@ import time
 import httpx
 import pytest
 
+from mace_studio.ui import gradio_compat
 from mace_studio.ui.api import NAMES
 from tests.e2e.serving import app
 
@@ -47,6 +48,16 @@ def test_only_the_documented_endpoints_can_be_called_by_name(base_url):
 
 def test_the_run_history_and_the_monitor_are_off(base_url):
     assert httpx.get(f"{base_url}monitoring").status_code in (403, 404)
+
+
+def test_the_browser_looks_up_no_input_of_an_event(base_url):
+    (script,) = gradio_compat.ASSETS.glob("statustracker-*.js")
+    own, served = script.read_text(encoding="utf-8"), httpx.get(f"{base_url}assets/{script.name}")
+    assert len(gradio_compat.OUTPUTS_AND_INPUTS.findall(own)) == 1
+    assert not gradio_compat.OUTPUTS_AND_INPUTS.search(served.text) and 0 < len(own) - len(served.text) < 20
+    assert served.headers["content-type"].startswith("text/javascript")
+    assert "default-src" in served.headers["content-security-policy"]
+    assert httpx.get(f"{base_url}assets/statustracker-none.js").status_code == 404
 
 
 def test_the_app_is_up_soon_and_asks_for_the_password(tmp_path):
