@@ -26,6 +26,7 @@ from mace_studio.sd import attention_hooks, attention_maps, judges, projections,
 from mace_studio.sd.attention_maps import TokenMaps
 from mace_studio.sd.model import Model
 from mace_studio.sd.text import Word
+from mace_studio.settings import KeepWeights
 
 BEFORE, AFTER = "before", "after"
 ORIGINAL, REFINED, ERASED = "original", "refined", "erased"
@@ -165,7 +166,8 @@ def residual(
     models: dict[str, AbstractContextManager[None]] = {ORIGINAL: nullcontext()}
     if erasure.recipe.method == "mace":
         report = timed(progress, {"refine": 1.0, "generate": 3.0})
-        sums = refine.gather(model, erasure.recipe, cache, report)
+        # Without the fusion's weights, so that no general captions are read for them.
+        sums = refine.gather(model, erasure.recipe.with_settings(fuse=KeepWeights()), cache, report)
         refined = refine.weights(model, refine.solve(sums, erasure.recipe.settings.refine), report)
         models[REFINED] = projections.swapped(model.unet, refined)
     else:

@@ -101,7 +101,7 @@ def _mace(recipe: Recipe) -> Work:
         training_steps=count * settings.lora.steps,
         side_by_side=count,
         at_once=settings.concepts_at_once,
-        captions=bool(settings.refine.general or settings.fuse.general),
+        captions=bool(settings.refine.general or (settings.lora.steps and settings.fuse.general)),
     )
 
 

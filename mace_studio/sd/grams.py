@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 PAPER_CAPTIONS = 616_767
 AT_ONCE = 128  # sentences whose embeddings are held together; sums in another order differ in their last digits
+REMEMBERED = 2  # Grams of general captions that this process keeps; that of SDXL has 34 MB
+
+_remembered: dict[tuple[str, str], Moments] = {}
 
 
 def gram(model: Model, sentences: Sequence[str], progress: Report = silent) -> Moments:
@@ -68,18 +71,39 @@ def cached(model: Model, name: str, sentences: Sequence[str], cache: Path | None
     sums = gram(model, sentences, progress)
     log.info("%s: %d sentences encoded in %.1f s", name, len(sentences), time.monotonic() - begun)
     if path:
-        files.write(path, {"gram_DD": sums.gram_DD}, {"captions": str(len(sentences)), "model": model.fingerprint})
+        _write(path, model, sentences, sums)
     return sums
+
+
+def _write(path: Path, model: Model, sentences: Sequence[str], sums: Moments) -> None:
+    files.write(path, {"gram_DD": sums.gram_DD}, {"captions": str(len(sentences)), "model": model.fingerprint})
 
 
 def general(model: Model, cache: Path | None, progress: Report = silent) -> Moments:
     """Sums over the model's general captions, scaled to the 616,767 captions of the paper.
 
-    The scaling makes a keep weight mean the same whatever number of captions is at hand.
+    The scaling makes a keep weight mean the same whatever number of captions is at hand. The last few are remembered,
+    also without a cache: a run of thousands of captions takes longer than all else that a closed form does.
 
     Args:
         model: its `captions` are read.
-        cache, progress: as in `cached`.
+        cache: as in `cached`; it has the Gram afterwards.
+        progress: as in `cached`; silent where the Gram is remembered.
     """
     captions = read_captions(model.captions)
-    return PAPER_CAPTIONS / len(captions) * cached(model, "general", captions, cache, progress)
+    # In half precision and on another device the embeddings are others.
+    name, where = file_name("general", model.fingerprint, captions), model.where()
+    known = _remembered.pop((name, where), None)
+    if known is None:
+        known = cached(model, "general", captions, cache, progress)
+    elif cache and not (cache / name).is_file():
+        _write(cache / name, model, captions, known)
+    while len(_remembered) >= REMEMBERED:
+        del _remembered[next(iter(_remembered))]
+    _remembered[name, where] = known
+    return PAPER_CAPTIONS / len(captions) * known
+
+
+def forget() -> None:
+    """Forget the Grams of general captions that `general` remembers."""
+    _remembered.clear()

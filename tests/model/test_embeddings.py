@@ -10,6 +10,7 @@ from mace_studio import prompts
 from mace_studio.methods.mace import MaceSettings, erase, refine
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import grams, text
+from mace_studio.sd import model as sd_model
 from mace_studio.sd.embeddings import Embeddings
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
@@ -70,6 +71,37 @@ def test_the_gram_of_the_cache_is_the_one_that_was_computed(model, tmp_path):
     computed = grams.cached(model, "preserve", ONE, tmp_path)
     read = grams.cached(model, "preserve", ONE, tmp_path)
     assert torch.equal(computed.gram_DD, read.gram_DD) and computed.count == read.count == 2 * model.length
+
+
+def test_the_gram_of_the_general_captions_is_remembered(model, encoded, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a cat\na photo of the ship\nsomething else")
+    own, seen = replace(model, captions=captions), []
+    grams.forget()
+    first = grams.general(own, None, seen.append)
+    assert len(encoded) == 3 and [event.step for event in seen] == [3]
+    # Also by another run, with a cache, which has it afterwards.
+    again = grams.general(replace(own), tmp_path, seen.append)
+    assert len(encoded) == 3 and len(seen) == 1 and torch.equal(again.gram_DD, first.gram_DD)
+    (kept,) = tmp_path.glob("general-*.safetensors")
+    for cache in (tmp_path, None):  # read from the cache, and computed anew: the same bits
+        grams.forget()
+        assert torch.equal(grams.general(own, cache).gram_DD, first.gram_DD)
+    assert len(encoded) == 6
+    captions.write_text("a cat\na photo of the dog\nsomething else")
+    assert not torch.equal(grams.general(own, None).gram_DD, first.gram_DD) and len(encoded) == 9
+    half = sd_model.load(model.source, "cpu", "float16")
+    other = grams.general(replace(half, captions=captions), None)
+    assert half.fingerprint == model.fingerprint and len(encoded) == 12
+    grams.general(own, None)
+    assert len(encoded) == 12 and len(grams._remembered) == grams.REMEMBERED == 2
+    assert not torch.equal(other.gram_DD, grams.general(own, None).gram_DD) and kept.is_file()
+
+
+def test_without_loras_no_captions_are_read_for_the_fusion(model, encoded):
+    asking = RECIPE.with_settings(lora=LoraSettings(steps=0), fuse=KeepWeights(general=1.0))
+    assert refine.gather(model, asking, None).general is None
+    assert len(encoded) == prompts.count(asking)
 
 
 def test_s_is_the_gram_of_all_positions_of_the_concepts_prompts(model):

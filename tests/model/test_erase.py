@@ -13,7 +13,7 @@ from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import MaceSettings, erase, refine
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import files, lora, projections, sampling, segment, text
+from mace_studio.sd import files, grams, lora, projections, sampling, segment, text
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled, untouched
@@ -175,6 +175,7 @@ def test_general_captions_count_as_many_as_the_papers(model, unchanged, tmp_path
     once, _ = run(model, weighted, tmp_path / "cache")
     captions.write_text("\n".join(lines * 2))
     twice, _ = run(model, weighted, tmp_path / "cache")
+    grams.forget()
     cached, _ = run(model, weighted, tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("general-*"))) == 2
     assert once.warnings == ("General knowledge was taken from captions.txt.",)

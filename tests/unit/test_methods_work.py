@@ -19,6 +19,7 @@ from mace_studio.runtime import quota
 from mace_studio.runtime.estimate import Status, estimate
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.perform import Place
+from mace_studio.settings import KeepWeights, LoraSettings
 from mace_studio.ui.cards import preview
 from mace_studio.ui.components import mask_grid, model_list, progress
 
@@ -43,6 +44,8 @@ def test_work_is_counted_by_hand():
     mace = work("mace")
     assert (mace.images, mace.image_steps, mace.guidance, mace.training_steps) == (2 * 8, 15, 7.5, 2 * 50)
     assert (mace.side_by_side, mace.at_once, mace.captions) == (2, 4, True)
+    assert not work("mace", refine=KeepWeights(), lora=LoraSettings(steps=0)).captions  # nothing is fused
+    assert work("mace", refine=KeepWeights()).captions and work("mace", lora=LoraSettings(steps=0)).captions
     assert work("esd", steps=10) == Work(images=10, image_steps=26, guidance=3.0, training_steps=10, sentences=3)
     read = 4 * len(prompts.templates("object"))
     assert work("ac", steps=5, batch=4) == Work(

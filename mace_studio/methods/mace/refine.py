@@ -12,6 +12,7 @@ from torch import Tensor
 from mace_studio import prompts
 from mace_studio.core import ridge, tokens
 from mace_studio.core.moments import TOGETHER, Moments, PairSums
+from mace_studio.methods import find
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import finite, grams, projections, text
@@ -80,7 +81,7 @@ def kept(
         progress(Progress("refine", "general captions", at.step, captions + len(preserved) + rest))
 
     general, preserve = None, None
-    if recipe.settings.refine.general or recipe.settings.fuse.general:
+    if find(recipe.method).work(recipe).captions:
         general = grams.general(model, cache, on_captions)
     total = captions + len(preserved) + rest
     if preserved:
