@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -42,6 +40,9 @@ def sheet(images: Sequence[Image.Image], columns: int = 8, zoom: int = 2) -> Ima
 
 def save_curve(losses: Sequence[float], title: str, path: Path) -> None:
     """Write a PNG of the loss of every step, averaged into a few hundred points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - the judge, which draws none, is quicker
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     spans = [span for span in np.array_split(np.asarray(losses), min(POINTS, len(losses))) if len(span)]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss", title=title, yscale="log")
