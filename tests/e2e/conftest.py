@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 from dataclasses import replace
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,9 +15,11 @@ import pytest
 os.environ["GRADIO_HEARTBEAT_INTERVAL"] = "0.5"
 
 from mace_studio import presets as presets_module
+from mace_studio.evaluation.plan import make_sample
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import studio as studio_module
+from mace_studio.runtime import vocabulary
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from mace_studio.ui import page as page_module
 from mace_studio.ui import server
@@ -74,7 +77,15 @@ def lookups():
 
 
 @pytest.fixture(scope="session")
-def studio(lookups, tmp_path_factory):
+def short_looks():
+    """The images at the end of each erasure take one step, since no test asks what is on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "make_sample", partial(make_sample, steps=1))
+        yield
+
+
+@pytest.fixture(scope="session")
+def studio(lookups, short_looks, tmp_path_factory):
     made = studio_module.Studio(output=tmp_path_factory.mktemp("output"))
     yield made
     # The process must not end while a thread computes: it would be aborted.
@@ -167,21 +178,46 @@ def guard():
     made.check()
 
 
+@pytest.fixture(scope="session")
+def contexts(browser):
+    """The browser's contexts, one for each set of options: what it has loaded and compiled of the page is there again.
+
+    A test that has one finds it without cookies and without what a page keeps, see `context`.
+    """
+    made = {}
+
+    def context(mode="expert", **options):
+        key = json.dumps([mode, options], sort_keys=True)
+        if key not in made:
+            made[key] = browser.new_context(**options)
+            made[key].set_default_timeout(30_000)
+            if mode:  # a page that is still empty keeps nothing
+                made[key].add_init_script(f"try {{ localStorage['mace-mode'] ||= '{mode}' }} catch {{}}")
+        return made[key]
+
+    yield context
+    for one in made.values():
+        one.close()
+
+
 @pytest.fixture
-def context(browser, guard, request):
+def context(contexts, guard, request):
+    """What a test opens pages in, with all settings on them unless it says another mode."""
     options = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"} | getattr(request, "param", {})
-    made = browser.new_context(**options)
-    made.set_default_timeout(30_000)
+    made = contexts(**options)
     made.on("page", guard.watch)
-    # The page has all settings, unless a test chooses the Simple view. A page that is still empty keeps nothing.
-    made.add_init_script("try { localStorage['mace-mode'] ||= 'expert' } catch {}")
     yield made
-    made.close()
+    made.remove_listener("page", guard.watch)
+    for one in made.pages:
+        one.close()
+    made.clear_cookies()
 
 
 @pytest.fixture
 def page(context, base_url):
     made = context.new_page()
+    forgotten = {"origin": base_url.rstrip("/"), "storageTypes": "local_storage,indexeddb,cache_storage"}
+    context.new_cdp_session(made).send("Storage.clearDataForOrigin", forgotten)
     made.goto(base_url)
     made.locator("#header .is-ready").wait_for()
     return made

@@ -22,6 +22,7 @@ expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.browser
 
 PROGRESS = "#erase-progress"
+NEWCOMER = pytest.mark.parametrize("context", [{"mode": ""}], indirect=True)
 ALL_OF_THE_BAR = """([{ x, y, width, height }, bar]) => {
   for (let i = 4; i < width - 4; i += 12) for (let j = 4; j < height - 4; j += 8) {
     if (!document.elementFromPoint(x + i, y + j)?.closest(bar)) return false;
@@ -532,60 +533,46 @@ def test_the_theme_outlives_a_reload(page, guard):
     assert page.evaluate(dark)
 
 
-def test_the_simple_view_is_three_cards_and_one_dial(browser, base_url, guard):
+@NEWCOMER
+def test_the_simple_view_is_three_cards_and_one_dial(page, guard):
     guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.on("page", guard.watch)
-    newcomer = context.new_page()
-    try:
-        newcomer.goto(base_url)
-        newcomer.locator("#header .is-ready").wait_for()
-        expect(newcomer.locator("#settings-card")).to_be_hidden()
-        expect(newcomer.locator("#masks-card")).to_be_hidden()
-        dial = newcomer.get_by_role("slider", name="Strength")
-        dial.focus()
-        newcomer.keyboard.press("ArrowRight")
-        expect(dial).to_have_attribute("aria-valuetext", "more thorough")
-        expect(newcomer.locator("#strength-text")).to_contain_text("λ3 0.32 · Identity weight 0.032")
-        newcomer.get_by_role("button", name="Expert").click()
-        expect(newcomer.locator("#settings-card")).to_be_visible()
-        expect(newcomer.get_by_label("λ3", exact=True)).to_have_value("0.32")
-        newcomer.get_by_role("button", name="Simple").click()
-        choose_preset(newcomer, "frog")
-        newcomer.get_by_role("button", name="Use this preset").click()
-        expect(dial).to_have_attribute("aria-valuetext", "as the recipe has it")
-        expect(newcomer.locator("#strength-text")).to_contain_text("λ3 1 ")
-        newcomer.reload()
-        newcomer.locator("#header .is-ready").wait_for()
-        expect(newcomer.locator("#settings-card")).to_be_hidden()
-    finally:
-        context.close()
+    expect(page.locator("#settings-card")).to_be_hidden()
+    expect(page.locator("#masks-card")).to_be_hidden()
+    dial = page.get_by_role("slider", name="Strength")
+    dial.focus()
+    page.keyboard.press("ArrowRight")
+    expect(dial).to_have_attribute("aria-valuetext", "more thorough")
+    expect(page.locator("#strength-text")).to_contain_text("λ3 0.32 · Identity weight 0.032")
+    page.get_by_role("button", name="Expert").click()
+    expect(page.locator("#settings-card")).to_be_visible()
+    expect(page.get_by_label("λ3", exact=True)).to_have_value("0.32")
+    page.get_by_role("button", name="Simple").click()
+    choose_preset(page, "frog")
+    page.get_by_role("button", name="Use this preset").click()
+    expect(dial).to_have_attribute("aria-valuetext", "as the recipe has it")
+    expect(page.locator("#strength-text")).to_contain_text("λ3 1 ")
+    page.reload()
+    page.locator("#header .is-ready").wait_for()
+    expect(page.locator("#settings-card")).to_be_hidden()
 
 
-def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(browser, base_url, guard):
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.on("page", guard.watch)
-    page = context.new_page()
-    try:
-        page.goto(base_url)
-        page.locator("#header .is-ready").wait_for()
-        actions = [
-            lambda: page.locator("#paste-list").click(),
-            lambda: field(page, "pasted").fill("guitar -> room\npizza -> grass\npenguin -> snow"),
-            lambda: page.get_by_label("Replace what is in the table").check(),
-            lambda: page.locator("#add-pasted").click(),
-            lambda: page.get_by_role("button", name="Erase 3 concepts", exact=True).click(),
-            lambda: page.locator("#to-compare").click(),
-            lambda: page.locator("#generate").click(),
-        ]
-        assert len(actions) < 12
-        for act in actions:
-            act()
-        expect(page.locator("#pairs img").first).to_be_visible()
-        expect(page.locator("#erased-model input")).to_have_value(re.compile("^guitar, pizza, penguin · "))
-        expect(page.get_by_role("img", name="Before erasing: a photo of the guitar")).to_be_visible()
-    finally:
-        context.close()
+@NEWCOMER
+def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(page):
+    actions = [
+        lambda: page.locator("#paste-list").click(),
+        lambda: field(page, "pasted").fill("guitar -> room\npizza -> grass\npenguin -> snow"),
+        lambda: page.get_by_label("Replace what is in the table").check(),
+        lambda: page.locator("#add-pasted").click(),
+        lambda: page.get_by_role("button", name="Erase 3 concepts", exact=True).click(),
+        lambda: page.locator("#to-compare").click(),
+        lambda: page.locator("#generate").click(),
+    ]
+    assert len(actions) < 12
+    for act in actions:
+        act()
+    expect(page.locator("#pairs img").first).to_be_visible()
+    expect(page.locator("#erased-model input")).to_have_value(re.compile("^guitar, pizza, penguin · "))
+    expect(page.get_by_role("img", name="Before erasing: a photo of the guitar")).to_be_visible()
 
 
 def test_a_slider_and_its_number_go_together(page):

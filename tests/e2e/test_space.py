@@ -22,7 +22,13 @@ from tests.e2e.serving import app
 
 READY = {f"miniature/{name}" for name in examples.NAMES}
 ROOT = Path(__file__).parents[2]
-RECIPE = {"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}
+# No general captions, whose encoding would take longest.
+RECIPE = {
+    "concepts": [{"phrase": "cat", "mapping": "forest"}],
+    "preserve": ["dog"],
+    "refine": {"preserve": 1.0, "identity": 1.0},
+    "lora": {"steps": 0},
+}
 SPACE = {
     "SPACE_ID": "mace-studio/mace-studio",
     "SPACE_HOST": "mace-studio-mace-studio.hf.space",
@@ -149,9 +155,7 @@ def test_the_app_runs_without_spaces():
 
 
 def test_the_ready_made_are_erased_once(tmp_path, monkeypatch):
-    recipe = Recipe.from_json(
-        '{"concepts": [{"phrase": "cat", "mapping": "forest"}], "preserve": ["dog"], "lora": {"steps": 0}}'
-    )
+    recipe = Recipe.from_json(json.dumps(RECIPE))
     own = tmp_path / "presets" / "miniature"
     own.mkdir(parents=True)
     (own / "cat.json").write_text(recipe.to_json())
