@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,71 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+# With the one worker that there is room for at first
+
+
+@needs_ray
+def test_an_error_of_a_worker_is_the_sentence_that_it_raised(model, machines, one_thread, monkeypatch, tmp_path):
+    other = replace(Asked.of(model, None), fingerprint="0" * 64)
+    monkeypatch.setattr(Asked, "of", lambda *_: other)
+    with pytest.raises(ModelError, match="another model"):
+        erase_on_cluster(model, twelve_people(), cache=tmp_path)
+
+
+@needs_ray
+def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_stored(
+    model, machines, one_thread, tmp_path
+):
+    recipe = replace(twelve_people(), concepts=twelve_people().concepts[:6])
+
+    def stop(event):
+        # Of three of them, in batches of two, two are of one batch; a batch that is not whole is trained again.
+        if event.stage == "lora" and len(list(tmp_path.glob("loras/*.safetensors"))) >= 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        erase_on_cluster(model, recipe, stop, cache=tmp_path)
+    loras = {path: path.stat().st_mtime_ns for path in tmp_path.glob("loras/*.safetensors")}
+    assert len(loras) >= 3
+    result = erase_on_cluster(model, recipe, cache=tmp_path)
+    assert sum(path.stat().st_mtime_ns == written for path, written in loras.items()) >= 2  # not trained again
+    written = list(tmp_path.glob("loras/*.safetensors"))  # beside what a worker that is being ended had begun
+    assert len(written) == len(result.loras) == 6
+
+
+@needs_ray
+def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model, machines, one_thread, tmp_path):
+    case, earlier = case_of(model, "first", 0.5), worker_processes()
+    with cancelled(lambda event: event.result) as progress:
+        evaluate_on_cluster(model, [case], cache=tmp_path, progress=progress)
+    latest = time.monotonic() + 30
+    while worker_processes() - earlier and time.monotonic() < latest:
+        time.sleep(0.1)
+    assert not worker_processes() - earlier
+    images = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images/*/*.png")}
+    assert 18 <= len(images) < case.plan.images
+    (found,) = evaluate_on_cluster(model, [case], cache=tmp_path)
+    assert all(path.stat().st_mtime_ns == written for path, written in images.items())  # not generated again
+    assert found.pooled(ERASED).after.count == 9 and found.quality.count == 33
+
+
+@needs_ray
+def test_a_study_on_the_cluster_has_the_files_and_reports_of_one_process(machines, one_thread, monkeypatch, tmp_path):
+    few = replace(twelve_people(), concepts=twelve_people().concepts[:1], preserve=twelve_people().preserve[:1])
+    rows, on_ray = [study.Case("MACE", few)], RunOn("auto")
+    monkeypatch.setitem(plan.CAPTIONS, "quick", 2)
+    monkeypatch.setitem(plan.IMAGES, "quick", 2)
+    monkeypatch.setattr(study, "make_plan", partial(make_plan, steps=2))
+    here = study.run(rows, "quick", tmp_path / "here")
+    there = study.run(rows, "quick", tmp_path / "there", erase=on_ray.erase, evaluate=on_ray.evaluate)
+    assert there[0].problem == "" and there[0].report == here[0].report
+    (own,), (other,) = ((tmp_path / side).glob("*.safetensors") for side in ("here", "there"))
+    assert own.read_bytes() == other.read_bytes()
+
+
+# With two
+
+
 @needs_ray
 def test_a_machine_is_added_and_a_worker_killed_and_the_bytes_are_those_of_one_process(
     model, machines, one_thread, tmp_path
@@ -141,27 +207,6 @@ def test_a_machine_is_added_and_a_worker_killed_and_the_bytes_are_those_of_one_p
 
 
 @needs_ray
-def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_stored(
-    model, machines, one_thread, tmp_path
-):
-    recipe = replace(twelve_people(), concepts=twelve_people().concepts[:6])
-
-    def stop(event):
-        # Of three of them, in batches of two, two are of one batch; a batch that is not whole is trained again.
-        if event.stage == "lora" and len(list(tmp_path.glob("loras/*.safetensors"))) >= 3:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        erase_on_cluster(model, recipe, stop, cache=tmp_path)
-    loras = {path: path.stat().st_mtime_ns for path in tmp_path.glob("loras/*.safetensors")}
-    assert len(loras) >= 3
-    result = erase_on_cluster(model, recipe, cache=tmp_path)
-    assert sum(path.stat().st_mtime_ns == written for path, written in loras.items()) >= 2  # not trained again
-    written = list(tmp_path.glob("loras/*.safetensors"))  # beside what a worker that is being ended had begun
-    assert len(written) == len(result.loras) == 6
-
-
-@needs_ray
 def test_reports_are_those_of_one_process_also_where_a_worker_is_killed(model, machines, one_thread):
     case, other = case_of(model, "first", 0.5), case_of(model, "second", 0.9)
     cases = [case, replace(other, plan=replace(other.plan, probes=other.plan.probes[:1], captions=()))]
@@ -187,41 +232,7 @@ def test_reports_are_those_of_one_process_also_where_a_worker_is_killed(model, m
     assert told == {(one.name, row.word): row for one in expected for row in one.rows if row.word != ALL}
 
 
-@needs_ray
-def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model, machines, one_thread, tmp_path):
-    case, earlier = case_of(model, "first", 0.5), worker_processes()
-    with cancelled(lambda event: event.result) as progress:
-        evaluate_on_cluster(model, [case], cache=tmp_path, progress=progress)
-    latest = time.monotonic() + 30
-    while worker_processes() - earlier and time.monotonic() < latest:
-        time.sleep(0.1)
-    assert not worker_processes() - earlier
-    images = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images/*/*.png")}
-    assert 18 <= len(images) < case.plan.images
-    (found,) = evaluate_on_cluster(model, [case], cache=tmp_path)
-    assert all(path.stat().st_mtime_ns == written for path, written in images.items())  # not generated again
-    assert found.pooled(ERASED).after.count == 9 and found.quality.count == 33
-
-
-@needs_ray
-def test_a_study_on_the_cluster_has_the_files_and_reports_of_one_process(machines, one_thread, monkeypatch, tmp_path):
-    few = replace(twelve_people(), concepts=twelve_people().concepts[:1], preserve=twelve_people().preserve[:1])
-    rows, on_ray = [study.Case("MACE", few)], RunOn("auto")
-    monkeypatch.setitem(plan.CAPTIONS, "quick", 2)
-    monkeypatch.setitem(plan.IMAGES, "quick", 2)
-    here = study.run(rows, "quick", tmp_path / "here")
-    there = study.run(rows, "quick", tmp_path / "there", erase=on_ray.erase, evaluate=on_ray.evaluate)
-    assert there[0].problem == "" and there[0].report == here[0].report
-    (own,), (other,) = ((tmp_path / side).glob("*.safetensors") for side in ("here", "there"))
-    assert own.read_bytes() == other.read_bytes()
-
-
-@needs_ray
-def test_an_error_of_a_worker_is_the_sentence_that_it_raised(model, machines, one_thread, monkeypatch, tmp_path):
-    other = replace(Asked.of(model, None), fingerprint="0" * 64)
-    monkeypatch.setattr(Asked, "of", lambda *_: other)
-    with pytest.raises(ModelError, match="another model"):
-        erase_on_cluster(model, twelve_people(), cache=tmp_path)
+# Without a cluster
 
 
 def test_where_ray_is_missing_a_sentence_names_the_extra(model, monkeypatch):

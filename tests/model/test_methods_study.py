@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -21,7 +22,10 @@ QUICK = ("mace-free", "uce", "sld")
 
 @pytest.fixture
 def few_images(monkeypatch):
-    """Two words each are enough for a test: one synonym and one that is kept, in the first form of a prompt."""
+    """Two words each are enough for a test: one synonym and one that is kept, in the first form of a prompt.
+
+    A function sets the steps of each image, of which there are two: enough where nobody asks what is on them.
+    """
     monkeypatch.setitem(plan.CAPTIONS, "quick", 2)
     monkeypatch.setitem(plan.IMAGES, "quick", 2)
     monkeypatch.setitem(prompts.TESTS, "object", prompts.TESTS["object"][:1])
@@ -33,6 +37,12 @@ def few_images(monkeypatch):
             concept = replace(own, synonyms=own.synonyms[:1])
             small.append(replace(preset, recipe=replace(preset.recipe, concepts=(concept,), preserve=("dog",))))
     monkeypatch.setattr(presets, "presets", lambda: small)
+
+    def steps(count):
+        monkeypatch.setattr(study, "make_plan", partial(plan.make_plan, steps=count))
+
+    steps(2)
+    return steps
 
 
 def test_each_task_has_its_subjects():
@@ -153,6 +163,7 @@ def test_averages_are_over_all_images_and_seconds_over_all_concepts(few_images, 
 
 
 def test_a_search_writes_what_won_as_a_preset(few_images, tmp_path, monkeypatch):
+    few_images(10)
     monkeypatch.setitem(methods_study.SEARCHED, "uce", {"ridge": (0.5, 1e6)})  # the second erases nothing
     assert (
         cli.main(["study", "search", "--method", "uce", "--out", str(tmp_path), "--recipes", str(tmp_path / "r")]) == 0

@@ -232,6 +232,7 @@ def test_pictures_to_tensors_and_back():
 def tiny(monkeypatch):
     """Few images for everything but the steps."""
     monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:1])
+    monkeypatch.setattr(diffusion, "GAIN_NUMBER", 2)
     monkeypatch.setattr(
         diffusion, "generate", lambda whole, prompts, seed: whole(list(prompts), num_inference_steps=1)[0]
     )
