@@ -20,7 +20,7 @@ REQUEST = ImageRequest(prompts=("a photo of the cat in the forest",), seeds=(0,)
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest", synonyms=("kitty",)),),
     preserve=("dog",),
-    settings=MaceSettings(refine=KeepWeights(preserve=1.0, identity=1)),
+    settings=MaceSettings(refine=KeepWeights(preserve=1.0, identity=1), fuse=KeepWeights(preserve=1.0)),
 )
 
 
@@ -140,6 +140,13 @@ def test_the_stages_of_the_residual_experiment_are_the_weights_they_say(model, e
         with projections.swapped(model.unet, weights), edit:
             (image,) = sampling.generate(model, REQUEST)
         assert (pixels(image) == pixels(result.runs[name].image)).all()
+
+
+def test_no_captions_are_read_for_a_fusion_that_is_not_made(model, erasure):
+    asking = replace(erasure, recipe=RECIPE.with_settings(fuse=KeepWeights(general=1.0)))
+    with cancelled(lambda event: event.stage == "generate") as progress:
+        inspection.residual(model, REQUEST, asking, progress=progress)
+    assert progress.seen and not any("captions" in event.concept for event in progress.seen)
 
 
 def test_it_is_read_as_it_was_written(inspected, tmp_path):

@@ -11,13 +11,15 @@ from mace_studio.methods.mace.erase import erase
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import lora
 from mace_studio.sd.lora import LoraDelta
-from mace_studio.settings import ImageSettings, LoraSettings
+from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.model.test_lora import FAST, subject
 from tests.steps import cancelled
 
 RECIPE = Recipe(
     concepts=tuple(Concept(phrase, "forest") for phrase in ("cat", "dog", "horse")),
     settings=MaceSettings(
+        refine=KeepWeights(identity=10.0),
+        fuse=KeepWeights(identity=10.0),
         images=ImageSettings(per_concept=1, steps=2),
         lora=LoraSettings(steps=3),
         masks="none",

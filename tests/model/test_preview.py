@@ -18,7 +18,7 @@ from tests.steps import cancelled
 RECIPE = Recipe(
     concepts=(Concept("cat", "forest"),),
     preserve=("dog",),
-    settings=MaceSettings(refine=KeepWeights(preserve=1.0, identity=1.0)),
+    settings=MaceSettings(refine=KeepWeights(preserve=1.0, identity=1.0), fuse=KeepWeights(preserve=1.0)),
 )
 REQUEST = ImageRequest(("a photo of the cat",), (0,), steps=4, guidance=4.0)
 
