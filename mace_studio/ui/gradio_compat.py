@@ -166,6 +166,7 @@ class QuickOverlays:
         asked = OVERLAYS.search(scope["path"]) if scope["type"] == "http" else None
         path = ASSETS / asked[1] if asked else None
         if path is None or not path.is_file():
-            return await self.app(scope, receive, send)
-        script = OUTPUTS_AND_INPUTS.sub(r"return \1.map(", path.read_text(encoding="utf-8"))
-        await Response(script, media_type="text/javascript")(scope, receive, send)
+            await self.app(scope, receive, send)
+        else:
+            script = OUTPUTS_AND_INPUTS.sub(r"return \1.map(", path.read_text(encoding="utf-8"))
+            await Response(script, media_type="text/javascript")(scope, receive, send)
