@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers import SchedulerMixin
 from diffusers.configuration_utils import FrozenDict
 from PIL.Image import Image
 from torch import Tensor
@@ -43,15 +44,38 @@ def decoded(model: Model, latents_NCHW: Tensor, progress: Report = silent) -> li
             vae.to(usual)
 
 
+def foreseen(
+    scheduler: SchedulerMixin, before: Tensor | None, latent_CHW: Tensor, timestep: int, following: int | None
+) -> Tensor:
+    """The clean latent that two on the way lead to, if they went straight on: z' - s' (z - z') / (s - s').
+
+    z is a latent over its scale, z = x0 + s * noise; z and s before a denoising step, z' and s' after it. Where that is
+    not known, such as after the first step, the latent itself.
+
+    Args:
+        scheduler: of both.
+        before, latent_CHW: before and after a step.
+        timestep, following: at which they are; the last step is followed by none.
+    """
+    if before is None or following is None or following >= timestep:
+        return latent_CHW
+    kept = [max(float(scheduler.alphas_cumprod[at]), 1e-6) for at in (timestep, following)]
+    noise, less = (((1 - share) / share) ** 0.5 for share in kept)
+    # Euler's latents have no scale: they begin at the noise that they are to lose.
+    first, second = (1.0, 1.0) if float(scheduler.init_noise_sigma) > 1 else (share**0.5 for share in kept)
+    start_CHW, end_CHW = before.float() / first, latent_CHW.float() / second
+    return end_CHW - less * (start_CHW - end_CHW) / (noise - less)
+
+
 @torch.no_grad()
 def preview(model: Model, latent_CHW: Tensor, cells: int) -> Image:
-    """What a noisy latent looks like, as an image of at most `THUMBNAIL` pixels; the model is the same afterwards.
+    """What a latent on its way looks like, as an image of at most `THUMBNAIL` pixels; the model is the same afterwards.
 
     It is averaged to fewer cells before it is decoded, which costs less, and leaves less of the noise.
 
     Args:
         model: its VAE decodes.
-        latent_CHW: at any denoising step.
+        latent_CHW: at any denoising step, from `foreseen`.
         cells: of the longer side, at most.
     """
     height, width = latent_CHW.shape[-2:]

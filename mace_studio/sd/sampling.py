@@ -291,14 +291,21 @@ def _run(
     `on_way` gets the next timestep and the noisy latents before it; where it returns False, the rest is left out.
     """
 
+    before: Tensor | None = None  # the first image's latents at `timestep`
+
     def on_step_end(pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        nonlocal before
         finite.check(tensors["latents"], f"The latents of step {step + 1}")
         done = len(pairs) * (step + 1) / pipeline.num_timesteps  # some schedulers run the UNet twice a step
         # In low memory the VAE would push the UNet from the device.
-        look = None if model.low_memory else partial(pixels.preview, model, tensors["latents"][0])
+        latent_CHW, timesteps = tensors["latents"][0], pipeline.scheduler.timesteps
+        following = int(timesteps[step + 1]) if step + 1 < len(timesteps) else None
+        clean = partial(pixels.foreseen, pipeline.scheduler, before, latent_CHW, int(timestep), following)
+        look = None if model.low_memory else lambda cells: pixels.preview(model, clean(), cells)
         progress(Progress("generate", step=done, total=len(pairs), look=look))
-        if step + 1 < len(pipeline.scheduler.timesteps):
-            pipeline._interrupt = not on_way(int(pipeline.scheduler.timesteps[step + 1]), tensors["latents"])
+        before = latent_CHW
+        if following is not None:
+            pipeline._interrupt = not on_way(following, tensors["latents"])
         return tensors
 
     with finite.decoder(model.pipeline.vae):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from mace_studio.analysis import compare
 from mace_studio.methods.mace import MaceSettings, erase
@@ -69,6 +70,29 @@ def test_the_last_look_is_the_image_and_fewer_cells_are_a_smaller_one(model, unc
     close = np.abs(np.asarray(looking.images[-1], float) - np.asarray(images[0], float)).mean()
     far = np.abs(np.asarray(looking.images[0], float) - np.asarray(images[0], float)).mean()
     assert close < 4 and close < far / 2
+
+
+def test_what_is_seen_halfway_is_what_the_image_will_be(model):
+    looking = Looking(1000)
+    (image, *_) = sampling.generate(model, replace(REQUEST, steps=20), looking)
+    distance = [np.abs(np.asarray(seen, float) - np.asarray(image, float)).mean() for seen in looking.images]
+    assert distance[9] < 0.4 * distance[0] and distance[-1] < 4, distance
+
+
+def test_a_straight_way_is_foreseen_exactly():
+    """x0 and noise by hand: both kinds of schedulers give x0 back from two points of the line between them."""
+    clean_CHW, noise_CHW = torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), -1.0)
+    for scheduler, scaled in ((DDIMScheduler(), True), (EulerDiscreteScheduler(), False)):
+        scheduler.set_timesteps(10)
+        points = []
+        for at in (800, 600):
+            share = float(scheduler.alphas_cumprod[at])
+            plain = clean_CHW + ((1 - share) / share) ** 0.5 * noise_CHW
+            points.append(plain * share**0.5 if scaled else plain)
+        torch.testing.assert_close(pixels.foreseen(scheduler, *points, 800, 600), clean_CHW, atol=1e-4, rtol=1e-4)
+        assert pixels.foreseen(scheduler, None, points[0], 999, 800) is points[0]
+        assert pixels.foreseen(scheduler, *points, 600, 600) is points[1]  # PNDM comes by some timesteps twice
+        assert pixels.foreseen(scheduler, *points, 1, None) is points[1]
 
 
 def test_what_euler_begins_with_is_no_white_noise_out_of_range(models):
