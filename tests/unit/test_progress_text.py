@@ -1,7 +1,8 @@
 from PIL import Image
 
 from mace_studio.progress import Progress
-from mace_studio.ui.components import progress
+from mace_studio.recipe import Concept, Recipe
+from mace_studio.ui.components import job_list, progress
 
 
 def test_time_left_goes_by_the_pace_of_the_stage():
@@ -10,6 +11,21 @@ def test_time_left_goes_by_the_pace_of_the_stage():
     training = [Progress("lora", fraction=0.4, seconds=0.2), Progress("lora", fraction=0.6, seconds=10.2)]
     assert progress._left(images + training) == "about 20 s left"
     assert progress._left(images) == ""
+
+
+def test_a_warning_about_one_of_several_concepts_says_its_row():
+    recipe = Recipe(concepts=(Concept("cat", "sky"), Concept("dog", "sea")))
+    said = "In 3 of 4 training images of “dog” no part stood out."
+    assert progress._with_row(said, recipe) == f"Row 2: {said}"
+    for other in ("General.", "“cat” and “dog” are alike.", "The model has not learned “dog” (row 2): leave it out."):
+        assert progress._with_row(other, recipe) == other
+    assert progress._with_row(said, Recipe(concepts=recipe.concepts[1:])) == said
+
+
+def test_the_wait_before_a_new_erasure_is_a_sentence():
+    assert job_list.wait(0, 0.0) == ""
+    assert "A new erasure waits for 1 job and begins in about 1 min 40 s." in job_list.wait(1, 100.0)
+    assert "A new erasure waits for 2 jobs." in job_list.wait(2, None)
 
 
 def test_training_images_are_shown_while_the_others_are_generated():
