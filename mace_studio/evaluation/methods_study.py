@@ -234,7 +234,8 @@ def _changed(settings: Any, default: Any) -> dict[str, Any]:
         own, usual = getattr(settings, part.name), getattr(default, part.name)
         if own != usual:
             # What is missing in a group of settings is read as the group's own default, whatever the method's is.
-            found[part.name] = _changed(own, type(own)()) if is_dataclass(own) else own
+            group: type[Any] = type(own)
+            found[part.name] = _changed(own, group()) if is_dataclass(own) else own
     return found
 
 
