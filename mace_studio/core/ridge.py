@@ -115,10 +115,11 @@ def pulls(context_ND: Tensor, deltas: LoraPairs) -> dict[str, Tensor]:
     if not deltas:
         return {}
     context_ND = context_ND.cpu().double()
-    downs = [down_RD.cpu().double() for _, down_RD in deltas.values()]
+    # In the order of their names: a LoRA that comes from a file must give the bits of the one that was trained.
+    downs = {name: down_RD.cpu().double() for name, (_, down_RD) in sorted(deltas.items())}
     # A_i G_i = (A_i E_i) E_i^T for all projections in two products, without G_i = E_i E_i^T
-    pulls_KD = (torch.cat(downs) @ context_ND.T) @ context_ND
-    return dict(zip(deltas, pulls_KD.split([len(down_RD) for down_RD in downs]), strict=True))
+    pulls_KD = (torch.cat([*downs.values()]) @ context_ND.T) @ context_ND
+    return dict(zip(downs, pulls_KD.split([len(down_RD) for down_RD in downs.values()]), strict=True))
 
 
 class Fusion:
@@ -164,7 +165,7 @@ class Fusion:
         """
         if not deltas:
             return
-        for name, (up_PR, _) in deltas.items():
+        for name, (up_PR, _) in sorted(deltas.items()):
             self._waiting.setdefault(name, []).append((up_PR, pulls[name]))
         self._ranks += max(len(pull_RD) for pull_RD in pulls.values())
         if self._ranks >= RANKS:

@@ -76,7 +76,7 @@ def test_what_is_seen_halfway_is_what_the_image_will_be(model):
     looking = Looking(1000)
     (image, *_) = sampling.generate(model, replace(REQUEST, steps=20), looking)
     distance = [np.abs(np.asarray(seen, float) - np.asarray(image, float)).mean() for seen in looking.images]
-    assert distance[9] < 0.4 * distance[0] and distance[-1] < 4, distance
+    assert distance[9] < 0.4 * distance[0] and distance[-1] < 0.07 * distance[0], distance
 
 
 def test_a_straight_way_is_foreseen_exactly():

@@ -119,7 +119,7 @@ def test_a_lora_acts_where_it_is_asked_to(model, unchanged):
 @pytest.mark.parametrize("rank", [1, 4])
 def test_a_lora_starts_with_a_normal_down_of_one_over_the_rank_and_no_up(model, unchanged, rank):
     settings = LoraSettings(rank=rank)
-    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as ((adapter,), _):
+    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as ((adapter,), *_):
         downs = torch.cat([down_RD.detach().flatten() for _, down_RD in adapter.values()])
         assert not any(up_PR.any() for up_PR, _ in adapter.values())
     count = len(downs)
@@ -289,7 +289,7 @@ def test_a_kept_sample_has_the_gradient_of_its_layer_alone(model):
         layer.to_q.register_forward_hook(lambda module, inputs, output: seen.update(query=output.detach())),
         layer.to_k.register_forward_hook(lambda module, inputs, output: seen.update(context=inputs[0].detach())),
     ]
-    with lora._wrapped(model.unet, settings, [one.generator()]) as ((adapter,), _):
+    with lora._wrapped(model.unet, settings, [one.generator()]) as ((adapter,), *_):
         schedule = lora.DDPMScheduler.from_config(model.pipeline.scheduler.config)
         ((sample, read),) = lora._kept(model, schedule, [one], [[300]], [one.generator()], 1)[0]
         layers = lora.attention_hooks.anew(model.unet, {key: (q[None], c[None]) for key, (q, c) in read.items()})
