@@ -221,7 +221,7 @@ def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the
         "settings": _changed(recipe.settings, find(recipe.method).settings()),
     }
     usual = vars(Recipe()) | {"settings": {}}
-    kept = {key: value for key, value in data.items() if value != usual[key]}
+    kept = {key: value for key, value in data.items() if key == "method" or value != usual[key]}
     path = folder / f"{preset}-{recipe.method}.json"
     with text_files.whole(path) as part:
         part.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

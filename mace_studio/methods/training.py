@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mace_studio.errors import ModelError, StudioError
 from mace_studio.progress import Progress, Report, within
-from mace_studio.sd import lora, sampling, text
+from mace_studio.sd import conditions, lora, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import TrainingImage
 from mace_studio.settings import ImageSettings
@@ -104,7 +104,7 @@ def predict(
     noisy_BCHW = noisy_BCHW.to(model.device, model.dtype)
     timestep_B = torch.as_tensor(timestep, device=model.device).expand(len(noisy_BCHW))
     scale_B = torch.full((len(noisy_BCHW),), float(guidance))
-    more = lora.conditions(model, noisy_BCHW, prompts.pooled_NP, scale_B) | {"return_dict": False}
+    more = conditions.of(model, noisy_BCHW, prompts.pooled_NP, scale_B) | {"return_dict": False}
     arguments = (noisy_BCHW, timestep_B, prompts.context_NTD.to(model.device, model.dtype))
     with torch.autocast(model.device.type, enabled=False):
         if copies is None:

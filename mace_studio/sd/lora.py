@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mace_studio.core import attention, timesteps
 from mace_studio.errors import NotFinite
 from mace_studio.progress import Progress, Report, silent
-from mace_studio.sd import attention_hooks, projections
+from mace_studio.sd import attention_hooks, conditions, projections
 from mace_studio.sd.model import Model
 from mace_studio.settings import LoraSettings
 
@@ -284,7 +284,7 @@ def _watched(
     context_BTD = torch.stack([s.context_TD for s in samples]).to(model.device, model.dtype)
     pooled = [s.pooled_P for s in samples if s.pooled_P is not None]
     guidance_B = torch.tensor([s.guidance for s in samples])
-    others = conditions(model, noisy_BCHW, torch.stack(pooled) if pooled else None, guidance_B)
+    others = conditions.of(model, noisy_BCHW, torch.stack(pooled) if pooled else None, guidance_B)
     with _autocast(model):
         return watch(model.unet, lambda: model.unet(noisy_BCHW, timestep_B, context_BTD, **others))
 
@@ -300,30 +300,6 @@ def _losses(model: Model, samples: Sequence[_Sample], layers: Sequence[Tensor], 
         )
         for i, s in enumerate(samples)
     ]
-
-
-def conditions(model: Model, noisy_BCHW: Tensor, pooled_BP: Tensor | None, guidance_B: Tensor) -> dict[str, Any]:
-    """The UNet's arguments beside latents, timestep and context, as its pipeline gives them.
-
-    Args:
-        model: of any family.
-        noisy_BCHW: the latents of the forward; their size counts.
-        pooled_BP: pooled embeddings of the prompts, which SDXL reads; None for other models.
-        guidance_B: guidance of each sample, which an LCM reads.
-    """
-    arguments: dict[str, Any] = {}
-    if pooled_BP is not None:
-        pooled_BP = pooled_BP.to(model.device, model.dtype)
-        size = [side * model.pipeline.vae_scale_factor for side in noisy_BCHW.shape[2:]]
-        # SDXL: the size of the original, the corner of the crop, and the size to generate, in pixels.
-        sizes_B6 = torch.tensor([[*size, 0, 0, *size]] * len(pooled_BP)).to(pooled_BP)
-        arguments["added_cond_kwargs"] = {"text_embeds": pooled_BP, "time_ids": sizes_B6}
-    if model.embeds_guidance:
-        scale_B = guidance_B - 1
-        width = model.unet.config.time_cond_proj_dim
-        embedding_BC = model.pipeline.get_guidance_scale_embedding(scale_B, embedding_dim=width)
-        arguments["timestep_cond"] = embedding_BC.to(model.device, model.dtype)
-    return arguments
 
 
 Adapter = dict[str, tuple[nn.Parameter, nn.Parameter]]  # state-dict key -> (up_PR, down_RD)
