@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SEARCH_SEED = 50_000  # far from the seeds of the evaluations that follow a search
 GENERAL, PRESERVE, RATES = (1e-6, 3e-5, 1e-3), (0.1, 1.0, 10.0), (1e-3, 3e-3)
 ABLATED = 20  # people
-STEPS = 12  # of an image of the built-in model: its judge names as many with them as with 20
+STEPS = 12  # of an image of the built-in model, as in the evaluation in its card
 HEAD = (
     "| | concepts | Acc_e | Acc_g | Acc_s | Acc_s before | H, top-1 | H, mean p | seconds | worst kept | condition "
     "| forwards |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
