@@ -59,6 +59,18 @@ def remembered(name: str) -> gr.BrowserState:
     return gr.BrowserState("", storage_key=f"mace-{name}", secret="mace-studio")
 
 
+def unless_shown(value: Any, shown: Any) -> Any:
+    """A component's new value; none where it showed that value already when it was asked.
+
+    An answer puts each of its values back, so one that only repeats what was there undoes what the user did meanwhile.
+
+    Args:
+        value: what it is to show.
+        shown: what it showed when the event happened.
+    """
+    return gr.skip() if value == shown else value
+
+
 def serve_in_place(path: Path) -> None:
     """Let a file be downloaded where it lies. Gradio copies and hashes it first: 1.2 s for 300 MB.
 

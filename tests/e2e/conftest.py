@@ -138,6 +138,17 @@ def browser():
     shutil.rmtree(home, ignore_errors=True)
 
 
+# What Gradio says of a page that is being left while it listens, or that asks once more after it has closed its session.
+UNLOADING = (
+    "AbortError",
+    "Connection errored out",
+    "network error",
+    "Failed to fetch",
+    "Unexpected error 404",
+    "ERR_INCOMPLETE_CHUNKED_ENCODING",
+)
+
+
 class Guard:
     """What a page did that no page may do."""
 
@@ -148,6 +159,10 @@ class Guard:
     def allow(self, *parts):
         """Let messages pass that hold one of these."""
         self.allowed += parts
+
+    def allow_unloading(self):
+        """Let pass what is said while a page is being left."""
+        self.allow(*UNLOADING)
 
     def watch(self, page):
         page.on("request", self.on_request)

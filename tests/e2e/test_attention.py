@@ -170,7 +170,7 @@ def test_the_residual_experiment_has_three_rows(tab):
 
 
 def test_a_model_as_it_is_and_a_reload(tab, guard):
-    guard.allow("AbortError", "Connection errored out", "network error", "Failed to fetch")  # said while unloading
+    guard.allow_unloading()
     choose(tab, "#attention-model", "None: the model as it is")
     tab.locator("#read").click()
     expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before"])

@@ -1,6 +1,7 @@
 """The Models tab in a real browser."""
 
 import re
+import time
 import zipfile
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from safetensors import safe_open
 
 from mace_studio.recipe import Concept
 from mace_studio.runtime import library
+from mace_studio.ui.tabs import compare
 from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -16,8 +18,6 @@ expect = sync_api.expect
 expect.set_options(timeout=60_000)
 
 pytestmark = pytest.mark.browser
-
-UNLOADING = ("AbortError", "Connection errored out", "network error", "Failed to fetch")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,53 @@ def box(page, name):
 def press(page, name):
     box(page, name).check()
     expect(page.locator("#details h2")).to_contain_text(re.compile(f"{re.escape(name)}|models"))
+
+
+def test_a_late_answer_keeps_what_was_chosen_meanwhile(tab, erased, studio, monkeypatch):
+    real, answered = studio.listing, []
+
+    def late():
+        time.sleep(1.5)
+        answered.append(True)
+        return real()
+
+    tab.get_by_role("tab", name="Erase").click()
+    monkeypatch.setattr(studio, "listing", late)
+    tab.get_by_role("tab", name="Models").click()
+    press(tab, erased)
+    assert not answered
+    for _ in range(30):
+        tab.wait_for_timeout(100)
+        if answered:
+            break
+    tab.wait_for_timeout(500)
+    assert answered
+    expect(box(tab, erased)).to_be_checked()
+    expect(tab.locator("#details h2")).to_contain_text(erased)
+
+
+def test_prompts_that_nobody_typed_are_those_of_the_model_that_is_compared(tab, other, erased, studio, monkeypatch):
+    press(tab, erased)
+    tab.locator("#model-compare").click()
+    expect(field(tab, "prompts")).to_have_value("a photo of the car\na photo of the ship")
+    real, asked = compare.suggestions, []
+
+    def late(*args):
+        asked.append(args)
+        if len(asked) == 1:  # for the box
+            time.sleep(4)
+        return real(*args)
+
+    monkeypatch.setattr(compare, "suggestions", late)
+    tab.get_by_role("tab", name="Models").click()
+    box(tab, erased).uncheck()
+    press(tab, other)
+    tab.locator("#model-compare").click()
+    expect(tab.locator("#erased-model input")).to_have_value(re.compile("^frog · "))
+    field(tab, "compare-steps").fill("1")
+    assert field(tab, "prompts").input_value().startswith("a photo of the car")
+    tab.locator("#generate").click()
+    expect(tab.get_by_role("img", name="Before erasing: a photo of the frog")).to_be_visible()
 
 
 def test_a_file_that_is_no_erasure_is_named_below_the_list(tab, studio):
@@ -93,7 +140,7 @@ def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
 
 
 def test_two_are_composed_and_the_result_is_at_hand_everywhere(tab, studio, erased, other, open_recipe, fast, guard):
-    guard.allow(*UNLOADING)
+    guard.allow_unloading()
     press(tab, erased)
     press(tab, other)
     expect(tab.locator("#compose-summary")).to_have_text("Erases car, frog · nothing to train")

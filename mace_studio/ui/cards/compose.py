@@ -89,7 +89,7 @@ class ComposeCard:
         return self.studio.compose(self._entries(chosen), leave_out or [], _added(add, values), name)
 
     def _entries(self, chosen: dict[str, Any] | None) -> list[Entry]:
-        return [self.studio.entry(name) for name in (chosen or {}).get("chosen", [])]
+        return [self.studio.entry(name) for name in model_list.chosen_in(chosen)]
 
 
 def _added(add: bool, values: Sequence[Any]) -> Recipe | None:

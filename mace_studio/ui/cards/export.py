@@ -66,7 +66,7 @@ class ExportCard:
 
     def on_export(self, chosen: dict[str, Any], kind: str, rank: str, energy: str) -> Job:
         """Start an export of the chosen model."""
-        names = (chosen or {}).get("chosen", [])
+        names = model_list.chosen_in(chosen)
         if len(names) != 1:
             raise RecipeError("", "Choose one erased model in the list, to export it.")
         return self.studio.export(names[0], self._request(names[0], kind, rank, energy))

@@ -1,7 +1,8 @@
 // The erased models. value: {rows: [{name, erased, scores, size, made, note}], passedOver: [sentence, ...],
-// chosen: [name, ...]}.
+// chosen: [name, ...]}; where chosen is null, what the user has chosen by now stays.
 // Every text is put in as text, never as markup.
 const box = element.querySelector(".model-list");
+let kept = []; // names of the chosen models
 
 function cell(kind, text, className) {
   const node = document.createElement(kind);
@@ -12,9 +13,10 @@ function cell(kind, text, className) {
 
 function pick() {
   const checked = [...box.querySelectorAll("input:checked")].map((input) => input.value);
-  const before = props.value.chosen.filter((name) => checked.includes(name));
+  const before = kept.filter((name) => checked.includes(name));
   const chosen = [...new Set([...before, ...checked])]; // in the order of choosing: the first one's settings count
   box.querySelectorAll("tr").forEach((row) => row.classList.toggle("is-chosen", !!row.querySelector("input:checked")));
+  kept = chosen;
   props.value = { ...props.value, chosen };
 }
 
@@ -38,13 +40,15 @@ function rowFor(model, number, chosen) {
 
 function show() {
   const { rows = [], passedOver = [], chosen = [] } = props.value || {};
+  kept = chosen || kept.filter((name) => rows.some((model) => model.name === name));
   const focused = box.contains(document.activeElement) ? document.activeElement.value : null;
-  box.querySelector("tbody").replaceChildren(...rows.map((model, i) => rowFor(model, i, chosen)));
+  box.querySelector("tbody").replaceChildren(...rows.map((model, i) => rowFor(model, i, kept)));
   box.classList.toggle("is-empty", !rows.length);
   const notes = box.querySelector(".passed-over");
   notes.hidden = !passedOver.length;
   notes.replaceChildren(...passedOver.map((sentence) => cell("li", sentence)));
   if (focused !== null) [...box.querySelectorAll("input")].find((input) => input.value === focused)?.focus();
+  if (!chosen) props.value = { ...props.value, chosen: kept };
 }
 
 watch("value", show);

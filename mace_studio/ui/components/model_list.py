@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,19 @@ def erased_models(studio: Studio, newest: str, chosen: str | None, *other: str) 
     listed = choices(studio.entries())
     names = [name for _, name in listed]
     choice = next((name for name in (newest, chosen, *names) if name in names), other[0] if other else None)
-    return gr.Dropdown([*((one, one) for one in other), *listed], value=choice)
+    return listing(gr.Dropdown, [*((one, one) for one in other), *listed], choice, chosen)
+
+
+def listing(kind: Callable[..., Any], listed: Sequence[tuple[str, str]], value: Any, chosen: Any) -> Any:
+    """An update of a choice's list, and of what is chosen only where that changes.
+
+    Args:
+        kind: of the component.
+        listed: (label, value) of each choice.
+        value: what is to be chosen.
+        chosen: what was chosen when the event happened; the user may have chosen something else since.
+    """
+    return kind(choices=listed) if value == chosen else kind(choices=listed, value=value)
 
 
 def choices(entries: Sequence[Entry]) -> list[tuple[str, str]]:
@@ -199,12 +211,19 @@ def _few(phrases: Sequence[str]) -> str:
 
 
 def value(
-    entries: Sequence[Entry], passed_over: Sequence[str], status: Status, chosen: Sequence[str]
+    entries: Sequence[Entry], passed_over: Sequence[str], status: Status, chosen: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The value of the list: its rows, why other files are not among them, and which rows are chosen."""
+    """The value of the list: its rows, why other files are not among them, and which rows are chosen.
+
+    What is chosen when the value arrives stays so where `chosen` is None.
+    """
     names = {entry.name for entry in entries}
     notes = [f"Not listed: {sentence}" for sentence in passed_over[:PASSED_OVER]]
     notes += [f"Not listed: {len(passed_over) - PASSED_OVER} more"] if len(passed_over) > PASSED_OVER else []
-    return {
-        "rows": rows(entries, status), "passedOver": notes, "chosen": [name for name in chosen if name in names],
-    }  # fmt: skip
+    known = None if chosen is None else [name for name in chosen if name in names]
+    return {"rows": rows(entries, status), "passedOver": notes, "chosen": known}
+
+
+def chosen_in(value: dict[str, Any] | None) -> list[str]:
+    """The names of the chosen models of the list's value."""
+    return list((value or {}).get("chosen") or [])

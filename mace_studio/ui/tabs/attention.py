@@ -19,7 +19,7 @@ from mace_studio.ui.components.model_list import erased_models
 from mace_studio.ui.components.text import heading, hint, number_text
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
+from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled, unless_shown
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -119,7 +119,7 @@ class AttentionTab:
         return gr.Dropdown(choices, value=choices[0], label=label, min_width=120, **enabled(elem_id))
 
     def _wire(self) -> None:
-        asked = [self.name, self.prompt, self.seed, self.steps, self.guidance, self.negative]
+        asked = [self.name, self.prompt, self.suggested, self.seed, self.steps, self.guidance, self.negative]
         views = [self.group, self.head, self.side]
         shown = [self.mass, *views, self.maps, self.presence, *self.files, self.inspected]
         self.job.wire([self.on_read, self.on_residual], asked, shown, Shows(done=self._inspection))
@@ -137,25 +137,32 @@ class AttentionTab:
         return erased_models(self.studio, newest, chosen, AS_IT_IS)
 
     @readable
-    def on_model_loaded(self, steps: str, guidance: str) -> tuple[str, str]:
+    def on_model_loaded(self, steps: str, guidance: str) -> tuple[Any, Any]:
         """Fill in what suits a distilled model, unless the user typed something else."""
-        return form.usual_settings(self.studio, steps, guidance, self.usual)
+        usual = form.usual_settings(self.studio, steps, guidance, self.usual)
+        return unless_shown(usual[0], steps), unless_shown(usual[1], guidance)
 
     @readable
     def on_model(self, name: str | None, prompt: str, suggested: str) -> tuple[Any, str]:
         """Put a prompt about the first concept into the box, unless the user typed another."""
+        asked = self._asked(name, prompt, suggested)
+        return (gr.skip(), suggested) if asked == prompt.strip() else (asked, asked)
+
+    def _asked(self, name: str | None, prompt: str, suggested: str) -> str:
+        """The prompt; where nobody typed it, that of the chosen model, which may be chosen just now."""
         if not _erased(name) or prompt.strip() != suggested:
-            return gr.skip(), suggested
-        offered = suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())
-        return offered[0][1], offered[0][1]
+            return prompt.strip()
+        return suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())[0][1]
 
-    def on_read(self, name: str | None, prompt: str, *settings: str) -> Job:
+    def on_read(self, name: str | None, prompt: str, suggested: str, *settings: str) -> Job:
         """Read the attention before and after."""
-        return self.studio.inspect(_erased(name) or None, form.images_from([prompt.strip()], *settings))
+        asked = self._asked(name, prompt, suggested)
+        return self.studio.inspect(_erased(name) or None, form.images_from([asked], *settings))
 
-    def on_residual(self, name: str | None, prompt: str, *settings: str) -> Job:
+    def on_residual(self, name: str | None, prompt: str, suggested: str, *settings: str) -> Job:
         """Generate what is left without the concept's words."""
-        return self.studio.residual(_erased(name), form.images_from([prompt.strip()], *settings))
+        asked = self._asked(name, prompt, suggested)
+        return self.studio.residual(_erased(name), form.images_from([asked], *settings))
 
     @readable
     def on_group(self, job_id: str, group: str, head: str, side: str) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -16,13 +17,13 @@ from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components.divider import divided, divider
-from mace_studio.ui.components.model_list import choices, erased_models
+from mace_studio.ui.components.model_list import choices, erased_models, listing
 from mace_studio.ui.components.pair_grid import cells, pair_grid
 from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import QUIET, download, enabled
+from mace_studio.ui.gradio_compat import QUIET, download, enabled, unless_shown
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -127,7 +128,8 @@ class CompareTab:
                 )
 
     def _wire(self) -> None:
-        asked = [self.name, self.others, self.prompts, self.seeds, self.steps, self.guidance, self.negative]
+        asked = [self.name, self.others, self.prompts, self.suggested]
+        asked += [self.seeds, self.steps, self.guidance, self.negative]
         pair = [self.divider, self.figures, self.pair_file]
         shows = Shows(begun=self._begun, live=self._pairs, resumed=self._begun)
         self.job.wire(
@@ -144,12 +146,13 @@ class CompareTab:
         """List the erased models, with the newest chosen."""
         listed = choices(self.studio.entries())
         kept = [name for name in others or [] if name in [value for _, value in listed]]
-        return erased_models(self.studio, newest, chosen), gr.Dropdown(listed, value=kept)
+        return erased_models(self.studio, newest, chosen), listing(gr.Dropdown, listed, kept, others or [])
 
     @readable
-    def on_model_loaded(self, steps: str, guidance: str) -> tuple[str, str]:
+    def on_model_loaded(self, steps: str, guidance: str) -> tuple[Any, Any]:
         """Fill in what suits a distilled model, unless the user typed something else."""
-        return form.usual_settings(self.studio, steps, guidance, self.usual)
+        usual = form.usual_settings(self.studio, steps, guidance, self.usual)
+        return unless_shown(usual[0], steps), unless_shown(usual[1], guidance)
 
     @readable
     def on_model(self, job_id: str, name: str | None, prompts: str, suggested: str) -> tuple[Any, ...]:
@@ -157,8 +160,7 @@ class CompareTab:
         if not name:
             return [], gr.skip(), suggested, gr.skip()
         offered = suggestions(self.studio.entry(name).recipe, known_kinds())
-        first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
-        start = "\n".join(first[role] for role in ("erased", "kept") if role in first)
+        start = _first_of(offered)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)
         job = self.studio.job(job_id)
         names = self._models.get(job) if job else None
@@ -171,10 +173,12 @@ class CompareTab:
         lines = form.prompts_from(prompts)
         return "\n".join([*lines, event.prompt] if event.prompt not in lines else lines)
 
-    def on_generate(self, name: str | None, others: list[str], prompts: str, *settings: Any) -> Job:
-        """Start a comparison."""
-        beside = [other for other in others or [] if other != name]
-        job = self.studio.compare(name or "", form.images_from(form.prompts_from(prompts), *settings), beside)
+    def on_generate(self, name: str | None, others: list[str], prompts: str, suggested: str, *settings: Any) -> Job:
+        """Start a comparison. Prompts that nobody typed are those of the chosen model, which may be chosen just now."""
+        beside, lines = [other for other in others or [] if other != name], form.prompts_from(prompts)
+        if name and lines and lines == form.prompts_from(suggested):
+            lines = form.prompts_from(_first_of(suggestions(self.studio.entry(name).recipe, known_kinds())))
+        job = self.studio.compare(name or "", form.images_from(lines, *settings), beside)
         self._models[job] = [name or "", *beside]
         return job
 
@@ -220,6 +224,12 @@ class CompareTab:
             self.figures: pairs(rows),
             self.pair_file: download(result_files.write_pair(pair, self.studio.output / "pairs"), interactive=True),
         }
+
+
+def _first_of(offered: Sequence[tuple[str, str]]) -> str:
+    """The first suggestions for an erased and a kept phrase, one a line."""
+    first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
+    return "\n".join(first[role] for role in ("erased", "kept") if role in first)
 
 
 def _generated(job: Job) -> list[Pair]:

@@ -15,7 +15,7 @@ from mace_studio.ui import notices
 from mace_studio.ui.cards.beyond import BeyondCard
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import report_tables
-from mace_studio.ui.components.model_list import choices
+from mace_studio.ui.components.model_list import choices, listing
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
 from mace_studio.ui.notices import readable
@@ -120,7 +120,7 @@ class EvaluateTab:
         names = [name for _, name in listed]
         kept = [name for name in chosen if name in names]
         first = [name for name in (newest, *kept, *names) if name in names][:1]
-        return gr.CheckboxGroup(listed, value=kept if len(kept) > 1 else first)
+        return listing(gr.CheckboxGroup, listed, kept if len(kept) > 1 else first, chosen)
 
     @readable
     def on_plan(self, names: list[str], plan: str) -> str:

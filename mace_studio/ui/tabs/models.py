@@ -41,7 +41,7 @@ class ModelsTab:
                 self._details_card()
                 self.export = ExportCard(self.studio, self.list, shared.jobs["export"])
                 self.base = None if self.studio.fixed else BaseCard(self.studio, shared.jobs["base"])
-        listing = Listener(self.on_open, self.list, [self.list, self.base.now] if self.base else [self.list])
+        listing = Listener(self.on_open, None, [self.list, self.base.now] if self.base else [self.list])
         self.listens = {
             PAGE_OPENED: [listing, self.export.job.resume],
             SELECTED: [listing],
@@ -112,15 +112,15 @@ class ModelsTab:
         self.delete_now.click(self.on_delete, self.list, changed, **QUIET)
 
     @readable
-    def on_open(self, shown: dict[str, Any]) -> Update:
+    def on_open(self) -> Update:
         """List the models, with the same ones chosen, and say which base model is loaded."""
         now = {self.base.now: model_list.base(self.studio.status())} if self.base else {}
-        return {self.list: self._listed(_chosen(shown))} | now
+        return {self.list: self._listed(None)} | now
 
     @readable
     def on_choose(self, shown: dict[str, Any], leave_out: list[str]) -> Update:
         """Say what is chosen, and offer what can be done with it."""
-        entries = [self.studio.entry(name) for name in _chosen(shown)]
+        entries = [self.studio.entry(name) for name in model_list.chosen_in(shown)]
         phrases = [concept.phrase for entry in entries for concept in entry.recipe.concepts]
         update: Update = {
             self.buttons: gr.Row(visible=len(entries) == 1),
@@ -173,7 +173,7 @@ class ModelsTab:
         """Fill the form with the chosen model's recipe, and go there."""
         return [*form.values_from(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
 
-    def _listed(self, chosen: Sequence[str]) -> dict[str, Any]:
+    def _listed(self, chosen: Sequence[str] | None) -> dict[str, Any]:
         return model_list.value(*self.studio.listing(), self.studio.status(), chosen)
 
     def _composed(self, job: Job) -> Update:
@@ -183,10 +183,6 @@ class ModelsTab:
         return {self.header: status_chip(self.studio)}
 
 
-def _chosen(shown: dict[str, Any] | None) -> list[str]:
-    return list((shown or {}).get("chosen", []))
-
-
 def _one(shown: dict[str, Any]) -> str:
-    names = _chosen(shown)
+    names = model_list.chosen_in(shown)
     return names[0] if len(names) == 1 else ""
