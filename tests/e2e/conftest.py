@@ -138,7 +138,7 @@ def browser():
     shutil.rmtree(home, ignore_errors=True)
 
 
-# What Gradio says of a page that is being left while it listens, or that asks once more after it has closed its session.
+# What Gradio says of a page that is being left while it listens, or that asks once more after its session is closed.
 UNLOADING = (
     "AbortError",
     "Connection errored out",

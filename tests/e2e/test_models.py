@@ -164,6 +164,8 @@ def test_two_are_composed_and_the_result_is_at_hand_everywhere(tab, studio, eras
     tab.get_by_role("tab", name="Models").click()
     expect(tab.locator("#compose-progress")).to_contain_text("Finished")
     tab.get_by_label("Also erase the concepts in the Erase tab’s form").check()
+    expect(tab.locator("#details h2")).to_contain_text("swapped-")  # what was composed is chosen again
+    tab.locator("#models").get_by_label(re.compile("^swapped-")).uncheck()
     press(tab, erased)
     expect(tab.locator("#compose-summary")).to_contain_text("“car” is to be added, and erased already")
     tab.locator("#compose").click()
