@@ -363,14 +363,21 @@ def added(page, number):
     return time.monotonic() - begun
 
 
+def quickest(page, number):
+    """The better time of two, since other work on the machine may come in between."""
+    first = added(page, number)
+    page.get_by_role("button", name=f"Remove concept {number}", exact=True).click()
+    return min(first, added(page, number))
+
+
 def test_a_hundred_rows_stay_quick(page, saved_recipe):
-    few = added(page, 2)
+    few = quickest(page, 2)
     page.get_by_role("button", name="Remove concept 2", exact=True).click()
     page.locator("#paste-list").click()
     field(page, "pasted").fill("\n".join(f"concept {i} -> thing {i}" for i in range(99)))
     page.locator("#add-pasted").click()
     expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
-    many = added(page, 101)
+    many = quickest(page, 101)
     page.get_by_role("button", name="Remove concept 2", exact=True).click()
     expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
     assert many < 2 * few, f"a row and eleven letters took {few:.2f} s at first and {many:.2f} s after 100 rows"
