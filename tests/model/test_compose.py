@@ -136,6 +136,7 @@ def test_the_same_twice_is_the_same_file(model, unchanged, made, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.slow
 def test_both_are_gone_from_the_images(model, unchanged, made, cache):
     """The presets, composed: what the built-in judge sees of each word in four images."""
     recipes = {preset.name: preset.recipe for preset in presets()}
