@@ -101,15 +101,16 @@ def predict(
         guidance: which an LCM reads; no other model does.
         copies: weights that take the place of the UNet's own; None for the frozen model.
     """
-    noisy_BCHW = noisy_BCHW.to(model.device, model.dtype)
+    dtype = model.dtype  # it is looked up among all parameters
+    noisy_BCHW = noisy_BCHW.to(model.device, dtype)
     timestep_B = torch.as_tensor(timestep, device=model.device).expand(len(noisy_BCHW))
     scale_B = torch.full((len(noisy_BCHW),), float(guidance))
     more = conditions.of(model, noisy_BCHW, prompts.pooled_NP, scale_B) | {"return_dict": False}
-    arguments = (noisy_BCHW, timestep_B, prompts.context_NTD.to(model.device, model.dtype))
+    arguments = (noisy_BCHW, timestep_B, prompts.context_NTD.to(model.device, dtype))
     with torch.autocast(model.device.type, enabled=False):
         if copies is None:
             return model.unet(*arguments, **more)[0]
-        cast = {name: master.to(model.dtype) for name, master in copies.items()}
+        cast = {name: master.to(dtype) for name, master in copies.items()}
         return torch.func.functional_call(model.unet, cast, arguments, more)[0]
 
 
