@@ -1,0 +1,53 @@
+"""What each method takes beside MACE: `pytest -m slow -s tests/slow/test_method_seconds.py` prints the table.
+
+In seconds of the processor on one thread, so that other work on the machine counts little. Nothing is cached.
+"""
+
+import time
+
+import pytest
+import torch
+
+from mace_studio.methods import METHODS, erase
+from mace_studio.presets import presets
+from mace_studio.recipe import ImageRequest
+from mace_studio.runtime.loaded_model import BUILT_IN
+from mace_studio.sd import model as sd_model
+from mace_studio.sd import sampling
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def seconds(work) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+@pytest.mark.slow
+def test_what_each_method_takes(one_thread):
+    model = sd_model.load(str(BUILT_IN), "cpu", "float32")
+    recipes = {preset.name: preset.recipe for preset in presets()}
+    cats = {"mace": recipes["miniature/cat"]}
+    cats |= {name: recipes[f"miniature/methods/cat-{name}"] for name in METHODS if name != "mace"}
+    request = ImageRequest(("a photo of a dog",), tuple(range(8)), steps=12, guidance=4.0)
+    sampling.generate(model, request)  # nothing is loaded or compiled later
+    plain = seconds(lambda: sampling.generate(model, request))
+    spent, images = {}, {}
+    for name, recipe in cats.items():
+        made = []
+        spent[name] = seconds(lambda recipe=recipe, made=made: made.append(erase(model, recipe)))
+        with made[0].applied(model):
+            images[name] = seconds(lambda: sampling.generate(model, request))
+    print("\n| method | seconds per concept | times MACE | an image, times the original's |\n| --- | --- | --- | --- |")
+    for name, took in spent.items():
+        print(f"| {METHODS[name].title} | {took:.1f} | {took / spent['mace']:.2g} | {images[name] / plain:.2f} |")
+    forms = ("mace-free", "uce", "rece", "speed", "oce", "dp")
+    assert all(spent[name] < spent["mace"] for name in forms)
+    assert images["sld"] > 1.2 * plain
