@@ -40,7 +40,7 @@ SEARCHED: dict[str, Mapping[str, Sequence[Any]]] = {
     "dp": {"directions": (0, 1, 2, 4, 6, 8)},
     "esd": {"learning_rate": (3e-5, 1e-4, 3e-4), "select": ("x", "u"), "steps": (100,)},
     "ac": {"learning_rate": (5e-5, 1.6e-4, 5e-4), "steps": (50, 100)},
-    "fmn": {"learning_rate": (2e-6, 2e-5, 1e-4), "attention_only": (False, True)},
+    "fmn": {"learning_rate": (2e-5, 1e-4, 5e-4), "attention_only": (False, True)},
     "sa": {"learning_rate": (1e-5, 5e-5, 2e-4), "fisher_weight": (5.0, 50.0), "steps": (100,)},
     "sld": {"safety_scale": (1000.0, 5000.0), "warmup": (0, 3, 7), "threshold": (1.0,)},
     "adavd": {"threshold": (0.5, 0.8, 0.93), "scale": (1.0, 2.0)},
