@@ -292,16 +292,35 @@ def test_a_phrase_that_is_too_long_is_named_while_it_is_typed(page):
     expect(page.locator("#concepts .field-problem")).to_contain_text("is too long")
 
 
-def test_a_preset_clears_the_errors_of_what_it_replaces(page):
-    cell(page, 0, 1).fill(" ")
-    page.locator("#erase").click()
-    expect(page.locator("#concepts .field-problem")).to_be_visible()
+def test_whatever_fills_the_form_clears_the_errors_of_what_it_replaces(page, fast, erased, open_recipe):
+    def wrong():
+        expect(cell(page, 0, 1)).not_to_have_value("")
+        cell(page, 0, 1).fill(" ")
+        for button, notice in (("#erase", "#erase-notice"), ("#queue-add", "#queue-notice")):
+            page.locator(button).click()
+            expect(page.locator(notice)).to_contain_text("Say what")
+        expect(page.locator("#concepts .field-problem")).to_be_visible()
+
+    def right(phrase):
+        expect(cell(page, 0, 0)).to_have_value(phrase)
+        expect(page.locator(".field-problem, [aria-invalid=true]")).to_have_count(0)
+        expect(page.locator("#erase-notice, #queue-notice").get_by_text("Say what")).to_have_count(0)
+
+    wrong()
     choose_preset(page, "frog")
     page.get_by_role("button", name="Use this preset").click()
-    expect(cell(page, 0, 0)).to_have_value("frog")
-    expect(page.locator(".field-problem")).to_have_count(0)
-    expect(page.locator("[aria-invalid=true]")).to_have_count(0)
-    expect(page.locator("#erase-notice")).not_to_contain_text("Say what")
+    right("frog")
+    wrong()
+    open_recipe(page, replace(fast, concepts=(Concept("owl", "forest"),)))
+    right("owl")
+    wrong()
+    page.get_by_role("tab", name="Models").click()
+    page.locator("#models").get_by_label(erased, exact=True).check()
+    page.locator("#model-recipe").click()
+    right("car")
+    wrong()
+    page.locator("#new-recipe").click()
+    right("")
 
 
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,6 @@ from mace_studio.ui import concept_text, form
 from mace_studio.ui.cards.suggested import Suggested
 from mace_studio.ui.components.concept_table import concept_table, vocabulary_text
 from mace_studio.ui.components.mode_switch import mode_switch
-from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.phrase_list import phrase_list
 from mace_studio.ui.components.preset_select import groups_of, missing_model, preset_select
 from mace_studio.ui.components.slider_field import slider_field
@@ -51,6 +51,7 @@ class RecipeForm:
 
     Attributes:
         controls: one component for each of `form_fields.FIELDS`, in that order, once all cards are built.
+        filled: these and the notices about the form, as `form.filling` fills them; there once `wire` was called.
     """
 
     def __init__(self, start: Recipe, studio: Studio) -> None:
@@ -217,12 +218,12 @@ class RecipeForm:
         shown = [self._built["concepts"], self._built["preserve"], self.preset]
         return Listener(self.on_model_loaded, None, shown)
 
-    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> Any:
+    def wire(self, edited: Listener, notices: Sequence[gr.HTML], *others: Any) -> Any:
         """Connect what fills the form, for when all cards are built.
 
         Args:
             edited: called at changes here and of `others`.
-            problem: the notice about the form, which is cleared when a recipe fills it.
+            notices: those about the form, which are cleared when a recipe fills it.
             others: more components.
 
         Returns:
@@ -244,10 +245,10 @@ class RecipeForm:
         inputs, outputs = [self.strength, *self.controls], [self.strength_text, *dialled]
         self.strength.turned(self.on_strength, inputs, outputs, **turned)
         self._built["about"].change(self.on_filled, self.controls, [self.strength, self.strength_text], **turned)
-        filled = [*self.controls, problem]
-        self.new.click(self.on_new, None, filled, **QUIET)
-        self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
-        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
+        self.filled = [*self.controls, *notices]
+        self.new.click(self.on_new, None, self.filled, **QUIET)
+        self.use_preset.click(self.on_use_preset, self.preset, self.filled, **QUIET)
+        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, self.filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
         return event
 
@@ -316,7 +317,7 @@ class RecipeForm:
     def on_new(self) -> list[Any]:
         """Empty the form, but for the settings that it began with."""
         fresh = replace(self._begun_with, concepts=(Concept("", ""),), preserve=(), name="", about="")
-        return [*form.values_from(fresh), CLEAR]
+        return form.filling(fresh)
 
     @readable
     def on_strength(self, turned: int, *values: Any) -> list[Any]:
@@ -337,12 +338,12 @@ class RecipeForm:
     @readable
     def on_use_preset(self, name: str) -> list[Any]:
         """Fill the form from a preset."""
-        return [*form.values_from(self.presets[name]), CLEAR]
+        return form.filling(self.presets[name])
 
     @readable
     def on_open_recipe(self, data: bytes) -> list[Any]:
         """Fill the form from a file."""
-        return [*form.values_from(form.recipe_of_file(data)), CLEAR]
+        return form.filling(form.recipe_of_file(data))
 
     @readable
     def on_save_recipe(self, saves: int, *values: Any) -> tuple[dict[str, Any], int]:

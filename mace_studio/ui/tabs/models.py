@@ -50,8 +50,7 @@ class ModelsTab:
         }
         self.emits: dict[str, list[Any]] = {}
         self._wire(shared.tabs)
-        opened = [*shared.controls, shared.tabs]
-        self.recipe.click(self.on_recipe, self.list, opened, **QUIET)
+        self.recipe.click(self.on_recipe, self.list, [*shared.filled, shared.tabs], **QUIET)
 
     def _list_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="models-card"):
@@ -171,7 +170,7 @@ class ModelsTab:
     @readable
     def on_recipe(self, shown: dict[str, Any]) -> list[Any]:
         """Fill the form with the chosen model's recipe, and go there."""
-        return [*form.values_from(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
+        return [*form.filling(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
 
     def _listed(self, chosen: Sequence[str] | None) -> dict[str, Any]:
         return model_list.value(*self.studio.listing(), self.studio.status(), chosen)
