@@ -107,20 +107,28 @@ def phrases_of_file(data: bytes) -> list[str]:
     """The phrases of an uploaded list: the first cell of every line; a heading `phrase` or `concept` is passed over.
 
     Raises:
-        RecipeError: it is not text in UTF-8.
+        RecipeError: it is not text in UTF-8, or the first of several columns is not called so.
     """
     text, _ = text_files.table(decoded(data))
     _check_length(text)
-    lines = [_first_cell(line.strip()) for line in text.splitlines()]
-    lines = lines[1:] if lines and HEADINGS.get(lines[0].lower()) == "phrase" else lines
-    return list(dict.fromkeys(line for line in lines if line))
+    rows = [_first_cell(line.strip()) for line in text.splitlines() if line.strip()]
+    if rows and HEADINGS.get(rows[0][0].lower()) == "phrase":
+        rows = rows[1:]
+    elif rows and rows[0][1].strip(",;\t "):
+        raise RecipeError(
+            "",
+            "The first line of this list has several cells and does not name them. Begin the file with a line whose "
+            "first cell is phrase, or write one phrase a line; one with a comma in it stands in double quotes.",
+        )
+    return list(dict.fromkeys(phrase for phrase, _ in rows if phrase))
 
 
-def _first_cell(line: str) -> str:
+def _first_cell(line: str) -> tuple[str, str]:
+    """The first cell of a line, and what follows it."""
     if quoted := QUOTED_CELL.match(line):
-        return quoted[1].replace('""', '"').strip()
-    cell = re.split("[,;\t]", line, maxsplit=1)[0].strip()
-    return cell.removeprefix('"').strip() if cell.count('"') == 1 else cell.strip('"')
+        return quoted[1].replace('""', '"').strip(), line[quoted.end() :]
+    cell, *rest = (part.strip() for part in re.split("[,;\t]", line, maxsplit=1))
+    return cell.removeprefix('"').strip() if cell.count('"') == 1 else cell.strip('"'), "".join(rest)
 
 
 def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) -> str:

@@ -510,6 +510,8 @@ def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe
     expect(page.locator("#preserve li")).to_have_count(100)
     box = page.get_by_role("button", name="Remove dog", exact=True).bounding_box()
     assert box["width"] >= 24 and box["height"] >= 24
+    upload(page, "#import-keep", "other.csv", b"foo,bar\n1,2\n")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("does not name them")
     upload(page, "#import-keep", "keep.csv", b"phrase,note\nlion,x\ndog,y\n")
     expect(page.locator("#preserve li")).to_have_count(101)
     kept = saved_recipe(page).preserve

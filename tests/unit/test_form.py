@@ -334,6 +334,11 @@ def test_phrases_of_a_file():
     assert concept_text.phrases_of_file(b"Frida Kahlo\nMonet; x\n") == ["Frida Kahlo", "Monet"]
     quoted = b'sep=;\n"phrase";n\n"Gogh, Vincent van";1\n"the ""Boss""";2\n "a";3\n"loose\n5" pipe, x\n'
     assert concept_text.phrases_of_file(quoted) == ["Gogh, Vincent van", 'the "Boss"', "a", "loose", '5" pipe']
+    assert concept_text.phrases_of_file(b"phrase\ndog, x\n") == ["dog"]
+    for data in (b"foo,bar\n1,2\n", b"dog;1\nlion;2\n", b'"a, b",c\n'):
+        with pytest.raises(RecipeError, match="does not name them"):
+            concept_text.phrases_of_file(data)
+    assert concept_text.phrases_of_file(b'"a, b",\nc') == ["a, b", "c"]
     assert len(concept_text.phrases_of_file(b'"' + b'""' * 300_000 + b"x")) == 1  # in no time
 
 
