@@ -524,6 +524,9 @@ def test_words_that_the_model_has_not_learned_are_named(page):
     warning = page.locator(".concept-warning")
     expect(warning).to_contain_text("“Mickey Mouse” and “a xylophone”: the loaded model has not learned these")
     expect(cell(page, 0, 2)).to_have_value("celebrity")  # two capitalised words
+    cell(page, 0, 0).fill("Monet style")
+    expect(cell(page, 0, 2)).to_have_value("style")
+    cell(page, 0, 0).fill("Mickey Mouse")
     expect(page.locator("#estimate")).to_contain_text("The model has not learned “Mickey Mouse”, “a xylophone”")
     page.locator("#erase").click()
     expect(page.locator("#summary .warnings")).to_contain_text("The model has not learned “Mickey Mouse”")
@@ -576,6 +579,12 @@ def test_the_simple_view_is_three_cards_and_one_dial(page, guard):
     expect(page.locator("#settings-card")).to_be_visible()
     expect(page.get_by_label("λ3", exact=True)).to_have_value("0.32")
     page.get_by_role("button", name="Simple").click()
+    page.locator("#paste-list").click()
+    field(page, "pasted").fill("Ada Finch -> a person\nstyle of Monet -> art\nguitar -> room")
+    guessed = ["Ada Finch → a person · celebrity", "style of Monet → art · style", "guitar → room · object"]
+    expect(page.locator("#paste-preview li")).to_have_text(guessed)
+    page.locator("#add-pasted").click()
+    expect(cell(page, 1, 2)).to_have_value("celebrity")
     choose_preset(page, "frog")
     page.get_by_role("button", name="Use this preset").click()
     expect(dial).to_have_attribute("aria-valuetext", "as the recipe has it")

@@ -16,7 +16,7 @@ from mace_studio.methods import METHODS
 from mace_studio.methods.mace import FUSIONS, MASKS, MaceSettings
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept, Recipe
 from mace_studio.settings import TUNE, ImageSettings, KeepWeights, LoraSettings
-from mace_studio.ui import concept_text, form, notices
+from mace_studio.ui import concept_text, form, kinds, notices
 from mace_studio.ui.cards.recipe_form import _dial_text, preset_change
 from mace_studio.ui.components import charts, text
 from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, generated, method_fields, told
@@ -301,6 +301,23 @@ def test_pasted_lines():
         ("a", "b -> c"),
     ]
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
+
+
+def test_a_kind_that_nobody_says_is_guessed():
+    known = {"ada finch": "celebrity", "claude monet": "style", "sky": ""}
+    guessed = {
+        "Ada Finch": "celebrity", "Claude Monet": "style", "Mickey Mouse": "celebrity", "Élodie Żak": "celebrity",
+        "style of Monet": "style", "A painting by Monet": "style", "Monet style": "style", "Monet-style": "style",
+        "cat": "object", "sky": "object", "Big cat": "object", "stylesheet": "object",
+    }  # fmt: skip
+    assert {phrase: kinds.guess(f" {phrase} ", known) for phrase in guessed} == guessed
+    text = "Ada Finch -> a person\nstyle of Monet, cat"
+    found = concept_text.pasted(text, concept_text.GUESS, "concepts")
+    assert [(c.phrase, c.kind) for c in found] == [
+        ("Ada Finch", "celebrity"), ("style of Monet", "style"), ("cat", "object"),
+    ]  # fmt: skip
+    file = concept_text.from_csv(b"phrase,kind\nMickey Mouse,\nAda Finch,object\nMonet style\n")
+    assert [c.kind for c in file] == ["celebrity", "object", "style"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mace_studio.paths import BUILT_IN
 from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Concept, Recipe
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import concept_text, form
+from mace_studio.ui import concept_text, form, kinds
 from mace_studio.ui.cards.suggested import Suggested
 from mace_studio.ui.components.concept_table import concept_table, vocabulary_text
 from mace_studio.ui.components.mode_switch import mode_switch
@@ -110,8 +110,9 @@ class RecipeForm:
                 **enabled("pasted"),
             )  # fmt: skip
             self.kind = gr.Dropdown(
-                list(KINDS), value=KINDS[0], label="Kind of these concepts", **enabled("paste-kind")
-            )
+                [("Guess", concept_text.GUESS), *((kind, kind) for kind in KINDS)], value=concept_text.GUESS,
+                label="Kind of these concepts", **enabled("paste-kind"),
+            )  # fmt: skip
             self.comma = gr.Radio(
                 list(COMMA_CHOICES.items()), value=None, label="A comma", visible=False, **enabled("paste-comma")
             )
@@ -268,17 +269,21 @@ class RecipeForm:
         return self.studio.source == str(BUILT_IN)
 
     def _vocabulary(self) -> str:
-        known = self.studio.vocabulary()
-        return (
-            vocabulary_text({**known_kinds(), **known.kinds}, known.words)
-            if known
-            else (vocabulary_text(known_kinds(), None))
-        )
+        own = self.studio.vocabulary()
+        return vocabulary_text(self._known_kinds(), own.words if own else None)
+
+    def _known_kinds(self) -> dict[str, str]:
+        own = self.studio.vocabulary()
+        return {**known_kinds(), **(own.kinds if own else {})}
+
+    def _kind_of(self, phrase: str) -> str:
+        """What a phrase without a kind is, as the table of concepts guesses it."""
+        return kinds.guess(phrase, {name.lower(): kind for name, kind in self._known_kinds().items()})
 
     @readable
     def on_csv(self, data: bytes) -> tuple[Any, str, list[Concept]]:
         """Show the concepts of a CSV file, to be added."""
-        return gr.Column(visible=True), "", concept_text.from_csv(data)
+        return gr.Column(visible=True), "", concept_text.from_csv(data, self._kind_of)
 
     @readable
     def on_pasted(
@@ -290,7 +295,7 @@ class RecipeForm:
         if not text.strip() and not from_file:
             return "", question
         try:
-            concepts = [*from_file, *concept_text.pasted(text, kind, comma)]
+            concepts = [*from_file, *concept_text.pasted(text, kind, comma, self._kind_of)]
         except RecipeError as error:
             return estimate_missing(str(error)), question
         return concept_text.preview(rows, concepts, replaces), question
@@ -300,7 +305,7 @@ class RecipeForm:
         self, text: str, kind: str, comma: str | None, replaces: bool, from_file: list[Concept], rows: list[Row]
     ) -> tuple[Any, ...]:
         """Put the concepts into the table."""
-        concepts = [*from_file, *concept_text.pasted(text, kind, comma)]
+        concepts = [*from_file, *concept_text.pasted(text, kind, comma, self._kind_of)]
         return concept_text.appended([] if replaces else rows, concepts), *self.on_close_paste()
 
     @readable
