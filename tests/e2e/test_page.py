@@ -13,6 +13,7 @@ from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
 from mace_studio.runtime import tasks
 from mace_studio.settings import KeepWeights
+from mace_studio.ui.cards import outcome
 from tests.steps import choose_model, choose_preset, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -115,7 +116,7 @@ def test_a_name_that_the_user_typed_stays(page, saved_recipe):
     assert (saved.name, saved.about) == ("mine", "")  # what the preset says of itself is about the car
 
 
-def test_an_erasure_ends_in_images_and_a_verdict(page, fast, open_recipe):
+def test_an_erasure_ends_in_images_and_a_verdict(page, studio, fast, open_recipe, monkeypatch):
     open_recipe(page, replace(fast, seed=41))
     page.locator("#erase").click()
     verdict = page.locator("#outcome .verdict")
@@ -131,6 +132,13 @@ def test_an_erasure_ends_in_images_and_a_verdict(page, fast, open_recipe):
     expect(captions.nth(1)).to_have_text("Synonym: automobile")
     expect(captions.nth(2)).to_have_text("Kept: ship")
     expect(page.locator("#outcome figure p").first).to_have_text(re.compile(r"judge: \d+ % → \d+ %; should fall"))
+    monkeypatch.setattr(outcome, "STEPS", 1)
+    monkeypatch.setattr(studio, "vocabulary", lambda: None)  # as of any model but the built-in one
+    page.locator("#show-outcome").click()
+    changes = (
+        r"car: changed by \d+ of 255 · synonym automobile: changed by \d+ of 255 · kept ship: changed by \d+ of 255"
+    )
+    expect(verdict).to_have_text(re.compile(changes))
     page.locator("#to-attention").click()
     expect(page.locator("#attention-model input")).to_have_value(re.compile("^car · "))
 

@@ -197,6 +197,18 @@ def test_the_built_in_model_is_small():
 SHIP = replace(QUICK, concepts=(Concept("ship", "ground"),), preserve=())
 
 
+def test_a_clip_beside_a_model_looks_at_an_erasure(tmp_path, clip_folder):
+    (tmp_path / "any").symlink_to(BUILT_IN)
+    with_clip = Studio(str(tmp_path / "any"), output=tmp_path / "output")
+    assert with_clip.judge_beside() is None and with_clip.vocabulary() is None
+    (tmp_path / "clip").symlink_to(clip_folder)
+    made = with_clip.erase(QUICK).wait()
+    seen = with_clip.sample(made.name, words=1, beyond=2, pairs=3, judge=with_clip.judge_beside()).wait()
+    assert seen.judge == "zero-shot CLIP, clip"
+    assert (seen.rows[0].role, seen.rows[0].word) == ("erased", "cat")
+    assert 0 < seen.rows[0].before.probability < 1
+
+
 def test_composing_entries(studio, entry):
     ship = studio.erase(SHIP).wait()
     both = studio.compose([entry, ship]).wait()

@@ -44,6 +44,10 @@ def test_the_verdict_counts_and_names_what_changed_beyond_the_list():
     assert [one.word for one in verdict.changed(ROWS)] == ["tiger", "lion"]  # the cow lost less than a quarter
     assert "1 looked at, none changed" in verdict.verdict([row(NEIGHBOUR, "cow", 1.0, 0.8)])
     assert verdict.verdict([]) == verdict.NOTHING
+    assert re.sub("<[^>]*>", "", verdict.probabilities(ROWS)) == (
+        "The judge sees cat 0 % (100 % before) · synonyms 50 % (100 % before) · kept 75 % (75 % before) · "
+        "not on your list: tiger, lion changed"
+    )
 
 
 def test_the_images_are_of_one_word_of_each_role_and_of_what_changed_most():

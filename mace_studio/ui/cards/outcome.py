@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STEPS = 15
 WORDS, BEYOND = 2, 4  # of each role, and of neighbours that are not kept: two or three seconds on the built-in model
+# The same for a model that is not the built-in one: as many images as without a judge, or a few more.
+FEW_WORDS, FEW_BEYOND, PAIRS = 1, 2, 5
 ROLES = {"erased": "Erased", "synonym": "Synonym", "kept": "Kept"}
 # Pressed when an erasure has just ended and the panel with its result is there.
 PRESS = "() => { const button = document.querySelector('#show-outcome'); if (button?.offsetParent) button.click(); }"
@@ -46,11 +48,16 @@ class OutcomeCard:
         self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, live=self._found))
 
     def on_show(self, newest: str) -> Job:
-        """Let the judge look at the erasure that was made last; without a judge, generate one prompt of each role."""
+        """Let a judge look at the erasure that was made last; without one, generate one prompt of each role.
+
+        The built-in model brings a judge of what it has learned, and beside another model may stand a CLIP.
+        """
         recipe = self.studio.entry(newest).recipe
         own = self.studio.vocabulary()
         if own and not own.unknown(concept.phrase for concept in recipe.concepts):
             return self.studio.sample(newest, words=WORDS, beyond=BEYOND)
+        if own is None and (judge := self.studio.judge_beside()):
+            return self.studio.sample(newest, words=FEW_WORDS, beyond=FEW_BEYOND, pairs=PAIRS, judge=judge)
         images = getattr(recipe.settings, "images", ImageSettings())
         usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
         request = ImageRequest(
@@ -67,9 +74,10 @@ class OutcomeCard:
         if not found:
             return {}
         if not isinstance(found[0], tuple):
-            return {self.images: _figures(found)}
+            return {self.images: (_changes(found) if job.over else "") + _figures(found)}
         rows = [row for _, row in found]
-        return {self.images: (verdict.verdict(rows) if job.over else "") + verdict.figures(rows)}
+        said = verdict.verdict if self.studio.vocabulary() else verdict.probabilities
+        return {self.images: (said(rows) if job.over else "") + verdict.figures(rows)}
 
 
 def _prompts(recipe: Recipe) -> dict[str, str]:
@@ -78,8 +86,28 @@ def _prompts(recipe: Recipe) -> dict[str, str]:
     return {role: first[role] for role in ROLES if role in first}
 
 
+def _changes(pairs: list[Pair]) -> str:
+    """One line for a model without a judge: how far the images of each role moved."""
+    recipe = _recipe(pairs)
+    names = {"erased": "", "synonym": "synonym ", "kept": "kept "}
+    phrases = {"erased": recipe.concepts[0].phrase, "synonym": "", "kept": ""}
+    phrases["synonym"] = next((word for concept in recipe.concepts for word in concept.synonyms), "")
+    phrases["kept"] = next(iter(recipe.kept), "")
+    changes = {pair.prompt: pair.change for pair in pairs}
+    parts = [
+        f"{names[role]}<b>{html.escape(phrases[role])}</b>: changed by {changes[prompt]:.0f} of 255"
+        for role, prompt in _prompts(recipe).items()
+        if prompt in changes
+    ]
+    return f'<p class="verdict" role="status">{" · ".join(parts)}</p>'
+
+
+def _recipe(pairs: list[Pair]) -> Recipe:
+    return Recipe.from_json(json.dumps(pairs[0].settings["recipe"]))
+
+
 def _figures(pairs: list[Pair]) -> str:
-    recipe = Recipe.from_json(json.dumps(pairs[0].settings["recipe"]))
+    recipe = _recipe(pairs)
     roles = {prompt: role for role, prompt in _prompts(recipe).items()}
     kept = [prompt for prompt, role in roles.items() if role == "kept"]
     figures = "".join(

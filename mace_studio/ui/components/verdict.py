@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row
@@ -26,14 +26,23 @@ def figures(rows: Sequence[Row]) -> str:
 
 def verdict(rows: Sequence[Row]) -> str:
     """One line: how often the judge still sees what, and which words that are not on the list changed."""
+    return _line(rows, _count)
+
+
+def probabilities(rows: Sequence[Row]) -> str:
+    """The same with a judge's mean probabilities, for one that chooses among the words that it is asked about."""
+    return _line(rows, _probability)
+
+
+def _line(rows: Sequence[Row], figure: Callable[[Sequence[Row]], str]) -> str:
     words = [row for row in rows if row.word != ALL]
     parts = []
     erased = [row for row in words if row.role == ERASED]
     for row in erased[:NAMED]:
-        parts.append(f"<b>{html.escape(row.word)}</b> {_count([row])}")
+        parts.append(f"<b>{html.escape(row.word)}</b> {figure([row])}")
     for role, name in ((SYNONYM, "synonyms"), (KEPT, "kept")):
         if found := [row for row in words if row.role == role]:
-            parts.append(f"{name} {_count(found)}")
+            parts.append(f"{name} {figure(found)}")
     beyond = [row for row in words if row.role == NEIGHBOUR]
     if beyond:
         lost = ", ".join(html.escape(row.word) for row in changed(words))
@@ -79,6 +88,15 @@ def _count(rows: Sequence[Row]) -> str:
     )
     count = sum(row.after.count for row in rows)
     return f"{after} of {count} ({before} before)"
+
+
+def _probability(rows: Sequence[Row]) -> str:
+    """Such as "3 % (91 % before)"."""
+    after, before = (
+        100 * sum(tally.probability for tally in side) / len(rows)
+        for side in ([r.after for r in rows], [r.before for r in rows])
+    )
+    return f"{after:.0f} % ({before:.0f} % before)"
 
 
 def _figure(row: Row) -> str:
