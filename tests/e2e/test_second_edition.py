@@ -67,6 +67,19 @@ def test_first_steps_words_and_suggestions(page):
     expect(sought).to_be_in_viewport()
     page.keyboard.press("Escape")
     expect(page.locator(".glossary")).to_be_hidden()
+    for box, word in (
+        (page.get_by_label("λ3", exact=True), "λ₃, λ₃ in the fusion"),
+        (field(page, "lora-steps"), "LoRA, LoRA steps"),
+    ):
+        box.focus()
+        page.keyboard.press("F1")
+        expect(sought.locator("dt")).to_have_text(word)
+        page.keyboard.press("Escape")
+        expect(box).to_be_focused()
+        expect(box).to_have_accessible_description(re.compile("F1 says what this is"))
+    expect(page.get_by_label("λ1", exact=True)).to_have_accessible_description(
+        re.compile("How much everyday scenes must stay, in Refine")
+    )
 
     expect(page.locator("#concept-tokens")).to_contain_text(re.compile(r"\d of 32 tokens"))
     cell(page, 0, 1).fill("")

@@ -39,6 +39,10 @@ COMMA_CHOICES = {
     "Several concepts": "concepts",
     "One phrase with a comma in it": "phrase",
 }
+DIAL = (
+    "It sets how much must stay as it is, by four weights, and how far each training step goes. Smaller weights and "
+    "longer steps erase more, and change more of the rest."
+)
 PRESET_HINT = '<p class="about">A preset fills the whole form. Choose one to read what it changes.</p>'
 
 
@@ -360,8 +364,8 @@ class RecipeForm:
 def _dial_text(numbers: dict[str, str]) -> str:
     if not numbers:
         return '<p class="hint">This method has no dial: its settings are in the Expert view.</p>'
-    listed = " · ".join(f"{BY_KEY[key].label} {html.escape(number)}" for key, number in numbers.items())
-    return f'<p class="hint">{listed}</p>'
+    listed = " · ".join(f"<b>{BY_KEY[key].label}</b> {html.escape(number)}" for key, number in numbers.items())
+    return f'<p class="hint">{DIAL}</p><p class="hint dialled">{listed}</p>'
 
 
 def preset_change(now: Recipe, preset: Recipe) -> str:
