@@ -347,23 +347,12 @@ class Studio(JobDesk):
             f"Evaluate {', '.join(names)}", (names, size), "evaluate", list(zip(paths, guided, strict=True)), judge
         )
 
-    def judge_beside(self) -> str | None:
-        """The folder of a CLIP model, called `clip`, beside the folder or file of a model; None where there is none."""
-        folder = Path(self.source).parent / "clip"
-        return str(folder) if Path(self.source).exists() and (folder / "config.json").is_file() else None
-
     def sample(
         self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 10, judge: str | None = None
     ) -> Job:
         """Let a judge look at a few images before and after; the result is a `Report`, and no score is noted.
 
-        Args:
-            erasure: name or path.
-            words, beyond, pairs: as of `vocabulary.sample`.
-            judge: as of `evaluate`.
-
-        Raises:
-            RecipeError: the judge knows none of the words.
+        The judge is that of `evaluate`; the other arguments, and errors, are those of `vocabulary.sample`.
         """
         entry = self.entry(erasure)
         plan = self.with_defaults(vocabulary.sample(entry.recipe, self.vocabulary(), words, beyond, pairs))

@@ -11,6 +11,7 @@ import gradio as gr
 from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.runtime import vocabulary
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings
@@ -56,7 +57,7 @@ class OutcomeCard:
         own = self.studio.vocabulary()
         if own and not own.unknown(concept.phrase for concept in recipe.concepts):
             return self.studio.sample(newest, words=WORDS, beyond=BEYOND)
-        if own is None and (judge := self.studio.judge_beside()):
+        if own is None and (judge := vocabulary.clip_beside(self.studio.source)):
             return self.studio.sample(newest, words=FEW_WORDS, beyond=FEW_BEYOND, pairs=PAIRS, judge=judge)
         images = getattr(recipe.settings, "images", ImageSettings())
         usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
