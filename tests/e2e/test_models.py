@@ -198,10 +198,15 @@ def test_an_export_is_downloaded(tab, studio, erased):
     with zipfile.ZipFile(download.value.path()) as archive:
         assert f"{erased}-diffusers/model_index.json" in archive.namelist() and archive.testzip() is None
     assert not [entry for entry in studio.entries() if "diffusers" in entry.name]
+    tab.locator("#models").get_by_label(erased, exact=True).uncheck()
+    press(tab, erased)
+    expect(tab.locator("#details .pairs")).to_contain_text(f"Exports2 in {studio.output / 'exports'}")
 
 
 def test_another_base_model_and_back(tab, studio, erased, tmp_path):
-    fits = tab.locator("#models tr", has=tab.get_by_label(erased, exact=True)).locator(".model-note")
+    row = tab.locator("#models tr", has=tab.get_by_label(erased, exact=True))
+    expect(row.locator("small").first).to_have_text("MACE")
+    fits = row.locator(".model-note")
     expect(fits).to_have_text("")
     field(tab, "base-source").fill(str(tmp_path / "nowhere"))
     field(tab, "base-source").press("Enter")

@@ -133,6 +133,7 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     )
     page.locator("#models").get_by_label(erased, exact=True).uncheck()
     expect(page.locator("#details")).to_contain_text("built-in miniature (")
+    expect(page.locator("#details")).to_contain_text(re.compile(f"Pairs and sheets\\d+ in {studio.output / 'pairs'}"))
     page.locator("#model-recipe").click()
     expect(page.locator("#preserve li")).to_have_text([re.compile("ship"), re.compile("truck")])
     expect(page.locator("#erase")).to_be_visible()

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from mace_studio.errors import RecipeError
-from mace_studio.runtime import library
+from mace_studio.runtime import library, result_files
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form, notices
 from mace_studio.ui.cards.base_model import BaseCard
@@ -131,8 +131,10 @@ class ModelsTab:
         }
         if len(entries) != 1:
             return update | {self.details: model_list.several(entries) if entries else model_list.NONE_CHOSEN}
+        local = not self.studio.fixed
+        made = result_files.made_from(entries[0], self.studio.output) if local else {}
         return update | {
-            self.details: model_list.details(entries[0], self.studio.status(), local=not self.studio.fixed),
+            self.details: model_list.details(entries[0], self.studio.status(), local=local, made=made),
             self.file: download(entries[0].path),
             self.new_name: entries[0].name,
         }
