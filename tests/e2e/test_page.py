@@ -51,6 +51,11 @@ def open_compare(page, name):
 
 
 def test_preset_to_erase_to_compare(page, fast, tmp_path):
+    groups = page.locator("#preset optgroup").evaluate_all("found => found.map((one) => one.label)")
+    paper = "Stable Diffusion 1.4 · objects (not for the loaded model: needs Stable Diffusion 1.4)"
+    assert groups[0] == "Built-in model · objects" and groups[-1] == paper
+    choose_preset(page, "owl")
+    expect(page.locator("#preset-about")).to_contain_text("This preset needs Stable Diffusion 1.4.")
     choose_preset(page, "frog")
     about = page.locator("#preset-about")
     expect(about).to_contain_text("Another <b>preset</b>.")
@@ -568,8 +573,10 @@ def test_the_theme_outlives_a_reload(page, guard):
     assert not page.evaluate(dark)
     page.get_by_role("button", name="Switch between light and dark").click()
     assert page.evaluate(dark)
+    begun = time.monotonic()
     page.reload()
     page.locator("#header .is-ready").wait_for()
+    assert time.monotonic() - begun < 8
     assert page.evaluate(dark)
 
 
