@@ -643,6 +643,7 @@ def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(page):
 def test_a_slider_and_its_number_go_together(page):
     slider = page.get_by_role("slider", name="λ1 slider")
     number = page.get_by_label("λ1", exact=True)
+    assert slider.bounding_box()["height"] >= 24
     number.fill("1e-4")
     slider.focus()
     page.keyboard.press("ArrowRight")
