@@ -635,9 +635,13 @@ def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(page):
     for act in before:
         act()
     expect(page.locator("#erased-model input")).to_have_value(re.compile("^guitar, pizza, penguin · "))
+    asked = [f"a photo of the {word}" for word in ("guitar", "pizza", "penguin", "ship")]
+    expect(field(page, "prompts")).to_have_value("\n".join(asked))
     generate()
-    expect(page.locator("#pairs img").first).to_be_visible()
     expect(page.get_by_role("img", name="Before erasing: a photo of the guitar")).to_be_visible()
+    for prompt in asked[:3]:
+        pair = page.get_by_role("button", name=f"{prompt}, seed 0, before and after")
+        expect(pair.locator("img")).to_be_visible(timeout=90_000)
 
 
 def test_a_slider_and_its_number_go_together(page):
