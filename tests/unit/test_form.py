@@ -450,6 +450,7 @@ def test_the_losses_are_smoothed_and_keep_their_colours_when_all_is_done():
     assert charts.smoothed(values) == [10.0, *(9.5 - i for i in range(9))]
     assert charts.smoothed([3.0, 1.0]) == [3.0, 1.0]
     chart = charts.loss_curves({"cat": values}, 10, [], False)
+    assert charts.LOSS_MEANING in chart and charts.TRAINING_MEANING in charts.loss_curves({"cat": values}, 10, [], None)
     assert "10 → 1.5" in chart and "var(--line-1)" in chart and "var(--line-done)" not in chart
     assert "lower is more" in chart
 

@@ -112,7 +112,8 @@ def _figures(pairs: list[Pair]) -> str:
     roles = {prompt: role for role, prompt in _prompts(recipe).items()}
     kept = [prompt for prompt, role in roles.items() if role == "kept"]
     figures = "".join(
-        f"<figure><figcaption>{ROLES[roles.get(pair.prompt, 'erased')]}: {html.escape(pair.prompt)}</figcaption>"
+        f"<figure><figcaption>{ROLES[roles.get(pair.prompt, 'erased')]}: {html.escape(pair.prompt)} · "
+        f"seed {pair.seed}</figcaption>"
         f'<img src="{png_url(pair.before)}" alt="before"><img src="{png_url(pair.after)}" alt="after">'
         f"<p>changed by {pair.change:.0f} of 255; should be {'small' if pair.prompt in kept else 'large'}</p></figure>"
         for pair in pairs

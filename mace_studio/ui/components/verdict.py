@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
-from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
+from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row
 from mace_studio.ui.components.files import png_url
 
@@ -70,8 +70,14 @@ def _rank(row: Row, fell: bool) -> str:
     said = "changed" if fell else "as before"
     return (
         f"<figure><figcaption><b>{html.escape(row.word)}</b> {said} · seen in {_count([row])} · "
-        f'pixel change {row.change:.1f}</figcaption><div class="spill-images">{pictures}</div></figure>'
+        f'pixel change {row.change:.1f} · {_seeds(row)}</figcaption><div class="spill-images">{pictures}</div></figure>'
     )
+
+
+def _seeds(row: Row) -> str:
+    """Of the images that are shown; every look begins with the same seed, see `evaluation.plan.make_sample`."""
+    last = FIRST_SEED + min(SHOWN, len(row.images)) - 1
+    return f"seed {FIRST_SEED}" if last == FIRST_SEED else f"seeds {FIRST_SEED} to {last}"
 
 
 def changed(rows: Sequence[Row]) -> list[Row]:
@@ -104,7 +110,8 @@ def _figure(row: Row) -> str:
     good = "should fall" if row.role in (ERASED, SYNONYM) else "should stay"
     word, was, now = html.escape(row.word), 100 * row.before.probability, 100 * row.after.probability
     return (
-        f'<figure><figcaption>{TITLES[row.role]}: {word}</figcaption><img src="{png_url(before)}" alt="{word}, before">'
+        f"<figure><figcaption>{TITLES[row.role]}: {word} · seed {FIRST_SEED}</figcaption>"
+        f'<img src="{png_url(before)}" alt="{word}, before">'
         f'<img src="{png_url(after)}" alt="{word}, after"><p>judge: {was:.0f} % → {now:.0f} %; {good}</p>'
         "</figure>"
     )
