@@ -86,7 +86,7 @@ document.addEventListener("keydown", (event) => {
   const button = event.key === "F1" && event.target.closest(".slider-field, .has-term")?.querySelector(".term");
   if (button) { event.preventDefault(); open(button.dataset.place); }
   if (!event.target.matches(".term")) return;
-  const terms = [...groupOf(event.target).querySelectorAll(".term")];
+  const terms = [...(groupOf(event.target)?.querySelectorAll(".term") || [])];
   const next = terms[terms.indexOf(event.target) + ({ ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key])];
   if (!next) return;
   event.preventDefault();
