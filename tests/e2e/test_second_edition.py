@@ -177,6 +177,9 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
     monkeypatch.setattr(beyond, "WORDS", 2)
     monkeypatch.setattr(beyond, "PAIRS", 2)
     monkeypatch.setattr(verdict, "LOST", -2.0)  # so that every word counts as changed
+    cell(page, 0, 1).fill(" ")
+    page.locator("#queue-add").click()
+    expect(page.locator("#queue-notice")).to_contain_text("Say what")
     page.get_by_role("tab", name="Evaluate").click()
     boxes = page.locator("#evaluate-model label")
     for box in boxes.locator("input:checked").all():
@@ -188,6 +191,8 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
     assert "car" not in words and "ship" not in words
     page.locator("#keep-and-erase").click()
     expect(page.locator("#preserve li")).to_have_count(3)
+    expect(page.locator("#queue-notice")).not_to_contain_text("Say what")
+    expect(page.locator(".field-problem, [aria-invalid=true]")).to_have_count(0)
     expect(page.locator("#erase-progress")).to_contain_text("Finished")
     made = studio.entries()[0]
     assert {"ship", *words} == set(made.recipe.preserve)

@@ -364,7 +364,9 @@ class RecipeForm:
 def _dial_text(numbers: dict[str, str]) -> str:
     if not numbers:
         return '<p class="hint">This method has no dial: its settings are in the Expert view.</p>'
-    listed = " · ".join(f"<b>{BY_KEY[key].label}</b> {html.escape(number)}" for key, number in numbers.items())
+    listed = " · ".join(
+        f"<span><b>{BY_KEY[key].label}</b> {html.escape(number)}</span>" for key, number in numbers.items()
+    )
     return f'<p class="hint">{DIAL}</p><p class="hint dialled">{listed}</p>'
 
 
