@@ -112,7 +112,7 @@ COUNTS: dict[str, Callable[..., tuple[float, float]]] = {
     "inspect": lambda path, request, phrases: _images(2, request),
     "residual": lambda path, request: _images(3, request),
     "preview": lambda recipe, request: _images(2, request),
-    "sample": lambda path, plan: (plan.forwards, 0),
+    "sample": lambda path, plan, judge: (plan.forwards, 0),
     "evaluate": lambda plans, judge: (sum(plan.forwards for _, plan in plans), 0),
 }
 # Task -> its arguments -> bytes that it keeps.

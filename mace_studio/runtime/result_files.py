@@ -6,14 +6,18 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL.Image import open as open_image
 
 from mace_studio import text_files
 from mace_studio.analysis import figures
 from mace_studio.evaluation import report_figures, report_files
+from mace_studio.exports.formats import FORMATS
 from mace_studio.paths import slug
+from mace_studio.runtime.library import Entry
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from mace_studio.evaluation.report import Report
     from mace_studio.evaluation.study import Outcome
     from mace_studio.exports.export import Exported
+
+LOOKED_AT = 500  # the newest files of a folder
 
 
 def _digits(settings: dict[str, Any], images: Sequence[Image.Image]) -> str:
@@ -130,6 +136,45 @@ def pack_export(exported: Exported) -> tuple[Path, Path]:
             for file in files:
                 made.write(file, Path(path.name) / file.relative_to(path))
     return archive, path / "README.md"
+
+
+def made_from(entry: Entry, output: Path) -> dict[str, tuple[int, Path]]:
+    """What was made from an erasure: reports, pairs, figures of attention and exports, each with count and folder.
+
+    Args:
+        entry: the erasure; the files are told by its recipe, exports by its name.
+        output: the folder of results.
+    """
+    recipe = json.loads(entry.recipe.to_json())
+
+    def count(folder: str, names: str, recipes: Callable[[Path], list[Any]]) -> tuple[int, Path]:
+        paths = sorted((output / folder).rglob(names), key=lambda path: path.stat().st_mtime)[-LOOKED_AT:]
+        return sum(recipe in recipes(path) for path in paths), output / folder
+
+    exports = [output / "exports" / f"{entry.name}-{kind}{form.suffix}" for kind, form in FORMATS.items()]
+    found = {
+        "Reports": count("reports", report_files.REPORT, lambda path: [_part(text_files.note(path), "recipe")]),
+        "Pairs and sheets": count("pairs", "*.png", _recipes_of_image),
+        "Attention": count(
+            "attention", "*.json", lambda path: [_part(_part(text_files.note(path), "settings"), "recipe")]
+        ),
+        "Exports": (sum(path.exists() for path in exports), output / "exports"),
+    }
+    return {what: (number, folder) for what, (number, folder) in found.items() if number}
+
+
+def _part(data: Any, key: str) -> Any:
+    return data.get(key) if isinstance(data, dict) else None
+
+
+def _recipes_of_image(path: Path) -> list[Any]:
+    """The recipes that a pair or a sheet is of; its pixels are not read."""
+    try:
+        with open_image(path) as image:
+            settings = json.loads(image.info.get("mace_studio", "null"))
+    except (OSError, ValueError, SyntaxError, TypeError):
+        return []
+    return [_part(settings, "recipe"), *(_part(settings, "recipes") or {}).values()]
 
 
 def _contents(folder: Path, files: Sequence[Path]) -> bytes:

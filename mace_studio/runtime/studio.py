@@ -347,14 +347,16 @@ class Studio(JobDesk):
             f"Evaluate {', '.join(names)}", (names, size), "evaluate", list(zip(paths, guided, strict=True)), judge
         )
 
-    def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 10) -> Job:
-        """Let the judge look at a few images before and after; the result is a `Report`, and no score is noted.
+    def sample(
+        self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 10, judge: str | None = None
+    ) -> Job:
+        """Let a judge look at a few images before and after; the result is a `Report`, and no score is noted.
 
-        The arguments beside the erasure, and errors, are those of `vocabulary.sample`.
+        The judge is that of `evaluate`; the other arguments, and errors, are those of `vocabulary.sample`.
         """
         entry = self.entry(erasure)
         plan = self.with_defaults(vocabulary.sample(entry.recipe, self.vocabulary(), words, beyond, pairs))
-        return self._submit(f"Look at {entry.name}", entry.recipe, "sample", entry.path, plan)
+        return self._submit(f"Look at {entry.name}", entry.recipe, "sample", entry.path, plan, judge)
 
     def export(self, erasure: str | Path, request: ExportRequest) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.

@@ -283,11 +283,11 @@ def _noted(path: Path, measured: report.Report) -> report.Report:
     return measured
 
 
-def sample(place: Place, path: Path, plan: Plan, progress: Report = silent) -> report.Report:
+def sample(place: Place, path: Path, plan: Plan, judge: str | None = None, progress: Report = silent) -> report.Report:
     """Look at a few images before and after the erasure at `path`: as `evaluate`, but no scores are noted."""
     model = process_model(place).model
     case = Case(path.stem, erasure_file.load(path), with_defaults(plan))
-    return evaluation.evaluate(model, [case], judges.choose(model, None), progress=progress, cache=place.cache)[0]
+    return evaluation.evaluate(model, [case], judges.choose(model, judge), progress=progress, cache=place.cache)[0]
 
 
 def export(place: Place, path: Path, request: ExportRequest, progress: Report = silent) -> Exported:

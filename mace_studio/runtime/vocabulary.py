@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from mace_studio import neighbours, presets, prompts
 from mace_studio.errors import RecipeError
@@ -75,6 +76,12 @@ def sample(recipe: Recipe, own: Vocabulary | None, words: int, beyond: int, pair
     if not plan.probes:
         raise RecipeError("plan", "The judge knows nothing of this erasure; use Compare to see what changed.")
     return plan
+
+
+def clip_beside(source: str) -> str | None:
+    """The folder of a CLIP model, called `clip`, beside the folder or file of a model; None where there is none."""
+    folder = Path(source).parent / "clip"
+    return str(folder) if Path(source).exists() and (folder / "config.json").is_file() else None
 
 
 @cache

@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mace_studio import text_files
@@ -14,7 +14,9 @@ from mace_studio.errors import FileError, RecipeError
 from mace_studio.phrases import folded
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept
 from mace_studio.settings import CHARACTERS
+from mace_studio.ui.kinds import guess
 
+GUESS = "guess"  # in place of a kind
 COMMAS = ("mapping", "concepts", "phrase")
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
 ARROW = re.compile(r"->|=>|→|\t")
@@ -67,13 +69,14 @@ def appended(rows: list[Row], concepts: Sequence[Concept]) -> list[Row]:
     return [*kept, *rows_from(concepts)]
 
 
-def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
+def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[str], str] = guess) -> list[Concept]:
     """Concepts of lines such as `Van Gogh -> an artist`; a line without an arrow has no mapping yet.
 
     Args:
         text: what was pasted.
-        kind: of all of them.
+        kind: of all of them; `GUESS`: of each what `kind_of` says of its phrase.
         comma: how a line such as `whale, sea` is read, one of `COMMAS`; None where that is not said.
+        kind_of: (phrase) -> its kind.
 
     Raises:
         RecipeError: there is such a line, and `comma` is None; or the text is too long.
@@ -82,16 +85,17 @@ def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
     unclear = first_unclear(text)
     if unclear and comma not in COMMAS:
         raise RecipeError("", f"Say above how “{unclear}” is to be read.")
-    concepts = []
+    concepts: list[Concept] = []
     for line in (line.strip() for line in text.splitlines() if line.strip()):
         phrase, *mapping = ARROW.split(line, maxsplit=1)
         parts = [part.strip() for part in line.split(",") if part.strip()]
         if mapping or len(parts) < 2 or comma == "phrase":
-            concepts.append(Concept(phrase.strip(), "".join(mapping).strip(), kind))
+            found = [(phrase.strip(), "".join(mapping).strip())]
         elif comma == "mapping":
-            concepts.append(Concept(parts[0], ", ".join(parts[1:]), kind))
+            found = [(parts[0], ", ".join(parts[1:]))]
         else:
-            concepts += [Concept(part, "", kind) for part in parts]
+            found = [(part, "") for part in parts]
+        concepts += [Concept(name, target, kind_of(name) if kind == GUESS else kind) for name, target in found]
     return concepts
 
 
@@ -107,20 +111,28 @@ def phrases_of_file(data: bytes) -> list[str]:
     """The phrases of an uploaded list: the first cell of every line; a heading `phrase` or `concept` is passed over.
 
     Raises:
-        RecipeError: it is not text in UTF-8.
+        RecipeError: it is not text in UTF-8, or the first of several columns is not called so.
     """
     text, _ = text_files.table(decoded(data))
     _check_length(text)
-    lines = [_first_cell(line.strip()) for line in text.splitlines()]
-    lines = lines[1:] if lines and HEADINGS.get(lines[0].lower()) == "phrase" else lines
-    return list(dict.fromkeys(line for line in lines if line))
+    rows = [_first_cell(line.strip()) for line in text.splitlines() if line.strip()]
+    if rows and HEADINGS.get(rows[0][0].lower()) == "phrase":
+        rows = rows[1:]
+    elif rows and rows[0][1].strip(",;\t "):
+        raise RecipeError(
+            "",
+            "The first line of this list has several cells and does not name them. Begin the file with a line whose "
+            "first cell is phrase, or write one phrase a line; one with a comma in it stands in double quotes.",
+        )
+    return list(dict.fromkeys(phrase for phrase, _ in rows if phrase))
 
 
-def _first_cell(line: str) -> str:
+def _first_cell(line: str) -> tuple[str, str]:
+    """The first cell of a line, and what follows it."""
     if quoted := QUOTED_CELL.match(line):
-        return quoted[1].replace('""', '"').strip()
-    cell = re.split("[,;\t]", line, maxsplit=1)[0].strip()
-    return cell.removeprefix('"').strip() if cell.count('"') == 1 else cell.strip('"')
+        return quoted[1].replace('""', '"').strip(), line[quoted.end() :]
+    cell, *rest = (part.strip() for part in re.split("[,;\t]", line, maxsplit=1))
+    return cell.removeprefix('"').strip() if cell.count('"') == 1 else cell.strip('"'), "".join(rest)
 
 
 def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) -> str:
@@ -137,11 +149,15 @@ def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) ->
     return f'<p class="hint">{count}, which {verb}.{warning}</p><ol class="preview-list">{listed}</ol>'
 
 
-def from_csv(data: bytes) -> list[Concept]:
+def from_csv(data: bytes, kind_of: Callable[[str], str] = guess) -> list[Concept]:
     """Concepts of a CSV file with the columns phrase, mapping, kind, synonyms.
 
     The first line names the columns, in any order; without it the third cell of each line has to be a kind. Cells are
     parted by commas, semicolons or tabs, and synonyms within a cell by commas, semicolons or bars.
+
+    Args:
+        data: of the file.
+        kind_of: (phrase) -> its kind, where a line says none.
 
     Raises:
         RecipeError: not such a file; the message names the line.
@@ -167,14 +183,14 @@ def from_csv(data: bytes) -> list[Concept]:
             f"Line {lines[0][0]} of the CSV file does not name its columns; begin the file with the line "
             f"{','.join(COLUMNS)} (phrase is needed, the others may be left out).",
         )
-    return [_concept(number, cells, columns) for number, cells in lines]
+    return [_concept(number, cells, columns, kind_of) for number, cells in lines]
 
 
-def _concept(number: int, cells: list[str], columns: list[str | None]) -> Concept:
+def _concept(number: int, cells: list[str], columns: list[str | None], kind_of: Callable[[str], str]) -> Concept:
     if len(cells) > len(columns):
         raise RecipeError("", f"Line {number} of the CSV file has {len(cells)} cells; at most {len(columns)} fit.")
     line = dict(zip(columns, cells, strict=False))
-    kind = line.get("kind", "").lower() or KINDS[0]
+    kind = line.get("kind", "").lower() or kind_of(line.get("phrase", ""))
     if kind not in KINDS:
         raise RecipeError("", f"Line {number} of the CSV file: “{kind}” is not a kind; use one of {', '.join(KINDS)}.")
     synonyms = tuple(s.strip() for s in re.split("[,;|]", line.get("synonyms", "")) if s.strip())

@@ -14,11 +14,13 @@ from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import LARGEST, ImageSettings
 from mace_studio.ui import concept_text
+from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.text import number_text
 from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, STRENGTH, Field, method_fields, value_at
 
 SEEDS_AT_ONCE = 64
 GENERATED_STEPS = "20"  # what every tab begins with
+NOTICES = 3  # about what is in the form: of the buttons that erase, queue and make masks
 NUMBERS = {"decimal": float, "whole": int}
 
 
@@ -65,6 +67,11 @@ def values_from(recipe: Recipe) -> list[Any]:
         if field.same_as and shown[field.key] == shown[field.same_as]:
             shown[field.key] = ""
     return list(shown.values())
+
+
+def filling(recipe: Recipe) -> list[Any]:
+    """What fills the form: its values, and no notice, since what one says is of the values before."""
+    return [*values_from(recipe), *[CLEAR] * NOTICES]
 
 
 def name_from(name: str, concepts: Any, about: Any) -> str:

@@ -105,19 +105,19 @@ MACE = (
         fields=(
             Field(
                 key="lambda1", label="λ1", path="refine.general", kind="decimal", span=WEIGHT,
-                hint="General captions, in Refine",
+                hint="How much everyday scenes must stay, in Refine",
             ),
             Field(
                 key="lambda2", label="λ2", path="fuse.general", kind="decimal", span=WEIGHT,
-                hint="General captions, in Fuse",
+                hint="How much everyday scenes must stay, in Fuse",
             ),
             Field(
                 key="lambda3", label="λ3", path="refine.preserve", kind="decimal", span=WEIGHT,
-                hint="Your keep list, in both",
+                hint="How much your keep list must stay, in both",
             ),
             Field(
                 key="identity", label="Identity weight", path="refine.identity", kind="decimal", span=WEIGHT,
-                hint="The weights themselves, in both",
+                hint="How much everything else must stay, in both",
             ),
         ),
     ),
@@ -244,7 +244,11 @@ STRENGTH: dict[str, dict[str, float]] = {
 
 KINDS: dict[type, str] = {bool: "flag", int: "whole", float: "decimal", str: "text"}
 # What a part of `settings.KeepWeights` weighs; its fields have no metadata.
-KEPT = {"general": "The general captions", "preserve": "Your keep list", "identity": "The weights themselves"}
+KEPT = {
+    "general": "How much everyday scenes must stay",
+    "preserve": "How much your keep list must stay",
+    "identity": "How much everything else must stay",
+}
 READ = {
     "mapping": "what each concept maps to", "preserve": "your keep list", "captions": "the general captions",
     "images": "training images",

@@ -110,6 +110,9 @@ def base_url(studio, fast, tmp_path_factory):
     (presets / "miniature" / "car.json").write_text(fast.to_json())
     other = replace(fast, concepts=(Concept("frog", "grass"),), about="Another <b>preset</b>.", seed=3)
     (presets / "other.json").write_text(other.to_json())
+    (presets / "paper").mkdir()
+    paper = replace(fast, concepts=(Concept("owl", "sky"),), about="A preset for another model.", seed=5)
+    (presets / "paper" / "owl.json").write_text(paper.to_json())
     real, presets_module.PRESETS = presets_module.PRESETS, presets
     demo = page_module.build(studio)
     presets_module.PRESETS = real

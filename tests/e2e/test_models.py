@@ -11,7 +11,7 @@ from safetensors import safe_open
 from mace_studio.recipe import Concept
 from mace_studio.runtime import library
 from mace_studio.ui.tabs import compare
-from tests.steps import choose, field
+from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -89,6 +89,9 @@ def test_prompts_that_nobody_typed_are_those_of_the_model_that_is_compared(tab, 
     assert field(tab, "prompts").input_value().startswith("a photo of the car")
     tab.locator("#generate").click()
     expect(tab.get_by_role("img", name="Before erasing: a photo of the frog")).to_be_visible()
+    choose_model(tab, "#erased-model", "erased car")
+    said = f"These images are of {other}; generate again to see {erased}."
+    expect(tab.locator("#shown-model")).to_have_text(said)
 
 
 def test_a_file_that_is_no_erasure_is_named_below_the_list(tab, studio):
@@ -117,6 +120,7 @@ def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
     expect(tab.locator("#details h2")).to_have_text("brought")
     expect(tab.locator("#models-notice")).not_to_contain_text("already")
     assert studio.entry("brought").path.read_bytes() == data
+    library.write_recipe(studio.entry("brought"))  # as the Erase tab does at the end of a run
 
     tab.locator("#rename").click()
     field(tab, "new-name").fill("../brought")
@@ -128,6 +132,8 @@ def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
     expect(tab.locator("#details h2")).to_have_text("Mine (1)")
     expect(tab.locator("#rename-panel")).to_be_hidden()
     assert studio.entry("Mine (1)").path.read_bytes() == data
+    recipes = {path.name for path in (studio.output / "recipes").iterdir()}
+    assert "Mine (1).json" in recipes and "brought.json" not in recipes
 
     tab.locator("#delete").click()
     tab.locator("#keep").click()
@@ -198,10 +204,15 @@ def test_an_export_is_downloaded(tab, studio, erased):
     with zipfile.ZipFile(download.value.path()) as archive:
         assert f"{erased}-diffusers/model_index.json" in archive.namelist() and archive.testzip() is None
     assert not [entry for entry in studio.entries() if "diffusers" in entry.name]
+    tab.locator("#models").get_by_label(erased, exact=True).uncheck()
+    press(tab, erased)
+    expect(tab.locator("#details .pairs")).to_contain_text(f"Exports2 in {studio.output / 'exports'}")
 
 
 def test_another_base_model_and_back(tab, studio, erased, tmp_path):
-    fits = tab.locator("#models tr", has=tab.get_by_label(erased, exact=True)).locator(".model-note")
+    row = tab.locator("#models tr", has=tab.get_by_label(erased, exact=True))
+    expect(row.locator("small").first).to_have_text("MACE")
+    fits = row.locator(".model-note")
     expect(fits).to_have_text("")
     field(tab, "base-source").fill(str(tmp_path / "nowhere"))
     field(tab, "base-source").press("Enter")

@@ -13,6 +13,7 @@ from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
 from mace_studio.runtime import tasks
 from mace_studio.settings import KeepWeights
+from mace_studio.ui.cards import outcome
 from tests.steps import choose_model, choose_preset, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -50,6 +51,11 @@ def open_compare(page, name):
 
 
 def test_preset_to_erase_to_compare(page, fast, tmp_path):
+    groups = page.locator("#preset optgroup").evaluate_all("found => found.map((one) => one.label)")
+    paper = "Stable Diffusion 1.4 · objects (not for the loaded model: needs Stable Diffusion 1.4)"
+    assert groups[0] == "Built-in model · objects" and groups[-1] == paper
+    choose_preset(page, "owl")
+    expect(page.locator("#preset-about")).to_contain_text("This preset needs Stable Diffusion 1.4.")
     choose_preset(page, "frog")
     about = page.locator("#preset-about")
     expect(about).to_contain_text("Another <b>preset</b>.")
@@ -115,7 +121,7 @@ def test_a_name_that_the_user_typed_stays(page, saved_recipe):
     assert (saved.name, saved.about) == ("mine", "")  # what the preset says of itself is about the car
 
 
-def test_an_erasure_ends_in_images_and_a_verdict(page, fast, open_recipe):
+def test_an_erasure_ends_in_images_and_a_verdict(page, studio, fast, open_recipe, monkeypatch):
     open_recipe(page, replace(fast, seed=41))
     page.locator("#erase").click()
     verdict = page.locator("#outcome .verdict")
@@ -127,10 +133,17 @@ def test_an_erasure_ends_in_images_and_a_verdict(page, fast, open_recipe):
         timeout=90_000,
     )
     captions = page.locator("#outcome figcaption")
-    expect(captions.nth(0)).to_have_text("Erased: car")
-    expect(captions.nth(1)).to_have_text("Synonym: automobile")
-    expect(captions.nth(2)).to_have_text("Kept: ship")
+    expect(captions.nth(0)).to_have_text("Erased: car · seed 10000")
+    expect(captions.nth(1)).to_have_text("Synonym: automobile · seed 10000")
+    expect(captions.nth(2)).to_have_text("Kept: ship · seed 10000")
     expect(page.locator("#outcome figure p").first).to_have_text(re.compile(r"judge: \d+ % → \d+ %; should fall"))
+    monkeypatch.setattr(outcome, "STEPS", 1)
+    monkeypatch.setattr(studio, "vocabulary", lambda: None)  # as of any model but the built-in one
+    page.locator("#show-outcome").click()
+    changes = (
+        r"car: changed by \d+ of 255 · synonym automobile: changed by \d+ of 255 · kept ship: changed by \d+ of 255"
+    )
+    expect(verdict).to_have_text(re.compile(changes))
     page.locator("#to-attention").click()
     expect(page.locator("#attention-model input")).to_have_value(re.compile("^car · "))
 
@@ -292,16 +305,35 @@ def test_a_phrase_that_is_too_long_is_named_while_it_is_typed(page):
     expect(page.locator("#concepts .field-problem")).to_contain_text("is too long")
 
 
-def test_a_preset_clears_the_errors_of_what_it_replaces(page):
-    cell(page, 0, 1).fill(" ")
-    page.locator("#erase").click()
-    expect(page.locator("#concepts .field-problem")).to_be_visible()
+def test_whatever_fills_the_form_clears_the_errors_of_what_it_replaces(page, fast, erased, open_recipe):
+    def wrong():
+        expect(cell(page, 0, 1)).not_to_have_value("")
+        cell(page, 0, 1).fill(" ")
+        for button, notice in (("#erase", "#erase-notice"), ("#queue-add", "#queue-notice")):
+            page.locator(button).click()
+            expect(page.locator(notice)).to_contain_text("Say what")
+        expect(page.locator("#concepts .field-problem")).to_be_visible()
+
+    def right(phrase):
+        expect(cell(page, 0, 0)).to_have_value(phrase)
+        expect(page.locator(".field-problem, [aria-invalid=true]")).to_have_count(0)
+        expect(page.locator("#erase-notice, #queue-notice").get_by_text("Say what")).to_have_count(0)
+
+    wrong()
     choose_preset(page, "frog")
     page.get_by_role("button", name="Use this preset").click()
-    expect(cell(page, 0, 0)).to_have_value("frog")
-    expect(page.locator(".field-problem")).to_have_count(0)
-    expect(page.locator("[aria-invalid=true]")).to_have_count(0)
-    expect(page.locator("#erase-notice")).not_to_contain_text("Say what")
+    right("frog")
+    wrong()
+    open_recipe(page, replace(fast, concepts=(Concept("owl", "forest"),)))
+    right("owl")
+    wrong()
+    page.get_by_role("tab", name="Models").click()
+    page.locator("#models").get_by_label(erased, exact=True).check()
+    page.locator("#model-recipe").click()
+    right("car")
+    wrong()
+    page.locator("#new-recipe").click()
+    right("")
 
 
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
@@ -491,6 +523,8 @@ def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe
     expect(page.locator("#preserve li")).to_have_count(100)
     box = page.get_by_role("button", name="Remove dog", exact=True).bounding_box()
     assert box["width"] >= 24 and box["height"] >= 24
+    upload(page, "#import-keep", "other.csv", b"foo,bar\n1,2\n")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("does not name them")
     upload(page, "#import-keep", "keep.csv", b"phrase,note\nlion,x\ndog,y\n")
     expect(page.locator("#preserve li")).to_have_count(101)
     kept = saved_recipe(page).preserve
@@ -503,6 +537,9 @@ def test_words_that_the_model_has_not_learned_are_named(page):
     warning = page.locator(".concept-warning")
     expect(warning).to_contain_text("“Mickey Mouse” and “a xylophone”: the loaded model has not learned these")
     expect(cell(page, 0, 2)).to_have_value("celebrity")  # two capitalised words
+    cell(page, 0, 0).fill("Monet style")
+    expect(cell(page, 0, 2)).to_have_value("style")
+    cell(page, 0, 0).fill("Mickey Mouse")
     expect(page.locator("#estimate")).to_contain_text("The model has not learned “Mickey Mouse”, “a xylophone”")
     page.locator("#erase").click()
     expect(page.locator("#summary .warnings")).to_contain_text("The model has not learned “Mickey Mouse”")
@@ -536,8 +573,10 @@ def test_the_theme_outlives_a_reload(page, guard):
     assert not page.evaluate(dark)
     page.get_by_role("button", name="Switch between light and dark").click()
     assert page.evaluate(dark)
+    begun = time.monotonic()
     page.reload()
     page.locator("#header .is-ready").wait_for()
+    assert time.monotonic() - begun < 8
     assert page.evaluate(dark)
 
 
@@ -545,16 +584,32 @@ def test_the_theme_outlives_a_reload(page, guard):
 def test_the_simple_view_is_three_cards_and_one_dial(page, guard):
     guard.allow_unloading()
     expect(page.locator("#settings-card")).to_be_hidden()
-    expect(page.locator("#masks-card")).to_be_hidden()
+    expect(page.locator("#masks-card, #queue-card").filter(visible=True)).to_have_count(0)
     dial = page.get_by_role("slider", name="Strength")
     dial.focus()
     page.keyboard.press("ArrowRight")
     expect(dial).to_have_attribute("aria-valuetext", "more thorough")
-    expect(page.locator("#strength-text")).to_contain_text("λ3 0.32 · Identity weight 0.032")
+    expect(page.locator("#strength-text")).to_contain_text("λ3 0.32 · Identity weight 0.032 · Learning rate 0.0014")
+    expect(page.locator("#strength-text")).to_contain_text("Smaller weights and longer steps erase more")
+    expect(page.get_by_role("button", name="What is λ1?")).to_be_visible()  # a moment after the word
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="What is λ1?")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("button", name="What is λ2?")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".glossary .is-sought dt")).to_have_text("λ₂")
+    page.keyboard.press("Escape")
+    expect(page.locator("#strength-title .term")).to_have_attribute("aria-label", "What is Strength?")
     page.get_by_role("button", name="Expert").click()
     expect(page.locator("#settings-card")).to_be_visible()
     expect(page.get_by_label("λ3", exact=True)).to_have_value("0.32")
     page.get_by_role("button", name="Simple").click()
+    page.locator("#paste-list").click()
+    field(page, "pasted").fill("Ada Finch -> a person\nstyle of Monet -> art\nguitar -> room")
+    guessed = ["Ada Finch → a person · celebrity", "style of Monet → art · style", "guitar → room · object"]
+    expect(page.locator("#paste-preview li")).to_have_text(guessed)
+    page.locator("#add-pasted").click()
+    expect(cell(page, 1, 2)).to_have_value("celebrity")
     choose_preset(page, "frog")
     page.get_by_role("button", name="Use this preset").click()
     expect(dial).to_have_attribute("aria-valuetext", "as the recipe has it")
@@ -565,7 +620,9 @@ def test_the_simple_view_is_three_cards_and_one_dial(page, guard):
 
 
 @NEWCOMER
-def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(page):
+def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(page, studio, monkeypatch):
+    real = studio.compare  # nobody looks at the images
+    monkeypatch.setattr(studio, "compare", lambda name, asked, beside: real(name, replace(asked, steps=2), beside))
     actions = [
         lambda: page.locator("#paste-list").click(),
         lambda: field(page, "pasted").fill("guitar -> room\npizza -> grass\npenguin -> snow"),
@@ -580,14 +637,19 @@ def test_a_newcomer_compares_three_own_concepts_in_under_twelve_actions(page):
     for act in before:
         act()
     expect(page.locator("#erased-model input")).to_have_value(re.compile("^guitar, pizza, penguin · "))
+    asked = [f"a photo of the {word}" for word in ("guitar", "pizza", "penguin", "ship")]
+    expect(field(page, "prompts")).to_have_value("\n".join(asked))
     generate()
-    expect(page.locator("#pairs img").first).to_be_visible()
     expect(page.get_by_role("img", name="Before erasing: a photo of the guitar")).to_be_visible()
+    for prompt in asked[:3]:
+        pair = page.get_by_role("button", name=f"{prompt}, seed 0, before and after")
+        expect(pair.locator("img")).to_be_visible(timeout=90_000)
 
 
 def test_a_slider_and_its_number_go_together(page):
     slider = page.get_by_role("slider", name="λ1 slider")
     number = page.get_by_label("λ1", exact=True)
+    assert slider.bounding_box()["height"] >= 24
     number.fill("1e-4")
     slider.focus()
     page.keyboard.press("ArrowRight")

@@ -16,7 +16,7 @@ from mace_studio.exports.formats import ExportRequest
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.progress import Progress
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
-from mace_studio.runtime import job_log, library, result_files, tasks
+from mace_studio.runtime import job_log, library, result_files, tasks, vocabulary
 from mace_studio.runtime.estimate import Estimate
 from mace_studio.runtime.job_desk import EACH
 from mace_studio.runtime.jobs import CANCELLED
@@ -195,6 +195,20 @@ def test_the_built_in_model_is_small():
 
 
 SHIP = replace(QUICK, concepts=(Concept("ship", "ground"),), preserve=())
+
+
+def test_a_clip_beside_a_model_looks_at_an_erasure(tmp_path, clip_folder):
+    (tmp_path / "any").symlink_to(BUILT_IN)
+    with_clip = Studio(str(tmp_path / "any"), output=tmp_path / "output")
+    assert vocabulary.clip_beside(with_clip.source) is None and with_clip.vocabulary() is None
+    (tmp_path / "clip").symlink_to(clip_folder)
+    made = with_clip.erase(QUICK).wait()
+    seen = with_clip.sample(
+        made.name, words=1, beyond=2, pairs=3, judge=vocabulary.clip_beside(with_clip.source)
+    ).wait()
+    assert seen.judge == "zero-shot CLIP, clip"
+    assert (seen.rows[0].role, seen.rows[0].word) == ("erased", "cat")
+    assert 0 < seen.rows[0].before.probability < 1
 
 
 def test_composing_entries(studio, entry):

@@ -81,7 +81,7 @@ def test_every_task_works_through_pickles(place, entry, quick_plan, tmp_path):
         "residual": (entry.path, REQUEST),
         "preview": (QUICK, REQUEST),
         "evaluate": ([(entry.path, quick_plan)], None),
-        "sample": (entry.path, quick_plan),
+        "sample": (entry.path, quick_plan, None),
         "export": (entry.path, ExportRequest("unet", tmp_path / "cat.safetensors")),
     }
     assert set(asked) == set(tasks.TASKS)  # what is missing here has not been shown to cross the border

@@ -16,7 +16,7 @@ from mace_studio.methods import METHODS
 from mace_studio.methods.mace import FUSIONS, MASKS, MaceSettings
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept, Recipe
 from mace_studio.settings import TUNE, ImageSettings, KeepWeights, LoraSettings
-from mace_studio.ui import concept_text, form, notices
+from mace_studio.ui import concept_text, form, kinds, notices
 from mace_studio.ui.cards.recipe_form import _dial_text, preset_change
 from mace_studio.ui.components import charts, text
 from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, generated, method_fields, told
@@ -303,6 +303,23 @@ def test_pasted_lines():
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
 
 
+def test_a_kind_that_nobody_says_is_guessed():
+    known = {"ada finch": "celebrity", "claude monet": "style", "sky": ""}
+    guessed = {
+        "Ada Finch": "celebrity", "Claude Monet": "style", "Mickey Mouse": "celebrity", "Élodie Żak": "celebrity",
+        "style of Monet": "style", "A painting by Monet": "style", "Monet style": "style", "Monet-style": "style",
+        "cat": "object", "sky": "object", "Big cat": "object", "stylesheet": "object",
+    }  # fmt: skip
+    assert {phrase: kinds.guess(f" {phrase} ", known) for phrase in guessed} == guessed
+    text = "Ada Finch -> a person\nstyle of Monet, cat"
+    found = concept_text.pasted(text, concept_text.GUESS, "concepts")
+    assert [(c.phrase, c.kind) for c in found] == [
+        ("Ada Finch", "celebrity"), ("style of Monet", "style"), ("cat", "object"),
+    ]  # fmt: skip
+    file = concept_text.from_csv(b"phrase,kind\nMickey Mouse,\nAda Finch,object\nMonet style\n")
+    assert [c.kind for c in file] == ["celebrity", "object", "style"]
+
+
 @pytest.mark.parametrize(
     ("comma", "found"),
     [
@@ -334,6 +351,11 @@ def test_phrases_of_a_file():
     assert concept_text.phrases_of_file(b"Frida Kahlo\nMonet; x\n") == ["Frida Kahlo", "Monet"]
     quoted = b'sep=;\n"phrase";n\n"Gogh, Vincent van";1\n"the ""Boss""";2\n "a";3\n"loose\n5" pipe, x\n'
     assert concept_text.phrases_of_file(quoted) == ["Gogh, Vincent van", 'the "Boss"', "a", "loose", '5" pipe']
+    assert concept_text.phrases_of_file(b"phrase\ndog, x\n") == ["dog"]
+    for data in (b"foo,bar\n1,2\n", b"dog;1\nlion;2\n", b'"a, b",c\n'):
+        with pytest.raises(RecipeError, match="does not name them"):
+            concept_text.phrases_of_file(data)
+    assert concept_text.phrases_of_file(b'"a, b",\nc') == ["a, b", "c"]
     assert len(concept_text.phrases_of_file(b'"' + b'""' * 300_000 + b"x")) == 1  # in no time
 
 
@@ -428,6 +450,7 @@ def test_the_losses_are_smoothed_and_keep_their_colours_when_all_is_done():
     assert charts.smoothed(values) == [10.0, *(9.5 - i for i in range(9))]
     assert charts.smoothed([3.0, 1.0]) == [3.0, 1.0]
     chart = charts.loss_curves({"cat": values}, 10, [], False)
+    assert charts.LOSS_MEANING in chart and charts.TRAINING_MEANING in charts.loss_curves({"cat": values}, 10, [], None)
     assert "10 → 1.5" in chart and "var(--line-1)" in chart and "var(--line-done)" not in chart
     assert "lower is more" in chart
 

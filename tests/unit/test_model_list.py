@@ -1,13 +1,18 @@
 """What the lists of erased models say."""
 
+import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
 from mace_studio.recipe import Concept, Recipe
+from mace_studio.runtime import result_files
 from mace_studio.runtime.estimate import Status
 from mace_studio.runtime.library import Entry
-from mace_studio.ui.components.model_list import OTHER_BASE, OTHER_PARTS, choices, rows, value
+from mace_studio.ui.components.model_list import OTHER_BASE, OTHER_PARTS, choices, details, rows, value
 
 THREE = Recipe(concepts=tuple(Concept(phrase, "sky") for phrase in ("guitar", "pizza", "penguin")))
 
@@ -43,6 +48,39 @@ def test_an_erasure_of_the_same_unet_beside_another_vae_says_so():
     assert notes == ["", OTHER_PARTS, OTHER_BASE]
     older = replace(one, unet="")
     assert rows([older], replace(status, fingerprint="g", unet=""))[0]["note"] == OTHER_BASE
+
+
+def test_what_was_made_from_an_erasure_is_counted_by_its_recipe(tmp_path):
+    recipe, other = json.loads(THREE.to_json()), json.loads(replace(THREE, seed=9).to_json())
+    for place, data in {
+        "reports/job/report.json": {"recipe": recipe},
+        "reports/jobs/a/report.json": {"recipe": recipe},
+        "reports/other/report.json": {"recipe": other},
+        "reports/a.json": {"recipe": recipe},  # its scores
+        "attention/one.json": {"settings": {"recipe": recipe}},
+        "attention/plain.json": {"settings": {}},
+        "attention/odd.json": [],
+    }.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(json.dumps(data))
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "bad.png").write_text("dear")
+    for name, settings in {"pair": {"recipe": recipe}, "sheet": {"recipes": {"a": other, "b": recipe}}}.items():
+        about = PngInfo()
+        about.add_itxt("mace_studio", json.dumps(settings))
+        Image.new("RGB", (2, 2)).save(tmp_path / "pairs" / f"{name}.png", pnginfo=about)
+    (tmp_path / "exports" / "a-diffusers").mkdir(parents=True)
+    (tmp_path / "exports" / "a-b-diffusers").mkdir()
+    made = result_files.made_from(entry("a", datetime(2020, 3, 1)), tmp_path)
+    assert {what: (count, folder.name) for what, (count, folder) in made.items()} == {
+        "Reports": (2, "reports"), "Pairs and sheets": (2, "pairs"), "Attention": (1, "attention"),
+        "Exports": (1, "exports"),
+    }  # fmt: skip
+    status = Status(name="m", state="ready")
+    shown = details(entry("a", datetime(2020, 3, 1)), status, local=True, made=made)
+    assert f"<dt>Reports</dt><dd>2 in {tmp_path / 'reports'}</dd>" in shown
+    assert rows([entry("a", datetime(2020, 3, 1))], status)[0]["method"] == "MACE"
+    assert result_files.made_from(entry("a", datetime(2020, 3, 1)), tmp_path / "nowhere") == {}
 
 
 def test_files_that_are_not_listed_are_named_the_first_five_of_many():

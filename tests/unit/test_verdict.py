@@ -1,6 +1,7 @@
 """What the page says of few images, of a grid of several models, and in its glossary."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from unicodedata import normalize
 
@@ -44,15 +45,23 @@ def test_the_verdict_counts_and_names_what_changed_beyond_the_list():
     assert [one.word for one in verdict.changed(ROWS)] == ["tiger", "lion"]  # the cow lost less than a quarter
     assert "1 looked at, none changed" in verdict.verdict([row(NEIGHBOUR, "cow", 1.0, 0.8)])
     assert verdict.verdict([]) == verdict.NOTHING
+    assert re.sub("<[^>]*>", "", verdict.probabilities(ROWS)) == (
+        "The judge sees cat 0 % (100 % before) · synonyms 50 % (100 % before) · kept 75 % (75 % before) · "
+        "not on your list: tiger, lion changed"
+    )
 
 
 def test_the_images_are_of_one_word_of_each_role_and_of_what_changed_most():
     shown = verdict.figures(ROWS)
     assert re.findall(r"<figcaption>(.*?)</figcaption>", shown) == [
-        "Erased: cat", "Synonym: kitty", "Kept: dog", "Not on your list: tiger",
+        "Erased: cat · seed 10000", "Synonym: kitty · seed 10000", "Kept: dog · seed 10000",
+        "Not on your list: tiger · seed 10000",
     ]  # fmt: skip
     assert "judge: 100 % → 0 %; should fall" in shown and "judge: 100 % → 100 %; should stay" in shown
     ranked = verdict.ranks([one for one in ROWS if one.role == NEIGHBOUR])
+    assert ranked.count("· seed 10000</figcaption>") == 3
+    several = replace(row(NEIGHBOUR, "cow", 1.0, 0.8), images=((IMAGE, IMAGE),) * 9)
+    assert "· seeds 10000 to 10003</figcaption>" in verdict.ranks([several])
     assert re.findall(r"<b>(.*?)</b> (changed|as before)", ranked) == [
         ("tiger", "changed"), ("lion", "changed"), ("cow", "as before"),
     ]  # fmt: skip

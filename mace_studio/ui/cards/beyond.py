@@ -53,7 +53,7 @@ class BeyondCard:
         """Connect the buttons; `names` are the chosen erased models, of which the first counts."""
         shows = Shows(begun=self._begun, live=self._found)
         self.job.wire([self.on_look], [names], [self.ranks, self.keep], shows)
-        filled = [*self.shared.controls, self.shared.tabs]
+        filled = [*self.shared.filled, self.shared.tabs]
         self.keep.click(self.on_keep, self.job_id, filled, **QUIET).then(None, js=ERASE)
 
     def on_look(self, names: list[str]) -> Job:
@@ -67,10 +67,10 @@ class BeyondCard:
         """Put the recipe into the form, with the neighbours that changed on its preserve list."""
         job = self.studio.job(job_id)
         if job is None:
-            return [gr.skip()] * (len(self.shared.controls) + 1)
+            return [gr.skip()] * (len(self.shared.filled) + 1)
         recipe: Recipe = job.request
         kept = (*recipe.preserve, *(row.word for row in verdict.changed(_rows(job))))
-        return [*form.values_from(replace(recipe, preserve=kept)), gr.Tabs(selected="erase")]
+        return [*form.filling(replace(recipe, preserve=kept)), gr.Tabs(selected="erase")]
 
     def _begun(self, job: Job) -> Update:
         return {self.ranks: "", self.keep: gr.Button(visible=False)}

@@ -11,6 +11,7 @@ import gradio as gr
 from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.runtime import vocabulary
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 STEPS = 15
 WORDS, BEYOND = 2, 4  # of each role, and of neighbours that are not kept: two or three seconds on the built-in model
+# The same for a model that is not the built-in one: as many images as without a judge, or a few more.
+FEW_WORDS, FEW_BEYOND, PAIRS = 1, 2, 5
 ROLES = {"erased": "Erased", "synonym": "Synonym", "kept": "Kept"}
 # Pressed when an erasure has just ended and the panel with its result is there.
 PRESS = "() => { const button = document.querySelector('#show-outcome'); if (button?.offsetParent) button.click(); }"
@@ -46,11 +49,16 @@ class OutcomeCard:
         self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, live=self._found))
 
     def on_show(self, newest: str) -> Job:
-        """Let the judge look at the erasure that was made last; without a judge, generate one prompt of each role."""
+        """Let a judge look at the erasure that was made last; without one, generate one prompt of each role.
+
+        The built-in model brings a judge of what it has learned, and beside another model may stand a CLIP.
+        """
         recipe = self.studio.entry(newest).recipe
         own = self.studio.vocabulary()
         if own and not own.unknown(concept.phrase for concept in recipe.concepts):
             return self.studio.sample(newest, words=WORDS, beyond=BEYOND)
+        if own is None and (judge := vocabulary.clip_beside(self.studio.source)):
+            return self.studio.sample(newest, words=FEW_WORDS, beyond=FEW_BEYOND, pairs=PAIRS, judge=judge)
         images = getattr(recipe.settings, "images", ImageSettings())
         usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
         request = ImageRequest(
@@ -67,9 +75,10 @@ class OutcomeCard:
         if not found:
             return {}
         if not isinstance(found[0], tuple):
-            return {self.images: _figures(found)}
+            return {self.images: (_changes(found) if job.over else "") + _figures(found)}
         rows = [row for _, row in found]
-        return {self.images: (verdict.verdict(rows) if job.over else "") + verdict.figures(rows)}
+        said = verdict.verdict if self.studio.vocabulary() else verdict.probabilities
+        return {self.images: (said(rows) if job.over else "") + verdict.figures(rows)}
 
 
 def _prompts(recipe: Recipe) -> dict[str, str]:
@@ -78,12 +87,33 @@ def _prompts(recipe: Recipe) -> dict[str, str]:
     return {role: first[role] for role in ROLES if role in first}
 
 
+def _changes(pairs: list[Pair]) -> str:
+    """One line for a model without a judge: how far the images of each role moved."""
+    recipe = _recipe(pairs)
+    names = {"erased": "", "synonym": "synonym ", "kept": "kept "}
+    phrases = {"erased": recipe.concepts[0].phrase, "synonym": "", "kept": ""}
+    phrases["synonym"] = next((word for concept in recipe.concepts for word in concept.synonyms), "")
+    phrases["kept"] = next(iter(recipe.kept), "")
+    changes = {pair.prompt: pair.change for pair in pairs}
+    parts = [
+        f"{names[role]}<b>{html.escape(phrases[role])}</b>: changed by {changes[prompt]:.0f} of 255"
+        for role, prompt in _prompts(recipe).items()
+        if prompt in changes
+    ]
+    return f'<p class="verdict" role="status">{" · ".join(parts)}</p>'
+
+
+def _recipe(pairs: list[Pair]) -> Recipe:
+    return Recipe.from_json(json.dumps(pairs[0].settings["recipe"]))
+
+
 def _figures(pairs: list[Pair]) -> str:
-    recipe = Recipe.from_json(json.dumps(pairs[0].settings["recipe"]))
+    recipe = _recipe(pairs)
     roles = {prompt: role for role, prompt in _prompts(recipe).items()}
     kept = [prompt for prompt, role in roles.items() if role == "kept"]
     figures = "".join(
-        f"<figure><figcaption>{ROLES[roles.get(pair.prompt, 'erased')]}: {html.escape(pair.prompt)}</figcaption>"
+        f"<figure><figcaption>{ROLES[roles.get(pair.prompt, 'erased')]}: {html.escape(pair.prompt)} · "
+        f"seed {pair.seed}</figcaption>"
         f'<img src="{png_url(pair.before)}" alt="before"><img src="{png_url(pair.after)}" alt="after">'
         f"<p>changed by {pair.change:.0f} of 255; should be {'small' if pair.prompt in kept else 'large'}</p></figure>"
         for pair in pairs

@@ -38,7 +38,7 @@ class QueueCard:
 
     def __init__(self, studio: Studio, wait: gr.HTML) -> None:
         self.studio, self.wait = studio, wait
-        with gr.Column(elem_classes="card", elem_id="queue-card"):
+        with gr.Column(elem_classes="card expert", elem_id="queue-card"):
             heading("queue-title", "", "Queue", SHARED if studio.fixed else ABOUT)
             with gr.Row(elem_classes="button-row", elem_id="queue-buttons"):
                 self.add = gr.Button("Add to the queue", size="sm", elem_id="queue-add")

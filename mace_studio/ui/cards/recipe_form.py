@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,10 @@ from mace_studio.paths import BUILT_IN
 from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Concept, Recipe
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import concept_text, form
+from mace_studio.ui import concept_text, form, kinds
 from mace_studio.ui.cards.suggested import Suggested
 from mace_studio.ui.components.concept_table import concept_table, vocabulary_text
 from mace_studio.ui.components.mode_switch import mode_switch
-from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.phrase_list import phrase_list
 from mace_studio.ui.components.preset_select import groups_of, missing_model, preset_select
 from mace_studio.ui.components.slider_field import slider_field
@@ -39,6 +39,10 @@ COMMA_CHOICES = {
     "Several concepts": "concepts",
     "One phrase with a comma in it": "phrase",
 }
+DIAL = (
+    "It sets how much must stay as it is, by four weights, and how far each training step goes. Smaller weights and "
+    "longer steps erase more, and change more of the rest."
+)
 PRESET_HINT = '<p class="about">A preset fills the whole form. Choose one to read what it changes.</p>'
 
 
@@ -51,6 +55,7 @@ class RecipeForm:
 
     Attributes:
         controls: one component for each of `form_fields.FIELDS`, in that order, once all cards are built.
+        filled: these and the notices about the form, as `form.filling` fills them; there once `wire` was called.
     """
 
     def __init__(self, start: Recipe, studio: Studio) -> None:
@@ -109,8 +114,9 @@ class RecipeForm:
                 **enabled("pasted"),
             )  # fmt: skip
             self.kind = gr.Dropdown(
-                list(KINDS), value=KINDS[0], label="Kind of these concepts", **enabled("paste-kind")
-            )
+                [("Guess", concept_text.GUESS), *((kind, kind) for kind in KINDS)], value=concept_text.GUESS,
+                label="Kind of these concepts", **enabled("paste-kind"),
+            )  # fmt: skip
             self.comma = gr.Radio(
                 list(COMMA_CHOICES.items()), value=None, label="A comma", visible=False, **enabled("paste-comma")
             )
@@ -217,12 +223,12 @@ class RecipeForm:
         shown = [self._built["concepts"], self._built["preserve"], self.preset]
         return Listener(self.on_model_loaded, None, shown)
 
-    def wire(self, edited: Listener, problem: gr.HTML, *others: Any) -> Any:
+    def wire(self, edited: Listener, notices: Sequence[gr.HTML], *others: Any) -> Any:
         """Connect what fills the form, for when all cards are built.
 
         Args:
             edited: called at changes here and of `others`.
-            problem: the notice about the form, which is cleared when a recipe fills it.
+            notices: those about the form, which are cleared when a recipe fills it.
             others: more components.
 
         Returns:
@@ -244,10 +250,10 @@ class RecipeForm:
         inputs, outputs = [self.strength, *self.controls], [self.strength_text, *dialled]
         self.strength.turned(self.on_strength, inputs, outputs, **turned)
         self._built["about"].change(self.on_filled, self.controls, [self.strength, self.strength_text], **turned)
-        filled = [*self.controls, problem]
-        self.new.click(self.on_new, None, filled, **QUIET)
-        self.use_preset.click(self.on_use_preset, self.preset, filled, **QUIET)
-        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, filled, **QUIET)
+        self.filled = [*self.controls, *notices]
+        self.new.click(self.on_new, None, self.filled, **QUIET)
+        self.use_preset.click(self.on_use_preset, self.preset, self.filled, **QUIET)
+        self.open_recipe.upload(self.on_open_recipe, self.open_recipe, self.filled, **QUIET)
         self.save_recipe.click(self.on_save_recipe, [self.saves, *self.controls], [self.saver, self.saves], **QUIET)
         return event
 
@@ -267,17 +273,21 @@ class RecipeForm:
         return self.studio.source == str(BUILT_IN)
 
     def _vocabulary(self) -> str:
-        known = self.studio.vocabulary()
-        return (
-            vocabulary_text({**known_kinds(), **known.kinds}, known.words)
-            if known
-            else (vocabulary_text(known_kinds(), None))
-        )
+        own = self.studio.vocabulary()
+        return vocabulary_text(self._known_kinds(), own.words if own else None)
+
+    def _known_kinds(self) -> dict[str, str]:
+        own = self.studio.vocabulary()
+        return {**known_kinds(), **(own.kinds if own else {})}
+
+    def _kind_of(self, phrase: str) -> str:
+        """What a phrase without a kind is, as the table of concepts guesses it."""
+        return kinds.guess(phrase, {name.lower(): kind for name, kind in self._known_kinds().items()})
 
     @readable
     def on_csv(self, data: bytes) -> tuple[Any, str, list[Concept]]:
         """Show the concepts of a CSV file, to be added."""
-        return gr.Column(visible=True), "", concept_text.from_csv(data)
+        return gr.Column(visible=True), "", concept_text.from_csv(data, self._kind_of)
 
     @readable
     def on_pasted(
@@ -289,7 +299,7 @@ class RecipeForm:
         if not text.strip() and not from_file:
             return "", question
         try:
-            concepts = [*from_file, *concept_text.pasted(text, kind, comma)]
+            concepts = [*from_file, *concept_text.pasted(text, kind, comma, self._kind_of)]
         except RecipeError as error:
             return estimate_missing(str(error)), question
         return concept_text.preview(rows, concepts, replaces), question
@@ -299,7 +309,7 @@ class RecipeForm:
         self, text: str, kind: str, comma: str | None, replaces: bool, from_file: list[Concept], rows: list[Row]
     ) -> tuple[Any, ...]:
         """Put the concepts into the table."""
-        concepts = [*from_file, *concept_text.pasted(text, kind, comma)]
+        concepts = [*from_file, *concept_text.pasted(text, kind, comma, self._kind_of)]
         return concept_text.appended([] if replaces else rows, concepts), *self.on_close_paste()
 
     @readable
@@ -316,7 +326,7 @@ class RecipeForm:
     def on_new(self) -> list[Any]:
         """Empty the form, but for the settings that it began with."""
         fresh = replace(self._begun_with, concepts=(Concept("", ""),), preserve=(), name="", about="")
-        return [*form.values_from(fresh), CLEAR]
+        return form.filling(fresh)
 
     @readable
     def on_strength(self, turned: int, *values: Any) -> list[Any]:
@@ -337,12 +347,12 @@ class RecipeForm:
     @readable
     def on_use_preset(self, name: str) -> list[Any]:
         """Fill the form from a preset."""
-        return [*form.values_from(self.presets[name]), CLEAR]
+        return form.filling(self.presets[name])
 
     @readable
     def on_open_recipe(self, data: bytes) -> list[Any]:
         """Fill the form from a file."""
-        return [*form.values_from(form.recipe_of_file(data)), CLEAR]
+        return form.filling(form.recipe_of_file(data))
 
     @readable
     def on_save_recipe(self, saves: int, *values: Any) -> tuple[dict[str, Any], int]:
@@ -354,8 +364,10 @@ class RecipeForm:
 def _dial_text(numbers: dict[str, str]) -> str:
     if not numbers:
         return '<p class="hint">This method has no dial: its settings are in the Expert view.</p>'
-    listed = " · ".join(f"{BY_KEY[key].label} {html.escape(number)}" for key, number in numbers.items())
-    return f'<p class="hint">{listed}</p>'
+    listed = " · ".join(
+        f"<span><b>{BY_KEY[key].label}</b> {html.escape(number)}</span>" for key, number in numbers.items()
+    )
+    return f'<p class="hint">{DIAL}</p><p class="hint dialled">{listed}</p>'
 
 
 def preset_change(now: Recipe, preset: Recipe) -> str:

@@ -19,6 +19,12 @@ LOSS_MEANING = (
     "running mean.</p>"
 )
 
+TRAINING_MEANING = (
+    '<p class="hint">How far the model is from what it is trained towards: lower is closer, not by itself more erased. '
+    "Every step has another prompt, noise and timestep, so single values jump; the thick line is their running "
+    "mean.</p>"
+)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -93,7 +99,7 @@ def loss_curves(losses: dict[str, list[float]], steps: int, live: Sequence[str],
     changes = "; ".join(f"{p}: {v[0]:.3g} to {v[-1]:.3g} after {len(v)} steps" for p, v in smooth.items())
     title = f"Attention loss (sum of {'squared ' if squared else ''}norms)" if squared is not None else "Training loss"
     chart = _chart(f"{title}. {changes or 'No step yet.'}", body, across, up)
-    step, meaning = ("LoRA step", LOSS_MEANING) if squared is not None else ("step of the concept", "")
+    step, meaning = ("LoRA step", LOSS_MEANING) if squared is not None else ("step of the concept", TRAINING_MEANING)
     return _titled(title, step, chart) + f'<div class="legend">{legend}{more}</div>{meaning}'
 
 

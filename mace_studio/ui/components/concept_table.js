@@ -1,6 +1,7 @@
 // The table of concepts. Its value is a list of rows of four texts: phrase, mapping, kind, synonyms.
 // What a user typed only ever becomes text (.value, .textContent), never markup.
-// props: kinds; vocabulary: JSON text of {known: phrase -> kind, or "", words: all that the model knows, or null}.
+// props: kinds; vocabulary: JSON text of {known: phrase -> kind, or "", words: all that the model knows, or null,
+// rules: [[pattern, kind]]}, as of ui/kinds.py.
 const list = element.querySelector(".concept-rows");
 const bulk = element.querySelector(".concept-bulk");
 const [mapping, kind] = bulk.querySelectorAll("[data-bulk]");
@@ -8,6 +9,7 @@ const LABELS = ["Concept", "Maps to", "Kind", "Synonyms"];
 const names = (n) => [`Concept ${n}`, `Concept ${n} maps to`, `Kind of concept ${n}`, `Synonyms of concept ${n}`];
 let known = {};
 let words = null;
+let rules = [];
 const hints = ["such as Van Gogh", "such as an artist", "", "for testing"];
 
 const cellsOf = (row) => [...row.querySelectorAll("[data-cell]")];
@@ -86,9 +88,7 @@ function follow(row, column) {
 function kindOf(phrase, otherwise) {
   const found = Object.entries(known).find(([name]) => name.toLowerCase() === phrase.toLowerCase());
   if (found?.[1]) return found[1];
-  if (/\b(style|painting|art) (of|by)\b/i.test(phrase)) return "style";
-  if (/^\p{Lu}[^\s]+( \p{Lu}[^\s]+)+$/u.test(phrase)) return "celebrity";
-  return otherwise;
+  return rules.find(([pattern]) => pattern.test(phrase))?.[1] || otherwise;
 }
 
 // Words that the model was not trained with: what they are mapped from or to cannot be shown by it.
@@ -108,6 +108,7 @@ function suggest() {
   const read = JSON.parse(props.vocabulary);
   known = read.known;
   words = read.words && new Set(read.words);
+  rules = read.rules.map(([pattern, kind]) => [new RegExp(pattern, "u"), kind]);
   const phrases = Object.entries(known);
   const fill = (id, names) => {
     element.querySelector(id).replaceChildren(...names.map((name) => new Option("", name)));

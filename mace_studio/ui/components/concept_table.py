@@ -13,6 +13,7 @@ import gradio as gr
 from mace_studio.recipe import KINDS
 from mace_studio.ui.components.files import script
 from mace_studio.ui.concept_text import Row
+from mace_studio.ui.kinds import RULES
 
 TEMPLATE = """<div class="concept-bulk" hidden role="group" aria-label="Selected concepts">
 <label><input type="checkbox" class="concept-all"> Select all</label><output></output>
@@ -53,4 +54,6 @@ def vocabulary_text(known: Mapping[str, str], words: Collection[str] | None) -> 
         known: phrase -> its kind, which is chosen when the phrase is typed; "" for what can only be mapped to.
         words: all that the model knows, in lower case; None where that is not known.
     """
-    return json.dumps({"known": dict(known), "words": None if words is None else sorted(words)}, ensure_ascii=False)
+    return json.dumps(
+        {"known": dict(known), "words": None if words is None else sorted(words), "rules": RULES}, ensure_ascii=False
+    )

@@ -1,5 +1,6 @@
 // The glossary: a dialog, and a "?" (which CSS writes, so that it is no part of any text) beside every label, table head
-// and fact that has an entry.
+// and fact that has an entry. By keyboard F1 opens the entry of the field that has the focus, so that a form gets no stops
+// of the Tab key; what stands beside no field has one stop for each list or table, and arrow keys go on from there.
 // props: entries, JSON text of [[words parted by commas, meaning]].
 const dialog = element.querySelector("dialog");
 const list = dialog.querySelector("dl");
@@ -8,7 +9,8 @@ const plain = (text) => text.normalize("NFKC").trim().toLowerCase();
 const entries = JSON.parse(props.entries);
 const places = new Map(entries.flatMap(([words], i) => words.split(",").map((word) => [plain(word), i])));
 const MARKED = ".slider-field label, .block [data-testid=block-info], .pairs dt, .scores thead th, "
-  + ".heading h2";
+  + ".heading h2, .dialled b";
+const FIELDS = "input, select, textarea, [role=combobox]";
 
 function open(place) {
   dialog.querySelectorAll(".is-sought").forEach((row) => row.classList.remove("is-sought"));
@@ -32,21 +34,40 @@ function homeOf(node) {
   return node;
 }
 
+// Without the number of a card.
+function spoken(node) {
+  return [...node.childNodes].filter((one) => one.ariaHidden !== "true").map((one) => one.textContent).join("").trim();
+}
+
 function mark() {
   document.querySelectorAll(MARKED).forEach((node) => {
     const home = homeOf(node);
     if (!home || home.querySelector(":scope > .term")) return;
-    const place = entryOf(node.textContent);
+    const word = spoken(node);
+    const place = entryOf(word);
     if (place === undefined) return;
     const button = document.createElement("button");
-    const word = node.textContent.trim();
     Object.assign(button, { type: "button", className: "term", title: entries[place][1] });
     button.setAttribute("aria-label", `What is ${word}?`);
     button.dataset.place = place;
-    button.tabIndex = -1; // the header's button leads to the same entries, and a form has stops enough
+    button.tabIndex = -1;
     home.classList.toggle("has-term", home.matches(".block"));
     home.append(button);
+    (home.closest(".slider-field, .has-term")?.querySelectorAll(FIELDS) || []).forEach(describe);
+    const group = groupOf(button);
+    if (group && !group.querySelector(".term[tabindex='0']")) button.tabIndex = 0;
   });
+}
+
+function describe(input) {
+  const ids = (input.getAttribute("aria-describedby") || "").split(" ").filter(Boolean);
+  input.setAttribute("aria-keyshortcuts", "F1");
+  if (!ids.includes("glossary-key")) input.setAttribute("aria-describedby", [...ids, "glossary-key"].join(" "));
+}
+
+// What stands beside no field: the list, table or heading that it is in.
+function groupOf(button) {
+  return button.closest(".slider-field, .has-term") ? null : button.closest(".pairs, .scores, .dialled, .heading");
 }
 
 let waiting = 0;
@@ -59,6 +80,18 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   event.preventDefault();
   open(button.dataset.place);
+});
+document.addEventListener("keydown", (event) => {
+  if (dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
+  const button = event.key === "F1" && event.target.closest(".slider-field, .has-term")?.querySelector(".term");
+  if (button) { event.preventDefault(); open(button.dataset.place); }
+  if (!event.target.matches(".term")) return;
+  const terms = [...(groupOf(event.target)?.querySelectorAll(".term") || [])];
+  const next = terms[terms.indexOf(event.target) + ({ ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key])];
+  if (!next) return;
+  event.preventDefault();
+  terms.forEach((term) => { term.tabIndex = term === next ? 0 : -1; });
+  next.focus();
 });
 dialog.addEventListener("click", (event) => {
   if (event.target === dialog || event.target.closest(".glossary-close")) dialog.close();

@@ -15,7 +15,9 @@ ROW = re.compile(r"^\| (.+?) \| (.+) \|$")
 MARKUP = re.compile(r"\[([^\]]*)\]\([^)]*\)|[`*]")
 TEMPLATE = """<dialog class="glossary" aria-labelledby="glossary-title"><div class="glossary-head">
 <h2 id="glossary-title">Glossary</h2><button type="button" class="chip glossary-close">Close</button></div>
-<dl tabindex="0" aria-label="Words and their meanings">{entries}</dl></dialog>"""
+<p class="hint">In a field with a “?” the key F1 opens its entry.</p>
+<dl tabindex="0" aria-label="Words and their meanings">{entries}</dl></dialog>
+<p id="glossary-key" hidden>F1 says what this is.</p>"""
 
 
 def entries() -> list[tuple[str, str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -97,14 +99,24 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
             "scores": "\n".join(f"{mean.name}: {100 * mean.value:.1f}\u00a0%" for mean in entry.scores),
             "size": size_text(entry.size),
             "made": f"{entry.made:%Y-%m-%d %H:%M}",
+            "method": METHODS[entry.recipe.method].title,
             "note": _note(entry, status),
         }
         for entry in entries
     ]
 
 
-def details(entry: Entry, status: Status, local: bool = False) -> str:
-    """One model: what it erases, how, and what to know of it; where its file is, for this machine's own user."""
+def details(
+    entry: Entry, status: Status, local: bool = False, made: Mapping[str, tuple[int, Path]] = MappingProxyType({})
+) -> str:
+    """One model: what it erases, how, and what to know of it.
+
+    Args:
+        entry: the model.
+        status: of the base model that is loaded.
+        local: whether it is this machine's own user who asks, who is told where the file is.
+        made: what was made from it, see `result_files.made_from`.
+    """
     recipe, base = entry.recipe, f"fingerprint {entry.fingerprint[:8]}"
     if status.fingerprint:
         known = status.name if entry.fingerprint == status.fingerprint else "another one"
@@ -116,6 +128,7 @@ def details(entry: Entry, status: Status, local: bool = False) -> str:
         ("Seed", str(recipe.seed)),
         ("Base model", base),
         *([("File", str(entry.path))] if local else []),
+        *((what, f"{count} in {folder}") for what, (count, folder) in made.items()),
         ("Size", size_text(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
         *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
+from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row
 from mace_studio.ui.components.files import png_url
 
@@ -26,14 +26,23 @@ def figures(rows: Sequence[Row]) -> str:
 
 def verdict(rows: Sequence[Row]) -> str:
     """One line: how often the judge still sees what, and which words that are not on the list changed."""
+    return _line(rows, _count)
+
+
+def probabilities(rows: Sequence[Row]) -> str:
+    """The same with a judge's mean probabilities, for one that chooses among the words that it is asked about."""
+    return _line(rows, _probability)
+
+
+def _line(rows: Sequence[Row], figure: Callable[[Sequence[Row]], str]) -> str:
     words = [row for row in rows if row.word != ALL]
     parts = []
     erased = [row for row in words if row.role == ERASED]
     for row in erased[:NAMED]:
-        parts.append(f"<b>{html.escape(row.word)}</b> {_count([row])}")
+        parts.append(f"<b>{html.escape(row.word)}</b> {figure([row])}")
     for role, name in ((SYNONYM, "synonyms"), (KEPT, "kept")):
         if found := [row for row in words if row.role == role]:
-            parts.append(f"{name} {_count(found)}")
+            parts.append(f"{name} {figure(found)}")
     beyond = [row for row in words if row.role == NEIGHBOUR]
     if beyond:
         lost = ", ".join(html.escape(row.word) for row in changed(words))
@@ -61,8 +70,14 @@ def _rank(row: Row, fell: bool) -> str:
     said = "changed" if fell else "as before"
     return (
         f"<figure><figcaption><b>{html.escape(row.word)}</b> {said} · seen in {_count([row])} · "
-        f'pixel change {row.change:.1f}</figcaption><div class="spill-images">{pictures}</div></figure>'
+        f'pixel change {row.change:.1f} · {_seeds(row)}</figcaption><div class="spill-images">{pictures}</div></figure>'
     )
+
+
+def _seeds(row: Row) -> str:
+    """Of the images that are shown; every look begins with the same seed, see `evaluation.plan.make_sample`."""
+    last = FIRST_SEED + min(SHOWN, len(row.images)) - 1
+    return f"seed {FIRST_SEED}" if last == FIRST_SEED else f"seeds {FIRST_SEED} to {last}"
 
 
 def changed(rows: Sequence[Row]) -> list[Row]:
@@ -81,12 +96,22 @@ def _count(rows: Sequence[Row]) -> str:
     return f"{after} of {count} ({before} before)"
 
 
+def _probability(rows: Sequence[Row]) -> str:
+    """Such as "3 % (91 % before)"."""
+    after, before = (
+        100 * sum(tally.probability for tally in side) / len(rows)
+        for side in ([r.after for r in rows], [r.before for r in rows])
+    )
+    return f"{after:.0f} % ({before:.0f} % before)"
+
+
 def _figure(row: Row) -> str:
     before, after = row.images[0]
     good = "should fall" if row.role in (ERASED, SYNONYM) else "should stay"
     word, was, now = html.escape(row.word), 100 * row.before.probability, 100 * row.after.probability
     return (
-        f'<figure><figcaption>{TITLES[row.role]}: {word}</figcaption><img src="{png_url(before)}" alt="{word}, before">'
+        f"<figure><figcaption>{TITLES[row.role]}: {word} · seed {FIRST_SEED}</figcaption>"
+        f'<img src="{png_url(before)}" alt="{word}, before">'
         f'<img src="{png_url(after)}" alt="{word}, after"><p>judge: {was:.0f} % → {now:.0f} %; {good}</p>'
         "</figure>"
     )

@@ -28,6 +28,7 @@ from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
 OTHERS = 3  # models beside the first
+BEGUN_WITH = {"erased": 3, "kept": 1}  # role -> how many prompts stand in the box at first
 NO_PAIR = '<p class="hint">Nothing is generated yet.</p>'
 PLACES = {
     "prompt": ("Prompts", "#prompts textarea"),
@@ -227,9 +228,9 @@ class CompareTab:
 
 
 def _first_of(offered: Sequence[tuple[str, str]]) -> str:
-    """The first suggestions for an erased and a kept phrase, one a line."""
-    first = {role: prompt for role, prompt in reversed(offered) if role != "synonym"}
-    return "\n".join(first[role] for role in ("erased", "kept") if role in first)
+    """The first suggestions for erased phrases and for a kept one, one a line."""
+    first = {role: [prompt for own, prompt in offered if own == role][:most] for role, most in BEGUN_WITH.items()}
+    return "\n".join(prompt for prompts in first.values() for prompt in prompts)
 
 
 def _generated(job: Job) -> list[Pair]:

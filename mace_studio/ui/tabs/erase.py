@@ -60,6 +60,7 @@ class EraseTab:
         self.masks = MasksCard(self.studio, shared.jobs["masks"])
         shared.controls = self.form.controls
         edited, erased = self._wire()
+        shared.filled = self.form.filled
         for tab, button in self.leads.items():
             button.click(partial(gr.Tabs, selected=tab), None, shared.tabs, **QUIET)
         if not self.studio.fixed:  # where a GPU is lent call by call, the user presses the button
@@ -117,7 +118,7 @@ class EraseTab:
             counted,
             options={"concurrency_limit": 1},
         )
-        event = self.form.wire(edited, self.job.notice, self.masks.grid)
+        event = self.form.wire(edited, [self.job.notice, self.queue.notice, self.masks.job.notice], self.masks.grid)
         self.preview.wire(self.form.controls, event)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]

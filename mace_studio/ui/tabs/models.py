@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from mace_studio.errors import RecipeError
-from mace_studio.runtime import library
+from mace_studio.runtime import library, result_files
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form, notices
 from mace_studio.ui.cards.base_model import BaseCard
@@ -50,8 +50,7 @@ class ModelsTab:
         }
         self.emits: dict[str, list[Any]] = {}
         self._wire(shared.tabs)
-        opened = [*shared.controls, shared.tabs]
-        self.recipe.click(self.on_recipe, self.list, opened, **QUIET)
+        self.recipe.click(self.on_recipe, self.list, [*shared.filled, shared.tabs], **QUIET)
 
     def _list_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="models-card"):
@@ -132,8 +131,10 @@ class ModelsTab:
         }
         if len(entries) != 1:
             return update | {self.details: model_list.several(entries) if entries else model_list.NONE_CHOSEN}
+        local = not self.studio.fixed
+        made = result_files.made_from(entries[0], self.studio.output) if local else {}
         return update | {
-            self.details: model_list.details(entries[0], self.studio.status(), local=not self.studio.fixed),
+            self.details: model_list.details(entries[0], self.studio.status(), local=local, made=made),
             self.file: download(entries[0].path),
             self.new_name: entries[0].name,
         }
@@ -171,7 +172,7 @@ class ModelsTab:
     @readable
     def on_recipe(self, shown: dict[str, Any]) -> list[Any]:
         """Fill the form with the chosen model's recipe, and go there."""
-        return [*form.values_from(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
+        return [*form.filling(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
 
     def _listed(self, chosen: Sequence[str] | None) -> dict[str, Any]:
         return model_list.value(*self.studio.listing(), self.studio.status(), chosen)

@@ -1,0 +1,37 @@
+"""The kind of a concept, guessed from its phrase. The page guesses by the same rules while a phrase is typed."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
+
+from mace_studio.presets import known_kinds
+from mace_studio.recipe import KINDS
+
+# (pattern, kind), of which the first that is found counts. They are read by Python and by JavaScript (with its flag u):
+# `\p{Lu}`, a capital letter of any alphabet, is the one thing of JavaScript alone, which `_found` writes out.
+RULES = (
+    (r"(?:^|\s)(?:[Ss]tyle|[Pp]ainting|[Aa]rt)\s(?:[Oo]f|[Bb]y)(?:\s|$)", "style"),
+    (r"[\s-][Ss]tyle$", "style"),
+    (r"^\p{Lu}\S+(?: \p{Lu}\S+)+$", "celebrity"),
+)
+
+
+def guess(phrase: str, known: Mapping[str, str] | None = None) -> str:
+    """What a phrase is known as, or else what it looks like: a style, a name of several words, or an object.
+
+    Args:
+        phrase: of the concept.
+        known: phrase in lower case -> its kind, or ""; None: what the presets know.
+    """
+    plain = phrase.strip()
+    own = (known_kinds() if known is None else known).get(plain.lower())
+    return own or next((kind for pattern, kind in _patterns() if pattern.search(plain)), KINDS[0])
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str]]:
+    capitals = "".join(letter for letter in map(chr, range(0x10000)) if unicodedata.category(letter) == "Lu")
+    return [(re.compile(pattern.replace(r"\p{Lu}", f"[{capitals}]")), kind) for pattern, kind in RULES]
