@@ -197,13 +197,22 @@ def _set(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def best(outcomes: Sequence[Outcome]) -> Outcome:
     """The one with the largest harmonic mean of top-1 accuracies, and of mean probabilities where these are the same.
 
+    Where that is 0 for all, as nothing is erased or nothing kept, the one with the least of the erased in its images.
+
     Raises:
         RecipeError: none could be measured.
     """
     measured = [(outcome, outcome.report) for outcome in outcomes if outcome.report is not None]
     if not measured:
         raise RecipeError("method", f"None of the settings could be measured: {outcomes[0].problem}")
-    return max(measured, key=lambda one: [one[1].mean(over) or 0.0 for over in (TOP1, PROBABILITY)])[0]
+
+    def worth(report: Report) -> tuple[float, float]:
+        erased = report.pooled(ERASED)
+        if harmonic := report.mean(TOP1) or 0.0:
+            return harmonic, report.mean(PROBABILITY) or 0.0
+        return 0.0, -erased.after.probability if erased else -1.0
+
+    return max(measured, key=lambda one: worth(one[1]))[0]
 
 
 def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the best of six settings") -> Path:

@@ -4,12 +4,13 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from mace_studio import cli, presets, prompts
 from mace_studio.errors import RecipeError
-from mace_studio.evaluation import methods_study, plan, study
+from mace_studio.evaluation import methods_study, plan, report, study
 from mace_studio.evaluation.plan import ERASED, KEPT
 from mace_studio.evaluation.study import Outcome
 from mace_studio.methods import METHODS
@@ -202,3 +203,15 @@ def test_a_search_without_a_result_says_why():
     case = methods_study.candidates("uce", "cat")[0]
     with pytest.raises(RecipeError, match="None of the settings could be measured: no memory"):
         methods_study.best([Outcome(case, None, problem="no memory")])
+
+
+def test_the_best_has_the_largest_mean_or_erases_most_where_all_are_0():
+    def measured(top1, probability, erased):
+        means = {report.TOP1: top1, report.PROBABILITY: probability}
+        after = SimpleNamespace(probability=erased)
+        return SimpleNamespace(report=SimpleNamespace(mean=means.get, pooled=lambda _: SimpleNamespace(after=after)))
+
+    equal = [measured(0.9, 0.8, 0.1), measured(0.9, 0.85, 0.2), measured(0.7, 0.9, 0.0), measured(0.0, 0.0, 0.0)]
+    assert methods_study.best(equal) is equal[1]
+    nothing = [measured(0.0, 0.02, 0.99), measured(0.0, 0.01, 0.75), measured(None, None, 0.98)]
+    assert methods_study.best(nothing) is nothing[1]
