@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mace_studio import masks, sources, surroundings, text_files
 from mace_studio.errors import FileError, RecipeError, StudioError
-from mace_studio.evaluation import methods_study
+from mace_studio.evaluation import methods_search, methods_study
 from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, Case, Outcome, cases, markdown, run, some
 from mace_studio.exports.formats import FORMATS, ExportRequest
@@ -237,15 +237,15 @@ def _study_methods(options: argparse.Namespace) -> None:
 
 
 def _search_method(options: argparse.Namespace) -> None:
-    for name in methods_study.SEARCHED if options.method == "all" else [options.method]:
-        outcomes = _run(options, some(methods_study.candidates(name, options.preset), options.only), SEARCH_SEED)
+    for name in methods_search.SEARCHED if options.method == "all" else [options.method]:
+        outcomes = _run(options, some(methods_search.candidates(name, options.preset), options.only), SEARCH_SEED)
         text = markdown(f"Search: {options.preset} by {name}, {options.plan} plan", outcomes)
         print(text)
         path = options.out / f"search-{options.preset}-{name}-{options.plan}.md"
         for file in result_files.write_study(text, [], [], path):
             print(file)
-        won = methods_study.best(outcomes)
-        print(methods_study.write_recipe(won.case.recipe, options.preset, options.recipes or options.out / "recipes"))
+        won = methods_search.best(outcomes)
+        print(methods_search.write_recipe(won.case.recipe, options.preset, options.recipes or options.out / "recipes"))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mace_studio.evaluation.methods_study import SEARCHED, TASKS
+from mace_studio.evaluation.methods_search import SEARCHED
+from mace_studio.evaluation.methods_study import TASKS
 from mace_studio.evaluation.study import STUDIES
 from mace_studio.exports.formats import ENERGY, FORMATS
 from mace_studio.methods import METHODS

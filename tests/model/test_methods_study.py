@@ -10,7 +10,7 @@ import pytest
 
 from mace_studio import cli, presets, prompts
 from mace_studio.errors import RecipeError
-from mace_studio.evaluation import methods_study, plan, report, study
+from mace_studio.evaluation import methods_search, methods_study, plan, report, study
 from mace_studio.evaluation.plan import ERASED, KEPT
 from mace_studio.evaluation.study import Outcome
 from mace_studio.methods import METHODS
@@ -118,22 +118,22 @@ def test_settings_are_published_ones_until_a_search_has_others(monkeypatch):
 @pytest.mark.parametrize("preset", ["cat", "people-10"])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_recipe_that_a_search_writes_is_read_as_it_was(name, preset, tmp_path):
-    for case in methods_study.candidates(name, preset):
-        path = methods_study.write_recipe(case.recipe, preset, tmp_path)
+    for case in methods_search.candidates(name, preset):
+        path = methods_search.write_recipe(case.recipe, preset, tmp_path)
         assert Recipe.from_json(path.read_text(encoding="utf-8")).settings == case.recipe.settings
 
 
 def test_every_method_has_the_same_budget_and_its_candidates_can_be_run():
-    assert list(methods_study.SEARCHED) == list(METHODS)
-    for name in methods_study.SEARCHED:
-        found = methods_study.candidates(name, "cat")
+    assert list(methods_search.SEARCHED) == list(METHODS)
+    for name in methods_search.SEARCHED:
+        found = methods_search.candidates(name, "cat")
         assert len(found) == len({case.recipe for case in found}) == 6
         assert all(case.recipe.check().method == name and case.guidance == 4.0 for case in found)
-    tried = methods_study.candidates("mace", "cat")[4].recipe.settings
+    tried = methods_search.candidates("mace", "cat")[4].recipe.settings
     assert (tried.fuse.preserve, tried.lora.own_tokens, tried.lora.learning_rate) == (0.1, True, 6e-3)
     for asked in (("nothing", "cat"), ("uce", "nothing")):
         with pytest.raises(RecipeError, match="is not known; use one of"):
-            methods_study.candidates(*asked)
+            methods_search.candidates(*asked)
 
 
 def test_a_study_is_measured_and_told(few_images, tmp_path, capsys):
@@ -187,7 +187,7 @@ def test_averages_are_over_all_images_and_seconds_over_all_concepts(few_images, 
 
 def test_a_search_writes_what_won_as_a_preset(few_images, tmp_path, monkeypatch):
     few_images(10)
-    monkeypatch.setitem(methods_study.SEARCHED, "uce", {"ridge": (0.5, 1e6)})  # the second erases nothing
+    monkeypatch.setitem(methods_search.SEARCHED, "uce", {"ridge": (0.5, 1e6)})  # the second erases nothing
     assert (
         cli.main(["study", "search", "--method", "uce", "--out", str(tmp_path), "--recipes", str(tmp_path / "r")]) == 0
     )
@@ -200,9 +200,9 @@ def test_a_search_writes_what_won_as_a_preset(few_images, tmp_path, monkeypatch)
 
 
 def test_a_search_without_a_result_says_why():
-    case = methods_study.candidates("uce", "cat")[0]
+    case = methods_search.candidates("uce", "cat")[0]
     with pytest.raises(RecipeError, match="None of the settings could be measured: no memory"):
-        methods_study.best([Outcome(case, None, problem="no memory")])
+        methods_search.best([Outcome(case, None, problem="no memory")])
 
 
 def test_the_best_has_the_largest_mean_or_erases_most_where_all_are_0():
@@ -212,6 +212,6 @@ def test_the_best_has_the_largest_mean_or_erases_most_where_all_are_0():
         return SimpleNamespace(report=SimpleNamespace(mean=means.get, pooled=lambda _: SimpleNamespace(after=after)))
 
     equal = [measured(0.9, 0.8, 0.1), measured(0.9, 0.85, 0.2), measured(0.7, 0.9, 0.0), measured(0.0, 0.0, 0.0)]
-    assert methods_study.best(equal) is equal[1]
+    assert methods_search.best(equal) is equal[1]
     nothing = [measured(0.0, 0.02, 0.99), measured(0.0, 0.01, 0.75), measured(None, None, 0.98)]
-    assert methods_study.best(nothing) is nothing[1]
+    assert methods_search.best(nothing) is nothing[1]
