@@ -94,7 +94,7 @@ def broken(text: str) -> bool:
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; it takes the place of `path` when the block ends well.
 
-    So nobody finds half a file under its final name, whatever ends the process. The folder is made. The name says which
+    So nobody finds half a file under its final name, whatever ends the process or the machine. The folder is made. The name says which
     process made it, for `remove_abandoned`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +106,8 @@ def whole(path: Path) -> Iterator[Path]:
         mask = os.umask(0)  # it is read by setting it
         os.umask(mask)
         part.chmod(0o666 & ~mask)
+        with part.open("rb+") as file:  # on the disk before its name is, or a power cut leaves an empty file under it
+            os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

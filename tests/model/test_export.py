@@ -1,6 +1,7 @@
 """Every format is loaded back by the program that reads it, and generates what the erasure in place generates."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mace_studio import erasure
+from mace_studio import erasure, text_files
 from mace_studio.analysis import compare as comparison
 from mace_studio.errors import FileError
 from mace_studio.exports import export as exporting
@@ -372,6 +373,30 @@ def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(model, erase
         export(model, erased, tmp_path / "cat", "diffusers", overwrite=True)
     assert sd_model.load(str(tmp_path / "cat"), "cpu", "float32").unet is not None
     assert [path.name for path in tmp_path.iterdir()] == ["cat"]
+
+
+def test_a_folder_whose_export_is_killed_in_between_is_beside(tmp_path, monkeypatch):
+    """Between the two renames of a folder; what is abandoned is removed at the next start."""
+    old, rename = tmp_path / "cat", os.rename
+    for folder, name in ((old, "the old one"), (tmp_path / "stage" / "cat", "the new one")):
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+
+    def killed(source, target):
+        if Path(target) == old:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        exporting._publish([old], tmp_path / "stage")
+    monkeypatch.undo()
+    text_files.remove_abandoned(tmp_path)
+    (aside,) = tmp_path.glob("cat.old-*")
+    assert os.listdir(aside / "cat") == ["the old one"]
+    rename(aside / "cat", old)
+    exporting._publish([old], tmp_path / "stage")
+    assert os.listdir(old) == ["the new one"] and not (aside / "cat").exists() and len(list(tmp_path.iterdir())) == 3
 
 
 def test_progress_only_grows_and_ends_at_the_whole(model, erased, tmp_path):

@@ -86,7 +86,7 @@ def test_no_method_returns_what_is_not_finite(other, name):
 
 def test_a_closed_form_that_overflows_the_models_dtype_is_said(other):
     weights = {"a.weight": torch.full((2, 2), 1e300, dtype=torch.float64)}
-    with pytest.raises(NotFinite, match="The weights of “cat”, a.weight, left the range of float32"):
+    with pytest.raises(NotFinite, match=r"The weights of “cat”, a\.weight, left the range of float32"):
         inputs.result(other, QUICK, weights)
 
 

@@ -90,6 +90,14 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert path.stat().st_mode & 0o444 == 0o444
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("synced"))
+    monkeypatch.setattr(os, "replace", lambda part, path: calls.append(path.name))
+    text_files.write(tmp_path / "one.md", "text")
+    assert calls == ["synced", "one.md"]
+
+
 def test_no_two_texts_have_one_file_name():
     texts = ["C++", "C#", "c", "🐈", "🐕", "van gogh", "van-gogh", "Van  Gogh!", "a" * 60, "a" * 61, "a_b", "a-b", ""]
     names = [unique_slug(text) for text in texts]
