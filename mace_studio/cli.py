@@ -21,7 +21,7 @@ from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, Case, Outcome, cases, markdown, run, some
 from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.parser import OUTPUT, command_parser
-from mace_studio.paths import slug
+from mace_studio.paths import slug, unique_slug
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, lookup, result_files
 from mace_studio.runtime.job_log import JobLog
@@ -184,6 +184,8 @@ def _export(options: argparse.Namespace) -> None:
     studio = _studio(options, paths[0].parent)
     if len(paths) > 1 and (options.pair or options.report):
         raise RecipeError("pair", "The images and the report of a model card are of one erased model; export it alone.")
+    if twice := sorted({path.stem for path in paths if [one.stem for one in paths].count(path.stem) > 1}):
+        raise RecipeError("erasures", f"Two are called “{twice[0]}”, and so would be what is written; export one.")
     for path in paths:
         target = options.out
         if target is None or len(paths) > 1:
@@ -219,7 +221,7 @@ def _study_presets(options: argparse.Namespace) -> None:
     outcomes = _run(options, rows, first_seed)
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")
-    path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
+    path = _table(options, f"{options.study}{f'-{options.preset}' if searching else ''}", options.only)
     measured = [(outcome.report, outcome.seconds) for outcome in outcomes if outcome.report is not None]
     reports, seconds = [report for report, _ in measured], [taken for _, taken in measured]
     print(text)
@@ -232,7 +234,8 @@ def _study_methods(options: argparse.Namespace) -> None:
     outcomes = _run(options, rows, FIRST_SEED)
     text = methods_study.markdown(f"Methods: {options.task}, {options.plan} plan", options.task, outcomes)
     print(text)
-    for file in result_files.write_methods(text, outcomes, options.out / f"methods-{options.task}-{options.plan}.md"):
+    path = _table(options, f"methods-{options.task}", [*options.methods, *options.only])
+    for file in result_files.write_methods(text, outcomes, path):
         print(file)
 
 
@@ -241,11 +244,17 @@ def _search_method(options: argparse.Namespace) -> None:
         outcomes = _run(options, some(methods_study.candidates(name, options.preset), options.only), SEARCH_SEED)
         text = markdown(f"Search: {options.preset} by {name}, {options.plan} plan", outcomes)
         print(text)
-        path = options.out / f"search-{options.preset}-{name}-{options.plan}.md"
+        path = _table(options, f"search-{options.preset}-{name}", options.only)
         for file in result_files.write_study(text, [], [], path):
             print(file)
         won = methods_study.best(outcomes)
         print(methods_study.write_recipe(won.case.recipe, options.preset, options.recipes or options.out / "recipes"))
+
+
+def _table(options: argparse.Namespace, name: str, only: Sequence[str]) -> Path:
+    """The file of a study's table; that of some rows alone is another than that of all."""
+    part = f"-{unique_slug(', '.join(only))}" if only else ""
+    return options.out / f"{name}-{options.plan}{part}.md"
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

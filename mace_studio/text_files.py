@@ -94,8 +94,8 @@ def broken(text: str) -> bool:
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; it takes the place of `path` when the block ends well.
 
-    So nobody finds half a file under its final name, whatever ends the process or the machine. The folder is made. The name says which
-    process made it, for `remove_abandoned`.
+    So nobody finds half a file under its final name, whatever ends the process or the machine. The folder is made. The
+    name says which process made it, for `remove_abandoned`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(), suffix=PART + path.suffix)

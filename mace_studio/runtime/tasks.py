@@ -34,7 +34,7 @@ from mace_studio.methods.mace import compose as composition
 from mace_studio.methods.mace import preview as previews
 from mace_studio.methods.mace import training_images
 from mace_studio.methods.mace.preview import Preview, PreviewCache
-from mace_studio.paths import BUILT_IN, slug
+from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, vocabulary
@@ -212,11 +212,11 @@ def compose(
 def _save(place: Place, result: Erasure) -> Entry:
     """Write an erasure, and beside it what its run took.
 
-    Another recipe's LoRAs, or masks by hand, make another file than the same recipe alone.
+    Another recipe's LoRAs, masks by hand or another model make another file than the same recipe alone.
     """
     if place.source == str(BUILT_IN) and (said := vocabulary.built_in().warning(result.recipe)):
         result = replace(result, warnings=tuple(dict.fromkeys((*result.warnings, said))))
-    path = place.output / f"{slug(result.recipe.title())}-{erasure_file.digest(result)}.safetensors"
+    path = erasure_file.file_in(place.output, result.recipe, erasure_file.digest(result), result.fingerprint)
     result.save(path)
     if result.spent is not None:
         try:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -211,6 +212,10 @@ def test_several_at_once_have_a_folder_each(recipe_file, tmp_path, capsys):
         f"{cat}-unet.safetensors",
         f"{boat}-unet.safetensors",
     }
+    (tmp_path / "copies").mkdir()
+    copy = shutil.copy(erasures[0], tmp_path / "copies")
+    assert cli.main(["export", copy, *export[1:], "--overwrite"]) == 1
+    assert f"Two are called “{cat}”" in capsys.readouterr().err
     assert cli.main(["masks", str(recipe_file), str(ship), "--out", str(tmp_path / "masks")]) == 0
     assert len(list((tmp_path / "masks").glob("*/sheet.png"))) == 2
     capsys.readouterr()
