@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from mace_studio.errors import FileError
@@ -18,7 +19,7 @@ def captions_of(source: str) -> Path:
         source: folder, file or hub id of the model.
     """
     own = Path(source) / "captions.txt"
-    return own if own.is_file() else GENERAL_CAPTIONS
+    return own if os.path.isfile(own) else GENERAL_CAPTIONS
 
 
 def read_captions(path: Path) -> list[str]:
@@ -30,6 +31,8 @@ def read_captions(path: Path) -> list[str]:
     Raises:
         FileError: it is neither, or holds none.
     """
+    if not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+        raise FileError(f"There is no file of captions “{path}”.")
     try:
         written = path.read_text(encoding="utf-8-sig")
         lines = written.splitlines()

@@ -46,13 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudioError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # such as a name that no file system takes
+        print(f"Error: {FileError(f'{error.filename} cannot be used: {error.strerror or error}.')}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
 def _serve(options: argparse.Namespace) -> None:
-    surroundings.prepare_network()
+    surroundings.prepare_network(options.host)
     from mace_studio.ui import start  # noqa: PLC0415 - gradio takes seconds to import
 
     studio, demo = start.build(options)
@@ -303,7 +306,7 @@ def _recipe(text: str) -> Recipe:
 
         concepts = concept_text.from_csv(text_files.read(Path(text)).encode())
         return Recipe(concepts=concepts, name=Path(text).stem).check()
-    if Path(text).is_file() or text.lower().endswith(".json"):
+    if os.path.isfile(text) or text.lower().endswith(".json"):
         return lookup.read_recipe(Path(text)).check()
     preset = lookup.find_preset(text)
     _say(f"{text}: the preset {preset.name}")
@@ -312,7 +315,7 @@ def _recipe(text: str) -> Recipe:
 
 def _erasure(options: argparse.Namespace, text: str) -> Path:
     """The file of an erasure, by its path or by its name in the folder of results or the usual one."""
-    if Path(text).is_file() or text.endswith(library.SUFFIX):
+    if os.path.isfile(text) or text.endswith(library.SUFFIX):
         return library.read(Path(text)).path
     path = lookup.find_erasure(text, [*([options.out] if options.out else []), OUTPUT])
     _say(f"{text}: the erased model {path}")
@@ -325,7 +328,7 @@ def _erasure_or_recipe(options: argparse.Namespace, text: str) -> Path | Recipe:
     try:
         return _erasure(options, text)
     except FileError as error:
-        if Path(text).is_file():
+        if os.path.isfile(text):
             raise
         try:
             return _recipe(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ DIM = 0.3  # brightness outside of a mask, as a share of what it was
 EDGE = (255, 255, 255)
 WHITE = 128  # values from here on count as white
 MOST_PIXELS = 4096 * 4096  # of an image that is read: a file of a few kilobytes may hold gigabytes
+
+FORMATS = ("PNG", "JPEG", "WEBP")  # of an image of a user's; Pillow has decoders of dozens more
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
 UserMasks = Mapping[Key, Image.Image]  # masks that a user made, from `black_and_white`
@@ -135,7 +138,8 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     check_takes_masks(recipe)
     keys = _file_names(recipe)
     # macOS puts a file ._x.png beside x.png on other systems' disks, which is no picture.
-    paths = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+    found = folder.glob("*.png") if os.path.isdir(folder) else ()
+    paths = sorted(path for path in found if not path.name.startswith("."))
     if not paths:
         raise FileError(f"There are no masks in {folder}; they are PNG files named like {next(iter(keys))}.")
     return {_key(path, keys, recipe): _read(path) for path in paths}
@@ -148,7 +152,7 @@ def from_bytes(data: bytes) -> Image.Image:
         FileError: they are no image, or one of too many pixels.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:  # its header alone
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # its header alone
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             return black_and_white(image)
@@ -193,7 +197,7 @@ def write(sheet: MaskSheet, folder: Path) -> list[Path]:
 def _holds(path: Path, image: Image.Image) -> bool:
     """Whether a file is this image."""
     try:
-        with Image.open(path) as found:
+        with Image.open(path, formats=FORMATS) as found:
             return (found.mode, found.size) == (image.mode, image.size) and found.tobytes() == image.tobytes()
     except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
@@ -269,6 +273,8 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
 
 def _read(path: Path) -> Image.Image:
     try:
+        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+            raise OSError
         return from_bytes(path.read_bytes())
     except FileError as error:
         raise FileError(f"{path.name}{str(error).removeprefix('This')}") from error

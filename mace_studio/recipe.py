@@ -17,7 +17,7 @@ from mace_studio.errors import RecipeError
 from mace_studio.phrases import distinct, folded
 from mace_studio.schema import build
 from mace_studio.settings import MOST, PIXELS, SIDE, bounded, counted, fits, one_of
-from mace_studio.text_files import broken
+from mace_studio.text_files import broken, visible
 
 if TYPE_CHECKING:
     from mace_studio.methods import Method
@@ -45,7 +45,9 @@ class Concept:
     synonyms: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "synonyms", tuple(self.synonyms))
+        for part in ("phrase", "mapping"):
+            object.__setattr__(self, part, _visible(getattr(self, part)))
+        object.__setattr__(self, "synonyms", tuple(map(_visible, self.synonyms)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(self.concepts))
-        object.__setattr__(self, "preserve", tuple(self.preserve))
+        object.__setattr__(self, "preserve", tuple(map(_visible, self.preserve)))
+        object.__setattr__(self, "name", _visible(self.name))
         if self.settings is None:
             object.__setattr__(self, "settings", _method(self.method).settings())
 
@@ -217,6 +220,11 @@ class ImageRequest:
             if len(values) > 1:
                 raise RecipeError(name, f"{len(values)} {name}s are given; only one can be generated at a time here.")
         return self.check()
+
+
+def _visible(text: Any) -> Any:
+    """A text as people see it; what is no text is left for the checks."""
+    return visible(text) if isinstance(text, str) else text
 
 
 def _method(name: str) -> Method:

@@ -36,15 +36,15 @@ def cleaned(source: str) -> str:
     _check_letters(text)
     text = _address(text)
     _check_letters(text)  # those that an address holds as %00
-    if len(text) > LONGEST and not os.path.exists(text):  # that of Path fails for a name that is too long
+    if len(text) > LONGEST and not os.path.exists(text):
         raise ModelError(
             f"“{shown(text)}” has {len(text)} characters, and there is no such folder; a hub id has {LONGEST} at most. "
             "Give a folder, a .safetensors file or a hub id such as owner/name."
         )
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(text):  # that of Path fails for a name of too many bytes
         return str(_model_in(path))
-    if path.name == INDEX and path.is_file():
+    if path.name == INDEX and os.path.isfile(text):
         return str(path.parent)
     return text
 

@@ -20,6 +20,7 @@ from mace_studio.errors import FileError
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
 PART = ".part"
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
+UNSEEN = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
 NOTE = 2**24  # bytes of a note that are read
 SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
 
@@ -44,6 +45,8 @@ def read(path: Path) -> str:
     Raises:
         FileError: it cannot be read, or is not in UTF-8.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+        raise FileError(f"{path} is no file.")
     try:
         return decoded(path.read_bytes(), path.name)
     except FileNotFoundError as error:
@@ -83,6 +86,11 @@ def markdown(text: str) -> str:
 def cell(text: str) -> str:
     """A text as a cell of a CSV file that no spreadsheet takes for a formula."""
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+
+
+def visible(text: str) -> str:
+    """A text without what comes along with copied text and nobody sees: byte order marks and joints without width."""
+    return text.translate(UNSEEN)
 
 
 def broken(text: str) -> bool:

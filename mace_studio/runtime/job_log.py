@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import logging
+import os
 import sqlite3
 import time
 import uuid
@@ -183,7 +184,7 @@ class JobLog:
 
 def whole(place: Place) -> Place:
     """A place with whole paths: the next process may be started in another folder."""
-    source = str(Path(place.source).absolute()) if Path(place.source).exists() else place.source
+    source = str(Path(place.source).absolute()) if os.path.exists(place.source) else place.source
     captions = place.captions and place.captions.absolute()
     return replace(
         place, source=source, captions=captions, output=place.output.absolute(), cache=place.cache.absolute()
@@ -246,6 +247,6 @@ def _back(value: Any) -> Any:
     if kind == "path":
         return Path(data)
     if kind == "image":
-        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]) as image:
             return image.copy()
     return {_back(key): _back(one) for key, one in data}

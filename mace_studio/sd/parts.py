@@ -41,6 +41,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     where = f"{path.parent.name}/{path.name}"
     try:
+        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+            raise FileNotFoundError
         if path.stat().st_size > LARGEST_JSON:
             raise ModelError(f"{where} is far too large for a configuration; download the model again.")
         data = json.loads(path.read_text(encoding="utf-8-sig"))

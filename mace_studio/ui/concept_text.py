@@ -79,6 +79,7 @@ def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
         RecipeError: there is such a line, and `comma` is None; or the text is too long.
     """
     _check_length(text)
+    text = text_files.visible(text)
     unclear = first_unclear(text)
     if unclear and comma not in COMMAS:
         raise RecipeError("", f"Say above how “{unclear}” is to be read.")

@@ -13,6 +13,7 @@ from mace_studio.errors import RecipeError
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import LARGEST, ImageSettings
+from mace_studio.text_files import visible
 from mace_studio.ui import concept_text
 from mace_studio.ui.components.text import number_text
 from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, STRENGTH, Field, method_fields, value_at
@@ -110,7 +111,7 @@ def recipe_of_file(data: bytes) -> Recipe:
 
 def prompts_from(text: str) -> list[str]:
     """Prompts, one a line."""
-    return [line.strip() for line in str(text or "").splitlines() if line.strip()]
+    return [line.strip() for line in visible(str(text or "")).splitlines() if line.strip()]
 
 
 def seeds_from(text: str) -> list[int]:

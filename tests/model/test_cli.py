@@ -176,6 +176,33 @@ def test_missing_files_are_a_sentence(tmp_path, capsys):
     assert "no erased model “no”" in capsys.readouterr().err
 
 
+LONG_NAMES = [
+    ["erase", "X"],
+    ["erase", "X.json"],
+    ["erase", "RECIPE", "--masks", "X"],
+    ["erase", "RECIPE", "--captions", "X", "--estimate"],
+    ["erase", "RECIPE", "--model", "X"],
+    ["erase", "RECIPE", "--vae", "X"],
+    ["erase", "RECIPE", "--text-encoder", "X"],
+    ["erase", "--resume", "--out", "X"],
+    ["compare", "X", "--prompt", "a cat"],
+    ["inspect", "X", "--prompt", "a cat"],
+    ["evaluate", "X"],
+    ["export", "X", "--format", "unet"],
+    ["compose", "X"],
+]
+
+
+@pytest.mark.parametrize("length", [300, 3000])
+@pytest.mark.parametrize("arguments", LONG_NAMES)
+def test_a_name_that_no_file_can_have_is_a_sentence(recipe_file, tmp_path, capsys, monkeypatch, arguments, length):
+    monkeypatch.chdir(tmp_path)
+    names = {"X": "é" * length, "X.json": "é" * length + ".json", "RECIPE": str(recipe_file)}
+    assert cli.main([names.get(one, one) for one in arguments]) == 1
+    said = capsys.readouterr().err
+    assert "Error: " in said and "Traceback" not in said and "é" * 100 not in said
+
+
 def test_what_is_asked_for_by_name_is_found_and_said(recipe_file, tmp_path, capsys, monkeypatch):
     """The recipe is a preset of this test; the erasure lies in the usual folder."""
     monkeypatch.chdir(tmp_path)

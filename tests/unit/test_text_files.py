@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mace_studio import text_files
+from mace_studio import caption_files, masks, text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.paths import unique_slug
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import lookup
-from mace_studio.ui import concept_text
+from mace_studio.ui import concept_text, form
 
 RECIPE = Recipe(concepts=(Concept("café", "forest"),))
 
@@ -110,6 +110,32 @@ def test_no_two_texts_have_one_file_name():
 def test_no_cell_is_a_formula(text):
     assert text_files.cell(text) == f"'{text}"
     assert text_files.cell("Van Gogh = art") == "Van Gogh = art"
+
+
+def test_what_nobody_sees_is_no_part_of_a_phrase():
+    asked = Recipe(
+        concepts=[Concept("\ufeffcat\u200b", "a\u2060 dog", synonyms=["\ufefffeline"])], preserve=["\u200bfox"]
+    )
+    assert asked == Recipe(concepts=[Concept("cat", "a dog", synonyms=["feline"])], preserve=["fox"])
+    assert concept_text.pasted("\ufeffcat -> dog\u200b", "object") == [Concept("cat", "dog")]
+    assert form.prompts_from("\ufeffa cat\n\u2060\n") == ["a cat"]
+    with pytest.raises(RecipeError, match="names no concept"):
+        Recipe(concepts=[Concept("\u200b", "dog")]).check()
+
+
+def test_a_pipe_is_no_file_to_wait_for(tmp_path):
+    pipe = tmp_path / "x.png"
+    os.mkfifo(pipe)
+    recipe = Recipe(concepts=[Concept("cat", "dog")])
+    for read in (
+        text_files.read,
+        caption_files.read_captions,
+        lookup.read_recipe,
+        lambda path: masks.read(tmp_path, recipe),
+    ):
+        with pytest.raises((FileError, RecipeError)):
+            read(pipe)
+    assert text_files.note(pipe) is None
 
 
 def test_text_in_markdown_is_text():
