@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from mace_studio.errors import StudioError
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import QUEUED, RUNNING, Job
 from mace_studio.runtime.library import Entry
@@ -108,10 +109,12 @@ class JobLog:
         ended = {owner for owner in {row[1] for row in rows} if owner != self._owner and not self._lives(owner)}
         found = []
         for row in rows:
-            # What another version wrote, or nobody: it cannot go on.
-            with suppress(KeyError, TypeError, ValueError, OSError, RecursionError, StudioError):
+            try:
                 if row[1] in ended:
                     found.append(_read(*row))
+            except (LookupError, AttributeError, TypeError, ValueError, OSError, RecursionError, StudioError) as error:
+                # What another version wrote, or nobody.
+                log.warning("a job that was broken off cannot go on, “%s”: %r", str(row[2])[:80], error)
         return found
 
     def take(self, job: Written) -> bool:
@@ -217,10 +220,10 @@ def _plain(value: Any) -> Any:
             return {"recipe": json.loads(value.to_json())}
         case ImageRequest():
             return {"request": asdict(value)}
-        case Entry():
-            return {"path": str(value.path.absolute())}
-        case Path():
-            return {"path": str(value.absolute())}
+        case ExportRequest():
+            return {"export": {name: _plain(one) for name, one in vars(value).items()}}
+        case Entry() | Path():
+            return {"path": str((value.path if isinstance(value, Entry) else value).absolute())}
         case Image.Image():
             data = io.BytesIO()
             value.save(data, "PNG")
@@ -244,6 +247,8 @@ def _back(value: Any) -> Any:
     if kind == "request":
         plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in data.items()}
         return ImageRequest(**plain)
+    if kind == "export":
+        return ExportRequest(**{name: _back(one) for name, one in data.items()})
     if kind == "path":
         return Path(data)
     if kind == "image":

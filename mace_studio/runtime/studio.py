@@ -347,6 +347,7 @@ class Studio(JobDesk):
             f"Evaluate {', '.join(names)}", (names, size), "evaluate", list(zip(paths, guided, strict=True)), judge
         )
 
+    @survives
     def sample(self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 10) -> Job:
         """Let the judge look at a few images before and after; the result is a `Report`, and no score is noted.
 
@@ -356,6 +357,7 @@ class Studio(JobDesk):
         plan = self.with_defaults(vocabulary.sample(entry.recipe, self.vocabulary(), words, beyond, pairs))
         return self._submit(f"Look at {entry.name}", entry.recipe, "sample", entry.path, plan)
 
+    @survives
     def export(self, erasure: str | Path, request: ExportRequest) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
 
