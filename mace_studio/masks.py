@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class MaskSheet:
 
     def fitting(self, recipe: Recipe) -> dict[Key, Image.Image]:
         """The masks that a user made and whose training images are the same in another recipe."""
-        before, now = image_settings(self.recipe), image_settings(recipe)
+        before, now = (image_settings(one, self.user_masks) for one in (self.recipe, recipe))
         return {key: mask for key, mask in self.user_masks.items() if before[key] == now.get(key)}
 
 
@@ -237,15 +237,21 @@ def _contact(sheet: MaskSheet) -> Image.Image:
     return contact
 
 
-def image_settings(recipe: Recipe) -> dict[Key, tuple]:
-    """(phrase, number) of each training image -> all settings that it depends on; none for methods without masks."""
+def image_settings(recipe: Recipe, wanted: Collection[Key] | None = None) -> dict[Key, tuple]:
+    """(phrase, number) of each training image -> all settings that it depends on; none for methods without masks.
+
+    Args:
+        recipe: whose images they are.
+        wanted: of these alone, where there are such; None for all, of which there may be many.
+    """
     if recipe.method != "mace":
         return {}
-    images = recipe.settings.images
+    images, kinds = recipe.settings.images, {concept.phrase: concept.kind for concept in recipe.concepts}
+    keys = wanted if wanted is not None else ((phrase, i + 1) for phrase in kinds for i in range(images.per_concept))
     return {
-        (concept.phrase, i + 1): (concept.kind, recipe.seed + i, images.steps, images.guidance)
-        for concept in recipe.concepts
-        for i in range(images.per_concept)
+        (phrase, number): (kinds[phrase], recipe.seed + number - 1, images.steps, images.guidance)
+        for phrase, number in keys
+        if phrase in kinds and number <= images.per_concept
     }
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ PART = ".part"
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
 UNSEEN = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
 NOTE = 2**24  # bytes of a note that are read
-SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
+SEPARATOR = re.compile(r"\s*\"?sep *= *(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
 
 
 def decoded(data: bytes, name: str = "This file") -> str:
@@ -32,7 +33,10 @@ def decoded(data: bytes, name: str = "This file") -> str:
         FileError: it is in another encoding.
     """
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
+        if "\0" in text:  # as of UTF-16 without its mark, or no text at all
+            raise UnicodeDecodeError("utf-8", data, 0, 1, "a null character")
+        return text
     except UnicodeDecodeError as error:
         other = next((called for mark, called in MARKS.items() if data.startswith(mark)), "")
         what = f"is {other} text" if other else "is not text in UTF-8"
@@ -70,11 +74,12 @@ def table(text: str) -> tuple[str, str]:
 
     Spreadsheets begin a file with a line such as `sep=;`, which is taken off; without it the first line tells.
     """
-    text = text.lstrip("\ufeff \t\r\n")
+    text = visible(text)  # a mark may stand behind the first line, too
     if found := SEPARATOR.match(text):
         return text[found.end() :], found[1]
-    first = text.partition("\n")[0]
-    return text, max(",;\t", key=first.count)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    most = max(",;\t", key=first.count)
+    return text, most if most in first or "|" not in first else "|"  # bars part synonyms, where there is another sign
 
 
 def markdown(text: str) -> str:
@@ -85,12 +90,19 @@ def markdown(text: str) -> str:
 
 def cell(text: str) -> str:
     """A text as a cell of a CSV file that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    # What a spreadsheet passes over before it looks for a formula, and signs that it takes for the ASCII ones.
+    shown = next((letter for letter in text if unicodedata.category(letter)[0] not in "CZ"), "")
+    return f"'{text}" if unicodedata.normalize("NFKC", shown).startswith(("=", "+", "-", "@")) else text
 
 
 def visible(text: str) -> str:
     """A text without what comes along with copied text and nobody sees: byte order marks and joints without width."""
     return text.translate(UNSEEN)
+
+
+def blank(text: str) -> bool:
+    """Whether a text has nothing to see or to read: blanks and control characters alone."""
+    return all(unicodedata.category(letter)[0] in "CZ" for letter in text)
 
 
 def broken(text: str) -> bool:

@@ -46,6 +46,7 @@ from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import Settings
+from mace_studio.settings import CHARACTERS, MOST
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,8 @@ def token_counts(prompts: Sequence[str]) -> list[tuple[int, int, str]]:
     """
     if (reader := _reader()) is None:
         return []
+    # No longer one is generated, and to count tokens takes seconds for a megabyte.
+    prompts = [prompt[: CHARACTERS["prompt"]] for prompt in prompts[: MOST["prompts"]]]
     counts = [text.count(reader, prompt) for prompt in prompts]
     return [
         (count, reader.length, text.unread(reader, prompt) if count > reader.length else "")

@@ -13,12 +13,13 @@ from mace_studio import text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.phrases import folded
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept
-from mace_studio.settings import CHARACTERS
+from mace_studio.settings import CHARACTERS, counted
 
 COMMAS = ("mapping", "concepts", "phrase")
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
 ARROW = re.compile(r"->|=>|→|\t")
 LONGEST = 2**20  # characters of a pasted list or a file of one
+PREVIEWED = 50  # concepts that a preview shows
 LONGEST_CELL = 20_000
 PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*(?=,|\Z)|([^,]*))(?:,|\Z)')
 QUOTED_CELL = re.compile(r'"((?:[^"]|"")*)"\s*(?=[,;\t]|\Z)')
@@ -93,6 +94,7 @@ def pasted(text: str, kind: str, comma: str | None = None) -> list[Concept]:
             concepts.append(Concept(parts[0], ", ".join(parts[1:]), kind))
         else:
             concepts += [Concept(part, "", kind) for part in parts]
+        counted("concepts", len(concepts))
     return concepts
 
 
@@ -108,13 +110,15 @@ def phrases_of_file(data: bytes) -> list[str]:
     """The phrases of an uploaded list: the first cell of every line; a heading `phrase` or `concept` is passed over.
 
     Raises:
-        RecipeError: it is not text in UTF-8.
+        RecipeError: it is not text in UTF-8, or too long.
     """
     text, _ = text_files.table(decoded(data))
     _check_length(text)
     lines = [_first_cell(line.strip()) for line in text.splitlines()]
     lines = lines[1:] if lines and HEADINGS.get(lines[0].lower()) == "phrase" else lines
-    return list(dict.fromkeys(line for line in lines if line))
+    found = list(dict.fromkeys(line for line in lines if line))
+    counted("preserve", len(found))
+    return found
 
 
 def _first_cell(line: str) -> str:
@@ -125,11 +129,12 @@ def _first_cell(line: str) -> str:
 
 
 def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) -> str:
-    """What would be added, as escaped HTML."""
+    """What would be added, as escaped HTML; of many the first."""
     listed = "".join(
         f"<li><b>{html.escape(c.phrase)}</b> → {html.escape(c.mapping) or '<i>no mapping yet</i>'} · {c.kind}</li>"
-        for c in concepts
+        for c in concepts[:PREVIEWED]
     )
+    listed += f"<li>and {len(concepts) - PREVIEWED:,} more</li>" if len(concepts) > PREVIEWED else ""
     known = set() if replaces else {folded(row[0]) for row in rows or []}
     twice = [c.phrase for c in concepts if folded(c.phrase) in known]
     verb = "takes the place of the table" if replaces else "is added to the table"
@@ -168,6 +173,7 @@ def from_csv(data: bytes) -> list[Concept]:
             f"Line {lines[0][0]} of the CSV file does not name its columns; begin the file with the line "
             f"{','.join(COLUMNS)} (phrase is needed, the others may be left out).",
         )
+    counted("concepts", len(lines))
     return [_concept(number, cells, columns) for number, cells in lines]
 
 

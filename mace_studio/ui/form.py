@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import reduce
@@ -44,7 +43,7 @@ def recipe_from(values: Sequence[Any]) -> Recipe:
         *parents, last = field.path.split(".")
         home = reduce(lambda inner, part: inner.setdefault(part, {}), parents, data["settings"])
         home[last] = _value(field, typed)
-    return Recipe.from_json(json.dumps(data))
+    return Recipe.from_data(data)
 
 
 def values_from(recipe: Recipe) -> list[Any]:

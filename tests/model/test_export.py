@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
@@ -17,7 +18,7 @@ from mace_studio import erasure, text_files
 from mace_studio.analysis import compare as comparison
 from mace_studio.errors import FileError
 from mace_studio.exports import export as exporting
-from mace_studio.exports import writers
+from mace_studio.exports import model_card, writers
 from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.recipe import Concept, ImageRequest, Recipe
@@ -240,6 +241,16 @@ def test_each_format_says_what_it_is(model, erased, tmp_path, kind):
     assert str(BUILT_IN.parents[2]) not in card
     assert ("left out" in card) == (kind == "lora")
     assert result.path == path and all(written.exists() for written in result.files)
+
+
+@pytest.mark.parametrize("licence", ["mit", "a: b\nfoo: bar", "'\"{[&*#", "null", "- x", "CC BY-NC 4.0"])
+def test_the_licence_of_a_card_is_one_value_of_its_front(licence):
+    facts = model_card.Facts(
+        format="unet", file="x", base="o/m: x", on_hub=True, fingerprint="0", licence=licence, versions={}, warnings=(),
+        residuals={}, image=None, rows=[], scores=[],
+    )  # fmt: skip
+    front = yaml.safe_load(model_card.write(RECIPE, facts).split("---")[1])
+    assert front["license"] == " ".join(licence.split()) and front["base_model"] == "o/m: x" and "foo" not in front
 
 
 @pytest.mark.parametrize("kind, network", [("lycoris", "lycoris.kohya"), ("lora", "networks.lora"), ("unet", None)])

@@ -199,6 +199,12 @@ def test_a_search_writes_what_won_as_a_preset(few_images, tmp_path, monkeypatch)
     assert (tmp_path / "search-cat-uce-quick.md").is_file()
 
 
+def test_why_a_method_failed_does_not_break_its_table():
+    case = methods_study.cases("objects", ["uce"], ["cat"])[0]
+    text = methods_study.markdown("A", "objects", [Outcome(case, None, problem="a | b\n# <script>")])
+    assert "| a \\| b \\# \\<script\\> |" in text and "\n# <script>" not in text
+
+
 def test_a_search_without_a_result_says_why():
     case = methods_study.candidates("uce", "cat")[0]
     with pytest.raises(RecipeError, match="None of the settings could be measured: no memory"):

@@ -3,6 +3,7 @@ import math
 import re
 import sqlite3
 import threading
+import time
 import weakref
 from dataclasses import replace
 
@@ -185,6 +186,15 @@ def test_the_forwards_of_the_estimate_are_those_of_a_run(studio, entry, monkeypa
 def test_a_recipe_file_reads_back(entry):
     path = library.write_recipe(entry)
     assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
+
+
+def test_tokens_of_any_text_are_counted_at_once(studio, entry):
+    """A megabyte took six seconds."""
+    assert studio.token_counts(["a cat"])[0][:2] == (4, 32)
+    begun = time.process_time()
+    ((count, most, rest),) = studio.token_counts(["a " * 500_000])
+    assert count > most == 32 and rest and time.process_time() - begun < 0.5
+    assert len(studio.token_counts(["a"] * 2000)) == 1000
 
 
 def test_the_built_in_model_is_small():

@@ -77,6 +77,30 @@ def test_an_unusual_separator_that_is_named_counts():
     assert concept_text.from_csv(b"sep=|\nphrase|mapping\na, b|c; d")[0] == Concept("a, b", "c; d")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\n\ufeffphrase;mapping\ncat;dog", "SEP = ;\nphrase;mapping\ncat;dog", "phrase|mapping\ncat|dog",
+        "\tphrase\tmapping\n1\tcat\tdog", "\n \nphrase,mapping\ncat,dog", '"sep= ;"\r\nphrase;mapping\r\ncat;dog',
+    ],
+)  # fmt: skip
+def test_odd_tables_are_read(text):
+    assert concept_text.from_csv(text.encode()) == [Concept("cat", "dog")]
+    assert concept_text.from_csv(b"cat,dog,object,a|b|c|d|e")[0].synonyms == ("a", "b", "c", "d", "e")
+
+
+def test_what_is_no_letter_is_no_concept():
+    with pytest.raises(RecipeError, match="is not text in UTF-8"):
+        concept_text.from_csv(b"phrase,mapping\ncat,\x00")
+    for odd in ("\x00", "\x07 ", "\u200e", "\u3000"):
+        with pytest.raises(RecipeError, match="Say what “cat” maps to"):
+            Recipe(concepts=[Concept("cat", odd)]).check()
+        with pytest.raises(RecipeError, match="names no concept"):
+            Recipe(concepts=[Concept(odd, "dog")]).check()
+        with pytest.raises(RecipeError, match="An empty phrase cannot be kept"):
+            Recipe(concepts=[Concept("cat", "dog")], preserve=[odd]).check()
+
+
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "deep" / "one.png"
     with text_files.whole(path) as part:
@@ -106,7 +130,13 @@ def test_no_two_texts_have_one_file_name():
     assert json.loads(json.dumps(names)) == names and all(len(name) <= 55 for name in names)
 
 
-@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "\t=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "＝HYPERLINK(1)", "＋1", "＠A", "﹣1", "\ufeff=1",
+        "\u200b=1", "\x00=1", "\u3000＝1", "\x7f\u202e+1",
+    ],
+)  # fmt: skip
 def test_no_cell_is_a_formula(text):
     assert text_files.cell(text) == f"'{text}"
     assert text_files.cell("Van Gogh = art") == "Van Gogh = art"
