@@ -22,6 +22,12 @@ def captions_of(source: str) -> Path:
     return own if os.path.isfile(own) else GENERAL_CAPTIONS
 
 
+def check(path: Path) -> None:
+    """Raise a FileError unless a path is that of a file; what is in it is not read."""
+    if not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+        raise FileError(f"There is no file of captions “{path}”.")
+
+
 def read_captions(path: Path) -> list[str]:
     """The captions in a text file, one a line, or in an annotation file of MS-COCO, `captions_*.json`.
 
@@ -31,8 +37,7 @@ def read_captions(path: Path) -> list[str]:
     Raises:
         FileError: it is neither, or holds none.
     """
-    if not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
-        raise FileError(f"There is no file of captions “{path}”.")
+    check(path)
     try:
         written = path.read_text(encoding="utf-8-sig")
         lines = written.splitlines()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mace_studio import presets, sources
+from mace_studio import caption_files, presets, sources
 from mace_studio.caption_files import captions_of, read_captions
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan, with_one_guidance
@@ -76,6 +76,8 @@ class Studio(JobDesk):
         user: Callable[[], str | None] = lambda: None,
         machine: Callable[[], str] = lambda: "",
     ) -> None:
+        if captions is not None:
+            caption_files.check(captions)  # they are read late, after a run's images are made
         place = Place(
             source=sources.cleaned(source) if source else str(BUILT_IN),
             device=device,

@@ -203,6 +203,13 @@ def test_a_name_that_no_file_can_have_is_a_sentence(recipe_file, tmp_path, capsy
     assert "Error: " in said and "Traceback" not in said and "é" * 100 not in said
 
 
+def test_what_the_system_says_against_a_path_is_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "masks", lambda options: (options.out / "x").mkdir(parents=True))
+    assert cli.main(["masks", "cat", "--out", "é" * 300]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ") and "File name too long" in said and "é" * 100 not in said
+
+
 def test_what_is_asked_for_by_name_is_found_and_said(recipe_file, tmp_path, capsys, monkeypatch):
     """The recipe is a preset of this test; the erasure lies in the usual folder."""
     monkeypatch.chdir(tmp_path)

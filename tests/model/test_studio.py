@@ -344,6 +344,22 @@ def test_any_job_that_was_broken_off_goes_on(studio, entry):
     assert (pair.prompt, pair.seed, pair.after.tobytes()) == ("a cat", 3, pairs[0].after.tobytes())
 
 
+def test_an_export_and_a_look_at_few_images_go_on(studio, entry, tmp_path):
+    request = ExportRequest("unet", tmp_path / "cat.safetensors")
+    before = studio.export(entry.name, request).wait().path.read_bytes()
+    request.path.unlink()
+    request.path.with_suffix(".md").unlink()
+    broken_off(studio.output)
+    after = Studio(output=studio.output)
+    (found,) = after.interrupted()
+    assert after.resume(found).wait().path.read_bytes() == before
+    after.sample(entry.name, words=1, beyond=0, pairs=1).cancel()
+    broken_off(studio.output)
+    (found,) = Studio(output=studio.output).interrupted()
+    assert (found.method, found.arguments) == ("sample", (entry.name, 1, 0, 1))
+    after.forget(found)
+
+
 def test_a_job_that_cannot_go_on_says_why_and_stays_listed(studio, entry, tmp_path):
     studio.compare(entry.name, ImageRequest(("a cat",), steps=2)).wait()
     broken_off(studio.output)
