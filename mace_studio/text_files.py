@@ -50,7 +50,7 @@ def read(path: Path) -> str:
         FileError: it cannot be read, or is not in UTF-8.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
-        raise FileError(f"{path} is no file.")
+        raise FileError(f"{path} cannot be read: it is no file.")
     try:
         return decoded(path.read_bytes(), path.name)
     except FileNotFoundError as error:
