@@ -55,6 +55,7 @@ def _folder(folder: Path, source: str, dtype: torch.dtype, others: dict[str, nn.
         whole = (folder.parent / sources.INDEX).is_file()
         remedy = f" It is one part of a model; give the folder above, {folder.parent.name}." if whole else ""
         raise ModelError(f"{source} is not a model in the diffusers layout: it holds no {sources.INDEX}.{remedy}")
+    parts.check_files(folder, source)
     index = parts.read_json(folder / sources.INDEX)
     kinds = parts.of_index(source, index)
     configs = {name: parts.read_json(folder / name / "config.json") for name in ("unet", "vae") if name not in others}
@@ -90,6 +91,7 @@ def _other(source: str, name: str, dtype: torch.dtype) -> nn.Module:
     if os.path.isfile(path):
         raise ModelError(f"{source} is a file; give the folder of the text encoder, or of a model that has one.")
     folder = path if os.path.isdir(path) else hub.fetched(source)
+    parts.check_files(folder, source)
     inner = name if (folder / name / "config.json").is_file() else ""
     if not (folder / inner / "config.json").is_file():
         raise ModelError(f"{source} holds no {parts.CALLED[name]}: neither a config.json nor a folder “{name}”.")

@@ -55,6 +55,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def check_files(folder: Path, source: str) -> None:
+    """Raise a ModelError where a pipe lies in the place of a file: to open it would wait for whoever writes to it.
+
+    Args:
+        folder: of a model or of one part.
+        source: name of the model for messages.
+    """
+    if pipe := next((path for path in folder.rglob("*") if path.is_fifo()), None):
+        raise ModelError(f"{source} holds a pipe in the place of a file, {pipe.name}; download the model again.")
+
+
 def of_index(source: str, index: Mapping[str, Any]) -> dict[str, str]:
     """Name of each part that is loaded -> its class.
 
