@@ -73,6 +73,7 @@ class JobLog:
     def __init__(self, folder: Path) -> None:
         self._folder, self._owner = folder, uuid.uuid4().hex
         self._lock: sqlite3.Connection | None = None
+        self._unreadable: set[str] = set()
 
     def add(self, job: Job, place: Place, method: str, arguments: tuple[Any, ...]) -> None:
         """Write a job down that has just been queued."""
@@ -113,8 +114,10 @@ class JobLog:
                 if row[1] in ended:
                     found.append(_read(*row))
             except (LookupError, AttributeError, TypeError, ValueError, OSError, RecursionError, StudioError) as error:
-                # What another version wrote, or nobody.
-                log.warning("a job that was broken off cannot go on, “%s”: %r", str(row[2])[:80], error)
+                # What another version wrote, or nobody. Said once: a page asks again and again.
+                if row[0] not in self._unreadable:
+                    self._unreadable.add(row[0])
+                    log.warning("a job that was broken off cannot go on, “%s”: %r", str(row[2])[:80], error)
         return found
 
     def take(self, job: Written) -> bool:
