@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from mace_studio.errors import FileError
@@ -18,7 +19,13 @@ def captions_of(source: str) -> Path:
         source: folder, file or hub id of the model.
     """
     own = Path(source) / "captions.txt"
-    return own if own.is_file() else GENERAL_CAPTIONS
+    return own if os.path.isfile(own) else GENERAL_CAPTIONS
+
+
+def check(path: Path) -> None:
+    """Raise a FileError unless a path is that of a file; what is in it is not read."""
+    if not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+        raise FileError(f"There is no file of captions “{path}”.")
 
 
 def read_captions(path: Path) -> list[str]:
@@ -30,6 +37,7 @@ def read_captions(path: Path) -> list[str]:
     Raises:
         FileError: it is neither, or holds none.
     """
+    check(path)
     try:
         written = path.read_text(encoding="utf-8-sig")
         lines = written.splitlines()

@@ -21,7 +21,7 @@ from mace_studio.evaluation.plan import FIRST_SEED
 from mace_studio.evaluation.study import SEARCH_SEED, Case, Outcome, cases, markdown, run, some
 from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.parser import OUTPUT, command_parser
-from mace_studio.paths import slug
+from mace_studio.paths import slug, unique_slug
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, lookup, result_files
 from mace_studio.runtime.job_log import JobLog
@@ -46,13 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudioError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # such as a name that no file system takes
+        print(f"Error: {FileError(f'{error.filename} cannot be used: {error.strerror or error}.')}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
 def _serve(options: argparse.Namespace) -> None:
-    surroundings.prepare_network()
+    surroundings.prepare_network(options.host)
     from mace_studio.ui import start  # noqa: PLC0415 - gradio takes seconds to import
 
     studio, demo = start.build(options)
@@ -184,6 +187,8 @@ def _export(options: argparse.Namespace) -> None:
     studio = _studio(options, paths[0].parent)
     if len(paths) > 1 and (options.pair or options.report):
         raise RecipeError("pair", "The images and the report of a model card are of one erased model; export it alone.")
+    if twice := sorted({path.stem for path in paths if [one.stem for one in paths].count(path.stem) > 1}):
+        raise RecipeError("erasures", f"Two are called “{twice[0]}”, and so would be what is written; export one.")
     for path in paths:
         target = options.out
         if target is None or len(paths) > 1:
@@ -219,7 +224,7 @@ def _study_presets(options: argparse.Namespace) -> None:
     outcomes = _run(options, rows, first_seed)
     title = f"Study: {options.study}{f', {options.preset}' if searching else ''}, {options.plan} plan"
     text = markdown(title, outcomes, averaged=options.study == "objects")
-    path = options.out / f"{options.study}{f'-{options.preset}' if searching else ''}-{options.plan}.md"
+    path = _table(options, f"{options.study}{f'-{options.preset}' if searching else ''}", options.only)
     measured = [(outcome.report, outcome.seconds) for outcome in outcomes if outcome.report is not None]
     reports, seconds = [report for report, _ in measured], [taken for _, taken in measured]
     print(text)
@@ -232,7 +237,8 @@ def _study_methods(options: argparse.Namespace) -> None:
     outcomes = _run(options, rows, FIRST_SEED)
     text = methods_study.markdown(f"Methods: {options.task}, {options.plan} plan", options.task, outcomes)
     print(text)
-    for file in result_files.write_methods(text, outcomes, options.out / f"methods-{options.task}-{options.plan}.md"):
+    path = _table(options, f"methods-{options.task}", [*options.methods, *options.only])
+    for file in result_files.write_methods(text, outcomes, path):
         print(file)
 
 
@@ -241,11 +247,17 @@ def _search_method(options: argparse.Namespace) -> None:
         outcomes = _run(options, some(methods_search.candidates(name, options.preset), options.only), SEARCH_SEED)
         text = markdown(f"Search: {options.preset} by {name}, {options.plan} plan", outcomes)
         print(text)
-        path = options.out / f"search-{options.preset}-{name}-{options.plan}.md"
+        path = _table(options, f"search-{options.preset}-{name}", options.only)
         for file in result_files.write_study(text, [], [], path):
             print(file)
         won = methods_search.best(outcomes)
         print(methods_search.write_recipe(won.case.recipe, options.preset, options.recipes or options.out / "recipes"))
+
+
+def _table(options: argparse.Namespace, name: str, only: Sequence[str]) -> Path:
+    """The file of a study's table; that of some rows alone is another than that of all."""
+    part = f"-{unique_slug(', '.join(only))}" if only else ""
+    return options.out / f"{name}-{options.plan}{part}.md"
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -294,7 +306,7 @@ def _recipe(text: str) -> Recipe:
 
         concepts = concept_text.from_csv(text_files.read(Path(text)).encode())
         return Recipe(concepts=concepts, name=Path(text).stem).check()
-    if Path(text).is_file() or text.lower().endswith(".json"):
+    if os.path.isfile(text) or text.lower().endswith(".json"):
         return lookup.read_recipe(Path(text)).check()
     preset = lookup.find_preset(text)
     _say(f"{text}: the preset {preset.name}")
@@ -303,7 +315,7 @@ def _recipe(text: str) -> Recipe:
 
 def _erasure(options: argparse.Namespace, text: str) -> Path:
     """The file of an erasure, by its path or by its name in the folder of results or the usual one."""
-    if Path(text).is_file() or text.endswith(library.SUFFIX):
+    if os.path.isfile(text) or text.endswith(library.SUFFIX):
         return library.read(Path(text)).path
     path = lookup.find_erasure(text, [*([options.out] if options.out else []), OUTPUT])
     _say(f"{text}: the erased model {path}")
@@ -316,7 +328,7 @@ def _erasure_or_recipe(options: argparse.Namespace, text: str) -> Path | Recipe:
     try:
         return _erasure(options, text)
     except FileError as error:
-        if Path(text).is_file():
+        if os.path.isfile(text):
             raise
         try:
             return _recipe(text)

@@ -21,6 +21,7 @@ from mace_studio.erasure_header import Header
 from mace_studio.errors import FileError
 from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import FUSIONS
+from mace_studio.paths import slug
 from mace_studio.recipe import Recipe
 from mace_studio.sd import files, finite, lora, projections
 from mace_studio.sd.model import Model
@@ -149,6 +150,26 @@ class Erasure:
             for key, (up_PR, down_RD) in delta.pairs.items() if delta else ():
                 tensors |= {f"{LORA}{i}.{key}.up": up_PR, f"{LORA}{i}.{key}.down": down_RD}
         files.write(Path(path), tensors, header.metadata())
+
+
+def file_in(folder: Path, recipe: Recipe, digits: str, fingerprint: str) -> Path:
+    """Where in a folder an erasure lies that is named by its title; no erasure from another model lies there.
+
+    Args:
+        folder: of the erasures.
+        recipe: of the erasure.
+        digits: of its recipe, or from `digest`.
+        fingerprint: of the model that it is made from. Where a file of these digits is of another one, other digits are
+            taken, made of both.
+    """
+    path = folder / f"{slug(recipe.title())}-{digits}.safetensors"
+    try:
+        if not path.exists() or erasure_header.read(path).fingerprint == fingerprint:
+            return path
+    except FileError:  # no erasure: it is in the way, and is replaced
+        return path
+    both = hashlib.sha256(f"{digits} {fingerprint}".encode()).hexdigest()[: len(digits)]
+    return path.with_name(f"{slug(recipe.title())}-{both}.safetensors")
 
 
 def load(path: Path | str) -> Erasure:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import ClassVar
 
 QUOTED, LONGEST = 80, 2000  # characters of an input that a message repeats, and of a message
-QUOTE = re.compile(rf"“([^”]{{{QUOTED + 1},}})”")
+UNBROKEN = re.compile(r"\S{256,}")  # longer than any name of a file
 # Where a path begins, but for the address of a page; where a clause ends, or another path begins; what comes after a
 # separator that ends a path.
 BEGINS = r"(?<![\w/\\.~-])(?:(?<!:)|(?!//))(?:file:)?(?:~\w*|[A-Za-z]:)?[/\\]{1,3}(?=[^\s/\\])"
 BREAK = re.compile(r"[.,;:!?)”]\s|\s\(|\n|\s[\"'“‘(]*$")
 LAST = re.compile(r"(?:[\"'’).,;:!?]*(?:\s|$)|”)")
 SEPARATOR = re.compile(r"[/\\]+")
-PARTS = 64  # of a path, after its beginning, that are looked at
+PARTS = 64  # of a path, after its beginning, that are looked at; paths of a message
 
 
 class StudioError(Exception):
@@ -75,8 +75,11 @@ def names_only(message: str, shared: Path | None) -> str:
         return message
     known = "|".join(rf"{re.escape(str(one))}[/\\](?=\S)" for one in (shared.absolute(), shared) if one.name)
     begins = re.compile(rf"(?P<known>(?<![\w/\\.~-])(?:{known}))|{BEGINS}" if known else rf"(?P<known>(?!))|{BEGINS}")
-    told, at, message = [], 0, message[: 5 * LONGEST]
+    told: list[str] = []
+    at, message = 0, message[: 5 * LONGEST]
     while found := begins.search(message, at):
+        if len(told) == PARTS:  # no message of the studio names so many: they are a user's own text
+            return "".join(told) + "…"
         end = _last_part(message, found.start(), found.end())
         cut = found["known"] is not None or end > found.end()  # one part alone, such as “/srv”, tells no folder
         told.append(message[at : found.start() if cut else end])
@@ -104,7 +107,17 @@ def _last_part(message: str, start: int, after: int) -> int:
     return end
 
 
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def shortened(message: str) -> str:
-    """A message that repeats at most `QUOTED` characters of whatever stands in quotation marks."""
-    cut = QUOTE.sub(lambda found: f"“{found[1][: QUOTED - 1]}…”", message)
-    return cut if len(cut) <= LONGEST else f"{cut[: LONGEST - 1]}…"
+    """A message that repeats at most `QUOTED` characters of whatever stands in quotation marks or has no blank.
+
+    In linear time, whatever a user has typed.
+    """
+    *quoted, rest = message.split("”")
+    parts = [part.partition("“") for part in quoted]
+    whole = [before + mark + _cut(said, QUOTED) + "”" for before, mark, said in parts]
+    cut = UNBROKEN.sub(lambda found: _cut(found[0], QUOTED), "".join(whole) + rest)
+    return _cut(cut, LONGEST)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ DIM = 0.3  # brightness outside of a mask, as a share of what it was
 EDGE = (255, 255, 255)
 WHITE = 128  # values from here on count as white
 MOST_PIXELS = 4096 * 4096  # of an image that is read: a file of a few kilobytes may hold gigabytes
+
+FORMATS = ("PNG", "JPEG", "WEBP")  # of an image of a user's; Pillow has decoders of dozens more
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
 UserMasks = Mapping[Key, Image.Image]  # masks that a user made, from `black_and_white`
@@ -76,7 +79,7 @@ class MaskSheet:
 
     def fitting(self, recipe: Recipe) -> dict[Key, Image.Image]:
         """The masks that a user made and whose training images are the same in another recipe."""
-        before, now = image_settings(self.recipe), image_settings(recipe)
+        before, now = (image_settings(one, self.user_masks) for one in (self.recipe, recipe))
         return {key: mask for key, mask in self.user_masks.items() if before[key] == now.get(key)}
 
 
@@ -135,7 +138,8 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     check_takes_masks(recipe)
     keys = _file_names(recipe)
     # macOS puts a file ._x.png beside x.png on other systems' disks, which is no picture.
-    paths = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+    found = folder.glob("*.png") if os.path.isdir(folder) else ()
+    paths = sorted(path for path in found if not path.name.startswith("."))
     if not paths:
         raise FileError(f"There are no masks in {folder}; they are PNG files named like {next(iter(keys))}.")
     return {_key(path, keys, recipe): _read(path) for path in paths}
@@ -148,7 +152,7 @@ def from_bytes(data: bytes) -> Image.Image:
         FileError: they are no image, or one of too many pixels.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:  # its header alone
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # its header alone
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             return black_and_white(image)
@@ -193,7 +197,7 @@ def write(sheet: MaskSheet, folder: Path) -> list[Path]:
 def _holds(path: Path, image: Image.Image) -> bool:
     """Whether a file is this image."""
     try:
-        with Image.open(path) as found:
+        with Image.open(path, formats=FORMATS) as found:
             return (found.mode, found.size) == (image.mode, image.size) and found.tobytes() == image.tobytes()
     except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
@@ -233,15 +237,21 @@ def _contact(sheet: MaskSheet) -> Image.Image:
     return contact
 
 
-def image_settings(recipe: Recipe) -> dict[Key, tuple]:
-    """(phrase, number) of each training image -> all settings that it depends on; none for methods without masks."""
+def image_settings(recipe: Recipe, wanted: Collection[Key] | None = None) -> dict[Key, tuple]:
+    """(phrase, number) of each training image -> all settings that it depends on; none for methods without masks.
+
+    Args:
+        recipe: whose images they are.
+        wanted: of these alone, where there are such; None for all, of which there may be many.
+    """
     if recipe.method != "mace":
         return {}
-    images = recipe.settings.images
+    images, kinds = recipe.settings.images, {concept.phrase: concept.kind for concept in recipe.concepts}
+    keys = wanted if wanted is not None else ((phrase, i + 1) for phrase in kinds for i in range(images.per_concept))
     return {
-        (concept.phrase, i + 1): (concept.kind, recipe.seed + i, images.steps, images.guidance)
-        for concept in recipe.concepts
-        for i in range(images.per_concept)
+        (phrase, number): (kinds[phrase], recipe.seed + number - 1, images.steps, images.guidance)
+        for phrase, number in keys
+        if phrase in kinds and number <= images.per_concept
     }
 
 
@@ -269,6 +279,8 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
 
 def _read(path: Path) -> Image.Image:
     try:
+        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+            raise OSError
         return from_bytes(path.read_bytes())
     except FileError as error:
         raise FileError(f"{path.name}{str(error).removeprefix('This')}") from error

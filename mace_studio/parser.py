@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from mace_studio.errors import QUOTED
 from mace_studio.evaluation.methods_search import SEARCHED
 from mace_studio.evaluation.methods_study import TASKS
 from mace_studio.evaluation.study import STUDIES
@@ -24,12 +25,12 @@ ERASURE = "path of an erased model, or its name"
 
 def page_parser() -> argparse.ArgumentParser:
     """Of `python app.py`."""
-    return argparse.ArgumentParser(description=ABOUT, parents=[_model_flags(), _page_flags()])
+    return _Parser(description=ABOUT, parents=[_model_flags(), _page_flags()])
 
 
 def command_parser() -> argparse.ArgumentParser:
     """Of `mace-studio`; the name of the command is put into `command`."""
-    parser = argparse.ArgumentParser(prog="mace-studio", description=ABOUT)
+    parser = _Parser(prog="mace-studio", description=ABOUT)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     model, images = _model_flags(), _image_flags()
     commands.add_parser("serve", parents=[model, _page_flags()], help="serve the page, as python app.py does")
@@ -48,8 +49,8 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _model_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
+def _model_flags() -> _Parser:
+    flags = _Parser(add_help=False)
     flags.add_argument("--model", help="folder, hub id or single .safetensors file (default: the built-in model)")
     flags.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     flags.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
@@ -62,10 +63,10 @@ def _model_flags() -> argparse.ArgumentParser:
     return flags
 
 
-def _page_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
+def _page_flags() -> _Parser:
+    flags = _Parser(add_help=False)
     flags.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="address to serve on")
-    flags.add_argument("--port", type=int, help="port to serve on (default: the first free one from 7860)")
+    flags.add_argument("--port", type=_port, help="port to serve on (default: the first free one from 7860)")
     flags.add_argument(
         "--output-dir", "--out", dest="out", type=Path, default=OUTPUT, help="where erased models and images go"
     )
@@ -85,13 +86,26 @@ def _page_flags() -> argparse.ArgumentParser:
     return flags
 
 
-def _image_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
+def _image_flags() -> _Parser:
+    flags = _Parser(add_help=False)
     flags.add_argument("--steps", type=int, help="20 when left out, fewer with a distilled model")
     flags.add_argument("--guidance", type=float, help="7.5 when left out, 1 with a distilled model")
     flags.add_argument("--negative", default="", help="what to steer away from")
     flags.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the model's own when left out")
     return flags
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors repeat no more of a long argument than those of the studio."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(" ".join(w if len(w) <= QUOTED else f"{w[: QUOTED - 1]}…" for w in message.split(" ")))
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 6 and 0 < int(text) < 2**16):
+        raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
+    return int(text)
 
 
 class _Mcp(argparse.Action):

@@ -17,7 +17,7 @@ from mace_studio.errors import RecipeError
 from mace_studio.phrases import distinct, folded
 from mace_studio.schema import build
 from mace_studio.settings import MOST, PIXELS, SIDE, bounded, counted, fits, one_of
-from mace_studio.text_files import broken
+from mace_studio.text_files import blank, broken, visible
 
 if TYPE_CHECKING:
     from mace_studio.methods import Method
@@ -45,7 +45,9 @@ class Concept:
     synonyms: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "synonyms", tuple(self.synonyms))
+        for part in ("phrase", "mapping"):
+            object.__setattr__(self, part, _visible(getattr(self, part)))
+        object.__setattr__(self, "synonyms", tuple(map(_visible, self.synonyms)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(self.concepts))
-        object.__setattr__(self, "preserve", tuple(self.preserve))
+        object.__setattr__(self, "preserve", tuple(map(_visible, self.preserve)))
+        object.__setattr__(self, "name", _visible(self.name))
         if self.settings is None:
             object.__setattr__(self, "settings", _method(self.method).settings())
 
@@ -99,6 +102,9 @@ class Recipe:
         if not isinstance(self.settings, method.settings):
             raise RecipeError("settings", f"These are not the settings of {method.title}; leave them out.")
         self.settings.check()
+        # MACE's masks may be looked at without training, so its images count then too.
+        own = len(self.concepts) * self.settings.images.per_concept if self.method == "mace" else 0
+        counted("concepts", max(own, method.work(self).images), "training images")
         bounded("seed", self.seed)
         return self
 
@@ -132,6 +138,14 @@ class Recipe:
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             raise RecipeError("", f"This is not a recipe: it is not valid JSON ({error}).") from error
         return _from_data(data)
+
+    @staticmethod
+    def from_data(data: object) -> Recipe:
+        """Read a recipe as a program has it: what `json.loads` makes of its file; errors as of `from_json`."""
+        try:
+            return Recipe.from_json(json.dumps(data))
+        except (RecursionError, TypeError, ValueError) as error:
+            raise RecipeError("", "This is not a recipe: it is nested too deeply, or holds what is no JSON.") from error
 
     def digest(self) -> str:
         """Eight hexadecimal digits that differ between different recipes.
@@ -219,6 +233,11 @@ class ImageRequest:
         return self.check()
 
 
+def _visible(text: Any) -> Any:
+    """A text as people see it; what is no text is left for the checks."""
+    return visible(text) if isinstance(text, str) else text
+
+
 def _method(name: str) -> Method:
     """The row of a method. Imported late, since its own module reads recipes."""
     from mace_studio.methods import find  # noqa: PLC0415
@@ -260,9 +279,9 @@ def _check_concepts(concepts: Sequence[Concept]) -> None:
     seen: dict[str, int] = {}
     for i, concept in enumerate(concepts):
         where = f"concepts[{i}]"
-        if not concept.phrase.strip():
+        if blank(concept.phrase):
             raise RecipeError(f"{where}.phrase", f"Row {i + 1} names no concept; type one or remove the row.")
-        if not concept.mapping.strip():
+        if blank(concept.mapping):
             raise RecipeError(f"{where}.mapping", f"Say what “{concept.phrase}” maps to, for instance “a person”.")
         one_of(f"{where}.kind", concept.kind, KINDS)
         key = folded(concept.phrase)
@@ -281,7 +300,7 @@ def _check_concepts(concepts: Sequence[Concept]) -> None:
 def _check_preserve(recipe: Recipe) -> None:
     erased = {folded(c.phrase): row for row, c in enumerate(recipe.concepts, 1)}
     for i, phrase in enumerate(recipe.preserve):
-        if not phrase.strip():
+        if blank(phrase):
             raise RecipeError(f"preserve[{i}]", "An empty phrase cannot be kept; remove it.")
         if (row := erased.get(folded(phrase))) is not None:
             raise RecipeError(

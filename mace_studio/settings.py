@@ -34,6 +34,7 @@ MOST = {
     "prompts": 1000,
     "seeds": 1000,
     "images": 10_000,  # prompts times seeds
+    "training images": 100_000,  # of all concepts
     "erasures": 50,  # that are measured together
     "phrases": 100,  # that are looked at as one word each, beside the concepts
 }

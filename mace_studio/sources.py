@@ -10,14 +10,14 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from mace_studio.errors import ModelError
 
+QUOTATIONS = 4  # in one another
 LONGEST = 255  # characters of a source that is not on this machine
 QUOTED = 80  # characters of a source that a message repeats
 INDEX = "model_index.json"
 CHECKPOINT = ".safetensors"
-QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"), ("<", ">"))
+OPENING, CLOSING = "\"'`“”„‘’‚«»‹›<「『", "\"'`”“‘’»«›‹>」』"  # languages disagree on which is which
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
-HOME = re.compile(r"~(?=$|[/\\])")
 
 
 def cleaned(source: str) -> str:
@@ -36,17 +36,17 @@ def cleaned(source: str) -> str:
     _check_letters(text)
     text = _address(text)
     _check_letters(text)  # those that an address holds as %00
-    if len(text) > LONGEST and not os.path.exists(text):  # that of Path fails for a name that is too long
+    if len(text) > LONGEST and not os.path.exists(text):
         raise ModelError(
             f"“{shown(text)}” has {len(text)} characters, and there is no such folder; a hub id has {LONGEST} at most. "
             "Give a folder, a .safetensors file or a hub id such as owner/name."
         )
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(text):  # that of Path fails for a name of too many bytes
         return str(_model_in(path))
-    if path.name == INDEX and path.is_file():
+    if path.name == INDEX and os.path.isfile(text):
         return str(path.parent)
-    return text
+    return text.rstrip("/") if is_hub_id(text.rstrip("/")) and not os.path.exists(text) else text
 
 
 def _check_letters(text: str) -> None:
@@ -66,12 +66,21 @@ def is_hub_id(source: str) -> bool:
 
 
 def _unquoted(text: str) -> str:
-    # Blanks that str.strip() leaves: zero-width ones and the byte order mark, which come with copied text.
-    blanks = "\u200b\u200c\u200d\u2060\ufeff"
-    text = text.strip().strip(blanks).strip()
-    while len(text) > 1 and any(text.startswith(left) and text.endswith(right) for left, right in QUOTES):
-        text = text[1:-1].strip().strip(blanks).strip()
+    text = _stripped(text)
+    for _ in range(QUOTATIONS):
+        if len(text) < 2 or text[0] not in OPENING:
+            break
+        inner = _stripped(text.rstrip(",;"))  # as in a list
+        if len(inner) < 2 or inner[-1] not in CLOSING:
+            break
+        text = _stripped(inner[1:-1])
     return text
+
+
+def _stripped(text: str) -> str:
+    """Without what str.strip() leaves, too: marks without width, which come along with copied text."""
+    marks = "".join({letter for letter in text if unicodedata.category(letter) == "Cf"})
+    return text.strip().strip(f"{marks} \t\r\n")
 
 
 def _address(text: str) -> str:
@@ -79,10 +88,15 @@ def _address(text: str) -> str:
     if text.lower().startswith("file:"):
         parts = _split(text)
         path = unquote(parts.path)
+        if parts.netloc not in ("", "localhost"):
+            raise ModelError(
+                f"“{shown(text)}” names a file of another computer, {shown(parts.netloc)}; the address of one of this "
+                f"computer has three slashes: file:///{shown(parts.netloc + path)}."
+            )
         # file:///C:/models on Windows: the drive comes after the slash of the address.
         return path[1:] if re.match(r"/[A-Za-z]:", path) else path
-    if HOME.match(text):
-        return str(Path.home()) + text[1:]
+    if text.startswith("~"):
+        return os.path.expanduser(text)
     if re.match(r"(hf|https?)://", text, re.IGNORECASE) or text.lower().startswith(tuple(f"{h}/" for h in HUB_HOSTS)):
         return _hub_page(text)
     return text
@@ -106,8 +120,11 @@ def _hub_page(text: str) -> str:
             f"“{shown(text)}” is the address of a page; download the .safetensors file and give its path, or give a "
             "hub id such as owner/name."
         )
+    if names[:2] == ["api", "models"]:
+        names = names[2:]
     if names[:1] == ["models"]:
         names = names[1:]
+    names[1:2] = [name.removesuffix(".git") for name in names[1:2]]
     file = names[-1] if len(names) > 3 and names[2] in ("blob", "resolve") else ""
     if file.endswith(CHECKPOINT):
         raise ModelError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from mace_studio.errors import StudioError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+SCHEMES = ("http", "https", "socks5", "socks5h")  # of a proxy, that httpx knows
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -25,17 +26,27 @@ def make_console_forgiving() -> None:
             stream.reconfigure(errors="replace")
 
 
-def prepare_network() -> None:
+def prepare_network(host: str | None = None) -> None:
     """Let no proxy stand between this machine and itself: the page asks its own server whether it is up.
 
+    Args:
+        host: where the page is to be served.
+
     Raises:
-        StudioError: a SOCKS proxy is set whose package is missing.
+        StudioError: a proxy is set of a kind that cannot be used, or whose package is missing.
     """
+    own = (*LOOPBACK, *([host] if host and host not in LOOPBACK else []))
     for name in ("no_proxy", "NO_PROXY"):
-        listed = [host for host in os.environ.get(name, "").split(",") if host.strip()]
-        os.environ[name] = ",".join([*listed, *(host for host in LOOPBACK if host not in listed)])
+        listed = [one for one in os.environ.get(name, "").split(",") if one.strip()]
+        os.environ[name] = ",".join([*listed, *(one for one in own if one not in listed)])
     for name in (*PROXIES, *(name.upper() for name in PROXIES)):
-        if os.environ.get(name, "").lower().startswith("socks") and not find_spec("socksio"):
+        scheme, there, _ = os.environ.get(name, "").strip().lower().partition("://")
+        if there and scheme not in SCHEMES:
+            raise StudioError(
+                f"{name} names a proxy of the kind “{scheme}”, which cannot be used; give one of {', '.join(SCHEMES)}, "
+                "or unset the variable, if no proxy is needed."
+            )
+        if there and scheme.startswith("socks") and not find_spec("socksio"):
             raise StudioError(
                 f"{name} names a SOCKS proxy, which needs a package that is not installed: pip install "
                 "'httpx[socks]'. Or unset the variable, if no proxy is needed."

@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,8 +21,9 @@ from mace_studio.errors import FileError
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
 PART = ".part"
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
+UNSEEN = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
 NOTE = 2**24  # bytes of a note that are read
-SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
+SEPARATOR = re.compile(r"\s*\"?sep *= *(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
 
 
 def decoded(data: bytes, name: str = "This file") -> str:
@@ -31,7 +33,10 @@ def decoded(data: bytes, name: str = "This file") -> str:
         FileError: it is in another encoding.
     """
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
+        if "\0" in text:  # as of UTF-16 without its mark, or no text at all
+            raise UnicodeDecodeError("utf-8", data, 0, 1, "a null character")
+        return text
     except UnicodeDecodeError as error:
         other = next((called for mark, called in MARKS.items() if data.startswith(mark)), "")
         what = f"is {other} text" if other else "is not text in UTF-8"
@@ -44,6 +49,8 @@ def read(path: Path) -> str:
     Raises:
         FileError: it cannot be read, or is not in UTF-8.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+        raise FileError(f"{path} cannot be read: it is no file.")
     try:
         return decoded(path.read_bytes(), path.name)
     except FileNotFoundError as error:
@@ -67,11 +74,12 @@ def table(text: str) -> tuple[str, str]:
 
     Spreadsheets begin a file with a line such as `sep=;`, which is taken off; without it the first line tells.
     """
-    text = text.lstrip("\ufeff \t\r\n")
+    text = visible(text)  # a mark may stand behind the first line, too
     if found := SEPARATOR.match(text):
         return text[found.end() :], found[1]
-    first = text.partition("\n")[0]
-    return text, max(",;\t", key=first.count)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    most = max(",;\t", key=first.count)
+    return text, most if most in first or "|" not in first else "|"  # bars part synonyms, where there is another sign
 
 
 def markdown(text: str) -> str:
@@ -82,7 +90,19 @@ def markdown(text: str) -> str:
 
 def cell(text: str) -> str:
     """A text as a cell of a CSV file that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    # What a spreadsheet passes over before it looks for a formula, and signs that it takes for the ASCII ones.
+    shown = next((letter for letter in text if unicodedata.category(letter)[0] not in "CZ"), "")
+    return f"'{text}" if unicodedata.normalize("NFKC", shown).startswith(("=", "+", "-", "@")) else text
+
+
+def visible(text: str) -> str:
+    """A text without what comes along with copied text and nobody sees: byte order marks and joints without width."""
+    return text.translate(UNSEEN)
+
+
+def blank(text: str) -> bool:
+    """Whether a text has nothing to see or to read: blanks and control characters alone."""
+    return all(unicodedata.category(letter)[0] in "CZ" for letter in text)
 
 
 def broken(text: str) -> bool:
@@ -94,8 +114,8 @@ def broken(text: str) -> bool:
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; it takes the place of `path` when the block ends well.
 
-    So nobody finds half a file under its final name, whatever ends the process. The folder is made. The name says which
-    process made it, for `remove_abandoned`.
+    So nobody finds half a file under its final name, whatever ends the process or the machine. The folder is made. The
+    name says which process made it, for `remove_abandoned`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(), suffix=PART + path.suffix)
@@ -106,6 +126,8 @@ def whole(path: Path) -> Iterator[Path]:
         mask = os.umask(0)  # it is read by setting it
         os.umask(mask)
         part.chmod(0o666 & ~mask)
+        with part.open("rb+") as file:  # on the disk before its name is, or a power cut leaves an empty file under it
+            os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -84,7 +84,9 @@ def residual_rows(inspection: Inspection) -> Figure:
         figure, grid = _grid(len(maps), 1 + len(shown), inspection, "concept words replaced by the end token")
         for row, (axes, (name, run)) in enumerate(zip(grid, inspection.runs.items(), strict=True)):
             _image(axes[0], run.image, name)
-            axes[0].set_xlabel("\n".join(f"p({phrase}) = {share:.1%}" for phrase, share in run.presence.items()))
+            axes[0].set_xlabel(
+                "\n".join(f"p({text_files.visible(phrase)}) = {share:.1%}" for phrase, share in run.presence.items())
+            )
             for axis, i in zip(axes[1:], shown, strict=True):
                 axis.imshow(maps[name][i], cmap=COLOURS, norm=scale, interpolation="nearest")
                 frame(axis, words[i] if row == 0 else None)
@@ -104,7 +106,7 @@ def mass_bars(inspection: Inspection) -> Figure:
         panels = figure.subplots(1, 1 + both, squeeze=False, sharey=True)[0]
         _bars(panels[0], rows, "total", "share of all attention, %")
         if mask is not None:
-            _bars(panels[1], rows, "inside", f"share inside the mask of “{mask.word}”, %")
+            _bars(panels[1], rows, "inside", f"share inside the mask of “{text_files.visible(mask.word)}”, %")
         panels[0].invert_yaxis()
         panels[0].legend(frameon=False)
     return figure
@@ -151,7 +153,7 @@ def _title(inspection: Inspection, more: str = "") -> str:
     parts = [f"seed {about['seeds'][0]}", f"{about['steps']} steps", f"guidance {about['guidance']:g}", about["model"]]
     if "recipe_digest" in about:
         parts.append(f"recipe {about['recipe_digest']}")
-    return f"“{about['prompts'][0]}”\n" + " · ".join([*parts, *([more] if more else [])])
+    return text_files.visible(f"“{about['prompts'][0]}”\n" + " · ".join([*parts, *([more] if more else [])]))
 
 
 def _image(axis: Axes, image: Image | None, name: str) -> None:
@@ -172,7 +174,9 @@ def frame(axis: Axes, word: Word | None) -> None:
     if word is not None:
         marked = word.role == "concept"
         title = word.text if word.role in ("word", "concept") else f"⟨{word.text}⟩"
-        axis.set_title(title, fontweight="bold" if marked else "normal", color="#b42318" if marked else "black")
+        axis.set_title(
+            text_files.visible(title), fontweight="bold" if marked else "normal", color="#b42318" if marked else "black"
+        )
 
 
 def _colour_bar(figure: Figure, grid: np.ndarray, palette: str, scale: Normalize, label: str) -> None:
@@ -187,6 +191,6 @@ def _bars(axis: Axes, rows: dict[str, list[Mass]], key: str, label: str) -> None
         bars = axis.barh(places, [100 * getattr(mass, key) for mass in row], thick, label=name, color=colour)
         axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=6)
     names = next(iter(rows.values()))
-    axis.set_yticks(range(len(names)), [mass.word.text for mass in names])
+    axis.set_yticks(range(len(names)), [text_files.visible(mass.word.text) for mass in names])
     axis.set_xlabel(label)
     axis.spines[["top", "right"]].set_visible(False)

@@ -192,7 +192,7 @@ def _table(lines: Sequence[Line]) -> list[str]:
     for name, recipe, kept, own in measured:
         mark = "" if "preserve" in find(recipe.method).reads else f" {UNREAD}"
         if not kept:
-            rows.append(f"| {name}{mark} | {own[0].problem} |{' |' * (len(head) - 2)}")
+            rows.append(f"| {name}{mark} | {text_files.markdown(own[0].problem)} |{' |' * (len(head) - 2)}")
             continue
         tallies = [tally(kept, role) for role in (ERASED, KEPT, SYNONYM)]
         counts = " / ".join("0" if one is None else str(one.count) for one in tallies)

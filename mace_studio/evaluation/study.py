@@ -23,7 +23,7 @@ from mace_studio.errors import RecipeError, StudioError
 from mace_studio.evaluation import scaling
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, Plan, make_plan
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, agreed, percent
-from mace_studio.paths import BUILT_IN, slug
+from mace_studio.paths import BUILT_IN
 from mace_studio.presets import known_kinds, presets
 from mace_studio.progress import Progress, silent, timed
 from mace_studio.progress import Report as Callback
@@ -195,7 +195,9 @@ def _erased(
     model: Model, recipe: Recipe, folder: Path, erase: Callable[..., Erasure], progress: Callback
 ) -> tuple[Path, Spent | None]:
     """The file of an erasure, made where it is not there yet, and what this took if that is known."""
-    path = folder / f"{slug(recipe.title())}-{recipe.digest()}.safetensors"
+    from mace_studio import erasure as erasure_file  # noqa: PLC0415 - torch
+
+    path = erasure_file.file_in(folder, recipe, recipe.digest(), model.fingerprint)
     times = path.with_suffix(".seconds")
     if not path.is_file():
         own = folder / "cache" if recipe.method == "mace" else folder / "cache" / recipe.method

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -53,7 +55,7 @@ class Exported:
 def export(model: Model, erasure: Erasure, request: ExportRequest, progress: Report = silent) -> Exported:
     """Write an erasure in one of the formats of `formats.FORMATS`.
 
-    What is at the path is whole at every moment: the old, or the new.
+    What is at the path is whole: the old, or the new.
 
     Args:
         model: is bit for bit the same afterwards.
@@ -138,7 +140,9 @@ def _metadata(model: Model, erasure: Erasure, request: ExportRequest, licence: s
 def _captioned(path: Path, erasure: Erasure) -> tuple[str, Image.Image]:
     """An image that `compare.save_pair` wrote, after what it shows."""
     try:
-        with Image.open(path) as file:
+        if not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+            raise FileNotFoundError(path)
+        with Image.open(path, formats=["PNG"]) as file:
             settings = json.loads(file.info[PAIR_HEADER])
             image = file.convert("RGB")
         same = _is_of(erasure, settings["recipe"], settings["model_fingerprint"])
@@ -179,16 +183,22 @@ def _stacked(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def _publish(paths: Sequence[Path], stage: Path) -> None:
-    """Move what is whole from the folder `stage` to where it belongs, the model last."""
+    """Move what is whole from the folder `stage` to where it belongs, the model last.
+
+    A folder cannot be renamed onto one that holds something: the old one steps aside, and back on failure. What kills
+    the process in between leaves it under a name that begins as its own and is no abandoned one.
+    """
     for path in paths:
         if path.is_dir():
-            # A folder cannot be renamed onto one that holds something: the old one steps aside, and back on failure.
-            aside = stage / "replaced"
-            os.rename(path, aside)
+            aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}.old-"))
+            os.rename(path, aside / path.name)
             try:
                 os.rename(stage / path.name, path)
             except OSError:
-                os.rename(aside, path)
+                os.rename(aside / path.name, path)
                 raise
+            finally:
+                if path.is_dir():
+                    shutil.rmtree(aside, ignore_errors=True)
         else:
             os.replace(stage / path.name, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -50,6 +52,9 @@ class Facts:
     scores: Sequence[str] = ()
 
 
+OTHER_THAN_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # to YAML
+
+
 def licence_note(base: str, licence: str | None) -> str:
     """Whose licence holds, in words."""
     if licence is None:
@@ -62,8 +67,8 @@ def licence_note(base: str, licence: str | None) -> str:
 
 def write(recipe: Recipe, facts: Facts) -> str:
     """The whole card."""
-    front = [f"license: {' '.join((facts.licence or 'other').split())}", "pipeline_tag: text-to-image"]
-    front += [f"base_model: {facts.base}"] if facts.on_hub else []
+    front = [f"license: {_yaml(facts.licence or 'other')}", "pipeline_tag: text-to-image"]
+    front += [f"base_model: {_yaml(facts.base)}"] if facts.on_hub else []
     front += ["library_name: diffusers"] if FORMATS[facts.format].folder else []
     concepts = [f"| {markdown(c.phrase)} | {markdown(c.mapping)} | {c.kind} |" for c in recipe.concepts]
     sections = [
@@ -88,6 +93,13 @@ def write(recipe: Recipe, facts: Facts) -> str:
         f"```json\n{recipe.to_json().strip()}\n```",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _yaml(text: str) -> str:
+    """A text as a value of YAML, which reads every string of JSON."""
+    plain = " ".join(text.split())
+    simple = re.fullmatch(r"[A-Za-z][\w./-]*", plain) and plain.lower() not in OTHER_THAN_TEXT
+    return plain if simple else json.dumps(plain)
 
 
 def scores(about: Mapping) -> list[str]:

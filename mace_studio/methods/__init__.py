@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mace_studio import prompts
-from mace_studio.errors import RecipeError
+from mace_studio.errors import NotFinite, RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.settings import (
     AdaVdSettings,
@@ -30,6 +30,7 @@ from mace_studio.methods.settings import (
     UceSettings,
     Work,
 )
+from mace_studio.phrases import doubts
 from mace_studio.progress import silent
 from mace_studio.settings import TIMESTEPS, ImageSettings
 
@@ -352,19 +353,30 @@ def erase(
 
     Raises:
         RecipeError: the recipe cannot be run; the message names the field and the remedy.
+        NotFinite: what comes out is no finite numbers.
 
     Example:
         >>> from mace_studio import Concept, Recipe, erase, load
         >>> erasure = erase(load(), Recipe(concepts=[Concept("cat", "forest")], preserve=["dog"]))
         >>> erasure.save("cat.safetensors")
     """
-    from mace_studio import masks  # noqa: PLC0415 - which imports recipes, and these the table of methods
-    from mace_studio.sd import metering  # noqa: PLC0415 - torch
+    from torch.linalg import LinAlgError  # noqa: PLC0415 - which takes seconds
 
-    recipe.check()
+    from mace_studio import masks  # noqa: PLC0415 - which imports recipes, and these the table of methods
+    from mace_studio.sd import metering, text  # noqa: PLC0415 - torch
+
+    text.check(model, recipe.check())
     run = find(recipe.method).erase
     if user_masks:
         masks.check_takes_masks(recipe)
         run = partial(_runs("mace.erase"), user_masks=user_masks)
-    made, spent = metering.measured(model, partial(run, model, recipe, progress, cache))
-    return replace(made, spent=spent)
+    try:
+        made, spent = metering.measured(model, partial(run, model, recipe, progress, cache))
+    except LinAlgError as error:
+        raise NotFinite(
+            f"{find(recipe.method).title} cannot solve for these weights, since some are no finite numbers or too far "
+            f"apart in {str(model.dtype).removeprefix('torch.')}. Use smaller scales, or load the model in float32."
+        ) from error
+    # MACE, which composing calls too, says the doubts itself.
+    warnings = tuple(dict.fromkeys((*doubts(recipe.concepts), *made.warnings)))
+    return replace(made, spent=spent, warnings=warnings)

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio import __version__
@@ -16,7 +15,7 @@ from mace_studio.caption_files import read_captions
 from mace_studio.erasure import Erasure
 from mace_studio.progress import Progress, Report, timed, within
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import files, grams, text
+from mace_studio.sd import files, finite, grams, text
 from mace_studio.sd.model import Model
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
@@ -124,10 +123,15 @@ def result(
         weights: name of a parameter of the UNet -> weight, in any dtype and on any device.
         warnings: sentences for the user.
         conditions: name of a solve -> condition number of its matrix.
+
+    Raises:
+        NotFinite: a weight has numbers that are not finite, or are too large for the model's dtype.
     """
+    own = {key: weight.detach().to("cpu", model.dtype).contiguous() for key, weight in weights.items()}
+    finite.check_weights(own, f"The weights of “{recipe.title()}”")
     return Erasure(
         recipe=recipe,
-        weights={key: weight.detach().to("cpu", model.dtype).contiguous() for key, weight in weights.items()},
+        weights=own,
         fingerprint=model.fingerprint,
         unet=model.unet_fingerprint,
         conditions=conditions or {},
@@ -161,8 +165,8 @@ def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:
     """
     captions = read_captions(model.captions)
     path = cache / grams.file_name("words-general", model.fingerprint, captions) if cache else None
-    if path and path.exists():
-        return load_file(path)["mean_DD"]
+    if path and (known := files.cached(path, {"mean_DD": (model.width, model.width)})):
+        return known["mean_DD"]
     total_DD, count = torch.zeros(model.width, model.width).double(), 0
     for start in range(0, len(captions), text.BATCH):
         batch = captions[start : start + text.BATCH]

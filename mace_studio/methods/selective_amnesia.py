@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -226,8 +225,9 @@ def _fisher(
     asked = (settings.select, settings.replay, settings.stride, settings.image_steps, settings.image_guidance)
     digest = hashlib.sha256(repr((asked, str(model.dtype))).encode()).hexdigest()[:8]
     name = grams.file_name(f"fisher-{digest}", model.fingerprint, read_captions(model.captions))
-    if cache and (cache / name).exists():
-        return {key: value.to(model.device) for key, value in load_file(cache / name).items()}
+    shapes = {key: tuple(master.shape) for key, master in copies.items()}
+    if cache and (known := files.cached(cache / name, shapes)):
+        return {key: value.to(model.device) for key, value in known.items()}
     generator = torch.Generator().manual_seed(REPLAY_SEED)
     timesteps = range(0, model.pipeline.scheduler.config.num_train_timesteps, settings.stride)
     total, scale = len(replay.phrases) * len(timesteps), training.loss_scale(model)

@@ -36,6 +36,9 @@ class Work:
     sentences: int | None = None
 
 
+LARGEST = 1e12  # of what has no bound of its own: more leaves the numbers that weights are computed in
+
+
 def option(default: Any, about: str, least: float | None = None, most: float | None = None, choices: tuple = ()) -> Any:
     """A setting with its explanation and its bounds, which `check` and the form read from the field's metadata.
 
@@ -68,10 +71,9 @@ class MethodSettings:
 def _check_number(name: str, value: float, least: float | None, most: float | None) -> None:
     if not is_finite(value):
         raise RecipeError(name, f"{number(value)} is not allowed; use a finite number.")
-    if least is not None:
-        at_least(name, value, least)
-    if most is not None and value > most:
-        raise RecipeError(name, f"{number(value)} is not allowed; use a number up to {most:g}.")
+    at_least(name, value, -LARGEST if least is None else least)
+    if value > (limit := LARGEST if most is None else most):
+        raise RecipeError(name, f"{number(value)} is not allowed; use a number up to {limit:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mace_studio import sources
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.settings import SldSettings
@@ -83,7 +84,13 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     Raises:
         StudioError: with a sentence for the user.
     """
-    return inputs.without_weights(model, recipe, progress, [UNGUIDED] if model.distilled else [])
+    warnings = [UNGUIDED] if model.distilled else []
+    if rest := text.unread(model, _safety_text(recipe)):
+        warnings.append(
+            "The names of the concepts are one text here, which is longer than this model reads. Nothing is guided "
+            f"away from “{sources.shown(rest)}”; erase fewer concepts, or with another method."
+        )
+    return inputs.without_weights(model, recipe, progress, warnings)
 
 
 @dataclass
@@ -123,7 +130,7 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
         recipe: concepts and settings.
     """
     pipeline, unet, settings = model.pipeline, model.unet, recipe.settings
-    context_1TD, pooled_1P = text.encode(model, [", ".join(inputs.phrases(recipe))])
+    context_1TD, pooled_1P = text.encode(model, [_safety_text(recipe)])
     run, warned = _Run(), False
 
     @torch.no_grad()
@@ -150,6 +157,10 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _safety_text(recipe: Recipe) -> str:
+    return ", ".join(inputs.phrases(recipe))
 
 
 def _of_safety_text(

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mace_studio.errors import ModelError, StudioError
+from mace_studio.errors import ModelError, NotFinite
 from mace_studio.progress import Progress, Report, within
-from mace_studio.sd import conditions, lora, sampling, text
+from mace_studio.sd import conditions, finite, lora, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import TrainingImage
 from mace_studio.settings import ImageSettings
@@ -218,7 +218,7 @@ def train(
         Phrase -> the loss of each step in which it was at work.
 
     Raises:
-        StudioError: a loss is no finite number.
+        NotFinite: a loss is no finite number.
     """
     seen: dict[str, list[float]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -230,9 +230,10 @@ def train(
         for part in parts:
             total += part.item()
             if not torch.isfinite(part):
-                raise StudioError(
-                    f"The loss of “{phrase}” is {part.item()} at step {step + 1}, so the training was ended; use a "
-                    "smaller learning rate, or load the model in float32."
+                rate = optimizer.param_groups[0]["lr"]
+                raise NotFinite(
+                    f"The loss of “{phrase}” at step {step + 1}, with a learning rate of {rate:g}, "
+                    f"{finite.is_not_finite(model.dtype)}"
                 )
             # Differentiated at once, so that the activations of one part alone are held.
             (part * scale).backward()

@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import logging
+import os
 import sqlite3
 import time
 import uuid
@@ -23,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from mace_studio.errors import StudioError
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.jobs import QUEUED, RUNNING, Job
 from mace_studio.runtime.library import Entry
@@ -71,6 +73,7 @@ class JobLog:
     def __init__(self, folder: Path) -> None:
         self._folder, self._owner = folder, uuid.uuid4().hex
         self._lock: sqlite3.Connection | None = None
+        self._unreadable: set[str] = set()
 
     def add(self, job: Job, place: Place, method: str, arguments: tuple[Any, ...]) -> None:
         """Write a job down that has just been queued."""
@@ -107,10 +110,14 @@ class JobLog:
         ended = {owner for owner in {row[1] for row in rows} if owner != self._owner and not self._lives(owner)}
         found = []
         for row in rows:
-            # What another version wrote, or nobody: it cannot go on.
-            with suppress(KeyError, TypeError, ValueError, OSError, RecursionError, StudioError):
+            try:
                 if row[1] in ended:
                     found.append(_read(*row))
+            except (LookupError, AttributeError, TypeError, ValueError, OSError, RecursionError, StudioError) as error:
+                # What another version wrote, or nobody. Said once: a page asks again and again.
+                if row[0] not in self._unreadable:
+                    self._unreadable.add(row[0])
+                    log.warning("a job that was broken off cannot go on, “%s”: %r", str(row[2])[:80], error)
         return found
 
     def take(self, job: Written) -> bool:
@@ -183,7 +190,7 @@ class JobLog:
 
 def whole(place: Place) -> Place:
     """A place with whole paths: the next process may be started in another folder."""
-    source = str(Path(place.source).absolute()) if Path(place.source).exists() else place.source
+    source = str(Path(place.source).absolute()) if os.path.exists(place.source) else place.source
     captions = place.captions and place.captions.absolute()
     return replace(
         place, source=source, captions=captions, output=place.output.absolute(), cache=place.cache.absolute()
@@ -216,10 +223,10 @@ def _plain(value: Any) -> Any:
             return {"recipe": json.loads(value.to_json())}
         case ImageRequest():
             return {"request": asdict(value)}
-        case Entry():
-            return {"path": str(value.path.absolute())}
-        case Path():
-            return {"path": str(value.absolute())}
+        case ExportRequest():
+            return {"export": {name: _plain(one) for name, one in vars(value).items()}}
+        case Entry() | Path():
+            return {"path": str((value.path if isinstance(value, Entry) else value).absolute())}
         case Image.Image():
             data = io.BytesIO()
             value.save(data, "PNG")
@@ -243,9 +250,11 @@ def _back(value: Any) -> Any:
     if kind == "request":
         plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in data.items()}
         return ImageRequest(**plain)
+    if kind == "export":
+        return ExportRequest(**{name: _back(one) for name, one in data.items()})
     if kind == "path":
         return Path(data)
     if kind == "image":
-        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]) as image:
             return image.copy()
     return {_back(key): _back(one) for key, one in data}

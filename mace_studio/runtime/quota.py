@@ -8,7 +8,6 @@ from typing import Any
 
 from mace_studio import prompts
 from mace_studio.errors import RecipeError
-from mace_studio.masks import image_settings
 from mace_studio.methods import find
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.perform import Place
@@ -84,7 +83,8 @@ def _erase_bytes(recipe: Recipe, user_masks: object = None) -> float:
 
 
 def _masks(recipe: Recipe) -> tuple[float, float]:
-    return len(image_settings(recipe)) * find(recipe.method).work(recipe).image_steps * 2, 0
+    count = len(recipe.concepts) * recipe.settings.images.per_concept if recipe.method == "mace" else 0
+    return count * find(recipe.method).work(recipe).image_steps * 2, 0
 
 
 def _images(times: int, request: ImageRequest) -> tuple[float, float]:

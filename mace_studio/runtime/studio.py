@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mace_studio import presets, sources
+from mace_studio import caption_files, presets, sources
 from mace_studio.caption_files import captions_of, read_captions
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan, with_one_guidance
@@ -76,6 +76,8 @@ class Studio(JobDesk):
         user: Callable[[], str | None] = lambda: None,
         machine: Callable[[], str] = lambda: "",
     ) -> None:
+        if captions is not None:
+            caption_files.check(captions)  # they are read late, after a run's images are made
         place = Place(
             source=sources.cleaned(source) if source else str(BUILT_IN),
             device=device,
@@ -347,6 +349,7 @@ class Studio(JobDesk):
             f"Evaluate {', '.join(names)}", (names, size), "evaluate", list(zip(paths, guided, strict=True)), judge
         )
 
+    @survives
     def sample(
         self, erasure: str | Path, words: int = 0, beyond: int = 4, pairs: int = 10, judge: str | None = None
     ) -> Job:
@@ -358,6 +361,7 @@ class Studio(JobDesk):
         plan = self.with_defaults(vocabulary.sample(entry.recipe, self.vocabulary(), words, beyond, pairs))
         return self._submit(f"Look at {entry.name}", entry.recipe, "sample", entry.path, plan, judge)
 
+    @survives
     def export(self, erasure: str | Path, request: ExportRequest) -> Job:
         """Write an erasure in a format that other programs load. Events are `Progress`; the result is an `Exported`.
 

@@ -34,7 +34,7 @@ from mace_studio.methods.mace import compose as composition
 from mace_studio.methods.mace import preview as previews
 from mace_studio.methods.mace import training_images
 from mace_studio.methods.mace.preview import Preview, PreviewCache
-from mace_studio.paths import BUILT_IN, slug
+from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library, vocabulary
@@ -46,6 +46,7 @@ from mace_studio.sd import model as sd_model
 from mace_studio.sd.costs import Costs
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import Settings
+from mace_studio.settings import CHARACTERS, MOST
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,8 @@ def token_counts(prompts: Sequence[str]) -> list[tuple[int, int, str]]:
     """
     if (reader := _reader()) is None:
         return []
+    # No longer one is generated, and to count tokens takes seconds for a megabyte.
+    prompts = [prompt[: CHARACTERS["prompt"]] for prompt in prompts[: MOST["prompts"]]]
     counts = [text.count(reader, prompt) for prompt in prompts]
     return [
         (count, reader.length, text.unread(reader, prompt) if count > reader.length else "")
@@ -212,11 +215,11 @@ def compose(
 def _save(place: Place, result: Erasure) -> Entry:
     """Write an erasure, and beside it what its run took.
 
-    Another recipe's LoRAs, or masks by hand, make another file than the same recipe alone.
+    Another recipe's LoRAs, masks by hand or another model make another file than the same recipe alone.
     """
     if place.source == str(BUILT_IN) and (said := vocabulary.built_in().warning(result.recipe)):
         result = replace(result, warnings=tuple(dict.fromkeys((*result.warnings, said))))
-    path = place.output / f"{slug(result.recipe.title())}-{erasure_file.digest(result)}.safetensors"
+    path = erasure_file.file_in(place.output, result.recipe, erasure_file.digest(result), result.fingerprint)
     result.save(path)
     if result.spent is not None:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from diffusers import (
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    UNet2DConditionModel,
 )
+from diffusers.loaders import single_file_model
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -56,11 +59,11 @@ def read(path: Path, dtype: torch.dtype, others: Mapping[str, nn.Module]) -> Dif
     given = dict(others) | _missing(path, shapes, large, dtype, others)
     kind = StableDiffusionXLPipeline if large else StableDiffusionPipeline
     checker = {} if large else {"safety_checker": None, "requires_safety_checker": False}
-    pipeline = kind.from_single_file(str(path), dtype=dtype, **known, **given, **checker)
+    with _gaps_named(path):
+        pipeline = kind.from_single_file(str(path), dtype=dtype, **known, **given, **checker)
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
-            unread = [key for key, tensor in part.state_dict().items() if tensor.is_meta]
-            parts.check_whole(unread, parts.CALLED.get(name, name), path.name)
+            _check_whole(part, parts.CALLED.get(name, name), path)
     for name in ("tokenizer", "tokenizer_2"):
         if name in pipeline.components:
             encoder = pipeline.components[name.replace("tokenizer", "text_encoder")]
@@ -78,7 +81,7 @@ def vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
         dtype: of the weights in memory.
 
     Raises:
-        ModelError: it holds none, or cannot be read.
+        ModelError: it holds none or a part of one, or cannot be read.
     """
     shapes, _ = _header(path)
     if not _has_vae(shapes):
@@ -87,7 +90,34 @@ def vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
     inner = "vae" if (settings / "vae" / "config.json").is_file() else None
     here = (settings / (inner or "") / "config.json").is_file()
     known = {"config": str(settings), "subfolder": inner, "local_files_only": True} if here else {}
-    return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype, **known)
+    with _gaps_named(path):
+        return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype, **known)
+
+
+@contextmanager
+def _gaps_named(path: Path) -> Iterator[None]:
+    """Inside the `with` block, a UNet or VAE of which the file lacks weights is refused by their names.
+
+    Diffusers leaves those without numbers and fails when it puts the part on its device, and says so of the tensor
+    alone: the check comes between the two.
+    """
+    called = {AutoencoderKL: parts.CALLED["vae"], UNet2DConditionModel: parts.CALLED["unet"]}
+    put_in_place = single_file_model.dispatch_model
+
+    def checked(part: nn.Module, **options: Any) -> nn.Module:
+        _check_whole(part, called.get(type(part), type(part).__name__), path)
+        return put_in_place(part, **options)
+
+    single_file_model.dispatch_model = checked
+    try:
+        yield
+    finally:
+        single_file_model.dispatch_model = put_in_place
+
+
+def _check_whole(part: nn.Module, called: str, path: Path) -> None:
+    """Raise a ModelError where weights were not in the file; diffusers leaves them without numbers."""
+    parts.check_whole([key for key, tensor in part.state_dict().items() if tensor.is_meta], called, path.name)
 
 
 def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

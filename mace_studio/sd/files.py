@@ -58,10 +58,10 @@ def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tenso
         path: a safetensors file.
         shapes: name -> shape of every tensor that it must hold; all of them finite.
     """
+    if not path.is_file():  # to open a pipe would wait for whoever writes to it
+        return None
     try:
         tensors = load_file(path)
-    except FileNotFoundError:
-        return None
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("%s is damaged and is made again: %s", path.name, error)
         return None

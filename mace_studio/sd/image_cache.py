@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mace_studio import text_files
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import files, sampling
@@ -83,11 +83,11 @@ def _path(cache: Path, key: str, item: Item) -> Path:
 def _read(path: Path, size: tuple[int, int]) -> Image.Image | None:
     """The image in a file; None where it is missing, damaged or of another size than (width, height)."""
     try:
-        with Image.open(path) as image:
+        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+            return None
+        with Image.open(path, formats=["PNG"]) as image:
             # Its header says so; no pixel is decoded before.
             return image.convert("RGB") if image.size == size else None
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         log.warning("%s is damaged and is made again: %s", path.name, error)
         return None
@@ -95,6 +95,5 @@ def _read(path: Path, size: tuple[int, int]) -> Image.Image | None:
 
 def _write(image: Image.Image, path: Path) -> None:
     """Write a PNG file so that a reader sees the whole file or none."""
-    with files.writing(path), files.staging(path.parent) as stage:
-        image.save(stage / path.name, "PNG")
-        os.replace(stage / path.name, path)
+    with files.writing(path), text_files.whole(path) as part:
+        image.save(part, "PNG")

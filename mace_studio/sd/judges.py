@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,7 +68,7 @@ class ZeroShotClip:
     none = None
 
     def __init__(self, source: str = CLIP, device: torch.device | str = "cpu") -> None:
-        self.name = f"zero-shot CLIP, {source if not Path(source).exists() else Path(source).name}"
+        self.name = f"zero-shot CLIP, {source if not os.path.exists(source) else Path(source).name}"
         try:
             self._model: Any = parts.pretrained(CLIPModel, source, "judge").eval().to(device)
             self._tokenizer = CLIPTokenizer.from_pretrained(source)

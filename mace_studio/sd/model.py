@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -298,7 +299,7 @@ def _unfit(pipeline: DiffusionPipeline) -> str | None:
 
 def _reason(source: str, error: str) -> str:
     first = (error.splitlines() or ["it cannot be read"])[0]
-    if Path(source).is_file():
+    if os.path.isfile(source):
         return (
             f"{source} could not be read as a checkpoint. Its settings are fetched from the hub, once: check the "
             "network, or put a diffusers folder of the same family, whose weights are not read, at "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def read(source: str, dtype: torch.dtype, vae: str = "", text_encoder: str = "")
     if text_encoder:
         others["text_encoder"] = _other(text_encoder, "text_encoder", dtype)
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # that of Path fails for a name of too many bytes
         return checkpoints.read(path, dtype, others)
-    return _folder(path if path.is_dir() else hub.fetched(source), source, dtype, others)
+    return _folder(path if os.path.isdir(path) else hub.fetched(source), source, dtype, others)
 
 
 def _folder(folder: Path, source: str, dtype: torch.dtype, others: dict[str, nn.Module]) -> DiffusionPipeline:
@@ -54,6 +55,7 @@ def _folder(folder: Path, source: str, dtype: torch.dtype, others: dict[str, nn.
         whole = (folder.parent / sources.INDEX).is_file()
         remedy = f" It is one part of a model; give the folder above, {folder.parent.name}." if whole else ""
         raise ModelError(f"{source} is not a model in the diffusers layout: it holds no {sources.INDEX}.{remedy}")
+    parts.check_files(folder, source)
     index = parts.read_json(folder / sources.INDEX)
     kinds = parts.of_index(source, index)
     configs = {name: parts.read_json(folder / name / "config.json") for name in ("unet", "vae") if name not in others}
@@ -84,11 +86,12 @@ def _other(source: str, name: str, dtype: torch.dtype) -> nn.Module:
     """
     source = sources.cleaned(source)
     path = Path(source)
-    if path.is_file() and name == "vae":
+    if os.path.isfile(path) and name == "vae":
         return checkpoints.vae(path, dtype)
-    if path.is_file():
+    if os.path.isfile(path):
         raise ModelError(f"{source} is a file; give the folder of the text encoder, or of a model that has one.")
-    folder = path if path.is_dir() else hub.fetched(source)
+    folder = path if os.path.isdir(path) else hub.fetched(source)
+    parts.check_files(folder, source)
     inner = name if (folder / name / "config.json").is_file() else ""
     if not (folder / inner / "config.json").is_file():
         raise ModelError(f"{source} holds no {parts.CALLED[name]}: neither a config.json nor a folder “{name}”.")

@@ -41,6 +41,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     where = f"{path.parent.name}/{path.name}"
     try:
+        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+            raise FileNotFoundError
         if path.stat().st_size > LARGEST_JSON:
             raise ModelError(f"{where} is far too large for a configuration; download the model again.")
         data = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -51,6 +53,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ModelError(f"{where} holds no settings; download the model again.")
     return data
+
+
+def check_files(folder: Path, source: str) -> None:
+    """Raise a ModelError where a pipe lies in the place of a file: to open it would wait for whoever writes to it.
+
+    Args:
+        folder: of a model or of one part.
+        source: name of the model for messages.
+    """
+    if pipe := next((path for path in folder.rglob("*") if path.is_fifo()), None):
+        raise ModelError(f"{source} holds a pipe in the place of a file, {pipe.name}; download the model again.")
 
 
 def of_index(source: str, index: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 # `diffusion_pytorch_model.fp16-00001-of-00002.safetensors`, and the older order with the variant after the number.
 NAME = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+(?:\.(?P<older>\w+))?)?"
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>[\w.-]+?))?(?:-\d+-of-\d+(?:\.(?P<older>[\w.-]+))?)?"
     r"\.safetensors"
 )
 PREFERRED = (None, "fp16", "bf16", "fp32", "ema", "ema_only")
@@ -41,7 +41,8 @@ def needed(names: Iterable[str]) -> list[str]:
 
 
 def _rank(variant: str | None) -> tuple[int, str]:
-    if variant == LAST:
-        return len(PREFERRED) + 1, ""
-    known = PREFERRED.index(variant) if variant in PREFERRED else len(PREFERRED)
+    same = variant and variant.replace("-", "_")  # ema-only is ema_only
+    if same and same.endswith(LAST):
+        return len(PREFERRED) + 1, same
+    known = PREFERRED.index(same) if same in PREFERRED else len(PREFERRED)
     return known, variant or ""

@@ -70,7 +70,7 @@ class Api:
         Returns:
             The job: its id, state, progress and, once done, the result: name, url of the weights, size, warnings.
         """
-        asked = Recipe.from_json(json.dumps(recipe))
+        asked = Recipe.from_data(recipe)
         return self._waited(lambda: self.studio.erase(asked), wait, api_results.entry)
 
     @answering

@@ -13,7 +13,7 @@ from mace_studio import text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.phrases import folded
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept
-from mace_studio.settings import CHARACTERS
+from mace_studio.settings import CHARACTERS, counted
 from mace_studio.ui.kinds import guess
 
 GUESS = "guess"  # in place of a kind
@@ -21,6 +21,7 @@ COMMAS = ("mapping", "concepts", "phrase")
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
 ARROW = re.compile(r"->|=>|→|\t")
 LONGEST = 2**20  # characters of a pasted list or a file of one
+PREVIEWED = 50  # concepts that a preview shows
 LONGEST_CELL = 20_000
 PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*(?=,|\Z)|([^,]*))(?:,|\Z)')
 QUOTED_CELL = re.compile(r'"((?:[^"]|"")*)"\s*(?=[,;\t]|\Z)')
@@ -82,6 +83,7 @@ def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[st
         RecipeError: there is such a line, and `comma` is None; or the text is too long.
     """
     _check_length(text)
+    text = text_files.visible(text)
     unclear = first_unclear(text)
     if unclear and comma not in COMMAS:
         raise RecipeError("", f"Say above how “{unclear}” is to be read.")
@@ -96,6 +98,7 @@ def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[st
         else:
             found = [(part, "") for part in parts]
         concepts += [Concept(name, target, kind_of(name) if kind == GUESS else kind) for name, target in found]
+        counted("concepts", len(concepts))
     return concepts
 
 
@@ -111,7 +114,7 @@ def phrases_of_file(data: bytes) -> list[str]:
     """The phrases of an uploaded list: the first cell of every line; a heading `phrase` or `concept` is passed over.
 
     Raises:
-        RecipeError: it is not text in UTF-8, or the first of several columns is not called so.
+        RecipeError: it is not text in UTF-8, too long, or the first of several columns is not called so.
     """
     text, _ = text_files.table(decoded(data))
     _check_length(text)
@@ -124,7 +127,9 @@ def phrases_of_file(data: bytes) -> list[str]:
             "The first line of this list has several cells and does not name them. Begin the file with a line whose "
             "first cell is phrase, or write one phrase a line; one with a comma in it stands in double quotes.",
         )
-    return list(dict.fromkeys(phrase for phrase, _ in rows if phrase))
+    found = list(dict.fromkeys(phrase for phrase, _ in rows if phrase))
+    counted("preserve", len(found))
+    return found
 
 
 def _first_cell(line: str) -> tuple[str, str]:
@@ -136,11 +141,12 @@ def _first_cell(line: str) -> tuple[str, str]:
 
 
 def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) -> str:
-    """What would be added, as escaped HTML."""
+    """What would be added, as escaped HTML; of many the first."""
     listed = "".join(
         f"<li><b>{html.escape(c.phrase)}</b> → {html.escape(c.mapping) or '<i>no mapping yet</i>'} · {c.kind}</li>"
-        for c in concepts
+        for c in concepts[:PREVIEWED]
     )
+    listed += f"<li>and {len(concepts) - PREVIEWED:,} more</li>" if len(concepts) > PREVIEWED else ""
     known = set() if replaces else {folded(row[0]) for row in rows or []}
     twice = [c.phrase for c in concepts if folded(c.phrase) in known]
     verb = "takes the place of the table" if replaces else "is added to the table"
@@ -183,6 +189,7 @@ def from_csv(data: bytes, kind_of: Callable[[str], str] = guess) -> list[Concept
             f"Line {lines[0][0]} of the CSV file does not name its columns; begin the file with the line "
             f"{','.join(COLUMNS)} (phrase is needed, the others may be left out).",
         )
+    counted("concepts", len(lines))
     return [_concept(number, cells, columns, kind_of) for number, cells in lines]
 
 

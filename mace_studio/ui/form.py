@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import reduce
@@ -13,6 +12,7 @@ from mace_studio.errors import RecipeError
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import LARGEST, ImageSettings
+from mace_studio.text_files import visible
 from mace_studio.ui import concept_text
 from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.text import number_text
@@ -45,7 +45,7 @@ def recipe_from(values: Sequence[Any]) -> Recipe:
         *parents, last = field.path.split(".")
         home = reduce(lambda inner, part: inner.setdefault(part, {}), parents, data["settings"])
         home[last] = _value(field, typed)
-    return Recipe.from_json(json.dumps(data))
+    return Recipe.from_data(data)
 
 
 def values_from(recipe: Recipe) -> list[Any]:
@@ -117,7 +117,7 @@ def recipe_of_file(data: bytes) -> Recipe:
 
 def prompts_from(text: str) -> list[str]:
     """Prompts, one a line."""
-    return [line.strip() for line in str(text or "").splitlines() if line.strip()]
+    return [line.strip() for line in visible(str(text or "")).splitlines() if line.strip()]
 
 
 def seeds_from(text: str) -> list[int]:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -175,6 +176,40 @@ def test_missing_files_are_a_sentence(tmp_path, capsys):
     assert "no erased model “no”" in capsys.readouterr().err
 
 
+LONG_NAMES = [
+    ["erase", "X"],
+    ["erase", "X.json"],
+    ["erase", "RECIPE", "--masks", "X"],
+    ["erase", "RECIPE", "--captions", "X", "--estimate"],
+    ["erase", "RECIPE", "--model", "X"],
+    ["erase", "RECIPE", "--vae", "X"],
+    ["erase", "RECIPE", "--text-encoder", "X"],
+    ["erase", "--resume", "--out", "X"],
+    ["compare", "X", "--prompt", "a cat"],
+    ["inspect", "X", "--prompt", "a cat"],
+    ["evaluate", "X"],
+    ["export", "X", "--format", "unet"],
+    ["compose", "X"],
+]
+
+
+@pytest.mark.parametrize("length", [300, 3000])
+@pytest.mark.parametrize("arguments", LONG_NAMES)
+def test_a_name_that_no_file_can_have_is_a_sentence(recipe_file, tmp_path, capsys, monkeypatch, arguments, length):
+    monkeypatch.chdir(tmp_path)
+    names = {"X": "é" * length, "X.json": "é" * length + ".json", "RECIPE": str(recipe_file)}
+    assert cli.main([names.get(one, one) for one in arguments]) == 1
+    said = capsys.readouterr().err
+    assert "Error: " in said and "Traceback" not in said and "é" * 100 not in said
+
+
+def test_what_the_system_says_against_a_path_is_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "masks", lambda options: (options.out / "x").mkdir(parents=True))
+    assert cli.main(["masks", "cat", "--out", "é" * 300]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ") and "File name too long" in said and "é" * 100 not in said
+
+
 def test_what_is_asked_for_by_name_is_found_and_said(recipe_file, tmp_path, capsys, monkeypatch):
     """The recipe is a preset of this test; the erasure lies in the usual folder."""
     monkeypatch.chdir(tmp_path)
@@ -211,6 +246,10 @@ def test_several_at_once_have_a_folder_each(recipe_file, tmp_path, capsys):
         f"{cat}-unet.safetensors",
         f"{boat}-unet.safetensors",
     }
+    (tmp_path / "copies").mkdir()
+    copy = shutil.copy(erasures[0], tmp_path / "copies")
+    assert cli.main(["export", copy, *export[1:], "--overwrite"]) == 1
+    assert f"Two are called “{cat}”" in capsys.readouterr().err
     assert cli.main(["masks", str(recipe_file), str(ship), "--out", str(tmp_path / "masks")]) == 0
     assert len(list((tmp_path / "masks").glob("*/sheet.png"))) == 2
     capsys.readouterr()

@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mace_studio import caption_files
+from mace_studio.methods import inputs, selective_amnesia, training
+from mace_studio.methods.settings import SelectiveAmnesiaSettings
+from mace_studio.progress import silent
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import files, grams, image_cache, sampling
 from mace_studio.sd import model as sd_model
@@ -25,6 +28,29 @@ def few(other_folder, tmp_path_factory):
     model = sd_model.load(str(other_folder), "cpu", "float32", captions=captions)
     assert caption_files.read_captions(captions) == ["a cat sits", "a dog runs"]
     return model
+
+
+def gram(model, cache):
+    grams.forget()
+    return grams.general(model, cache).gram_DD
+
+
+def fisher(model, cache):
+    replay = selective_amnesia.Images(
+        phrases=[""], latents_NCHW=torch.ones(1, 4, 8, 12), prompts=training.Prompts.of(model, ["a cat"])
+    )
+    settings = SelectiveAmnesiaSettings(replay=1, stride=1000, image_guidance=1.0)
+    copies = training.masters(model, ["conv_in.bias"])
+    return selective_amnesia._fisher(model, settings, replay, copies, cache, silent)["conv_in.bias"]
+
+
+# What keeps tensors in the cache, but for LoRAs, which have a test of their own.
+MADE = {
+    "training image": lambda model, cache: sampling.training_images(model, WANTED, SHORT, cache)[0].latent_CHW,
+    "gram": gram,
+    "words": lambda model, cache: inputs.general_words(model, cache, silent),
+    "fisher": fisher,
+}
 
 
 def cut(path):
@@ -56,13 +82,10 @@ def integers(path):
 
 
 @pytest.mark.parametrize("damage", [cut, empty, garbage, misshapen, nameless, infinite, integers])
-@pytest.mark.parametrize("kind", ["training image", "gram"])
+@pytest.mark.parametrize("kind", MADE)
 def test_a_damaged_file_is_made_again(few, tmp_path, kind, damage):
     def make():
-        if kind == "gram":
-            grams.forget()
-            return grams.general(few, tmp_path).gram_DD
-        return sampling.training_images(few, WANTED, SHORT, tmp_path)[0].latent_CHW
+        return MADE[kind](few, tmp_path)
 
     first = make()
     (path,) = tmp_path.glob("*.safetensors")

@@ -1,22 +1,24 @@
 """Every format is loaded back by the program that reads it, and generates what the erasure in place generates."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mace_studio import erasure
+from mace_studio import erasure, text_files
 from mace_studio.analysis import compare as comparison
 from mace_studio.errors import FileError
 from mace_studio.exports import export as exporting
-from mace_studio.exports import writers
+from mace_studio.exports import model_card, writers
 from mace_studio.exports.formats import FORMATS, ExportRequest
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.recipe import Concept, ImageRequest, Recipe
@@ -241,6 +243,16 @@ def test_each_format_says_what_it_is(model, erased, tmp_path, kind):
     assert result.path == path and all(written.exists() for written in result.files)
 
 
+@pytest.mark.parametrize("licence", ["mit", "a: b\nfoo: bar", "'\"{[&*#", "null", "- x", "CC BY-NC 4.0"])
+def test_the_licence_of_a_card_is_one_value_of_its_front(licence):
+    facts = model_card.Facts(
+        format="unet", file="x", base="o/m: x", on_hub=True, fingerprint="0", licence=licence, versions={}, warnings=(),
+        residuals={}, image=None, rows=[], scores=[],
+    )  # fmt: skip
+    front = yaml.safe_load(model_card.write(RECIPE, facts).split("---")[1])
+    assert front["license"] == " ".join(licence.split()) and front["base_model"] == "o/m: x" and "foo" not in front
+
+
 @pytest.mark.parametrize("kind, network", [("lycoris", "lycoris.kohya"), ("lora", "networks.lora"), ("unet", None)])
 def test_a1111_learns_which_models_a_lora_is_for(model, erased, tmp_path, monkeypatch, kind, network):
     """It offers a file for Stable Diffusion 2 only if `ss_v2` is "True", for SDXL if the base's version says so."""
@@ -372,6 +384,30 @@ def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(model, erase
         export(model, erased, tmp_path / "cat", "diffusers", overwrite=True)
     assert sd_model.load(str(tmp_path / "cat"), "cpu", "float32").unet is not None
     assert [path.name for path in tmp_path.iterdir()] == ["cat"]
+
+
+def test_a_folder_whose_export_is_killed_in_between_is_beside(tmp_path, monkeypatch):
+    """Between the two renames of a folder; what is abandoned is removed at the next start."""
+    old, rename = tmp_path / "cat", os.rename
+    for folder, name in ((old, "the old one"), (tmp_path / "stage" / "cat", "the new one")):
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+
+    def killed(source, target):
+        if Path(target) == old:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        exporting._publish([old], tmp_path / "stage")
+    monkeypatch.undo()
+    text_files.remove_abandoned(tmp_path)
+    (aside,) = tmp_path.glob("cat.old-*")
+    assert os.listdir(aside / "cat") == ["the old one"]
+    rename(aside / "cat", old)
+    exporting._publish([old], tmp_path / "stage")
+    assert os.listdir(old) == ["the new one"] and not (aside / "cat").exists() and len(list(tmp_path.iterdir())) == 3
 
 
 def test_progress_only_grows_and_ends_at_the_whole(model, erased, tmp_path):

@@ -1,12 +1,17 @@
+import io
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 
 from mace_studio.analysis import attention as inspection
+from mace_studio.analysis import figures
 from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError
+from mace_studio.evaluation import report_figures
+from mace_studio.evaluation.report import Tally
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.methods.mace import refine as refinement
 from mace_studio.recipe import Concept, ImageRequest, Recipe
@@ -162,6 +167,24 @@ def test_it_is_read_as_it_was_written(inspected, tmp_path):
             ours, theirs = getattr(run, side), getattr(other, side)
             assert ours.words == theirs.words and ours.layers == theirs.layers
             assert all(torch.equal(ours.maps[g], theirs.maps[g]) for g in ours.layers)
+
+
+def test_figures_show_any_text(inspected):
+    """A PDF file cannot hold a byte order mark, and `$` begins a formula."""
+    odd = "\ufeff$\\frac{$ _a_ {}%s"
+    first, *others = inspected.words
+    words = (replace(first, text=odd, role="concept"), *others)
+    settings = {**inspected.settings, "prompts": (odd,), "model": odd}
+    runs = {
+        name: replace(run, presence={odd: 0.5}, conditional=replace(run.conditional, words=words))
+        for name, run in inspected.runs.items()
+    }
+    shown = replace(inspected, settings=settings, runs=runs)
+    some = Tally(correct=2, count=4, top1_interval=(0.1, 0.9), probability=0.5, interval=(0.1, 0.9))
+    with matplotlib.rc_context(figures.STYLE):
+        for draw in (figures.token_grid, figures.mass_bars, figures.residual_rows):
+            draw(shown).savefig(io.BytesIO(), format="pdf", dpi=20)
+        report_figures.scatter({odd: [(odd, some, some)]}).savefig(io.BytesIO(), format="png", dpi=20)
 
 
 def test_what_is_no_inspection_is_refused(inspected, tmp_path):

@@ -74,3 +74,10 @@ def test_a_judge_with_a_missing_weight_is_refused(clip_folder, tmp_path):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"judge of .* lacks 1 weight: visual_projection\.weight"):
         judges.ZeroShotClip(str(folder))
+
+
+@pytest.mark.parametrize("length", [300, 3000])
+def test_a_judge_of_a_name_that_no_folder_can_have_is_a_sentence(length):
+    with pytest.raises(ModelError) as refused:
+        judges.ZeroShotClip("é" * length)
+    assert len(str(refused.value)) < 500

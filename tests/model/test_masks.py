@@ -1,5 +1,6 @@
 """Masks that a person made: read, checked, used, recorded and drawn over their images."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -165,6 +166,19 @@ def test_different_masks_have_different_digests():
     assert len({masks.digest(g) for g in given}) == 4 and masks.digest({}) == ""
     turned = dict(reversed(given[3].items()))
     assert masks.digest(turned) == masks.digest(given[3]) and len(masks.digest(turned)) == 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"), [("PNG", True), ("JPEG", True), ("WEBP", True), ("GIF", False), ("BMP", False)]
+)
+def test_few_formats_are_decoded(kind, read):
+    data = io.BytesIO()
+    Image.new("L", (4, 4), 255).save(data, kind)
+    if read:
+        assert masks.from_bytes(data.getvalue()).getextrema() == (255, 255)
+    else:
+        with pytest.raises(FileError, match="save the mask as a PNG file"):
+            masks.from_bytes(data.getvalue())
 
 
 @pytest.mark.parametrize(

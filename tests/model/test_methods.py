@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from mace_studio import erasure as erasures
+from mace_studio import methods
+from mace_studio.erasure import Erasure
 from mace_studio.errors import RecipeError
 from mace_studio.methods import METHODS
 from mace_studio.methods.settings import PUBLISHED, DoubleProjectionSettings, OceSettings, UceSettings
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import projections
+from mace_studio.settings import ImageSettings, LoraSettings
 
 CLOSED = ("mace-free", "uce", "rece", "speed", "oce", "dp")
 CAT = (Concept("cat", "forest"), Concept("ship", "ground"))
@@ -103,6 +106,27 @@ def test_settings_are_checked_by_name(settings, field):
 
 def test_every_published_setting_passes_its_own_check():
     assert len([settings.check() for each in PUBLISHED.values() for settings in each.values()]) == 23
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_refuses_what_is_too_long_and_doubts_what_is_erased_both_ways(model, name, monkeypatch):
+    ran = []
+    monkeypatch.setitem(METHODS._rows, name, replace(METHODS[name], erase=lambda *args: ran.append(args)))
+    long = Recipe(concepts=[Concept("cat " * 60, "forest")], method=name)
+    with pytest.raises(RecipeError, match="too long: a prompt about it has"):
+        methods.erase(model, long)
+    assert not ran
+    made = Erasure(recipe=long, weights={}, fingerprint="", warnings=("another",))
+    monkeypatch.setitem(METHODS._rows, name, replace(METHODS[name], erase=lambda *args: made))
+    both = Recipe(concepts=[Concept("cat", "dog"), Concept("dog", "cat")], method=name)
+    first, *rest = methods.erase(model, both).warnings
+    assert "“cat” maps to “dog” and the other way round" in first and rest == ["another"]
+
+
+def test_mace_says_its_doubts_once(other):
+    settings = {"images": ImageSettings(per_concept=1, steps=1), "lora": LoraSettings(steps=0), "masks": "none"}
+    both = Recipe(concepts=[Concept("cat", "dog"), Concept("dog", "cat")]).with_settings(**settings)
+    assert sum("the other way round" in warning for warning in methods.erase(other, both).warnings) == 1
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -158,6 +158,12 @@ def test_sld_says_that_it_does_nothing_without_guidance(small, models, caplog):
     assert erasure_of(models["lcm"], "sld").warnings == (sld.UNGUIDED,)
 
 
+def test_sld_says_which_names_it_does_not_read(small):
+    concepts = [Concept("cat" + " cat" * i, "forest") for i in range(20)]
+    (warning,) = METHODS["sld"].erase(small, Recipe(concepts=concepts, method="sld")).warnings
+    assert "longer than this model reads" in warning and "away from “cat cat" in warning and len(warning) < 400
+
+
 @pytest.mark.parametrize("name", GUIDES)
 def test_both_work_for_sdxl(models, name):
     model = models["sdxl"]

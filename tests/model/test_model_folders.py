@@ -121,6 +121,9 @@ def test_names_of_weights_are_sorted_by_variant():
         f"{UNET}-00001-of-00002.bf16.safetensors", f"{UNET}.bin", "config.json", f"{UNET}.non_ema.safetensors",
         f"{UNET}.safetensors.index.fp16.json", "model.onnx",
     ]  # fmt: skip
+    odd = ["diffusion_pytorch_model.fp16.non_ema.safetensors", "model.ema-only-00001-of-00002.safetensors"]
+    assert list(weight_files.variants(odd)) == ["ema-only", "fp16.non_ema"]
+    assert list(weight_files.variants(["model.safetensors", *odd])) == [None, "ema-only", "fp16.non_ema"]
     found = weight_files.variants(names)
     assert list(found) == [None, "fp16", "bf16", "non_ema"] and len(found["fp16"]) == 2
     assert set(weight_files.needed(names)) == {

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from mace_studio import erasure as erasures
+from mace_studio import methods
 from mace_studio.erasure import Erasure
 from mace_studio.errors import NotFinite
+from mace_studio.methods import METHODS, inputs
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import files, projections, sampling, text
@@ -23,9 +25,11 @@ QUICK = Recipe(
 
 
 @pytest.fixture(scope="module")
-def other(other_folder):
+def other(other_folder, tmp_path_factory):
     """A model of this module's own, since weights of it are changed."""
-    return sd_model.load(str(other_folder), "cpu", "float32")
+    captions = tmp_path_factory.mktemp("captions") / "few.txt"
+    captions.write_text("a cat sits\na dog runs", encoding="utf-8")
+    return sd_model.load(str(other_folder), "cpu", "float32", captions=captions)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,36 @@ def broken(other):
     yield other
     with torch.no_grad():
         weight.copy_(before)
+
+
+FEW = {
+    "mace": {"masks": "none", "images": ImageSettings(per_concept=1, steps=1), "lora": LoraSettings(steps=1)},
+    "esd": {"steps": 1},
+    "ac": {"steps": 1, "images": 1, "image_steps": 1},
+    "fmn": {"steps": 1, "images": 1, "image_steps": 1},
+    "sa": {"steps": 1, "surrogates": 1, "replay": 1, "stride": 999, "image_steps": 1},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].guide])
+def test_no_method_returns_what_is_not_finite(other, name):
+    weights = projections.read(other.unet).values()
+    before = [weight[0, 0].item() for weight in weights]
+    recipe = Recipe(concepts=QUICK.concepts, preserve=("ship",), method=name).with_settings(**FEW.get(name, {}))
+    try:
+        for weight in weights:
+            weight.data[0, 0] = float("nan")
+        with pytest.raises(NotFinite, match="float32"):
+            methods.erase(other, recipe)
+    finally:
+        for weight, value in zip(weights, before, strict=True):
+            weight.data[0, 0] = value
+
+
+def test_a_closed_form_that_overflows_the_models_dtype_is_said(other):
+    weights = {"a.weight": torch.full((2, 2), 1e300, dtype=torch.float64)}
+    with pytest.raises(NotFinite, match=r"The weights of “cat”, a\.weight, left the range of float32"):
+        inputs.result(other, QUICK, weights)
 
 
 def test_generating_stops_at_the_first_step(broken):

@@ -1,6 +1,7 @@
 """Models that cannot be used are refused by a sentence, where possible before their weights are read."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -86,6 +87,15 @@ def saved(folder, **parts):
 )
 def test_what_an_erasure_cannot_be_trained_on_is_refused(sd1, parts, says):
     refuse(saved(sd1, **{name: build() for name, build in parts.items()}), says)
+
+
+@pytest.mark.parametrize("name", ["tokenizer/merges.txt", "text_encoder/config.json", "unet/other.json"])
+def test_a_pipe_is_refused_and_not_waited_for(other_folder, tmp_path, name):
+    folder = shutil.copytree(other_folder, tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=f"holds a pipe in the place of a file, {(folder / name).name}; download"):
+        sd_model.load(str(folder), "cpu", "float32")
 
 
 def test_tokenizers_that_split_differently_are_refused(tmp_path):

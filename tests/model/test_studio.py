@@ -3,6 +3,7 @@ import math
 import re
 import sqlite3
 import threading
+import time
 import weakref
 from dataclasses import replace
 
@@ -187,6 +188,15 @@ def test_a_recipe_file_reads_back(entry):
     assert Recipe.from_json(path.read_text(encoding="utf-8")) == QUICK
 
 
+def test_tokens_of_any_text_are_counted_at_once(studio, entry):
+    """A megabyte took six seconds."""
+    assert studio.token_counts(["a cat"])[0][:2] == (4, 32)
+    begun = time.process_time()
+    ((count, most, rest),) = studio.token_counts(["a " * 500_000])
+    assert count > most == 32 and rest and time.process_time() - begun < 0.5
+    assert len(studio.token_counts(["a"] * 2000)) == 1000
+
+
 def test_the_built_in_model_is_small():
     assert sum(path.stat().st_size for path in BUILT_IN.rglob("*")) < 40e6
 
@@ -346,6 +356,22 @@ def test_any_job_that_was_broken_off_goes_on(studio, entry):
     (found,) = after.interrupted()
     (pair,) = after.resume(found).wait()
     assert (pair.prompt, pair.seed, pair.after.tobytes()) == ("a cat", 3, pairs[0].after.tobytes())
+
+
+def test_an_export_and_a_look_at_few_images_go_on(studio, entry, tmp_path):
+    request = ExportRequest("unet", tmp_path / "cat.safetensors")
+    before = studio.export(entry.name, request).wait().path.read_bytes()
+    request.path.unlink()
+    request.path.with_suffix(".md").unlink()
+    broken_off(studio.output)
+    after = Studio(output=studio.output)
+    (found,) = after.interrupted()
+    assert after.resume(found).wait().path.read_bytes() == before
+    after.sample(entry.name, words=1, beyond=0, pairs=1).cancel()
+    broken_off(studio.output)
+    (found,) = Studio(output=studio.output).interrupted()
+    assert (found.method, found.arguments) == ("sample", (entry.name, 1, 0, 1))
+    after.forget(found)
 
 
 def test_a_job_that_cannot_go_on_says_why_and_stays_listed(studio, entry, tmp_path):

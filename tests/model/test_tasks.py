@@ -19,7 +19,7 @@ from mace_studio.masks import full
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.progress import Cancelled, Progress
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.runtime import quota, tasks
+from mace_studio.runtime import library, lookup, quota, tasks
 from mace_studio.runtime.perform import Done, Failed, Place, outcome, perform
 from mace_studio.runtime.studio import Studio
 from mace_studio.sd import projections
@@ -218,6 +218,20 @@ def stream(monkeypatch, task):
     """The events of a task that takes no arguments beside the place."""
     monkeypatch.setitem(tasks.TASKS, "test", task)
     return perform("test", Place())
+
+
+def test_the_same_recipe_on_two_models_is_two_files(tmp_path):
+    names = []
+    for model in ("one", "other", "one", "other"):
+        path = erasure.file_in(tmp_path, QUICK, QUICK.digest(), model)
+        weights = {"mid_block.x.attn2.to_k.weight": torch.ones(2, 2)}
+        erasure.Erasure(recipe=QUICK, weights=weights, fingerprint=model).save(path)
+        names.append(path.name)
+    assert names[0] == f"cat-{QUICK.digest()}.safetensors" == names[2]
+    assert names[1] == names[3] != names[0] and lookup.DIGEST.search(names[1].removesuffix(".safetensors"))
+    assert [entry.fingerprint for entry in library.entries(tmp_path)].count("one") == 1
+    (tmp_path / names[0]).write_bytes(b"no erasure")
+    assert erasure.file_in(tmp_path, QUICK, QUICK.digest(), "other").name == names[0]
 
 
 def test_a_call_becomes_its_events_and_its_result(monkeypatch):

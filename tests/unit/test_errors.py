@@ -1,6 +1,7 @@
 """What messages tell of where files lie."""
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,23 @@ def test_a_shared_studio_tells_names_and_no_folder(monkeypatch, message, told):
     assert str(FileError(message)) == told and notices.sentence(FileError(message)) == told
     assert str(pickle.loads(pickle.dumps(RecipeError("upload", message)))) == f"upload: {told}"
     assert notices.problem(RecipeError("upload", message), {"upload": ("File", "")})["text"] == f"File: {told}"
+
+
+@pytest.mark.parametrize(
+    "typed", ["“" * 20_000, "”" * 20_000, " /a" * 3300, "“ /" * 7000, "/a/" * 7000, "a" * 20_000, "./" * 9000]
+)
+def test_a_message_is_told_in_linear_time(monkeypatch, typed):
+    for shared in (None, Path("my output")):
+        monkeypatch.setattr(StudioError, "shared", shared)
+        begun = time.process_time()
+        assert len(str(FileError(f"“{typed}” is none."))) <= 2000
+        assert time.process_time() - begun < 0.3
+
+
+def test_a_message_repeats_little_of_an_input():
+    assert str(FileError(f"“{'a' * 81}” and “{'b' * 80}” are none.")) == f"“{'a' * 79}…” and “{'b' * 80}” are none."
+    assert str(FileError(f"There is no file {'x' * 300}.")) == f"There is no file {'x' * 79}…"
+    assert str(FileError(f"“{'a “b' * 40}” is none.")).endswith("…” is none.")
 
 
 def test_an_output_folder_with_blanks_is_not_told_either(monkeypatch):

@@ -473,6 +473,28 @@ def test_a_pasted_list_is_read_in_linear_time():
     assert concept_text.pasted("Van Gogh   ->   an artist", "style") == [Concept("Van Gogh", "an artist", "style")]
 
 
+def test_a_list_of_too_many_is_refused_and_of_many_the_first_are_shown():
+    many = "\n".join(f"thing {i} -> forest" for i in range(10_001))
+    with pytest.raises(RecipeError, match="10001 concepts are too many"):
+        concept_text.pasted(many, "object")
+    with pytest.raises(RecipeError, match="concepts are too many"):
+        concept_text.from_csv(b"phrase,mapping\n" + b"cat,dog\n" * 10_001)
+    with pytest.raises(RecipeError, match="10001 preserve are too many"):
+        concept_text.phrases_of_file(many.encode())
+    shown = concept_text.preview([], concept_text.pasted(many.rpartition("\n")[0], "object"), False)
+    assert shown.count("<li>") == 51 and "10000 concepts" in shown and "and 9,950 more" in shown
+
+
+def test_what_a_program_sends_is_a_recipe_or_a_sentence():
+    deep: list = []
+    for _ in range(2000):
+        deep = [deep]
+    for odd in ({"concepts": deep}, {"concepts": {1, 2}}, {"concepts": [object()]}):
+        with pytest.raises(RecipeError, match="This is not a recipe"):
+            Recipe.from_data(odd)
+    assert Recipe.from_data({"concepts": [{"phrase": "cat", "mapping": "dog"}]}).concepts == (Concept("cat", "dog"),)
+
+
 def test_lists_that_are_too_long_are_refused_before_they_are_read():
     long = "a\n" * 2**20
     with pytest.raises(RecipeError, match="2,097,152 characters; at most 1,048,576"):

@@ -1,5 +1,6 @@
 """Jobs are written down, and those of a process that was killed are found again."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.runtime import job_log
+from mace_studio.runtime import job_desk, job_log, studio  # noqa: F401 - the last names what survives
 from mace_studio.runtime.job_log import JobLog
 from mace_studio.runtime.jobs import CANCELLED, Job
 from mace_studio.runtime.perform import Place
@@ -112,13 +114,22 @@ def test_a_folder_that_cannot_be_written_costs_no_job(tmp_path, caplog):
     assert job.state == CANCELLED and "could not be written down" in caplog.text
 
 
-def test_what_cannot_be_read_any_more_is_passed_over(tmp_path):
+def test_what_cannot_be_read_any_more_is_passed_over_and_said(tmp_path, caplog):
     log = JobLog(tmp_path)
     for call in ("[" * 3000, "{}", '{"method": "erase", "arguments": [{"recipe": {"concepts": 3}}]}', '{"method": 1'):
         log.add(Job("Erase"), Place(), "erase", (RECIPE,))
         with sqlite3.connect(tmp_path / job_log.NAME) as table:
             table.execute("UPDATE jobs SET owner = 'gone', call = ? WHERE owner != 'gone'", (call,))
-    assert JobLog(tmp_path).interrupted() == []
+    log = JobLog(tmp_path)
+    assert log.interrupted() == log.interrupted() == []
+    assert caplog.text.count("a job that was broken off cannot go on, “Erase”") == 4
+
+
+def test_an_export_comes_back_as_it_was():
+    asked = ExportRequest("lora", Path("a/b"), rank=4, pairs=(Path("c.png"),), overwrite=True)
+    back = job_log._back(json.loads(json.dumps(job_log._plain(asked))))
+    assert back == replace(asked, path=Path("a/b").absolute(), pairs=(Path("c.png").absolute(),))
+    assert {"export", "sample"} <= set(job_desk.SURVIVING)
 
 
 def test_the_log_is_bounded(tmp_path, monkeypatch):

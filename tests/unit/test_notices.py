@@ -82,7 +82,7 @@ def test_a_message_repeats_at_most_eighty_characters_of_an_input():
     for error in (FileError(f"There is no “{long}”, and no “cat”."), RecipeError("seed", f"“{long}” is not a seed.")):
         assert len(str(error)) < 130 and "…”" in str(error)
     assert "“cat”" in str(FileError(f"There is no “{long}”, and no “cat”."))
-    assert len(str(RecipeError(long, "Wrong."))) < 100 and len(str(FileError("x" * 10**6))) == 2000
+    assert len(str(RecipeError(long, "Wrong."))) < 100 and len(str(FileError("x " * 10**6))) == 2000
     assert str(RecipeError("seed", f"“{'c' * 80}” is not a seed.")) == f"seed: “{'c' * 80}” is not a seed."
 
 

@@ -1,6 +1,7 @@
 """Per-request limits on a shared server."""
 
-from dataclasses import replace
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation.plan import Plan
 from mace_studio.exports.formats import ExportRequest
+from mace_studio.masks import MaskSheet
+from mace_studio.methods import METHODS, find
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.presets import presets
 from mace_studio.recipe import Concept, ImageRequest, Recipe
@@ -89,6 +92,31 @@ def test_rank_phrases_and_pixels_count():
     assert quota.seconds("compare", PLACE, (Path("e"),), one) == 11
     with pytest.raises(RecipeError, match="lent to a user"):
         quota.check("compare", (Path("e"),), replace(one, size=(2048, 2048)))
+
+
+def test_images_are_counted_before_they_are_listed():
+    recipe = Recipe(concepts=[Concept(f"thing {i}", "forest") for i in range(1001)])
+    many = recipe.with_settings(images=ImageSettings(per_concept=1000), lora=LoraSettings(steps=0))
+    for name, settings in {"mace": {}, "ac": {"images": 2000}, "sa": {"surrogates": 2000}}.items():
+        asked = many if name == "mace" else Recipe(concepts=recipe.concepts, method=name).with_settings(**settings)
+        with pytest.raises(RecipeError, match="training images are too many; at most 100000"):
+            asked.check()
+    begun = time.process_time()
+    with pytest.raises(RecipeError):
+        quota.check("masks", many)
+    assert MaskSheet(many, []).fitting(many) == {}
+    assert time.process_time() - begun < 0.2
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mace"])
+def test_every_number_of_every_method_has_bounds(method):
+    settings = find(method).settings()
+    for part in fields(settings):
+        value = getattr(settings, part.name)
+        for odd in (1e300, -1e300, 10**400) if isinstance(value, int | float) and not isinstance(value, bool) else ():
+            with pytest.raises(RecipeError) as refused:
+                replace(settings, **{part.name: odd}).check()
+            assert refused.value.field == part.name
 
 
 def test_memory_is_lent_too():

@@ -1,6 +1,7 @@
 """What people paste as a model: quotes, addresses, folders above the model."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,24 @@ def test_the_home_folder_is_written_out(folder, monkeypatch):
         "https://huggingface.co/owner/name?library=diffusers", "https://huggingface.co/owner/name#use",
         "huggingface.co/owner/name", "https://hf.co/owner/name", "hf://owner/name", "HTTPS://HuggingFace.co/owner/name",
         "https://huggingface.co/owner/name/blob/main/README.md", "https://huggingface.co/owner/name/discussions/3",
-        "<https://huggingface.co/owner/name>",
+        "<https://huggingface.co/owner/name>", "owner/name/", "https://huggingface.co/owner/name.git",
+        "https://huggingface.co/api/models/owner/name", "„owner/name“", "„owner/name”", "‹owner/name›", "»owner/name«",
+        "“owner/name“", '"owner/name",', "'owner/name';", "\u202aowner/name\u202c", "\ufeff 'owner/name' \u200b",
     ],
 )  # fmt: skip
 def test_the_page_of_a_model_is_its_id(address):
     assert sources.cleaned(address) == "owner/name"
+
+
+def test_marks_quotes_and_homes_of_others_are_read():
+    assert sources.cleaned("\u202aC:\\models\\sd") == "C:\\models\\sd"
+    assert sources.cleaned("‹C:\\models›,") == "C:\\models"
+    assert sources.cleaned("~root/x") == os.path.expanduser("~root/x") != "~root/x"
+    assert sources.cleaned("it's") == "it's"
+    begun = time.process_time()
+    with pytest.raises(ModelError):
+        sources.cleaned('"' * 200_000)
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize(
@@ -76,6 +90,7 @@ def test_the_page_of_a_model_is_its_id(address):
         ("https://huggingface.co/owner/na%0Ame", "holds characters"),
         ("http://[::1", "is no address"),
         ("file://[x/y", "is no address"),
+        ("file://tmp/x", "another computer, tmp; the address .* three slashes: file:///tmp/x"),
         ("https://huggingface.co]/a/b", "is no address"),
     ],
 )

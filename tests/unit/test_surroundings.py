@@ -10,6 +10,7 @@ import pytest
 
 from mace_studio import surroundings
 from mace_studio.errors import StudioError
+from mace_studio.parser import command_parser, page_parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,12 +73,44 @@ def test_this_machine_is_asked_without_a_proxy(proxies):
 
 
 @pytest.mark.parametrize("name", ["all_proxy", "ALL_PROXY", "HTTPS_PROXY"])
-@pytest.mark.parametrize("address", ["socks5://127.0.0.1:9", "SOCKS5H://127.0.0.1:9", "socks4://x"])
+@pytest.mark.parametrize("address", ["socks5://127.0.0.1:9", "SOCKS5H://127.0.0.1:9"])
 def test_a_socks_proxy_without_its_package_is_a_sentence(proxies, name, address):
     proxies.setattr(surroundings, "find_spec", lambda _: None)
     proxies.setenv(name, address)
     with pytest.raises(StudioError, match=rf"{name} names a SOCKS proxy.*pip install"):
         surroundings.prepare_network()
+
+
+@pytest.mark.parametrize("address", ["socks4://127.0.0.1:9", "ftp://x:1", "SOCKS://x"])
+def test_a_proxy_of_another_kind_is_a_sentence(proxies, address):
+    proxies.setenv("ALL_PROXY", address)
+    with pytest.raises(StudioError, match=r"ALL_PROXY names a proxy of the kind .*give one of http, https, socks5"):
+        surroundings.prepare_network()
+
+
+def test_an_address_of_this_machine_is_asked_without_a_proxy(proxies):
+    proxies.setenv("http_proxy", "127.0.0.1:9")
+    surroundings.prepare_network("192.168.3.4")
+    assert os.environ["no_proxy"].endswith(",0.0.0.0,192.168.3.4")
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "0", "65536", "1.5", "9" * 5000])
+def test_a_port_that_is_none_is_a_sentence(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        page_parser().parse_args([f"--port={port}"])
+    assert ended.value.code == 2 and "a port is a number from 1 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["compare", "x", "--prompt", "x", "--seed"], ["export", "x", "--format"], ["study"], ["erase", "--no"]],
+)
+def test_a_long_argument_that_is_wrong_is_not_repeated(arguments, capsys):
+    with pytest.raises(SystemExit):
+        command_parser().parse_args(
+            [*arguments[:-1], arguments[-1] + ("=" if arguments[-1][:2] == "--" else ""), "9" * 5000]
+        )
+    assert "9" * 80 not in capsys.readouterr().err
 
 
 def test_the_devices_that_are_offered_exist():

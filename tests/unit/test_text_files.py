@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mace_studio import text_files
+from mace_studio import caption_files, masks, text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.paths import unique_slug
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import lookup
-from mace_studio.ui import concept_text
+from mace_studio.ui import concept_text, form
 
 RECIPE = Recipe(concepts=(Concept("café", "forest"),))
 
@@ -77,6 +77,30 @@ def test_an_unusual_separator_that_is_named_counts():
     assert concept_text.from_csv(b"sep=|\nphrase|mapping\na, b|c; d")[0] == Concept("a, b", "c; d")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\n\ufeffphrase;mapping\ncat;dog", "SEP = ;\nphrase;mapping\ncat;dog", "phrase|mapping\ncat|dog",
+        "\tphrase\tmapping\n1\tcat\tdog", "\n \nphrase,mapping\ncat,dog", '"sep= ;"\r\nphrase;mapping\r\ncat;dog',
+    ],
+)  # fmt: skip
+def test_odd_tables_are_read(text):
+    assert concept_text.from_csv(text.encode()) == [Concept("cat", "dog")]
+    assert concept_text.from_csv(b"cat,dog,object,a|b|c|d|e")[0].synonyms == ("a", "b", "c", "d", "e")
+
+
+def test_what_is_no_letter_is_no_concept():
+    with pytest.raises(RecipeError, match="is not text in UTF-8"):
+        concept_text.from_csv(b"phrase,mapping\ncat,\x00")
+    for odd in ("\x00", "\x07 ", "\u200e", "\u3000"):
+        with pytest.raises(RecipeError, match="Say what “cat” maps to"):
+            Recipe(concepts=[Concept("cat", odd)]).check()
+        with pytest.raises(RecipeError, match="names no concept"):
+            Recipe(concepts=[Concept(odd, "dog")]).check()
+        with pytest.raises(RecipeError, match="An empty phrase cannot be kept"):
+            Recipe(concepts=[Concept("cat", "dog")], preserve=[odd]).check()
+
+
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "deep" / "one.png"
     with text_files.whole(path) as part:
@@ -90,6 +114,14 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert path.stat().st_mode & 0o444 == 0o444
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("synced"))
+    monkeypatch.setattr(os, "replace", lambda part, path: calls.append(path.name))
+    text_files.write(tmp_path / "one.md", "text")
+    assert calls == ["synced", "one.md"]
+
+
 def test_no_two_texts_have_one_file_name():
     texts = ["C++", "C#", "c", "🐈", "🐕", "van gogh", "van-gogh", "Van  Gogh!", "a" * 60, "a" * 61, "a_b", "a-b", ""]
     names = [unique_slug(text) for text in texts]
@@ -98,10 +130,42 @@ def test_no_two_texts_have_one_file_name():
     assert json.loads(json.dumps(names)) == names and all(len(name) <= 55 for name in names)
 
 
-@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "\t=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "＝HYPERLINK(1)", "＋1", "＠A", "﹣1", "\ufeff=1",
+        "\u200b=1", "\x00=1", "\u3000＝1", "\x7f\u202e+1",
+    ],
+)  # fmt: skip
 def test_no_cell_is_a_formula(text):
     assert text_files.cell(text) == f"'{text}"
     assert text_files.cell("Van Gogh = art") == "Van Gogh = art"
+
+
+def test_what_nobody_sees_is_no_part_of_a_phrase():
+    asked = Recipe(
+        concepts=[Concept("\ufeffcat\u200b", "a\u2060 dog", synonyms=["\ufefffeline"])], preserve=["\u200bfox"]
+    )
+    assert asked == Recipe(concepts=[Concept("cat", "a dog", synonyms=["feline"])], preserve=["fox"])
+    assert concept_text.pasted("\ufeffcat -> dog\u200b", "object") == [Concept("cat", "dog")]
+    assert form.prompts_from("\ufeffa cat\n\u2060\n") == ["a cat"]
+    with pytest.raises(RecipeError, match="names no concept"):
+        Recipe(concepts=[Concept("\u200b", "dog")]).check()
+
+
+def test_a_pipe_is_no_file_to_wait_for(tmp_path):
+    pipe = tmp_path / "x.png"
+    os.mkfifo(pipe)
+    recipe = Recipe(concepts=[Concept("cat", "dog")])
+    for read in (
+        text_files.read,
+        caption_files.read_captions,
+        lookup.read_recipe,
+        lambda path: masks.read(tmp_path, recipe),
+    ):
+        with pytest.raises((FileError, RecipeError)):
+            read(pipe)
+    assert text_files.note(pipe) is None
 
 
 def test_text_in_markdown_is_text():
