@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from statistics import fmean
 from typing import Any
 
-from mace_studio import presets
+from mace_studio import presets, text_files
 from mace_studio.errors import RecipeError
 from mace_studio.evaluation.plan import ERASED, KEPT, SYNONYM
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report, Tally, agreed, percent

@@ -343,11 +343,9 @@ class Studio(JobDesk):
         entries = [self.entry(erasure) for erasure in erasures or [""]]
         plans = [self.plan(entry.path, size, first_seed) for entry in entries]
         guided = with_one_guidance([(entry.recipe.method, plan) for entry, plan in zip(entries, plans, strict=True)])
-        paths = [entry.path for entry in entries]
+        planned = list(zip([entry.path for entry in entries], guided, strict=True))
         names = tuple(entry.name for entry in entries)
-        return self._submit(
-            f"Evaluate {', '.join(names)}", (names, size), "evaluate", list(zip(paths, guided, strict=True)), judge
-        )
+        return self._submit(f"Evaluate {', '.join(names)}", (names, size), "evaluate", planned, judge)
 
     @survives
     def sample(
