@@ -22,9 +22,8 @@ from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mace_studio.recipe import Concept, Recipe
+from mace_studio.presets import presets
 from mace_studio.runtime.studio import Studio
-from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from mace_studio.ui import page as page_module
 from mace_studio.ui import server
 
@@ -32,21 +31,14 @@ SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 TABS = ("erase", "compare", "attention", "evaluate", "models")
 PATIENCE = 300_000
 WIDTH = 960  # pixels of a small screenshot
-RECIPE = Recipe(
-    concepts=(Concept("cat", "forest", synonyms=("kitty", "feline")),), preserve=("dog", "horse", "lion"), name=""
-).with_settings(
-    refine=KeepWeights(0.0, 1.0, 0.1),
-    fuse=KeepWeights(0.0, 1.0, 0.1),
-    lora=LoraSettings(steps=25, learning_rate=0.01),
-    images=ImageSettings(per_concept=2, steps=10),
-)
+RECIPE = next(preset.recipe for preset in presets() if preset.name == "miniature/cat")
 
 
 def serve(output: Path) -> tuple[Studio, str]:
     """A studio with two erased models, and the address of its page."""
     studio = Studio(output=output)
-    for seed, steps in ((0, 25), (1, 4)):
-        lora = LoraSettings(steps=steps, learning_rate=0.01)
+    for seed, steps in ((0, RECIPE.settings.lora.steps), (1, 4)):
+        lora = replace(RECIPE.settings.lora, steps=steps)
         studio.erase(replace(RECIPE.with_settings(lora=lora), seed=seed)).wait()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,11 +99,13 @@ def work(page: Page) -> None:
 
 
 def shoot(page: Page, folder: Path, size: str, theme: str) -> None:
-    """Every tab from top to bottom, with its images loaded."""
+    """The Simple view and every tab from top to bottom, with its images loaded."""
     page.evaluate("() => document.body.classList.toggle('dark', " + str(theme == "dark").lower() + ")")
     page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
-    for name in TABS:
-        tab(page, name)
+    for name in ("simple", *TABS):
+        tab(page, "erase" if name == "simple" else name)
+        if name in ("simple", "erase"):
+            page.get_by_role("button", name="Simple" if name == "simple" else "Expert", exact=True).click()
         page.evaluate("() => document.querySelectorAll('img').forEach((one) => { one.loading = 'eager' })")
         page.evaluate("() => scrollTo(0, 0)")
         page.wait_for_timeout(400)
