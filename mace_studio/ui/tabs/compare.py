@@ -166,7 +166,7 @@ class CompareTab:
         job = self.studio.job(job_id)
         names = self._models.get(job) if job else None
         shown = _shown_model(names, name) if names else ""
-        return [list(pair) for pair in offered], gr.skip() if typed else start, start, shown
+        return [list(pair) for pair in offered], gr.skip() if typed else unless_shown(start, prompts), start, shown
 
     @readable
     def on_suggestion(self, prompts: str, event: gr.EventData) -> str:
