@@ -373,6 +373,8 @@ def test_phone_in_the_dark(page):
     expect(page.locator("#mask-grid img").first).to_be_visible()
     page.locator("#mask-grid button").first.click()
     expect(page.locator("#use-mask")).to_be_visible()
+    # The page scrolls to the editor by itself; where it does so later, the bar is elsewhere than it was found.
+    page.wait_for_function("document.querySelector('#mask-panel').getBoundingClientRect().top < innerHeight / 2")
     nothing_over(page, "#erase-buttons", range(0, 6000, 400))
     page.get_by_role("tab", name="Evaluate").click()
     expect(page.locator("#evaluate")).to_be_in_viewport()
