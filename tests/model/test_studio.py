@@ -370,7 +370,7 @@ def test_an_export_and_a_look_at_few_images_go_on(studio, entry, tmp_path):
     after.sample(entry.name, words=1, beyond=0, pairs=1).cancel()
     broken_off(studio.output)
     (found,) = Studio(output=studio.output).interrupted()
-    assert (found.method, found.arguments) == ("sample", (entry.name, 1, 0, 1))
+    assert (found.method, found.arguments) == ("sample", (entry.name, 1, 0, 1, None))
     after.forget(found)
 
 
