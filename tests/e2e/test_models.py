@@ -65,6 +65,12 @@ def test_a_late_answer_keeps_what_was_chosen_meanwhile(tab, erased, studio, monk
     assert answered
     expect(box(tab, erased)).to_be_checked()
     expect(tab.locator("#details h2")).to_contain_text(erased)
+    for _ in range(3):  # each time the list is made again
+        tab.get_by_role("tab", name="Erase").click()
+        tab.get_by_role("tab", name="Models").click()
+        tab.wait_for_timeout(2000)
+        expect(box(tab, erased)).to_be_checked()
+        expect(tab.locator("#details h2")).to_contain_text(erased, timeout=1000)
 
 
 def test_prompts_that_nobody_typed_are_those_of_the_model_that_is_compared(tab, other, erased, studio, monkeypatch):

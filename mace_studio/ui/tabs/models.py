@@ -119,6 +119,8 @@ class ModelsTab:
     @readable
     def on_choose(self, shown: dict[str, Any], leave_out: list[str]) -> Update:
         """Say what is chosen, and offer what can be done with it."""
+        if shown and shown["chosen"] is None:  # what is chosen stays, and so what is said of it
+            return {self.details: gr.skip()}
         entries = [self.studio.entry(name) for name in model_list.chosen_in(shown)]
         phrases = [concept.phrase for entry in entries for concept in entry.recipe.concepts]
         update: Update = {
