@@ -47,7 +47,8 @@ def test_erasures_wait_change_places_and_are_cancelled(page, studio, slow, fast,
     assert any(entry.recipe.name == "Bbb" for entry in studio.entries())
 
 
-def test_what_a_restart_broke_off_goes_on_by_one_button_or_is_forgotten(page, studio, fast):
+def test_what_a_restart_broke_off_goes_on_by_one_button_or_is_forgotten(page, studio, fast, guard):
+    guard.allow_unloading()
     for name in ("Broken one", "Broken two"):
         studio.erase(named(fast, name)).wait()
         with sqlite3.connect(studio.output / "jobs" / job_log.NAME) as table:
