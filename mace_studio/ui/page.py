@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import product
 from pathlib import Path
 
 import gradio as gr
@@ -15,9 +13,9 @@ from mace_studio.runtime.studio import BUILT_IN, Studio
 from mace_studio.ui import api, sessions
 from mace_studio.ui.components.glossary import glossary
 from mace_studio.ui.components.progress import status_chip
-from mace_studio.ui.gradio_compat import WAITING, bound_queue, remembered
+from mace_studio.ui.gradio_compat import QUIET, WAITING, bound_queue, remembered
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Shared
+from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Shared
 from mace_studio.ui.tabs import TABS
 
 FIRST = "miniature/cat"
@@ -52,19 +50,20 @@ def build(studio: Studio) -> gr.Blocks:
             for tab in TABS:
                 with gr.Tab(tab.name, id=tab.id, elem_id=f"{tab.id}-tab", render_children=True) as opened:
                     built.append((opened, tab.build(shared)))
-        events = defaultdict(list, {PAGE_OPENED: [demo.load]})
-        for _, view in built:
-            for name, emitted in view.emits.items():
-                events[name] += emitted
-        events[MODEL_LOADED].append(demo.load(_loader(studio), None, header, **WAITING).then)
+        # How often each event has happened: a change calls all its listeners.
+        counts = {name: gr.State(0) for name in (ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED)}
+        events = {PAGE_OPENED: demo.load} | {name: count.change for name, count in counts.items()}
+        emitted = [(name, then) for _, view in built for name, thens in view.emits.items() for then in thens]
+        emitted.append((MODEL_LOADED, demo.load(_loader(studio), None, header, **WAITING).then))
         if not studio.fixed:  # where a GPU is lent call by call, no user pays for a measurement
-            events[MODEL_TIMED] = [
-                loaded(_timer(studio), None, None, **WAITING).then for loaded in events[MODEL_LOADED]
-            ]
+            emitted.append((MODEL_TIMED, events[MODEL_LOADED](_timer(studio), None, None, **WAITING).then))
+        for name, then in emitted:
+            then(lambda count: count + 1, counts[name], counts[name], **QUIET)
         for opened, view in built:
-            for name, listeners in view.listens.items():
-                for event, listener in product([opened.select] if name == SELECTED else events[name], listeners):
-                    listener.on(event)
+            own = events | {SELECTED: opened.select}
+            listeners = {id(listener): listener for heard in view.listens.values() for listener in heard}
+            for listener in listeners.values():
+                listener.on(*(own[name] for name, heard in view.listens.items() if listener in heard))
         api.Api(studio).offer()
     # An open API would let a program pass by the queue.
     demo.queue(api_open=False, max_size=None, default_concurrency_limit=16)

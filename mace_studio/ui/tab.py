@@ -26,6 +26,7 @@ class Listener:
 
     Attributes:
         fn, inputs, outputs: as a component's event takes them.
+        also: more events, such as `button.click`, that call it.
         waits: it may take minutes, so any number of its calls may run at a time.
         options: more of the event's options.
     """
@@ -34,12 +35,18 @@ class Listener:
     inputs: Any
     outputs: Any
     _: KW_ONLY
+    also: Sequence[Any] = ()
     waits: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
-    def on(self, event: Callable[..., Any]) -> Any:
-        """Call the handler at an event, such as `button.click`; returns what Gradio returns for it."""
-        return event(self.fn, self.inputs, self.outputs, **(WAITING if self.waits else QUIET) | self.options)
+    def on(self, *events: Any) -> Any:
+        """Call the handler at each of some events, such as `button.click`; returns what Gradio returns for it.
+
+        A page calls its handler once at a time. What happens meanwhile calls it once more after that, with what the
+        page shows by then: an answer to an earlier question never takes the place of an answer to a later one.
+        """
+        options = {"trigger_mode": "always_last"} | (WAITING if self.waits else QUIET) | self.options
+        return gr.on([*events, *self.also], self.fn, self.inputs, self.outputs, **options)
 
 
 def of_an_erasure(choose: Listener, resume: Listener, loaded: Listener) -> dict[str, list[Listener]]:

@@ -25,12 +25,13 @@ pytestmark = pytest.mark.browser
 PROGRESS = "#erase-progress"
 NEWCOMER = pytest.mark.parametrize("context", [{"mode": ""}], indirect=True)
 # Measured and looked at in one go, since the page may grow in between.
-ALL_OF_THE_BAR = """(bar) => {
+WHAT_COVERS_THE_BAR = """(bar) => {
   const { x, y, width, height } = document.querySelector(bar).getBoundingClientRect();
   for (let i = 4; i < width - 4; i += 12) for (let j = 4; j < height - 4; j += 8) {
-    if (!document.elementFromPoint(x + i, y + j)?.closest(bar)) return false;
+    const found = document.elementFromPoint(x + i, y + j);
+    if (!found?.closest(bar)) return `${found?.outerHTML.slice(0, 200)} at ${x + i}, ${y + j}`;
   }
-  return true;
+  return null;
 }"""
 
 
@@ -40,7 +41,7 @@ def nothing_over(page, bar, tops):
         page.evaluate("top => scrollTo(0, top)", top)
         box = page.locator(bar).bounding_box()
         assert box["y"] + box["height"] <= 844.5
-        assert page.evaluate(ALL_OF_THE_BAR, bar), f"something covers the bar at {top}"
+        assert (cover := page.evaluate(WHAT_COVERS_THE_BAR, bar)) is None, f"at {top} the bar is covered by {cover}"
 
 
 def cell(page, row, column):

@@ -38,7 +38,6 @@ class ComposeCard:
     Attributes:
         job: the composition that this browser watches.
         leave_out: the choice of concepts that are erased no longer.
-        plan: says what would be made; to be called again when the choice of models changes.
     """
 
     def __init__(self, studio: Studio, chosen: gr.HTML, controls: Sequence[Any], job_id: gr.BrowserState) -> None:
@@ -62,23 +61,25 @@ class ComposeCard:
             self.summary = gr.HTML("", label="What would be made", elem_id="compose-summary")
             self.job = JobCard(studio, "compose", [("compose", "Compose")], job_id, PLACES)
         self._asked = [chosen, self.leave_out, self.add, self.name, *controls]
-        self.plan = Listener(self.on_plan, self._asked, self.summary)
-        for changed in (self.leave_out, self.add):
-            self.plan.on(changed.change)
+        Listener(self.on_plan, self._asked, self.summary).on(chosen.change, self.leave_out.change, self.add.change)
 
     def wire(self, outputs: Sequence[Any], done: Callable[[Job], Update]) -> Any:
         """Connect the button; `done` says what else the page shows of a composition. Returns the button's event."""
         return self.job.wire([self.on_compose], self._asked, outputs, Shows(done=done))[0]
 
     @readable
-    def on_plan(self, chosen: dict[str, Any], leave_out: list[str], add: bool, name: str, *values: Any) -> str:
+    def on_plan(self, chosen: dict[str, Any], leave_out: list[str], add: bool, name: str, *values: Any) -> Any:
         """Say what would be made and what it takes, or why it cannot be."""
+        if chosen and chosen["chosen"] is None:  # what is chosen stays, and is told next
+            return gr.skip()
         recipes = [entry.recipe for entry in self._entries(chosen)]
         if not recipes:
             return ""
+        erased = [concept.phrase for recipe in recipes for concept in recipe.concepts]
         try:
             added = _added(add, values)
-            recipe = joined(recipes, leave_out or [], added, name)
+            # The list still shows the concepts of a model that is chosen no longer.
+            recipe = joined(recipes, [phrase for phrase in leave_out or [] if phrase in erased], added, name)
         except StudioError as error:
             return estimate_missing(notices.sentence(error))
         training = self.studio.estimate(replace(recipe, concepts=added.concepts)) if added else None

@@ -46,8 +46,7 @@ class QueueCard:
             self.list = job_list.job_list("queue")
             self.timer = gr.Timer(BEAT, active=False)
         self._shown = [self.list, self.timer, wait]
-        self.show = Listener(self.on_show, None, self._shown)
-        self.show.on(self.timer.tick)
+        self.show = Listener(self.on_show, None, self._shown, also=[self.timer.tick])
         self.list.act(self.on_act, None, [self.notice, *self._shown], **QUIET)
 
     def wire(self, queue: Callable[..., Job], inputs: Sequence[Any]) -> None:

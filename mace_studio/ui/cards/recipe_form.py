@@ -236,11 +236,7 @@ class RecipeForm:
         """
         # One listener for all: of two that write the same, the older answer could come last.
         changes = [c.change for c in [self.preset, *self.controls, *others]]
-        event = edited.on(
-            lambda fn, inputs, outputs, **options: gr.on(
-                changes, fn, inputs, outputs, trigger_mode="always_last", **options
-            )
-        )
+        event = edited.on(*changes)
         for edit in (self._built["concepts"].edited, self.added.then):
             named = [self._built[key] for key in ("name", "concepts", "about")]
             edit(form.name_from, named, self._built["name"], trigger_mode="always_last", **QUIET)

@@ -17,7 +17,7 @@ from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import report_tables
 from mace_studio.ui.components.model_list import choices, listing
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
-from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
+from mace_studio.ui.gradio_compat import WAITING, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, PAGE_OPENED, SELECTED, Listener, Shared
 
@@ -46,7 +46,8 @@ class EvaluateTab:
         }
         self.emits: dict[str, list[Any]] = {}
         # The estimate takes the pace of the last comparison, which may be newer than the list.
-        self.listens[SELECTED].append(Listener(self.on_plan, [self.name, self.plan], self.summary))
+        asked, changes = [self.name, self.plan], [self.name.change, self.plan.change]
+        self.listens[SELECTED].append(Listener(self.on_plan, asked, self.summary, also=changes))
 
     def _plan_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="plan-card"):
@@ -111,7 +112,6 @@ class EvaluateTab:
         self.job.wire([self.on_evaluate], [*chosen, self.judge], shown, Shows(live=self._rows, done=self._reports))
         self.measured.change(self.on_files, self.measured, files, **WAITING)
         self.beyond.wire(self.name)
-        gr.on([self.name.change, self.plan.change], self.on_plan, chosen, self.summary, **QUIET)
 
     @readable
     def on_open(self, newest: str, chosen: list[str]) -> Any:

@@ -88,8 +88,7 @@ class ModelsTab:
     def _wire(self, tabs: gr.Tabs) -> None:
         panels = [self.renaming, self.deleting]
         shown = [self.details, self.buttons, self.file, *panels, self.new_name, self.compose.leave_out]
-        chosen = self.list.change(self.on_choose, [self.list, self.compose.leave_out], shown, **QUIET)
-        self.compose.plan.on(chosen.then)
+        self.list.change(self.on_choose, [self.list, self.compose.leave_out], shown, **QUIET)
         changed = [self.list, self.notice]
         self.upload.upload(self.on_upload, [self.upload, self.list], changed, **QUIET)
         if not self.studio.fixed:
