@@ -33,6 +33,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Parts of the browser's own window, which nobody sees; they cost a fifth of the time in which a page opens.
+    "--disable-features=PreloadTopChromeWebUI,WebUIOmniboxPopup,WebUITabStrip,TabSearch",
 ]
 FAST = Recipe(
     concepts=(Concept("car", "street", "object", ("automobile",)),),

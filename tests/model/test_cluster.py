@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -166,7 +165,7 @@ def test_a_study_on_the_cluster_has_the_files_and_reports_of_one_process(machine
     rows, on_ray = [study.Case("MACE", few)], RunOn("auto")
     monkeypatch.setitem(plan.CAPTIONS, "quick", 2)
     monkeypatch.setitem(plan.IMAGES, "quick", 2)
-    monkeypatch.setattr(study, "make_plan", partial(make_plan, steps=2))
+    monkeypatch.setattr(study, "STEPS", 2)
     here = study.run(rows, "quick", tmp_path / "here")
     there = study.run(rows, "quick", tmp_path / "there", erase=on_ray.erase, evaluate=on_ray.evaluate)
     assert there[0].problem == "" and there[0].report == here[0].report

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,7 @@ from mace_studio.methods import METHODS
 from mace_studio.methods.settings import EsdSettings, OceSettings, SldSettings, SpeedSettings, UceSettings
 from mace_studio.presets import Preset
 from mace_studio.recipe import Recipe
-from mace_studio.settings import LoraSettings
+from mace_studio.settings import KeepWeights, LoraSettings
 
 QUICK = ("mace-free", "uce", "sld")
 
@@ -36,12 +35,13 @@ def few_images(monkeypatch):
     for preset in presets.presets():
         if preset.name in ("miniature/cat", "miniature/ship"):
             (own,) = preset.recipe.concepts
-            concept = replace(own, synonyms=own.synonyms[:1])
-            small.append(replace(preset, recipe=replace(preset.recipe, concepts=(concept,), preserve=("dog",))))
+            concept, keep = replace(own, synonyms=own.synonyms[:1]), KeepWeights(general=0.0)  # encodes no captions
+            recipe = replace(preset.recipe, concepts=(concept,), preserve=("dog",))
+            small.append(replace(preset, recipe=recipe.with_settings(refine=keep, fuse=keep)))
     monkeypatch.setattr(presets, "presets", lambda: small)
 
     def steps(count):
-        monkeypatch.setattr(study, "make_plan", partial(plan.make_plan, steps=count))
+        monkeypatch.setattr(study, "STEPS", count)
 
     steps(2)
     return steps

@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -32,7 +31,7 @@ def few_images(monkeypatch):
     """A plan that is quick for a test too."""
     monkeypatch.setitem(plan.CAPTIONS, "quick", 4)
     monkeypatch.setitem(plan.IMAGES, "quick", 2)
-    monkeypatch.setattr(study, "make_plan", partial(plan.make_plan, steps=2))
+    monkeypatch.setattr(study, "STEPS", 2)
 
 
 @pytest.mark.parametrize(
