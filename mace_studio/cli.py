@@ -148,10 +148,13 @@ def _compare(options: argparse.Namespace) -> None:
     paths = [_erasure(options, text) for text in options.erasures]
     studio = _studio(options, paths[0].parent)
     request = _image_request(studio, options, options.prompt, options.seed or [0])
-    for path in paths:
-        folder = options.out / path.stem if len(paths) > 1 else options.out
-        for pair in _result(studio.compare(path, request)):
-            print(result_files.write_pair(pair, folder), f"mean pixel change {pair.change:.1f}")
+    names = [path.stem for path in paths]
+    pairs = _result(studio.compare(paths[0], request, paths[1:]))
+    for pair in pairs:
+        folder = options.out / names[pair.erasure] if len(paths) > 1 else options.out
+        print(result_files.write_pair(pair, folder), f"mean pixel change {pair.change:.1f}")
+    if len(paths) > 1:
+        print(result_files.write_sheet(pairs, names, options.out))
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -177,7 +177,11 @@ def _add_compose(parser: argparse.ArgumentParser) -> None:
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("erasures", nargs="+", metavar="ERASURE", help=ERASURE)
-    _add_out(parser, OUTPUT / "pairs", "where the images go; of several erased models, in a folder each")
+    _add_out(
+        parser,
+        OUTPUT / "pairs",
+        "where the images go; of several erased models, in a folder each, beside one sheet of all",
+    )
     parser.add_argument("--prompt", action="append", required=True, help="may be given several times")
     parser.add_argument("--seed", action="append", type=int, help="may be given several times; 0 when left out")
 

@@ -251,13 +251,13 @@ class Studio(JobDesk):
         return self._submit(f"Compose {recipe.title()}", recipe, "compose", paths, tuple(remove), add, name)
 
     @survives
-    def compare(self, erasure: str | Path, request: ImageRequest, others: Sequence[str] = ()) -> Job:
+    def compare(self, erasure: str | Path, request: ImageRequest, others: Sequence[str | Path] = ()) -> Job:
         """Generate every prompt with every seed, before and after; events are `Progress`, the result is [Pair].
 
         Args:
             erasure: name or path.
             request: what to generate.
-            others: names of more erasures, to be seen beside the first.
+            others: names or paths of more erasures, to be seen beside the first.
         """
         entries = [self.entry(one) for one in (erasure, *others)]
         request.check()

@@ -239,7 +239,9 @@ def test_several_at_once_have_a_folder_each(recipe_file, tmp_path, capsys):
     pairs = ["--prompt", "a cat", "--steps", "1", "--guidance", "1", "--out", str(tmp_path / "pairs")]
     assert cli.main(["compare", *erasures, *pairs]) == 0
     made = sorted(p.relative_to(tmp_path / "pairs").as_posix() for p in (tmp_path / "pairs").rglob("*.png"))
-    assert [name.rpartition("-")[0] for name in made] == [f"{cat}/a-cat-0", f"{boat}/a-cat-0"]
+    assert [name.rpartition("-")[0] for name in made] == ["a-cat-sheet", f"{cat}/a-cat-0", f"{boat}/a-cat-0"]
+    with Image.open(tmp_path / "pairs" / made[0]) as sheet:
+        assert list(json.loads(sheet.text["mace_studio"])["recipes"]) == [cat, boat]
     export = ["export", *erasures, "--format", "unet", "--out", str(tmp_path / "exports")]
     assert cli.main(export) == 0
     assert {p.name for p in (tmp_path / "exports").glob("*.safetensors")} == {
