@@ -13,7 +13,7 @@ from mace_studio.evaluation.report import ALL, Row
 from mace_studio.recipe import Recipe
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form
-from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.cards.job import JobCard, Shows, results
 from mace_studio.ui.components import verdict
 from mace_studio.ui.components.text import heading
 from mace_studio.ui.gradio_compat import QUIET
@@ -51,7 +51,7 @@ class BeyondCard:
 
     def wire(self, names: gr.CheckboxGroup) -> None:
         """Connect the buttons; `names` are the chosen erased models, of which the first counts."""
-        shows = Shows(begun=self._begun, live=self._found)
+        shows = Shows(begun=self._begun, found=self._found)
         self.job.wire([self.on_look], [names], [self.ranks, self.keep], shows)
         filled = [*self.shared.filled, self.shared.tabs]
         self.keep.click(self.on_keep, self.job_id, filled, **QUIET).then(None, js=ERASE)
@@ -69,19 +69,18 @@ class BeyondCard:
         if job is None:
             return [gr.skip()] * (len(self.shared.filled) + 1)
         recipe: Recipe = job.request
-        kept = (*recipe.preserve, *(row.word for row in verdict.changed(_rows(job))))
+        kept = (*recipe.preserve, *(row.word for row in verdict.changed(_rows(results(job)))))
         return [*form.filling(replace(recipe, preserve=kept)), gr.Tabs(selected="erase")]
 
     def _begun(self, job: Job) -> Update:
         return {self.ranks: "", self.keep: gr.Button(visible=False)}
 
-    def _found(self, job: Job) -> Update:
-        rows = _rows(job)
+    def _found(self, job: Job, found: list[Any]) -> Update:
+        rows = _rows(found)
         if not rows:
             return {}
         return {self.ranks: verdict.ranks(rows), self.keep: gr.Button(visible=job.over and bool(verdict.changed(rows)))}
 
 
-def _rows(job: Job) -> list[Row]:
-    found = [event.result[1] for event in list(job.events) if event.result is not None]
-    return [row for row in found if row.role == NEIGHBOUR and row.word != ALL]
+def _rows(found: list[tuple[str, Row]]) -> list[Row]:
+    return [row for _, row in found if row.role == NEIGHBOUR and row.word != ALL]

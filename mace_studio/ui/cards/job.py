@@ -29,12 +29,15 @@ class Shows:
     Attributes:
         begun: when it has just been started.
         live: at every new event, and once more when it is over.
+        found: of the job and the results that its events have brought so far: whenever there are more of them, and once
+            more when it is over, so that what there is stays where it was cancelled.
         done: when it came to its end.
         resumed: before anything else after a reload of the page.
     """
 
     begun: Callable[[Job], Update] = lambda job: {}
     live: Callable[[Job], Update] = lambda job: {}
+    found: Callable[[Job, list[Any]], Update] = lambda job, results: {}
     done: Callable[[Job], Update] = lambda job: {}
     resumed: Callable[[Job], Update] = lambda job: {}
 
@@ -153,11 +156,16 @@ class JobCard:
         return notices.readable(handler)
 
     def _watch(self, job: Job, returned: bool = False) -> Iterator[Update]:
+        shown = 0
         for event in job.watch():
             # Gradio notices a cancel or a closed tab only at a yield, so there is one at every beat.
             fresh = event is not None or not job.events
-            yield self._buttons(job) | (self._how_far(job) if fresh else {})
-        last = self._buttons(job) | self._how_far(job)
+            update = self._buttons(job) | (self._how_far(job) if fresh else {})
+            if event is not None and len(so_far := results(job)) > shown:
+                update |= self._shows.found(job, so_far)
+                shown = len(so_far)
+            yield update
+        last = self._buttons(job) | self._how_far(job) | self._shows.found(job, results(job))
         yield last | ({self.notice: self._reason(job, returned)} if job.state == FAILED else {})
         if job.state == DONE and (update := self._shows.done(job)):
             yield update
@@ -174,3 +182,8 @@ class JobCard:
         stopping = job in self._stopping and not job.over
         cancel = gr.Button("Stopping …" if stopping else "Cancel", interactive=not job.over and not stopping)
         return {button: gr.Button(interactive=job.over) for button in self.start} | {self.cancel: cancel}
+
+
+def results(job: Job) -> list[Any]:
+    """What the events of a job have brought so far, such as pairs of images or rows of a table."""
+    return [event.result for event in list(job.events) if event.result is not None]

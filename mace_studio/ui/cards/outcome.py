@@ -46,7 +46,7 @@ class OutcomeCard:
         self.studio = studio
         self.images = gr.HTML("", label="Before and after", apply_default_css=False, elem_id="outcome")
         self.job = JobCard(studio, "outcome", [("show-outcome", "Show before and after")], job_id, main=False)
-        self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, live=self._found))
+        self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, found=self._found))
 
     def on_show(self, newest: str) -> Job:
         """Let a judge look at the erasure that was made last; without one, generate one prompt of each role.
@@ -69,9 +69,8 @@ class OutcomeCard:
     def _begun(self, job: Job) -> Update:
         return {self.images: ""}
 
-    def _found(self, job: Job) -> Update:
+    def _found(self, job: Job, found: list[Any]) -> Update:
         """What is found so far: rows of a report, or pairs of images."""
-        found = [event.result for event in list(job.events) if event.result is not None]
         if not found:
             return {}
         if not isinstance(found[0], tuple):

@@ -15,7 +15,7 @@ from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form
-from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.cards.job import JobCard, Shows, results
 from mace_studio.ui.components.divider import divided, divider
 from mace_studio.ui.components.model_list import choices, erased_models, listing
 from mace_studio.ui.components.pair_grid import cells, pair_grid
@@ -132,7 +132,7 @@ class CompareTab:
         asked = [self.name, self.others, self.prompts, self.suggested]
         asked += [self.seeds, self.steps, self.guidance, self.negative]
         pair = [self.divider, self.figures, self.pair_file]
-        shows = Shows(begun=self._begun, live=self._pairs, resumed=self._begun)
+        shows = Shows(begun=self._begun, found=self._pairs, resumed=self._begun)
         self.job.wire(
             [self.on_generate], asked, [self.grid_card, self.grid, self.sheet, self.shown_model, *pair], shows
         )
@@ -187,7 +187,9 @@ class CompareTab:
     def on_pair(self, job_id: str, event: gr.EventData) -> Update:
         """Show the pressed pair under the divider."""
         job = self.studio.job(job_id)
-        return {self.figures: gr.skip()} if job is None else self._pair(_generated(job)[event.index])
+        if job is None:
+            return {self.figures: gr.skip()}
+        return self._pair(results(job)[event.index])
 
     def _begun(self, job: Job) -> Update:
         self._showing.discard(job)
@@ -201,14 +203,13 @@ class CompareTab:
             self.shown_model: _shown_model(self._models[job], None),
         }
 
-    def _pairs(self, job: Job) -> Update:
+    def _pairs(self, job: Job, found: list[Pair]) -> Update:
         """What is generated so far; of a job that was cancelled, too."""
-        over, found = job.over, _generated(job)  # in this order: the last pair may come in between
         update: Update = {self.grid: cells(job.id, job.request, found, self._models[job])}
         if found and job not in self._showing:
             self._showing.add(job)
             update |= self._pair(found[0])
-        if found and over:
+        if found and job.over:
             path = result_files.write_sheet(found, self._models[job], self.studio.output / "pairs")
             update[self.sheet] = download(path, interactive=True)
         return update
@@ -231,10 +232,6 @@ def _first_of(offered: Sequence[tuple[str, str]]) -> str:
     """The first suggestions for erased phrases and for a kept one, one a line."""
     first = {role: [prompt for own, prompt in offered if own == role][:most] for role, most in BEGUN_WITH.items()}
     return "\n".join(prompt for prompts in first.values() for prompt in prompts)
-
-
-def _generated(job: Job) -> list[Pair]:
-    return [event.result for event in list(job.events) if event.result is not None]
 
 
 def _shown_model(names: list[str], chosen: str | None) -> str:
