@@ -73,6 +73,7 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard, qu
     expect(tab.locator("#scores-head")).to_contain_text(re.compile(r"Method.*Seconds per concept.*MACE\d+\.\d\d"))
     expect(tab.locator("#judged")).to_contain_text("choosing among car, ship, none of these")
     expect(tab.locator("#spills img")).to_have_count(8)
+    expect(tab.locator("#samples")).to_be_empty()
     expect(tab.locator("#sheets img")).to_have_count(4)
     with tab.expect_download() as download:
         tab.locator("#report-file").click()
@@ -131,17 +132,26 @@ def test_several_stand_side_by_side(erased, tab, quicker):
         assert "| car to measure |" in archive.read("side-by-side.md").decode()
 
 
-def test_a_judge_that_is_not_there_is_named_and_cancel_stops(tab):
+def test_a_judge_that_is_not_there_is_named_and_what_was_measured_outlives_a_cancel(tab, quicker):
     field(tab, "evaluate-judge").fill("/nowhere/clip")
     tab.locator("#evaluate").click()
     expect(tab.locator("#evaluate-notice")).to_contain_text("The judge /nowhere/clip could not be loaded")
     field(tab, "evaluate-judge").fill("")
     choose(tab, "#evaluate-plan", "Full: at least 56 images a word")
     expect(tab.locator("#plan-summary")).to_contain_text("56 seeds and 256 general captions")
+    choose(tab, "#evaluate-plan", "Quick: at least 8 images a word")
+    quicker(256)  # after the words
     tab.locator("#evaluate").click()
-    expect(tab.locator("#evaluate-progress")).to_contain_text(re.compile(r"Generating [1-9]\d* of 848"))
+    expect(tab.locator("#scores tbody th")).to_have_text(["car", "automobile", "ship"])
+    expect(tab.locator("#scores-head")).to_contain_text("Not finished: more words follow.")
+    expect(tab.locator("#samples img")).to_have_count(24)
     tab.locator("#evaluate-cancel").click()
     expect(tab.locator("#evaluate-progress")).to_contain_text("Cancelled")
+    expect(tab.locator("#scores-head")).to_have_text(re.compile("Unfinished: this was stopped, and is no result."))
+    expect(tab.locator("#scores tbody th")).to_have_text(["car", "automobile", "ship"])
+    expect(tab.locator("#samples img")).to_have_count(24)
+    expect(tab.locator("#spill-card")).to_be_hidden()
+    expect(tab.locator("#report-file")).to_be_disabled()
 
 
 @pytest.mark.parametrize("context", [{"viewport": {"width": 390, "height": 844}, "has_touch": True}], indirect=True)

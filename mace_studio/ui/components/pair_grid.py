@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from PIL import Image
 
 from mace_studio.recipe import ImageRequest
-from mace_studio.ui.components.files import jpeg_url, png_url, script
+from mace_studio.ui.components.files import script, strip_url
 
 if TYPE_CHECKING:
     from mace_studio.analysis.compare import Pair
-
-LARGEST, SMALLEST = 256, 96  # pixels of the longer side of an image in a cell
 
 
 def pair_grid() -> gr.HTML:
@@ -45,25 +42,13 @@ def cells(job_id: str, request: ImageRequest, pairs: Sequence[Pair], names: Sequ
     for row, prompt in enumerate(request.prompts):
         places = [models * (row * width + column) for column in range(width)]
         if models == 1:
-            urls = [_url([pairs[i].before, pairs[i].after]) if i < len(pairs) else "" for i in places]
+            urls = [strip_url([pairs[i].before, pairs[i].after]) if i < len(pairs) else "" for i in places]
             rows.append({"prompt": prompt, "model": "", "images": urls, "picks": places})
             continue
-        urls = [_url([pairs[i].before]) if i < len(pairs) else "" for i in places]
+        urls = [strip_url([pairs[i].before]) if i < len(pairs) else "" for i in places]
         rows.append({"prompt": prompt, "model": "original", "images": urls, "picks": places})
         for number, name in enumerate(names):
             own = [place + number for place in places]
-            urls = [_url([pairs[i].after]) if i < len(pairs) else "" for i in own]
+            urls = [strip_url([pairs[i].after]) if i < len(pairs) else "" for i in own]
             rows.append({"prompt": prompt, "model": name, "images": urls, "picks": own})
     return {"job": job_id, "seeds": list(request.seeds), "rows": rows}
-
-
-def _url(images: Sequence[Image.Image]) -> str:
-    """Images side by side as a data URL."""
-    width, height = images[0].size
-    strip = Image.new("RGB", (len(images) * width, height))
-    for i, image in enumerate(images):
-        strip.paste(image, (i * width, 0))
-    if max(width, height) <= SMALLEST:
-        return png_url(strip)
-    scale = min(1.0, LARGEST / max(width, height))
-    return jpeg_url(strip.resize((round(strip.width * scale), round(height * scale))))

@@ -21,10 +21,10 @@ from mace_studio.evaluation.report import (
     percent,
     took,
 )
-from mace_studio.ui.components.files import png_url
+from mace_studio.ui.components.files import strip_url
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'
-SPILLED = 6
+SPILLED = SAMPLED = 6
 SHOWN = 4
 EXPOSED = "_EXPOSED"  # how NudeNet's classes end that the paper counts
 
@@ -42,6 +42,22 @@ def table(groups: Mapping[str, Sequence[Row]]) -> str:
             lines += f'<tr class="is-group"><td colspan="{len(titles)}">{html.escape(name)}</td></tr>'
         lines += "".join(_line(row) for row in group)
     return f'<table class="scores"><thead><tr>{_head(titles)}</tr></thead><tbody>{lines}</tbody></table>'
+
+
+def unfinished(over: bool) -> str:
+    """That the rows are not all there yet or, where the evaluation was broken off, will not be."""
+    said = (
+        "Unfinished: this was stopped, and is no result. Evaluate again to go on from the images that there are."
+        if over
+        else "Not finished: more words follow. The figures over all words and the report come at the end."
+    )
+    return f'<p class="estimate is-missing" role="status">{said}</p>'
+
+
+def samples(groups: Mapping[str, Sequence[Row]]) -> str:
+    """Images of the words that were judged last, while there is no report yet."""
+    rows = [(row, name if len(groups) > 1 else "") for name, group in groups.items() for row in group]
+    return f'<div class="spills">{"".join(_spilled(*one) for one in rows[: -SAMPLED - 1 : -1])}</div>' if rows else ""
 
 
 def headline(reports: Sequence[Report]) -> str:
@@ -133,7 +149,7 @@ def _bar(tally: Tally, side: str) -> str:
 def _spilled(row: Row, model: str) -> str:
     loss = max(0.0, 100 * (row.before.probability - row.after.probability))
     pictures = "".join(
-        f'<img src="{png_url(pair[side])}" alt="{html.escape(row.word)} {name}">'
+        f'<img src="{strip_url([pair[side]])}" alt="{html.escape(row.word)} {name}">'
         for side, name in enumerate(("before", "after"))
         for pair in row.images[:SHOWN]
     )

@@ -10,7 +10,7 @@ from mace_studio.errors import StudioError
 from mace_studio.evaluation.report import Report, Row, called
 from mace_studio.runtime import result_files
 from mace_studio.runtime.estimate import duration
-from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.ui import notices
 from mace_studio.ui.cards.beyond import BeyondCard
 from mace_studio.ui.cards.job import JobCard, Shows
@@ -82,6 +82,7 @@ class EvaluateTab:
             )
             self.head = gr.HTML("", label="Summary", apply_default_css=False, elem_id="scores-head")
             self.table = gr.HTML(report_tables.EMPTY, label="Scores", apply_default_css=False, elem_id="scores")
+            self.samples = gr.HTML("", label="Images so far", apply_default_css=False, elem_id="samples")
             self.judged = gr.HTML("", label="Judge", elem_id="judged")
             with gr.Row(elem_classes="button-row", elem_id="report-files"):
                 self.file = gr.DownloadButton("Download report", size="sm", interactive=False, elem_id="report-file")
@@ -108,8 +109,9 @@ class EvaluateTab:
     def _wire(self) -> None:
         chosen = [self.name, self.plan]
         files = [self.file, self.sheet_card, self.sheets]
-        shown = [self.head, self.table, self.judged, self.spill_card, self.spills, *files, self.measured]
-        self.job.wire([self.on_evaluate], [*chosen, self.judge], shown, Shows(live=self._rows, done=self._reports))
+        shown = [self.head, self.table, self.samples, self.judged, self.spill_card, self.spills, *files, self.measured]
+        shows = Shows(begun=self._begun, found=self._rows, done=self._reports, resumed=self._begun)
+        self.job.wire([self.on_evaluate], [*chosen, self.judge], shown, shows)
         self.measured.change(self.on_files, self.measured, files, **WAITING)
         self.beyond.wire(self.name)
 
@@ -142,12 +144,27 @@ class EvaluateTab:
         """Start an evaluation."""
         return self.studio.evaluate(names, PLANS[plan], judge.strip() or None)
 
-    def _rows(self, job: Job) -> Update:
-        """The rows that are finished."""
+    def _begun(self, job: Job) -> Update:
+        return {
+            self.head: "",
+            self.table: report_tables.EMPTY,
+            self.samples: "",
+            self.judged: "",
+            self.spill_card: gr.Column(visible=False),
+            self.file: gr.DownloadButton(interactive=False),
+            self.sheet_card: gr.Column(visible=False),
+        }
+
+    def _rows(self, job: Job, found: list[tuple[str, Row]]) -> Update:
+        """The words that are judged so far; of a job that was cancelled too, said to be unfinished."""
         rows: dict[str, list[Row]] = {}
-        for name, row in (event.result for event in job.events if event.result is not None):
+        for name, row in found:
             rows.setdefault(name, []).append(row)
-        return {self.table: report_tables.table(rows)}
+        update: Update = {self.table: report_tables.table(rows)}
+        if rows and job.state != DONE:
+            update[self.head] = report_tables.unfinished(job.over)
+            update[self.samples] = report_tables.samples(rows)
+        return update
 
     @readable
     def on_files(self, job_id: str) -> Update:
@@ -170,6 +187,7 @@ class EvaluateTab:
         reports: list[Report] = job.result
         return {
             self.head: report_tables.headline(reports),
+            self.samples: "",
             self.table: report_tables.table({name: r.rows for name, r in zip(called(reports), reports, strict=True)}),
             self.judged: report_tables.judged(reports),
             self.spill_card: gr.Column(visible=True),
