@@ -2,11 +2,15 @@
 
 import io
 import re
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mace_studio.methods.mace import masks
+from mace_studio.recipe import Concept
 from tests.steps import field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -122,3 +126,27 @@ def test_drawn_masks_outlive_a_reload_on_a_phone(page, upload, left_half, guard)
     guard.allow_unloading()
     page.reload()
     expect(page.locator("#mask-grid span")).to_have_text("seed 0 · by hand · 50 %")
+
+
+def test_masks_come_one_after_another_and_a_cancel_keeps_them(page, fast, open_recipe, monkeypatch):
+    find, go_on = masks.of_concept, threading.Event()
+
+    def held(source, recipe, concept, *rest, **options):
+        assert concept.phrase != "frog" or go_on.wait(60)
+        return find(source, recipe, concept, *rest, **options)
+
+    monkeypatch.setattr(masks, "of_concept", held)
+    open_recipe(page, replace(fast, concepts=(*fast.concepts, Concept("frog", "grass"))))
+    tile = page.locator("#mask-grid button")
+    try:
+        page.locator("#show-masks").click()
+        expect(tile).to_have_text(re.compile("car 1"))
+        expect(tile).to_be_disabled()
+        page.locator("#masks-cancel").click()
+        expect(page.locator("#masks-cancel")).to_have_text("Stopping …")
+    finally:
+        go_on.set()
+    expect(page.locator("#masks-progress")).to_contain_text("Cancelled")
+    expect(page.locator("#masks-status")).to_contain_text("This was stopped before all images were there")
+    expect(tile).to_have_count(1)
+    pick(page)

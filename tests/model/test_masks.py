@@ -133,7 +133,12 @@ def test_what_is_shown_is_what_is_trained_on(model, tmp_path):
     assert [(one.key, one.seed) for one in sheet.images] == [
         (("cat", 1), 0), (("cat", 2), 1), (("Ada Finch", 1), 0), (("Ada Finch", 2), 1),
     ]  # fmt: skip
-    assert seen[-1].fraction == 1.0 and {p.stage for p in seen} == {"images", "masks"}
+    steps = [p.fraction for p in seen]
+    assert steps == sorted(steps) and steps[-1] == 1.0 and {p.stage for p in seen} == {"images", "masks"}
+    told = [(i, p.result) for i, p in enumerate(seen) if p.stage == "masks" and p.result is not None]
+    assert [one.key for _, one in told] == [one.key for one in sheet.images]
+    second = next(i for i, p in enumerate(seen) if p.stage == "masks" and p.concept == "Ada Finch")
+    assert told[1][0] < second  # the first concept's come before the second's are looked for
     files = set(tmp_path.iterdir())
     drawn = training_images.make(model, QUICK, tmp_path, [])
     assert set(tmp_path.iterdir()) == files  # nothing was drawn a second time

@@ -18,6 +18,7 @@ from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import known, sampling, segment
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import GeneratedImage
+from mace_studio.sd.segment import Source
 
 MASKED_KINDS = ("object", "celebrity")
 
@@ -61,18 +62,39 @@ def find(
     each, total = recipe.settings.images.per_concept, len(recipe.concepts)
     found: list[Masks] = []
     for i, (concept, own) in enumerate(zip(recipe.concepts, images, strict=True)):
-        result: Masks = [None] * len(own)
-        wanted = [n for n in range(len(own)) if (concept.phrase, n + 1) not in skip]
-        if wanted and searched(recipe, concept):
-            # Other models know few people by name.
-            query = "person" if concept.kind == "celebrity" else concept.phrase.strip()
-            report = within(progress, "masks", concept.phrase, i * each, total * each)
-            answers = source([own[n] for n in wanted], query, report)
-            for n, mask_IJ in zip(wanted, answers, strict=True):
-                result[n] = mask_IJ
-        found.append(result)
+        report = within(progress, "masks", concept.phrase, i * each, total * each)
+        found.append(of_concept(source, recipe, concept, own, skip, progress=report))
         progress(Progress("masks", concept.phrase, (i + 1) * each, total * each))
     return found
+
+
+def of_concept(
+    source: Source,
+    recipe: Recipe,
+    concept: Concept,
+    images: Sequence[GeneratedImage],
+    skip: Collection[Key] = (),
+    *,
+    progress: Report = silent,
+) -> Masks:
+    """The masks of the training images of one concept.
+
+    Args:
+        source: from `segment.source`, of the name that the recipe says.
+        recipe, skip: as of `find`.
+        concept: of that recipe.
+        images: its training images.
+        progress: called at every batch of images, in images.
+    """
+    result: Masks = [None] * len(images)
+    wanted = [n for n in range(len(images)) if (concept.phrase, n + 1) not in skip]
+    if wanted and searched(recipe, concept):
+        # Other models know few people by name.
+        query = "person" if concept.kind == "celebrity" else concept.phrase.strip()
+        answers = source([images[n] for n in wanted], query, progress)
+        for n, mask_IJ in zip(wanted, answers, strict=True):
+            result[n] = mask_IJ
+    return result
 
 
 def combined(

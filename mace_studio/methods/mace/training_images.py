@@ -15,7 +15,7 @@ from mace_studio.methods.mace import masks
 from mace_studio.methods.mace.masks import Masks
 from mace_studio.progress import Progress, Report, always, silent, timed, within
 from mace_studio.recipe import Recipe
-from mace_studio.sd import known, pixels, sampling, text
+from mace_studio.sd import known, pixels, sampling, segment, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import GeneratedImage
 
@@ -82,7 +82,8 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
     Args:
         model: bit for bit the same afterwards.
         recipe: concepts, images, masks and seed.
-        progress: called with the stages "images" and "masks", in images, with seconds and fraction.
+        progress: called with the stages "images" and "masks", in images, with seconds and fraction; and with every
+            `MaskedImage`, as `result`, as soon as the masks of its concept are there.
         cache: folder of training images; a later erasure with the same cache uses the same ones.
 
     Raises:
@@ -95,15 +96,13 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
     report = timed(progress, costs(recipe, decodes=True))
     images = generate(model, finished, cache, [], report)
     each, sheet = recipe.settings.images.per_concept, MaskSheet(recipe, [])
-    total = len(recipe.concepts) * each
-    found = masks.find(model, recipe, images, (), within(report, "masks", total=2 * total))
-    doubts = _doubts(model, finished, images, sheet.warnings, report)
-    masks.combined(model, recipe, found, {}, sheet.warnings, doubts=doubts)
-    for i, (concept, own, theirs) in enumerate(zip(recipe.concepts, images, found, strict=True)):
-        decoded = pixels.decoded(
-            model, _latents(own), within(report, "masks", concept.phrase, total + i * each, 2 * total)
-        )
-        for n, (image, mask_IJ) in enumerate(zip(decoded, theirs, strict=True)):
+    source, found, total = segment.source(model, recipe.settings.masks), [], 2 * len(recipe.concepts) * each
+    for i, (concept, own) in enumerate(zip(recipe.concepts, images, strict=True)):
+        # Half of the steps are for the masks, half for the images themselves.
+        looking, decoding = (within(report, "masks", concept.phrase, (2 * i + half) * each, total) for half in (0, 1))
+        found.append(masks.of_concept(source, recipe, concept, own, progress=looking))
+        decoded = pixels.decoded(model, _latents(own), decoding)
+        for n, (image, mask_IJ) in enumerate(zip(decoded, found[-1], strict=True)):
             masked = MaskedImage(
                 phrase=concept.phrase,
                 number=n + 1,
@@ -113,6 +112,9 @@ def show(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | 
                 searched=masks.searched(recipe, concept),
             )
             sheet.images.append(masked)
+            report(Progress("masks", concept.phrase, 2 * (i + 1) * each, total, result=masked))
+    doubts = _doubts(model, finished, images, sheet.warnings, report)
+    masks.combined(model, recipe, found, {}, sheet.warnings, doubts=doubts)
     return sheet
 
 

@@ -13,7 +13,7 @@ from mace_studio import masks
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.masks import Key, MaskedImage, MaskSheet
 from mace_studio.recipe import Recipe
-from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import form
 from mace_studio.ui.cards.job import JobCard, Shows
@@ -29,6 +29,7 @@ CANVAS = 512  # pixels along the longer side of the canvas
 # White is invisible on snow and pink on pink, so there is a choice; all colours count alike.
 PAINTS = ("#ff2e93a0", "#00b7ffa0", "#ffffffb0")
 OPAQUE = 40  # alpha from which a pixel counts as painted
+STOPPED = "This was stopped before all images were there; show the masks again for the others."
 
 # On a phone the editor is below all images.
 SHOW_EDITOR = """() => {
@@ -53,6 +54,7 @@ class MasksCard:
     def __init__(self, studio: Studio, job_id: gr.BrowserState) -> None:
         self.studio = studio
         self._before: WeakKeyDictionary[Job, MaskSheet] = WeakKeyDictionary()  # what was shown when a job began
+        self._stopped: WeakKeyDictionary[Job, MaskSheet] = WeakKeyDictionary()  # what there is of one that was stopped
         self.sheet = gr.State(None)
         self.chosen = gr.State(None)
         with gr.Column(elem_classes="card expert", elem_id="masks-card"):
@@ -113,7 +115,8 @@ class MasksCard:
     def wire(self, controls: list[Any]) -> None:
         """Connect the button, the grid and the editor."""
         made = [self.sheet, self.chosen, self.grid, self.concept, self.panel, self.title, self.editor, self.tools]
-        self.job.wire([self.on_show], [self.sheet, *controls], [self.status, *made], Shows(done=self._images))
+        shows = Shows(begun=self._begun, found=self._so_far, done=lambda job: self._images(job, job.result))
+        self.job.wire([self.on_show], [self.sheet, *controls], [self.status, *made], shows)
         self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
         opened = [self.chosen, self.title, self.editor, self.tools]
         picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **QUIET)
@@ -199,22 +202,41 @@ class MasksCard:
             self.notice: CLEAR,
         }
 
-    def _images(self, job: Job) -> Update:
-        sheet: MaskSheet = job.result
+    def _begun(self, job: Job) -> Update:
+        return self._closed() | {self.grid: [], self.concept: gr.Dropdown(visible=False), self.status: ""}
+
+    def _so_far(self, job: Job, found: list[Any]) -> Update:
+        """The images that have their masks; of a job that was stopped, with those that the user makes from then on."""
+        images = [one for one in found if isinstance(one, MaskedImage)]
+        if not job.over:
+            return {self.grid: mask_grid.tiles(MaskSheet(job.request, images), images[-AT_ONCE:], closed=True)}
+        if job.state == DONE:
+            return {}
+        if job not in self._stopped and images:
+            self._stopped[job] = MaskSheet(job.request, images, warnings=[STOPPED])
+        sheet = self._stopped.get(job) or self._before.get(job)
+        return self._images(job, sheet) if sheet else {}
+
+    def _closed(self) -> Update:
+        """No image in the editor."""
+        return {
+            self.chosen: None,
+            self.title: mask_grid.NOTHING_CHOSEN,
+            self.editor: None,
+            self.tools: gr.Column(visible=False),
+        }
+
+    def _images(self, job: Job, sheet: MaskSheet) -> Update:
         before = self._before.get(job)
         if before is not None and before is not sheet:
             sheet.user_masks |= before.fitting(sheet.recipe)
             sheet.dropped = len(before.user_masks) - len(sheet.user_masks)
         choices = list(dict.fromkeys(one.phrase for one in sheet.images))
         choices = [ALL, *choices] if len(sheet.images) <= AT_ONCE else choices
-        return {
+        return self._closed() | {
             self.sheet: sheet,
-            self.chosen: None,
             # The editor is there before it gets an image: one that it begins with it would load twice (Gradio 6.31).
             self.panel: gr.Column(visible=True),
-            self.title: mask_grid.NOTHING_CHOSEN,
-            self.editor: None,
-            self.tools: gr.Column(visible=False),
             self.concept: gr.Dropdown(choices, value=choices[0], visible=len(choices) > 2 or choices[0] != ALL),
             self.grid: mask_grid.tiles(sheet, _listed(sheet, choices[0])),
             self.status: mask_grid.status(sheet, sheet.recipe),

@@ -1,8 +1,8 @@
-// Training images under their masks, as buttons. value: list of { url, name, note }.
+// Training images under their masks, as buttons. value: list of { url, name, note, closed }.
 const box = element.querySelector(".mask-grid");
 let pressed = -1;
 
-function tile({ url, name, note }, index) {
+function tile({ url, name, note, closed }, index) {
   const button = document.createElement("button");
   const image = document.createElement("img");
   const title = document.createElement("b");
@@ -11,6 +11,7 @@ function tile({ url, name, note }, index) {
   title.textContent = name;
   text.textContent = note;
   button.type = "button";
+  button.disabled = closed;
   button.append(image, title, text);
   button.addEventListener("click", () => {
     press(index);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -28,10 +29,11 @@ def grid() -> gr.HTML:
     )
 
 
-def tiles(sheet: MaskSheet, listed: Sequence[MaskedImage]) -> list[dict[str, str]]:
-    """Each image under its mask, with its name and what is known of its mask."""
+def tiles(sheet: MaskSheet, listed: Sequence[MaskedImage], closed: bool = False) -> list[dict[str, Any]]:
+    """Each image under its mask, with its name and what is known of its mask; one that is closed cannot be pressed."""
     return [
         {
+            "closed": closed,
             "url": jpeg_url(masks.overlay(one.image, sheet.mask(one))),
             "name": f"{one.phrase} {one.number}",
             "note": _note(sheet, one),

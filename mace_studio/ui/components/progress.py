@@ -59,7 +59,9 @@ def _latest(events: Sequence[Any], preview: Any = None) -> str:
 
 def work(job: Job, studio: Studio) -> str:
     """How far any other job is."""
-    return _progress(job, studio, WORK.get(job.events[-1].stage, "") if job.events else "") + _latest([], job.preview)
+    events = list(job.events)
+    said = _progress(job, studio, WORK.get(events[-1].stage, "") if events else "")
+    return said + ("" if job.over else _latest(events, job.preview))
 
 
 def waiting(job: Job, studio: Studio) -> str:
