@@ -20,7 +20,7 @@ from mace_studio.core import attention
 from mace_studio.erasure import Erasure, check_fits
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import refine
-from mace_studio.progress import Report, silent, timed, within
+from mace_studio.progress import Progress, Report, silent, timed, within
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import attention_hooks, attention_maps, judges, projections, sampling, text
 from mace_studio.sd.attention_maps import TokenMaps
@@ -124,6 +124,7 @@ def inspect(
         phrases: what counts as one word, beside the erasure's concepts and their synonyms.
         steps: which denoising steps are kept; all when None.
         progress: called with stage "generate", steps in images, at every denoising step; the concept is the run's name.
+            Between two runs with the `Inspection` of those that are there, as `result`.
 
     Raises:
         FileError: the erasure was made from another model.
@@ -135,8 +136,8 @@ def inspect(
         check_fits(erasure, model)
         models[AFTER] = erasure.applied(model)
     words = text.words(model, request.prompts[0], [*_phrases(erasure), *phrases])
-    runs = _runs(model, request, models, words, steps, timed(progress, {"generate": 1.0}))
-    return Inspection(runs, _mask(runs[BEFORE]), _settings("attention", model, request, erasure))
+    about = _settings("attention", model, request, erasure)
+    return _inspected(model, request, models, words, steps, about, report=timed(progress, {"generate": 1.0}))
 
 
 def residual(
@@ -176,8 +177,8 @@ def residual(
     positions = [p for word in words if word.role == "concept" for p in word.positions]
     source = text.final_end(model, text.ids(model, request.prompts)[0])
     with attention_hooks.context(model.unet, lambda context_BTD: replaced(context_BTD, positions, source)):
-        runs = _runs(model, request, models, words, None, report)
-    return Inspection(runs, None, _settings("residual", model, request, erasure))
+        about = _settings("residual", model, request, erasure)
+        return _inspected(model, request, models, words, None, about, report=report)
 
 
 def replaced(context_BTD: Tensor, positions: Sequence[int], source: int) -> Tensor:
@@ -187,16 +188,18 @@ def replaced(context_BTD: Tensor, positions: Sequence[int], source: int) -> Tens
     return other_BTD
 
 
-def _runs(
+def _inspected(
     model: Model,
     request: ImageRequest,
     models: Mapping[str, AbstractContextManager[None]],
     words: list[Word],
     steps: range | None,
+    settings: dict[str, Any],
+    *,
     report: Report,
-) -> dict[str, Run]:
+) -> Inspection:
     """One run inside each of several context managers that put other weights in place."""
-    judge, runs = judges.of(model), {}
+    judge, found = judges.of(model), Inspection({}, None, settings)
     size = attention_maps.latent_size(model, request.size)
     sides = (text.words(model, request.negative), words)
     for i, (name, in_place) in enumerate(models.items()):
@@ -204,14 +207,17 @@ def _runs(
         with in_place, attention_hooks.attention(model.unet, recorder.receive):
             (image,) = sampling.generate(model, request, within(report, "generate", name, i, len(models)))
         *unconditional, conditional = recorder.sides()
-        found = {word.text: judges.presence(judge, image, word.text) for word in words if word.role == "concept"}
-        runs[name] = Run(
+        seen = {word.text: judges.presence(judge, image, word.text) for word in words if word.role == "concept"}
+        run = Run(
             image=image,
             conditional=conditional,
             unconditional=unconditional[0] if unconditional else None,
-            presence={phrase: share for phrase, share in found.items() if share is not None},
+            presence={phrase: share for phrase, share in seen.items() if share is not None},
         )
-    return runs
+        found = Inspection({**found.runs, name: run}, _mask(run) if name == BEFORE else found.mask, settings)
+        if i + 1 < len(models):
+            report(Progress("generate", name, i + 1, len(models), result=found))
+    return found
 
 
 def _phrases(erasure: Erasure | None) -> list[str]:

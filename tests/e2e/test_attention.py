@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mace_studio.runtime import result_files
+from mace_studio.sd import sampling
 from mace_studio.settings import KeepWeights
 from tests.steps import choose, choose_model, field
 
@@ -147,6 +148,32 @@ def test_the_maps_do_not_wait_for_the_files(tab, monkeypatch):
     finally:
         go_on.set()
     expect(tab.locator("#maps-file-0")).to_be_enabled()
+
+
+def test_the_maps_before_are_seen_while_the_others_are_read(tab, monkeypatch):
+    generate, go_on, calls = sampling.generate, threading.Event(), []
+
+    def held(*arguments):
+        calls.append(arguments)
+        assert len(calls) == 1 or go_on.wait(60)
+        return generate(*arguments)
+
+    monkeypatch.setattr(sampling, "generate", held)
+    tab.locator("#read").click()
+    try:
+        expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before"])
+        expect(tab.locator(".maps-finding")).to_have_text(re.compile(r"^The model spends [\d.]+ % .* on “car”"))
+        expect(tab.locator("#mass tbody tr")).to_have_count(11)
+        expect(tab.locator("#maps-file-0")).to_be_disabled()
+        choose(tab, "#maps-layers", "8 x 8, 4 heads")
+        tab.wait_for_function("document.querySelector('.maps-grid canvas').width === 8")
+        choose(tab, "#maps-heads", "Head 3")
+    finally:
+        go_on.set()
+    expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before", "after", "difference"])
+    expect(tab.locator("#maps-file-0")).to_be_enabled()
+    tab.wait_for_function("document.querySelector('.maps-grid canvas').width === 8")  # what was chosen meanwhile
+    expect(tab.locator("#maps-heads input")).to_have_value("Head 3")
 
 
 def test_the_bars_are_as_long_as_the_numbers_say(tab):

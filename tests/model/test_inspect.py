@@ -77,6 +77,9 @@ def test_progress_only_grows_and_ends_at_the_whole(model, erasure):
         assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1)
         assert list(result.runs) == names
         assert list(dict.fromkeys(p.concept for p in seen if p.stage == "generate")) == names
+        so_far = [p.result for p in seen if p.result is not None]  # between the runs
+        assert [list(one.runs) for one in so_far] == [names[: i + 1] for i in range(len(names) - 1)]
+        assert all((one.mask is None) == (result.mask is None) for one in so_far)
 
 
 def test_attention_adds_up_and_concepts_are_marked(inspected):

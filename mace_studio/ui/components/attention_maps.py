@@ -126,14 +126,14 @@ def finding(inspection: Inspection) -> str:
     masses = {name: inspection.masses(name)[index] for name in names}
     word = inspection.words[index]
     seen = [(name, phrase, share) for name, run in inspection.runs.items() for phrase, share in run.presence.items()]
-    if inspection.settings["kind"] == figures.RESIDUAL:
-        if not seen:
-            return f"The concept’s own words are taken out; of the others “{word.text}” changed most."
+    first, last = masses[names[0]], masses[names[-1]]
+    if inspection.settings["kind"] == figures.RESIDUAL and seen:
         told = ", ".join(f"{percent(share)} {name}" for name, _, share in seen)
         return f"With its own words taken out, the judge still finds “{seen[0][1]}” in the image: {told}."
-    first, last = masses[names[0]], masses[names[-1]]
     if len(names) == 1:
         return f"The model spends {percent(first.total)} of its attention on “{word.text}”; brighter is more."
+    if inspection.settings["kind"] == figures.RESIDUAL:
+        return f"The concept’s own words are taken out; of the others “{word.text}” changed most."
     if word.role != "concept":
         both = f"{percent(first.total)} of the attention before and {percent(last.total)} after"
         return f"The prompt names nothing that was erased; of its words “{word.text}” changed most: it gets {both}."

@@ -60,12 +60,12 @@ def erased_models(studio: Studio, newest: str, chosen: str | None, *other: str) 
     return listing(gr.Dropdown, [*((one, one) for one in other), *listed], choice, chosen)
 
 
-def listing(kind: Callable[..., Any], listed: Sequence[tuple[str, str]], value: Any, chosen: Any) -> Any:
+def listing(kind: Callable[..., Any], listed: Sequence[str | tuple[str, str]], value: Any, chosen: Any) -> Any:
     """An update of a choice's list, and of what is chosen only where that changes.
 
     Args:
         kind: of the component.
-        listed: (label, value) of each choice.
+        listed: the choices, or (label, value) of each.
         value: what is to be chosen.
         chosen: what was chosen when the event happened; the user may have chosen something else since.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -10,18 +10,21 @@ from mace_studio.methods import usual_guidance
 from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
-from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.ui import form
-from mace_studio.ui.cards.job import JobCard, Shows
+from mace_studio.ui.cards.job import JobCard, Shows, results
 from mace_studio.ui.components import attention_maps
 from mace_studio.ui.components.attention_maps import ALL_HEADS, ALL_LAYERS
-from mace_studio.ui.components.model_list import erased_models
+from mace_studio.ui.components.model_list import erased_models, listing
 from mace_studio.ui.components.text import heading, hint, number_text
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled, unless_shown
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
+
+if TYPE_CHECKING:
+    from mace_studio.analysis.attention import Inspection
 
 AS_IT_IS = "None: the model as it is"
 FILES = (("-maps.pdf", "Figure of all layers, PDF"), (".npz", "Data, NPZ"))
@@ -42,7 +45,7 @@ class AttentionTab:
         self.studio, self.job_id = shared.studio, shared.jobs["attention"]
         self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
-        self.inspected = gr.State("")  # the job whose maps are shown
+        self.inspected = gr.State("")  # the job whose maps are shown, and how many runs of one that goes on
         with gr.Row(elem_classes="columns", elem_id="attention-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._prompt_card()
@@ -122,11 +125,12 @@ class AttentionTab:
         asked = [self.name, self.prompt, self.suggested, self.seed, self.steps, self.guidance, self.negative]
         views = [self.group, self.head, self.side]
         shown = [self.mass, *views, self.maps, self.presence, *self.files, self.inspected]
-        self.job.wire([self.on_read, self.on_residual], asked, shown, Shows(done=self._inspection))
+        shows = Shows(begun=self._begun, found=self._so_far, done=lambda job: self._inspection(job.result, job.id))
+        self.job.wire([self.on_read, self.on_residual], asked, shown, shows)
         self.inspected.change(self.on_files, self.inspected, self.files, **WAITING)
-        self.group.input(self.on_group, [self.job_id, *views], [self.head, self.maps], **QUIET)
-        for choice in (self.head, self.side):
-            choice.input(self.on_view, [self.job_id, *views], self.maps, **QUIET)
+        # Drawn as the choices are by then, and in the order asked, or an older answer could stand over a newer.
+        asking = [self.inspected.change, *(choice.input for choice in views)]
+        gr.on(asking, self.on_view, [self.job_id, *views], [self.head, self.maps], concurrency_limit=1, **QUIET)
         self.name.change(
             self.on_model, [self.name, self.prompt, self.suggested], [self.prompt, self.suggested], **QUIET
         )
@@ -165,19 +169,15 @@ class AttentionTab:
         return self.studio.residual(_erased(name), form.images_from([asked], *settings))
 
     @readable
-    def on_group(self, job_id: str, group: str, head: str, side: str) -> tuple[Any, Any]:
-        """Another layer group may have another number of heads."""
-        inspection = self.job.result(job_id)
-        if inspection is None:
+    def on_view(self, job_id: str, group: str, head: str, side: str) -> tuple[Any, Any]:
+        """Show the maps of what is read so far. Another layer group may have another number of heads."""
+        job = self.studio.job(job_id)
+        found = [] if job is None else [job.result] if job.state == DONE else results(job)
+        if not found:
             return gr.skip(), gr.skip()
-        heads = attention_maps.heads(inspection, group)
-        head = head if head in heads else ALL_HEADS
-        return gr.Dropdown(heads, value=head), attention_maps.shown(inspection, group, head, side)
-
-    @readable
-    def on_view(self, job_id: str, group: str, head: str, side: str) -> Any:
-        inspection = self.job.result(job_id)
-        return gr.skip() if inspection is None else attention_maps.shown(inspection, group, head, side)
+        heads = attention_maps.heads(found[-1], group)
+        kept = head if head in heads else ALL_HEADS
+        return listing(gr.Dropdown, heads, kept, head), attention_maps.shown(found[-1], group, kept, side)
 
     @readable
     def on_files(self, job_id: str) -> list[Any]:
@@ -189,19 +189,29 @@ class AttentionTab:
         files = [next(path for path in paths if path.name.endswith(ending)) for ending, _ in FILES]
         return [download(path, interactive=True) for path in files]
 
-    def _inspection(self, job: Job) -> Update:
-        inspection = job.result
-        groups, sides = attention_maps.groups(inspection), attention_maps.sides(inspection)
-        heads = attention_maps.heads(inspection, ALL_LAYERS)
+    def _begun(self, job: Job) -> Update:
+        first = next(iter(attention_maps.SIDES))
         return {
-            self.group: gr.Dropdown(groups, value=ALL_LAYERS),
-            self.head: gr.Dropdown(heads, value=ALL_HEADS),
-            self.side: gr.Dropdown(sides, value=sides[0]),
-            self.maps: attention_maps.shown(inspection, ALL_LAYERS, ALL_HEADS, sides[0]),
+            self.group: gr.Dropdown([ALL_LAYERS], value=ALL_LAYERS),
+            self.head: gr.Dropdown([ALL_HEADS], value=ALL_HEADS),
+            self.side: gr.Dropdown([first], value=first),
+            self.maps: {},
+            self.mass: attention_maps.EMPTY,
+            self.presence: "",
+            **{button: gr.DownloadButton(interactive=False) for button in self.files},
+        }
+
+    def _so_far(self, job: Job, found: list[Inspection]) -> Update:
+        return self._inspection(found[-1], f"{job.id} {len(found)}") if found and job.state != DONE else {}
+
+    def _inspection(self, inspection: Inspection, name: str) -> Update:
+        """What there is to choose from; what is chosen stays, since the user may have done that meanwhile."""
+        return {
+            self.group: gr.Dropdown(attention_maps.groups(inspection)),
+            self.side: gr.Dropdown(attention_maps.sides(inspection)),
             self.mass: attention_maps.mass_bars(inspection),
             self.presence: attention_maps.presence(inspection),
-            **{button: gr.DownloadButton(interactive=False) for button in self.files},  # theirs are not written yet
-            self.inspected: job.id,
+            self.inspected: name,
         }
 
 
