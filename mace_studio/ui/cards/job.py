@@ -57,7 +57,8 @@ class JobCard:
 
     Attributes:
         start: the buttons.
-        resume: for the event of the opened page: shows this browser's job again. There once `wire` was called.
+        resume: for the event of the opened page: shows this browser's job again, or that of another id. There once
+            `wire` was called.
     """
 
     def __init__(
@@ -132,10 +133,10 @@ class JobCard:
         """Show this browser's job again after a reload."""
         job = self.studio.job(job_id)
         if job is None:
-            yield {self.job_id: ""}
+            if all(one.id != job_id for one in self.studio.interrupted()):  # one that was broken off may go on
+                yield {self.job_id: ""}
             return
-        if update := self._shows.resumed(job):  # Gradio 6.31 takes an empty update for a missing one
-            yield update
+        yield {self.job_id: job.id} | self._shows.resumed(job)
         yield from self._watch(job, returned=True)
 
     def _handler(self, start: Callable[..., Job]) -> Callable[..., Iterator[Update]]:

@@ -14,25 +14,30 @@ from mace_studio.ui.components.files import script
 
 SHOWN = 5  # jobs that are over
 LIST = '<ul class="job-list" aria-label="Jobs"></ul><p class="hint">No job waits or runs.</p>'
+BROKEN_OFF = '<ul class="job-list" aria-label="Jobs that a restart broke off"></ul>'
 
 Row = dict[str, Any]
 
 
-def job_list(elem_id: str) -> gr.HTML:
-    """The list; "act" says which button of which job was pressed. Its value is made by `rows`."""
+def job_list(elem_id: str, template: str = LIST) -> gr.HTML:
+    """The list; "act" says which button of which job was pressed. Its value is made by `rows` or `broken_off`."""
     return gr.HTML(
-        [], label="Jobs", html_template=LIST, js_on_load=script(__file__), apply_default_css=False, elem_id=elem_id
+        [], label="Jobs", html_template=template, js_on_load=script(__file__), apply_default_css=False, elem_id=elem_id
     )
 
 
-def rows(jobs: Sequence[Job], broken_off: Sequence[Written]) -> list[Row]:
-    """What was broken off, the last jobs that are over, the one that runs, and those that wait."""
+def broken_off(interrupted: Sequence[Written], gone_on: Sequence[Job]) -> list[Row]:
+    """What a restart broke off, and what goes on of it."""
+    return [*(_row(one.id, one.title, "interrupted", ["resume", "forget"]) for one in interrupted), *rows(gone_on)]
+
+
+def rows(jobs: Sequence[Job]) -> list[Row]:
+    """The last jobs that are over, the one that runs, and those that wait."""
     asked = [job for job in jobs if job.request is not None]  # not the loading of the model
     over = [job for job in asked if job.over]
     waiting = [job for job in asked if job.state == QUEUED]
     last = len(waiting) - 1
     return [
-        *(_row(one.id, one.title, "interrupted", ["resume", "forget"]) for one in broken_off),
         *(_row(job.id, job.title, job.state, []) for job in over[-SHOWN:]),
         *(_row(job.id, job.title, _far(job), ["cancel"]) for job in asked if job.state == RUNNING),
         *(

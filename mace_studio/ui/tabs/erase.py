@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,9 @@ from mace_studio.ui.cards.outcome import PRESS, OutcomeCard
 from mace_studio.ui.cards.preview import PreviewCard
 from mace_studio.ui.cards.queue import QueueCard
 from mace_studio.ui.cards.recipe_form import RecipeForm
-from mace_studio.ui.components import progress
+from mace_studio.ui.components import job_list, progress
 from mace_studio.ui.components.first_run import first_run
+from mace_studio.ui.components.notice import notice
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, download
 from mace_studio.ui.notices import readable
@@ -54,7 +56,7 @@ class EraseTab:
                 self.form.settings_card()
             with gr.Column(scale=4, min_width=330):
                 self._run_card(shared.start, shared.jobs["erase"])
-                self.queue = QueueCard(self.studio, self.wait)
+                self.queue = QueueCard(self.studio, self.wait, self.broken_off, self.problem, shared.jobs["erase"])
                 self.preview = PreviewCard(self.studio)
                 self._loss_card()
         self.masks = MasksCard(self.studio, shared.jobs["masks"])
@@ -63,8 +65,10 @@ class EraseTab:
         shared.filled = self.form.filled
         for tab, button in self.leads.items():
             button.click(partial(gr.Tabs, selected=tab), None, shared.tabs, **QUIET)
+        going_on = replace(self.job.resume, inputs=self.queue.goes_on).on(self.queue.goes_on.change)
         if not self.studio.fixed:  # where a GPU is lent call by call, the user presses the button
-            erased.then(None, js=PRESS)
+            for event in (erased, going_on):
+                event.then(None, js=PRESS)
         self.listens = {
             PAGE_OPENED: [
                 Listener(self.on_return, self.job.job_id, self.returned),
@@ -80,13 +84,15 @@ class EraseTab:
             ],  # the memory is known once the model is loaded, the time when it is timed
             MODEL_TIMED: [edited],
         }
-        self.emits = {ERASURES_CHANGED: [erased.then]}
+        self.emits = {ERASURES_CHANGED: [erased.then, going_on.then]}
 
     def _run_card(self, start: Recipe, job_id: gr.BrowserState) -> None:
         with gr.Column(elem_classes="card", elem_id="run-card"):
             heading("run-title", "4", "Run")
             self.estimate = gr.HTML(self._estimate(start), label="Estimate", elem_id="estimate")
             self.wait = gr.HTML("", label="Wait", elem_id="wait")
+            self.broken_off = job_list.job_list("broken-off", job_list.BROKEN_OFF)
+            self.problem = notice("broken-off-notice")
             button = ("erase", _button_text(len(start.concepts)))
             self.job = JobCard(
                 self.studio, "erase", [button], job_id, view=progress.run, idle=progress.idle(start.method)
@@ -123,7 +129,7 @@ class EraseTab:
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
         shown = [self.loss, self.result, self.summary, *files, self.newest]
-        shows = Shows(begun=self._begun, live=self._losses, done=self._result)
+        shows = Shows(begun=self._begun, live=self._losses, done=self._result, resumed=self._begun)
         asked = [self.masks.sheet, *self.form.controls]
         self.queue.wire(self.on_queue, asked)
         self.returned.change(self.on_returned, self.returned, self.form.controls, **QUIET)
