@@ -156,6 +156,8 @@ class Report:
         agreement: in how many images the second judge finds what the judge finds, and in how many the judge finds one
             of the words at all, before and after; None without a second judge.
         spent: what the run took that made the erasure; None where that is not known.
+        beyond: a look at a few images of neighbours that the recipe neither erases nor keeps, by a plan of its own;
+            None where nobody looked.
     """
 
     name: str
@@ -174,6 +176,12 @@ class Report:
     second: str = ""
     agreement: tuple[int, int] | None = None
     spent: Spent | None = None
+    beyond: Report | None = None
+
+    @property
+    def neighbours(self) -> list[Row]:
+        """The words of `beyond`, those that suffered most first."""
+        return self.beyond.spill_over() if self.beyond else []
 
     def pooled(self, role: str) -> Row | None:
         """The row of a role as a whole, or None where the plan has no such words."""

@@ -78,6 +78,7 @@ def markdown(report: Report) -> str:
         *_detection_lines(report.detections),
         *_quality_lines(report.quality),
         *_spill_lines(report.spill_over()),
+        *_beyond_lines(report),
         "The contact sheets beside this file (efficacy, generality, specificity) show the first images of every word, "
         "before above after. `scores.csv` and `report.json` hold the same numbers.",
     ]
@@ -114,12 +115,13 @@ def table(report: Report) -> str:
     recipe, spent = report.recipe, report.spent
     seconds = "" if spent is None else f"{spent.seconds / len(recipe.concepts):.4f}"
     way = [recipe.method, seconds, "" if spent is None or spent.memory is None else str(spent.memory)]
-    for row in report.rows:
+    for row in (*report.rows, *report.neighbours):
         tallies = []
         for tally in (row.before, row.after):
             numbers = [tally.top1, *tally.top1_interval, tally.probability, *tally.interval]
             tallies += [str(tally.correct), str(tally.count), *(f"{number:.6f}" for number in numbers)]
-        scores = [f"{n:.4f}" for mean in row.clip.values() for n in (mean.value, *mean.interval)]
+        scores = [f"{n:.4f}" for mean in row.clip.values() for n in (mean.value, *mean.interval)] if clip else []
+        scores += [""] * (len(clip) - len(scores))  # a look at neighbours may have been without a CLIP
         changes = [f"{row.change:.4f}", f"{row.feature_change:.6f}"]
         writer.writerow([row.role, cell(row.word), row.kind, *changes, *tallies, *scores, *way])
     return file.getvalue()
@@ -133,7 +135,9 @@ def as_json(report: Report) -> str:
     about["harmonic"] = tuple(asdict(mean) for mean in report.harmonic)
     about["recipe"] = json.loads(report.recipe.to_json())
     about["plan"] = asdict(report.plan)
-    about["rows"] = [_measured(asdict(replace(row, images=()))) for row in report.rows]
+    about["rows"] = _rows(report.rows)
+    if (look := report.beyond) is not None:
+        about["beyond"] = {"judge": look.judge, "plan": asdict(look.plan), "rows": _rows(report.neighbours)}
     return json.dumps(_measured(about), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -164,6 +168,10 @@ def _write(texts: Mapping[str, str], folder: Path) -> list[Path]:
     except OSError as error:
         raise FileError(f"{folder} could not be written: {error.strerror or error}. Choose another folder.") from error
     return [folder / name for name in texts]
+
+
+def _rows(rows: Sequence[Row]) -> list[dict[str, object]]:
+    return [_measured(asdict(replace(row, images=()))) for row in rows]
 
 
 def _has_clip(report: Report) -> bool:
@@ -273,3 +281,29 @@ def _spill_lines(rows: Sequence[Row]) -> list[str]:
     losses = [max(0.0, row.before.probability - row.after.probability) for row in rows[:SPILLS]]
     worst = [(plain(row.word), percent(loss), f"{row.change:.1f}") for row, loss in zip(rows, losses, strict=False)]
     return ["## What suffered most", "", *_grid(["word", "loss of probability", "pixel change"], worst)]
+
+
+def _beyond_lines(report: Report) -> list[str]:
+    if (look := report.beyond) is None:
+        return []
+    head = ["word", "images", *_sides("top-1"), *_sides("p"), "pixel change"]
+    rows = [
+        [
+            plain(row.word),
+            str(row.after.count),
+            *(percent(tally.top1, tally.top1_interval) for tally in (row.before, row.after)),
+            *(percent(tally.probability, tally.interval) for tally in (row.before, row.after)),
+            f"{row.change:.1f}",
+        ]
+        for row in report.neighbours
+    ]
+    return [
+        "## Beyond the list",
+        "",
+        "Neighbours that the recipe neither erases nor keeps, those that lost most first: "
+        f"{look.plan.images} images of {look.plan.steps} steps at guidance {look.plan.guidance:g}, seeds "
+        f"{look.plan.seeds[0]} to {look.plan.seeds[-1]}, judged by {plain(look.judge)}. With so few images "
+        "these are counts to look into; they are part of no figure above.",
+        "",
+        *_grid(head, rows),
+    ]

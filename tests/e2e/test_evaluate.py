@@ -13,6 +13,7 @@ from mace_studio.recipe import ImageRequest
 from mace_studio.runtime import result_files
 from mace_studio.runtime import studio as studio_module
 from mace_studio.settings import ImageSettings
+from mace_studio.ui.cards import beyond
 from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -51,6 +52,14 @@ def quicker(monkeypatch):
     return shorten
 
 
+def downloaded(page):
+    """The files of the report, by name."""
+    with page.expect_download() as download:
+        page.locator("#report-file").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 def test_the_estimate_knows_the_pace_of_a_comparison_made_since(tab, studio, measured_later):
     tab.get_by_role("tab", name="Erase").click()
     studio.compare(measured_later, ImageRequest(("a photo of a car",), steps=2)).wait()
@@ -58,8 +67,10 @@ def test_the_estimate_knows_the_pace_of_a_comparison_made_since(tab, studio, mea
     expect(tab.locator("#plan-summary")).to_contain_text("at the pace of the last comparison")
 
 
-def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard, quicker):
+def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard, quicker, monkeypatch):
     guard.allow_unloading()
+    monkeypatch.setattr(beyond, "WORDS", 2)
+    monkeypatch.setattr(beyond, "PAIRS", 2)
     said = "3 prompts with 8 seeds and 48 general captions, before and after: 144 images, 2,880 UNet forwards"
     expect(tab.locator("#plan-summary")).to_contain_text(said)
     quicker(8)
@@ -75,12 +86,19 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard, qu
     expect(tab.locator("#spills img")).to_have_count(8)
     expect(tab.locator("#samples")).to_be_empty()
     expect(tab.locator("#sheets img")).to_have_count(4)
-    with tab.expect_download() as download:
-        tab.locator("#report-file").click()
-    with zipfile.ZipFile(download.value.path()) as archive:
-        assert {"report.md", "report.json", "scores.csv", "scores.png"} <= set(archive.namelist())
-        text = archive.read("report.md").decode()
-    assert re.search(r"\| Efficacy \| car \| 8 \| \d", text)
+    files = downloaded(tab)
+    assert {"report.md", "report.json", "scores.csv", "scores.png"} <= set(files)
+    text = files["report.md"].decode()
+    assert re.search(r"\| Efficacy \| car \| 8 \| \d", text) and "Beyond the list" not in text
+    tab.locator("#look-beyond").click()
+    expect(tab.locator("#beyond figcaption")).to_have_count(2)
+    near = tab.locator("#beyond figcaption b").all_inner_texts()
+    for _ in range(50):  # it is written again
+        text = downloaded(tab)["report.md"].decode()
+        if "## Beyond the list" in text:
+            break
+        tab.wait_for_timeout(200)
+    assert all(f"\n| {word} | 1 | " in text for word in near)
 
     tab.reload()
     tab.get_by_role("tab", name="Evaluate").click()

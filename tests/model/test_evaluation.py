@@ -14,7 +14,7 @@ from mace_studio.erasure import Erasure
 from mace_studio.errors import FileError, RecipeError, StudioError
 from mace_studio.evaluation import metrics, report, report_figures, report_files, study
 from mace_studio.evaluation.evaluate import Case, evaluate
-from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan
+from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, SYNONYM, make_plan, make_sample
 from mace_studio.evaluation.report import ALL, Detections, Tally
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
@@ -415,10 +415,22 @@ def test_nothing_that_a_user_typed_is_a_formula_markup_or_html(model, erasure, p
     )
     for word in words:
         monkeypatch.setitem(COLOURS, word, (9, 9, 9))
-    (found,) = evaluate(model, [Case("a", replace(erasure, recipe=recipe), make_plan(recipe, "quick"))], Oracle())
+    case = Case("a", replace(erasure, recipe=recipe), make_plan(recipe, "quick"))
+    near = ("=NEAR(1)", "<b>near</b>")
+    look = replace(case, plan=make_sample(recipe, neighbours=near, pairs=2))
+    for word in near:
+        monkeypatch.setitem(COLOURS, word, (9, 9, 9))
+    found, beyond = (evaluate(model, [one], Oracle())[0] for one in (case, look))
+    found = replace(found, beyond=beyond)
     files = {path.name: path for path in result_files.write_evaluation([found], tmp_path)}
     assert files["scores.png"].stat().st_size > 1000
     text = files["report.md"].read_text(encoding="utf-8")
     assert "<script>" not in text and "\\<script\\>" in text and "\n# x" not in text
     cells = list(csv.reader(files["scores.csv"].open(encoding="utf-8", newline="")))
     assert "'=HYPERLINK(1)" in {line[1] for line in cells} and "=HYPERLINK(1)" not in {line[1] for line in cells}
+    assert "## Beyond the list" in text and "\n| \\<b\\>near" in text and "<b>" not in text
+    assert {line[1] for line in cells if line[0] == "neighbour"} == {"'=NEAR(1)", "<b>near</b>"}
+    assert len({len(line) for line in cells}) == 1
+    written = json.loads(files["report.json"].read_text(encoding="utf-8"))
+    assert {row["word"] for row in written["beyond"]["rows"]} == set(near)
+    assert not {row["word"] for row in written["rows"]} & set(near)

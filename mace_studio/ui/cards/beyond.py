@@ -49,12 +49,17 @@ class BeyondCard:
                 "Keep what changed, and erase again", size="sm", visible=False, elem_id="keep-and-erase"
             )
 
-    def wire(self, names: gr.CheckboxGroup) -> None:
-        """Connect the buttons; `names` are the chosen erased models, of which the first counts."""
+    def wire(self, names: gr.CheckboxGroup) -> Any:
+        """Connect the buttons; `names` are the chosen erased models, of which the first counts.
+
+        Returns:
+            The event whose `then` comes when a look is over.
+        """
         shows = Shows(begun=self._begun, found=self._found)
-        self.job.wire([self.on_look], [names], [self.ranks, self.keep], shows)
+        looked = self.job.wire([self.on_look], [names], [self.ranks, self.keep], shows)[0]
         filled = [*self.shared.filled, self.shared.tabs]
         self.keep.click(self.on_keep, self.job_id, filled, **QUIET).then(None, js=ERASE)
+        return looked
 
     def on_look(self, names: list[str]) -> Job:
         """Let the judge look at neighbours of what the first chosen model erases."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -112,8 +113,10 @@ class EvaluateTab:
         shown = [self.head, self.table, self.samples, self.judged, self.spill_card, self.spills, *files, self.measured]
         shows = Shows(begun=self._begun, found=self._rows, done=self._reports, resumed=self._begun)
         self.job.wire([self.on_evaluate], [*chosen, self.judge], shown, shows)
-        self.measured.change(self.on_files, self.measured, files, **WAITING)
-        self.beyond.wire(self.name)
+        looked = self.beyond.wire(self.name)
+        # Again after a look at neighbours, which belong in the report.
+        for event in (self.measured.change, looked.then):
+            event(self.on_files, [self.measured, self.beyond.job_id], files, **WAITING)
 
     @readable
     def on_open(self, newest: str, chosen: list[str]) -> Any:
@@ -153,6 +156,7 @@ class EvaluateTab:
             self.spill_card: gr.Column(visible=False),
             self.file: gr.DownloadButton(interactive=False),
             self.sheet_card: gr.Column(visible=False),
+            self.measured: "",
         }
 
     def _rows(self, job: Job, found: list[tuple[str, Row]]) -> Update:
@@ -167,11 +171,15 @@ class EvaluateTab:
         return update
 
     @readable
-    def on_files(self, job_id: str) -> Update:
+    def on_files(self, job_id: str, look_id: str) -> Update:
         """Write the report and its contact sheets: an event of its own, so that the figures are seen before."""
         reports: list[Report] | None = self.job.result(job_id)
         if reports is None:
             return {self.file: gr.skip()}
+        look: Report | None = self.job.result(look_id)
+        if look is not None:
+            same = [(one.name, one.recipe) == (look.name, look.recipe) for one in reports]
+            reports = [replace(one, beyond=look) if own else one for one, own in zip(reports, same, strict=True)]
         folder = self.studio.output / "reports" / job_id
         images = [path for path in result_files.write_evaluation(reports, folder) if path.suffix == ".png"]
         return {
