@@ -16,13 +16,12 @@ from mace_studio import text_files
 from mace_studio.erasure import Erasure, check_fits, check_has_weights
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.exports import diffusers_folder, model_card, writers
-from mace_studio.exports.formats import FORMATS, GUIDANCE_EMBEDDED, ExportRequest
+from mace_studio.exports.formats import FORMATS, GUIDANCE_EMBEDDED, HEADER, ExportRequest
 from mace_studio.progress import Report, silent, timed, within
 from mace_studio.recipe import Recipe
 from mace_studio.sd import files
 from mace_studio.sd.model import Model
 
-HEADER = "mace_studio_export"
 PAIR_HEADER = "mace_studio"  # where a comparison keeps its settings in an image
 # What reading data of another program, or of nobody, may raise.
 UNREADABLE = (OSError, LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError, RecipeError)

@@ -11,6 +11,7 @@ from mace_studio.errors import FileError, RecipeError
 from mace_studio.settings import bounded
 
 INDEX = "model_index.json"
+HEADER = "mace_studio_export"  # what the metadata of each safetensors file of an export has under this name says of it
 ENERGY = 0.9999  # of a LoRA, when neither a rank nor an energy is given
 GUIDANCE_EMBEDDED = "guidance-embedded"  # the family of models whose UNet reads the guidance scale: LCM
 

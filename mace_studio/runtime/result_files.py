@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import open as open_image
+from safetensors import SafetensorError, safe_open
 
 from mace_studio import text_files
 from mace_studio.analysis import figures
 from mace_studio.evaluation import report_figures, report_files
-from mace_studio.exports.formats import FORMATS
+from mace_studio.exports.formats import HEADER
 from mace_studio.paths import slug
 from mace_studio.runtime.library import Entry
 
@@ -138,29 +139,34 @@ def pack_export(exported: Exported) -> tuple[Path, Path]:
     return archive, path / "README.md"
 
 
-def made_from(entry: Entry, output: Path) -> dict[str, tuple[int, Path]]:
-    """What was made from an erasure: reports, pairs, figures of attention and exports, each with count and folder.
+def made_from(entry: Entry, output: Path) -> dict[str, str]:
+    """What was made from an erasure: reports, pairs, figures of attention and exports, and in which folder.
 
     Args:
-        entry: the erasure; the files are told by its recipe, exports by its name.
+        entry: the erasure; the files are told by its recipe, so that they stay with it whatever it is called. Exports
+            are of the same base model too, and are named, since they may have the name that it had then.
         output: the folder of results.
     """
     recipe = json.loads(entry.recipe.to_json())
 
-    def count(folder: str, names: str, recipes: Callable[[Path], list[Any]]) -> tuple[int, Path]:
-        paths = sorted((output / folder).rglob(names), key=lambda path: path.stat().st_mtime)[-LOOKED_AT:]
-        return sum(recipe in recipes(path) for path in paths), output / folder
+    def found_in(folder: str, names: str, recipes: Callable[[Path], list[Any]]) -> list[Path]:
+        paths = sorted((output / folder).glob(names), key=lambda path: path.stat().st_mtime)[-LOOKED_AT:]
+        return [path for path in paths if recipe in recipes(path)]
 
-    exports = [output / "exports" / f"{entry.name}-{kind}{form.suffix}" for kind, form in FORMATS.items()]
+    def count(folder: str, names: str, recipes: Callable[[Path], list[Any]]) -> str:
+        number = len(found_in(folder, f"**/{names}", recipes))
+        return f"{number} in {output / folder}" if number else ""
+
+    exports = found_in("exports", "*", lambda path: _recipes_of_export(path, entry.fingerprint))
     found = {
         "Reports": count("reports", report_files.REPORT, lambda path: [_part(text_files.note(path), "recipe")]),
         "Pairs and sheets": count("pairs", "*.png", _recipes_of_image),
         "Attention": count(
             "attention", "*.json", lambda path: [_part(_part(text_files.note(path), "settings"), "recipe")]
         ),
-        "Exports": (sum(path.exists() for path in exports), output / "exports"),
+        "Exports": f"{', '.join(sorted(path.name for path in exports))} in {output / 'exports'}" if exports else "",
     }
-    return {what: (number, folder) for what, (number, folder) in found.items() if number}
+    return {what: said for what, said in found.items() if said}
 
 
 def _part(data: Any, key: str) -> Any:
@@ -175,6 +181,22 @@ def _recipes_of_image(path: Path) -> list[Any]:
     except (OSError, ValueError, SyntaxError, TypeError):
         return []
     return [_part(settings, "recipe"), *(_part(settings, "recipes") or {}).values()]
+
+
+def _recipes_of_export(path: Path, fingerprint: str) -> list[Any]:
+    """The recipe that an export was made of, where it was of the base model of this fingerprint."""
+    found = []
+    for file in sorted((path / "unet").glob("*.safetensors")) if path.is_dir() else [path]:
+        if file.suffix != ".safetensors" or not file.is_file():  # to open a pipe would wait for whoever writes to it
+            continue
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                about = json.loads((opened.metadata() or {}).get(HEADER, "null"))
+        except (OSError, SafetensorError, ValueError, RecursionError):
+            continue
+        if _part(about, "fingerprint") == fingerprint:
+            found.append(_part(about, "recipe"))
+    return found
 
 
 def _contents(folder: Path, files: Sequence[Path]) -> bytes:

@@ -212,7 +212,16 @@ def test_an_export_is_downloaded(tab, studio, erased):
     assert not [entry for entry in studio.entries() if "diffusers" in entry.name]
     tab.locator("#models").get_by_label(erased, exact=True).uncheck()
     press(tab, erased)
-    expect(tab.locator("#details .pairs")).to_contain_text(f"Exports2 in {studio.output / 'exports'}")
+    said = f"Exports{erased}-diffusers, {erased}-lora.safetensors in {studio.output / 'exports'}"
+    expect(tab.locator("#details .pairs")).to_contain_text(said)
+    tab.locator("#rename").click()
+    field(tab, "new-name").fill("Renamed car")
+    tab.locator("#save-name").click()
+    try:
+        expect(tab.locator("#details h2")).to_have_text("Renamed car")
+        expect(tab.locator("#details .pairs")).to_contain_text(said)
+    finally:
+        library.rename(studio.output, "Renamed car", erased)
 
 
 def test_another_base_model_and_back(tab, studio, erased, tmp_path):

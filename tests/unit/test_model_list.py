@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import save_file
 
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
@@ -50,7 +51,7 @@ def test_an_erasure_of_the_same_unet_beside_another_vae_says_so():
     assert rows([older], replace(status, fingerprint="g", unet=""))[0]["note"] == OTHER_BASE
 
 
-def test_what_was_made_from_an_erasure_is_counted_by_its_recipe(tmp_path):
+def test_what_was_made_from_an_erasure_is_told_by_its_recipe(tmp_path):
     recipe, other = json.loads(THREE.to_json()), json.loads(replace(THREE, seed=9).to_json())
     for place, data in {
         "reports/job/report.json": {"recipe": recipe},
@@ -69,13 +70,25 @@ def test_what_was_made_from_an_erasure_is_counted_by_its_recipe(tmp_path):
         about = PngInfo()
         about.add_itxt("mace_studio", json.dumps(settings))
         Image.new("RGB", (2, 2)).save(tmp_path / "pairs" / f"{name}.png", pnginfo=about)
-    (tmp_path / "exports" / "a-diffusers").mkdir(parents=True)
-    (tmp_path / "exports" / "a-b-diffusers").mkdir()
-    made = result_files.made_from(entry("a", datetime(2020, 3, 1)), tmp_path)
-    assert {what: (count, folder.name) for what, (count, folder) in made.items()} == {
-        "Reports": (2, "reports"), "Pairs and sheets": (2, "pairs"), "Attention": (1, "attention"),
-        "Exports": (1, "exports"),
-    }  # fmt: skip
+    for place, about in {
+        "old name-diffusers/unet/diffusion_pytorch_model": {"recipe": recipe, "fingerprint": "f"},
+        "old name-lora": {"recipe": recipe, "fingerprint": "f"},
+        "a-lora": {"recipe": other, "fingerprint": "f"},  # of another erasure that had this name
+        "a-unet": {"recipe": recipe, "fingerprint": "g"},  # of another base model
+        "plain": None,
+    }.items():
+        file = tmp_path / "exports" / f"{place}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({}, file, metadata={"mace_studio_export": json.dumps(about)})
+    for name in ("old name-lora.md", "bad.safetensors"):
+        (tmp_path / "exports" / name).write_text("dear")
+    made = result_files.made_from(replace(entry("a", datetime(2020, 3, 1)), fingerprint="f"), tmp_path)
+    assert made == {
+        "Reports": f"2 in {tmp_path / 'reports'}",
+        "Pairs and sheets": f"2 in {tmp_path / 'pairs'}",
+        "Attention": f"1 in {tmp_path / 'attention'}",
+        "Exports": f"old name-diffusers, old name-lora.safetensors in {tmp_path / 'exports'}",
+    }
     status = Status(name="m", state="ready")
     shown = details(entry("a", datetime(2020, 3, 1)), status, local=True, made=made)
     assert f"<dt>Reports</dt><dd>2 in {tmp_path / 'reports'}</dd>" in shown

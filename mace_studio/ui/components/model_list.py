@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -106,9 +105,7 @@ def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
     ]
 
 
-def details(
-    entry: Entry, status: Status, local: bool = False, made: Mapping[str, tuple[int, Path]] = MappingProxyType({})
-) -> str:
+def details(entry: Entry, status: Status, local: bool = False, made: Mapping[str, str] = MappingProxyType({})) -> str:
     """One model: what it erases, how, and what to know of it.
 
     Args:
@@ -128,7 +125,7 @@ def details(
         ("Seed", str(recipe.seed)),
         ("Base model", base),
         *([("File", str(entry.path))] if local else []),
-        *((what, f"{count} in {folder}") for what, (count, folder) in made.items()),
+        *made.items(),
         ("Size", size_text(entry.size)),
         ("Made", f"{entry.made:%Y-%m-%d %H:%M}"),
         *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),
