@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from PIL.Image import Image
 from torch import nn
 
@@ -287,6 +290,14 @@ def _unfit(pipeline: DiffusionPipeline) -> str | None:
     schedule, components = pipeline.scheduler.config, pipeline.components
     if "beta_schedule" not in schedule:
         return "has a noise schedule without betas (EDM, flow matching), which an erasure cannot be trained on"
+    if not _works(pipeline.scheduler):
+        return "has a noise schedule by which no image can be made"
+    size, scale = pipeline.unet.config.sample_size, pipeline.vae.config.get("scaling_factor")
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        return "has a UNet whose config.json does not say how large its images are (sample_size)"
+    if not isinstance(scale, int | float) or not (math.isfinite(scale) and scale):
+        return "has a VAE whose config.json does not say the scale of its latents (scaling_factor)"
     width = projections.width(pipeline.unet)
     texts = [part.config.hidden_size for name, part in components.items() if name.startswith("text_encoder")]
     if width != sum(texts):
@@ -295,6 +306,21 @@ def _unfit(pipeline: DiffusionPipeline) -> str | None:
     if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers):
         return "has two tokenizers that split words differently, so a concept has no one place in a prompt"
     return None
+
+
+def _works(scheduler: SchedulerMixin) -> bool:
+    """Whether a noise schedule can take two steps; what its configuration says may fit nothing that there is."""
+    try:
+        trial: Any = copy.deepcopy(scheduler)
+        with torch.random.fork_rng(devices=[]):
+            trial.set_timesteps(2)
+            sample = torch.ones(1, 1, 2, 2)
+            for timestep in trial.timesteps:
+                sample = trial.step(sample, timestep, sample).prev_sample
+    except Exception:  # diffusers raises anything over a bad configuration
+        log.info("the noise schedule fails", exc_info=True)
+        return False
+    return bool(sample.isfinite().all())
 
 
 def _reason(source: str, error: str) -> str:

@@ -11,6 +11,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import SchedulerMixin, UNet2DConditionModel
+from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -26,6 +27,9 @@ SECOND = ("text_encoder_2", "tokenizer_2")
 CALLED = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 LARGEST_JSON = 4_000_000  # bytes; configurations have some thousand
 MOST_TIMESTEPS = 10_000
+MOST_LAYERS = 200  # of a block or an encoder; every one of them is built, as modules without weights, before any is read
+LARGEST = 1_000_000  # any other number of a configuration
+SHORTEST = 3  # tokens of a prompt: its start, its end and one of its own
 NAMED = 3  # missing weights that a message names
 ADAPTERS = ("lora_", "base_layer", ".alpha", "to_q_lora", "lora.")
 
@@ -174,6 +178,7 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str =
             else f"{said} has no safetensors weights for its {called} in the folder “{name or folder.name}”; download "
             "the model again, with all of its files."
         )
+    check_sizes(read_json(place / "config.json"), called, said)
     loader = getattr(diffusers, kind, None) or getattr(transformers, kind)
     options = {"variant": variant} if (variant := next(iter(found))) else {}
     try:
@@ -189,7 +194,55 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str =
             ) from error
         raise
     check_whole(report["missing_keys"], called, said, report["unexpected_keys"])
+    for file in next(iter(found.values())):
+        _check_real(place / file, loaded, called, said)
     return loaded
+
+
+def check_sizes(config: Mapping[str, Any], called: str, source: str) -> None:
+    """Raise a ModelError where a configuration asks for more layers or larger ones than any model has.
+
+    Args:
+        config: of one part.
+        called: what it is, such as "UNet".
+        source: name of the model for messages.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_sizes(value, called, source)
+        least, most = (1, MOST_LAYERS) if "layers" in key else (-LARGEST, LARGEST)
+        if not all(least <= number <= most for number in _numbers(value)):
+            raise ModelError(
+                f"The {called} of {source} has a {sources.shown(key)} of {sources.shown(str(value)[:80])}, which no "
+                "such model has; download the model again."
+            )
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers in a value of a configuration, also those of a list of lists."""
+    if isinstance(value, list):
+        return [number for one in value for number in _numbers(one)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def _check_real(file: Path, part: nn.Module, called: str, source: str) -> None:
+    """Raise a ModelError where a file has whole or complex numbers, or yes and no, for weights: half of each is lost.
+
+    Args:
+        file: of weights.
+        part: into which they were loaded.
+        called: what it is, such as "UNet".
+        source: name of the model for messages.
+    """
+    real = {key for key, tensor in part.state_dict().items() if tensor.is_floating_point()}
+    with safe_open(file, framework="pt") as stored:
+        for key in stored.keys():  # noqa: SIM118
+            dtype = stored.get_slice(key).get_dtype()
+            if key in real and not dtype.startswith(("F", "BF")):
+                raise ModelError(
+                    f"The {called} of {source} is saved as {dtype}, in which no weights can be; download the model in "
+                    "float32, float16 or bfloat16."
+                )
 
 
 def pretrained(kind: Any, source: str, called: str, **options: Any) -> Any:
@@ -267,7 +320,13 @@ def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
             f"The {name} of {source} knows {words} tokens and its text encoder {rows}; they do not belong together. "
             "Download the model again."
         )
-    tokens.model_max_length = min(tokens.model_max_length, encoder.config.max_position_embeddings)
+    if tokens.pad_token is None:
+        raise ModelError(
+            f"The {name} of {source} does not say with which token prompts are padded (pad_token); download the model "
+            "again."
+        )
+    most = encoder.config.max_position_embeddings
+    tokens.model_max_length = tokens.model_max_length if SHORTEST <= tokens.model_max_length < most else most
 
 
 def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:

@@ -311,6 +311,32 @@ def test_an_absurd_number_of_timesteps_is_refused_quickly(sd1, steps):
     refuse(sd1, "num_train_timesteps")
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "says"),
+    [("unet", "layers_per_block", 10**6, "layers_per_block of 1000000"), ("unet", "layers_per_block", -1, "of -1"),
+     ("vae", "layers_per_block", [2, 10**5], "layers_per_block"), ("text_encoder", "num_hidden_layers", 0, "of 0"),
+     ("text_encoder", "num_hidden_layers", 10**5, "no such model has"), ("vae", "latent_channels", 10**9, "prompt|of"),
+     ("unet", "sample_size", "8", "sample_size"), ("unet", "sample_size", 0, "sample_size"),
+     ("unet", "sample_size", [8], "sample_size"), ("unet", "sample_size", None, "sample_size"),
+     ("vae", "scaling_factor", "0.18", "scaling_factor"), ("vae", "scaling_factor", 0, "scaling_factor"),
+     ("vae", "scaling_factor", float("nan"), "scaling_factor"), ("scheduler", "prediction_type", "flow", "no image"),
+     ("scheduler", "timestep_spacing", "x", "no image"), ("scheduler", "trained_betas", [0.1], "no image"),
+     ("scheduler", "beta_start", 2.0, "no image")],
+)  # fmt: skip
+def test_a_configuration_by_which_no_image_can_be_made_is_refused_quickly(sd1, part, key, value, says):
+    edit(sd1 / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **{key: value})
+    refuse(sd1, says)
+
+
+@pytest.mark.parametrize(("part", "file"), [("unet", UNET), ("text_encoder", "model")])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8, torch.bool])
+def test_weights_that_are_no_real_numbers_are_refused(sd1, part, file, dtype):
+    path = sd1 / part / f"{file}.safetensors"
+    kept = {key: tensor.to(dtype) if "weight" in key else tensor for key, tensor in load_file(path).items()}
+    save_file(kept, path, {"format": "pt"})
+    refuse(sd1, "is saved as (C64|I8|BOOL), in which no weights can be")
+
+
 def test_a_missing_configuration_is_said(sd1):
     (sd1 / "unet" / "config.json").unlink()
     refuse(sd1, "unet/config.json is missing")
@@ -359,12 +385,18 @@ def test_a_tokenizer_of_another_model_is_refused(sd1):
     refuse(sd1, "do not belong together|could not be loaded|layout")
 
 
-@pytest.mark.parametrize("length", [None, 10**30, 77])
+@pytest.mark.parametrize("length", [None, 10**30, 77, 2, 0, -1])
 def test_the_encoder_says_how_long_a_prompt_may_be_where_the_tokenizer_does_not(sd1, length):
     edit(sd1 / "tokenizer" / "tokenizer_config.json", model_max_length=length, max_length=None)
     model = load(sd1)
     assert model.length == families.LENGTH == model.pipeline.tokenizer.model_max_length
     assert text.embed(model, ["cat " * 90]).shape == (1, families.LENGTH, 32)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(sd1):
+    path = sd1 / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}), encoding="utf-8")
+    refuse(sd1, "pad_token")
 
 
 # Schedulers
