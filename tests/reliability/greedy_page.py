@@ -71,8 +71,8 @@ async def measured(address: str, count: int) -> dict[str, object]:
     async with client(address, GREEDY) as greedy, client(address, OTHER) as other:
         config = (await other.get("config")).json()
         (models,) = [one["id"] for one in config["components"] if one["props"].get("elem_id") == "models"]
-        lists = next(one for one in config["dependencies"] if one["inputs"] == [models] == one["outputs"])
-        body = {"data": [{"rows": [], "chosen": []}], "fn_index": lists["id"], "session_hash": "other", "trigger_id": 1}
+        lists = next(one for one in config["dependencies"] if (one["inputs"], one["outputs"]) == ([], [models]))
+        body = {"data": [], "fn_index": lists["id"], "session_hash": "other", "trigger_id": 1}
         before = [await page_event(other, body) for _ in range(BEFORE)]
         calls = [asyncio.create_task(call(greedy, seed)) for seed in range(count)]
         during = []
