@@ -115,7 +115,7 @@ def _hub_page(text: str) -> str:
     names = [unquote(name) for name in parts.path.split("/") if name]
     if scheme.lower() == "hf":
         names = [parts.netloc, *names]
-    elif parts.netloc.lower() not in HUB_HOSTS:
+    elif parts.hostname not in HUB_HOSTS:
         raise ModelError(
             f"“{shown(text)}” is the address of a page; download the .safetensors file and give its path, or give a "
             "hub id such as owner/name."

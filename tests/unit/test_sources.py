@@ -47,6 +47,7 @@ def test_the_home_folder_is_written_out(folder, monkeypatch):
         "owner/name", " owner/name ", "https://huggingface.co/owner/name", "http://huggingface.co/owner/name/",
         "https://huggingface.co/owner/name/tree/main", "https://huggingface.co/owner/name/tree/main/unet",
         "https://huggingface.co/owner/name?library=diffusers", "https://huggingface.co/owner/name#use",
+        "https://huggingface.co:443/owner/name", "https://me:hf_secret@huggingface.co/owner/name",
         "huggingface.co/owner/name", "https://hf.co/owner/name", "hf://owner/name", "HTTPS://HuggingFace.co/owner/name",
         "https://huggingface.co/owner/name/blob/main/README.md", "https://huggingface.co/owner/name/discussions/3",
         "<https://huggingface.co/owner/name>", "owner/name/", "https://huggingface.co/owner/name.git",
