@@ -19,7 +19,7 @@ from mace_studio.ui.kinds import guess
 GUESS = "guess"  # in place of a kind
 COMMAS = ("mapping", "concepts", "phrase")
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
-ARROW = re.compile(r"->|=>|→|\t")
+ARROW = re.compile(r"[-–—=]{1,9}>|[→⇒⟶➔]|\t")
 LONGEST = 2**20  # characters of a pasted list or a file of one
 PREVIEWED = 50  # concepts that a preview shows
 LONGEST_CELL = 20_000
@@ -194,7 +194,7 @@ def from_csv(data: bytes, kind_of: Callable[[str], str] = guess) -> list[Concept
 
 
 def _concept(number: int, cells: list[str], columns: list[str | None], kind_of: Callable[[str], str]) -> Concept:
-    if len(cells) > len(columns):
+    if any(cells[len(columns) :]):
         raise RecipeError("", f"Line {number} of the CSV file has {len(cells)} cells; at most {len(columns)} fit.")
     line = dict(zip(columns, cells, strict=False))
     kind = line.get("kind", "").lower() or kind_of(line.get("phrase", ""))

@@ -21,7 +21,7 @@ from mace_studio.ui.cards.recipe_form import _dial_text, preset_change
 from mace_studio.ui.components import charts, text
 from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, generated, method_fields, told
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\n"), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 wholes = st.integers(0, 2**63 - 1)
 weights = st.builds(KeepWeights, numbers, numbers, numbers)
@@ -291,6 +291,7 @@ def test_synonyms_are_read_as_people_write_them():
 
 def test_pasted_lines():
     text = "Van Gogh -> an artist\n\n  cat→forest \nBruno => a person\nbird\tsky\nlonely\na -> b -> c\n"
+    text += "one --> 1\ntwo —> 2\nthree ==> 3\nfour ⇒ 4\nfive – 5\n"
     found = [(c.phrase, c.mapping) for c in concept_text.pasted(text, "style")]
     assert found == [
         ("Van Gogh", "an artist"),
@@ -299,6 +300,11 @@ def test_pasted_lines():
         ("bird", "sky"),
         ("lonely", ""),
         ("a", "b -> c"),
+        ("one", "1"),
+        ("two", "2"),
+        ("three", "3"),
+        ("four", "4"),
+        ("five – 5", ""),
     ]
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
 
@@ -374,6 +380,7 @@ def test_empty_rows_make_way_for_added_ones():
         "Concept;Maps to;Type;Synonyms\ncat;forest;Object;feline, kitty\nElsa;art;style;\n",
         "\n\nsynonyms\tphrase\tnote\tmapping\tkind\nfeline;kitty\tcat\t!\tforest\tobject\n\tElsa\t\tart\tstyle\n",
         'phrase,mapping,kind,synonyms\n"cat","forest",object,"feline, kitty"\nElsa,art,style,""\n',
+        "phrase,mapping,kind,synonyms\ncat,forest,object,feline;kitty,,,\nElsa,art,style,, \n",
     ],
 )
 def test_csv(text):
