@@ -219,6 +219,7 @@ def check(model: Model | Reader, recipe: Recipe) -> None:
     erased: dict[tuple[int, ...], int] = {}
     for i, concept in enumerate(recipe.concepts):
         for field, phrase in (("phrase", concept.phrase), ("mapping", concept.mapping)):
+            _check_plain(reader, f"concepts[{i}].{field}", phrase)
             _check_fits(reader, f"concepts[{i}].{field}", phrase, [templates[concept.kind]])
         own, mapping = (tuple(row) for row in ids(reader, [concept.phrase, concept.mapping]))
         if own == mapping:
@@ -241,6 +242,7 @@ def _check_preserve(
     for start in range(0, len(recipe.preserve), BATCH):
         batch = recipe.preserve[start : start + BATCH]
         for i, (phrase, row) in enumerate(zip(batch, ids(reader, batch), strict=True), start):
+            _check_plain(reader, f"preserve[{i}]", phrase)
             if (other := erased.get(tuple(row))) is not None:
                 raise RecipeError(
                     f"preserve[{i}]",
@@ -249,6 +251,13 @@ def _check_preserve(
                 )
             if around + len(row) > reader.length - NEAR:  # the others fit whatever they are put into
                 _check_fits(reader, f"preserve[{i}]", phrase, templates)
+
+
+def _check_plain(reader: Reader, field: str, phrase: str) -> None:
+    """Raise a RecipeError where a phrase holds the token by which a prompt begins or ends: the rest is not read."""
+    for token in (reader.tokenizer.bos_token, reader.tokenizer.eos_token):
+        if str(token) in phrase:
+            raise RecipeError(field, f"{token} begins or ends a prompt of this model, and is no word; leave it out.")
 
 
 def _check_fits(reader: Reader, field: str, phrase: str, templates: Iterable[str]) -> None:

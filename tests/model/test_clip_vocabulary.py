@@ -174,6 +174,22 @@ def test_what_only_the_tokenizer_knows_to_be_the_same_is_refused(clip):
         text.check(clip, kept)
 
 
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (recipe(("<|endoftext|>", "dog")), "concepts[0].phrase"),
+        (recipe(("fox", "dog"), ("cat <|endoftext|> fish", "sky")), "concepts[1].phrase"),
+        (recipe(("cat", "<|startoftext|> sky")), "concepts[0].mapping"),
+        (recipe(("cat", "sky<|endoftext|>sea")), "concepts[0].mapping"),
+        (recipe(("cat", "sky"), preserve=["fox", "dog <|endoftext|> x"]), "preserve[1]"),
+    ],
+)
+def test_what_ends_a_prompt_is_no_word(clip, asked, field):
+    with pytest.raises(RecipeError, match="begins or ends a prompt") as error:
+        text.check(clip, asked)
+    assert error.value.field == field
+
+
 LONG = "very " * 80 + "long"
 
 
