@@ -295,10 +295,21 @@ def _check_concepts(concepts: Sequence[Concept]) -> None:
                 f"Rows {seen[key] + 1} and {i + 1} are the same concept, “{concept.phrase}”; remove one.",
             )
         seen[key] = i
+        _check_synonyms(concept, i)
+
+
+def _check_synonyms(concept: Concept, row: int) -> None:
+    others = (folded(concept.phrase), folded(concept.mapping))
+    for i, synonym in enumerate(concept.synonyms):
+        if blank(synonym) or folded(synonym) in others:
+            raise RecipeError(
+                f"concepts[{row}].synonyms[{i}]",
+                f"“{synonym}” is no other word for “{concept.phrase}” in row {row + 1}; remove it from its synonyms.",
+            )
 
 
 def _check_preserve(recipe: Recipe) -> None:
-    erased = {folded(c.phrase): row for row, c in enumerate(recipe.concepts, 1)}
+    erased = {folded(word): row for row, c in enumerate(recipe.concepts, 1) for word in (c.phrase, *c.synonyms)}
     for i, phrase in enumerate(recipe.preserve):
         if blank(phrase):
             raise RecipeError(f"preserve[{i}]", "An empty phrase cannot be kept; remove it.")

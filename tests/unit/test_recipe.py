@@ -52,6 +52,14 @@ def test_concepts_are_checked():
     refused(Recipe(concepts=(CAT, Concept("dog", "sky"), Concept(" CAT", "sky"))), "concepts[2].phrase", "Rows 1 and 3")
 
 
+def test_synonyms_are_other_words():
+    for i, synonym in enumerate(("", " \t", "CAT ", "sky", "c\u00adat")):
+        words = (*(f"word {j}" for j in range(i)), synonym)
+        refused(Recipe(concepts=(Concept("cat", "sky", synonyms=words),)), f"concepts[0].synonyms[{i}]", "row 1")
+    kitty = Concept("cat", "sky", synonyms=("feline", "kitty"))
+    refused(Recipe(concepts=(kitty,), preserve=("dog", "Kitty")), "preserve[1]", "“Kitty”", "erased in row 1")
+
+
 def test_the_preserve_list_is_checked():
     refused(replace(GOOD, preserve=("dog", " ")), "preserve[1]", "empty")
     refused(replace(GOOD, preserve=("dog", "Cat ")), "preserve[1]", "“Cat ”", "erased in row 1", "kept")
