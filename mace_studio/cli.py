@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output, such as `head`, wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except StudioError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        _say(f"Error: {error}")
         return 1
     except OSError as error:  # such as a name that no file system takes
-        print(f"Error: {FileError(f'{error.filename} cannot be used: {error.strerror or error}.')}", file=sys.stderr)
+        _say(f"Error: {FileError(f'{error.filename} cannot be used: {error.strerror or error}.')}")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -341,7 +341,7 @@ def _erasure_or_recipe(options: argparse.Namespace, text: str) -> Path | Recipe:
 
 def _say(sentence: str) -> None:
     """Beside the results, which alone go to the standard output."""
-    print(sentence, file=sys.stderr)
+    print(text_files.printable(sentence), file=sys.stderr)
 
 
 def _image_request(

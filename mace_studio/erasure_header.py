@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.recipe import Recipe
+from mace_studio.text_files import printable
 
 HEADER = "mace_studio"
 FORMAT = 2
@@ -78,7 +79,7 @@ def read(path: Path) -> Header:
             fingerprint=str(about["fingerprint"]),
             unet=str(about.get("unet", "")),
             conditions={str(stage): float(number) for stage, number in about["conditions"].items()},
-            warnings=tuple(map(str, about["warnings"])),
+            warnings=tuple(printable(str(warning)) for warning in about["warnings"]),
             versions={str(name): str(version) for name, version in about.get("versions", {}).items()},
             losses={str(phrase): tuple(map(float, losses)) for phrase, losses in about["losses"].items()},
             origins={str(phrase): str(origin) for phrase, origin in about.get("origins", {}).items()},

@@ -7,6 +7,7 @@ import types
 import typing
 
 from mace_studio.errors import RecipeError
+from mace_studio.text_files import broken
 
 _NAMES = {str: "Text", int: "A whole number", float: "A number", bool: "true or false"}
 
@@ -55,7 +56,7 @@ def _scalar(kind: type, value: object, where: str) -> typing.Any:
             raise RecipeError(where, "This number is too large.") from None
     if type(value) is not kind:
         raise RecipeError(where, f"{_NAMES[kind]} is needed here, not {_named(value)}.")
-    if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+    if isinstance(value, str) and broken(value):
         raise RecipeError(where, "This text has a broken character in it; type it again.")
     return value
 

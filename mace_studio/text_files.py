@@ -21,7 +21,10 @@ from mace_studio.errors import FileError
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
 PART = ".part"
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine counts as abandoned
-UNSEEN = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
+# Byte order marks, joints and hyphens without width, and signs of the direction; those that join letters stay.
+MARKS_WITHOUT_WIDTH = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+BROKEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")  # control characters but blanks
+UNSEEN = re.compile(f"[{MARKS_WITHOUT_WIDTH}]")
 NOTE = 2**24  # bytes of a note that are read
 SEPARATOR = re.compile(r"\s*\"?sep *= *(.)\"?[^\S\n]*(?:\r?\n|\r|$)", re.IGNORECASE)
 
@@ -96,8 +99,8 @@ def cell(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A text without what comes along with copied text and nobody sees: byte order marks and joints without width."""
-    return text.translate(UNSEEN)
+    """A text without what comes along with copied text and nobody sees: marks without width."""
+    return UNSEEN.sub("", text)
 
 
 def blank(text: str) -> bool:
@@ -106,8 +109,13 @@ def blank(text: str) -> bool:
 
 
 def broken(text: str) -> bool:
-    """Whether a text holds half of a character (a lone surrogate), which no file and no console can take."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    """Whether a text holds half of a character (a lone surrogate), which no file takes, or one that steers consoles."""
+    return BROKEN.search(text) is not None
+
+
+def printable(text: str) -> str:
+    """A text for the terminal, which may be of a stranger's file: what would steer it is shown as a question mark."""
+    return BROKEN.sub("?", text)
 
 
 @contextmanager

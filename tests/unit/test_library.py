@@ -274,3 +274,8 @@ def test_a_file_that_is_being_downloaded_is_replaced_and_not_written_over(folder
     with result_files.write_archive(folder).open("rb") as archive:
         assert result_files.write_archive(folder).stat().st_ino != os.fstat(archive.fileno()).st_ino
         assert "cat.safetensors" in zipfile.ZipFile(archive).namelist()
+
+
+def test_what_a_file_of_a_stranger_says_steers_no_console(folder):
+    path = erasure_file(folder / "other.safetensors", warnings=["\x1b]0;mine\x07 red \x1b[31m", 3])
+    assert library.read(path).warnings == ("?]0;mine? red ?[31m", "3")

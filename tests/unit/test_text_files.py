@@ -11,7 +11,7 @@ import pytest
 from mace_studio import caption_files, masks, text_files
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.paths import unique_slug
-from mace_studio.recipe import Concept, Recipe
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime import lookup
 from mace_studio.ui import concept_text, form
 
@@ -57,6 +57,29 @@ def test_half_a_character_from_a_program_is_a_sentence_too(field):
     str(error.value).encode()
 
 
+@pytest.mark.parametrize("mark", list("\u00ad\u061c\u180e\u200b\u200e\u200f\u202e\u2063\u2066\u2069\ufeff\ufffb"))
+def test_marks_without_width_are_no_part_of_a_phrase(mark):
+    twice = Recipe(
+        concepts=(Concept("cat", "sky"), Concept(f"c{mark}at{mark}", f"{mark}sea")), preserve=(f"{mark}fox",)
+    )
+    assert (twice.concepts[1].phrase, twice.concepts[1].mapping, twice.preserve) == ("cat", "sea", ("fox",))
+    with pytest.raises(RecipeError, match="Rows 1 and 2"):
+        twice.check()
+    assert text_files.visible("नमस्\u200dते می\u200cخواهم 🐈\u200d⬛") == "नमस्\u200dते می\u200cخواهم 🐈\u200d⬛"
+
+
+@pytest.mark.parametrize("sign", ["\x00", "\x07", "\x1b[31m", "\x7f", "\x9b"])
+def test_what_steers_a_console_is_in_no_recipe_and_no_prompt(sign):
+    cat = Concept("cat", "sky")
+    for asked in (Recipe(concepts=(Concept(f"a{sign}", "sky"),)), Recipe(concepts=(cat,), name=f"x{sign}y"),
+                  Recipe(concepts=(cat,), preserve=(f"f{sign}ox",)), ImageRequest((f"a {sign}cat",))):  # fmt: skip
+        with pytest.raises(RecipeError, match="broken character"):
+            asked.check()
+    with pytest.raises(RecipeError, match="broken character"):
+        Recipe.from_data({"about": sign})
+    Recipe(concepts=(cat,), about="two\nlines\tand a tab").check()
+
+
 LINES = ["phrase{0}mapping{0}kind", "cat{0}dog{0}object", "Van Gogh{0}an artist{0}style"]
 
 
@@ -92,7 +115,7 @@ def test_odd_tables_are_read(text):
 def test_what_is_no_letter_is_no_concept():
     with pytest.raises(RecipeError, match="is not text in UTF-8"):
         concept_text.from_csv(b"phrase,mapping\ncat,\x00")
-    for odd in ("\x00", "\x07 ", "\u200e", "\u3000"):
+    for odd in (" \x85", "\u200d", "\u200e", "\u3000"):
         with pytest.raises(RecipeError, match="Say what “cat” maps to"):
             Recipe(concepts=[Concept("cat", odd)]).check()
         with pytest.raises(RecipeError, match="names no concept"):
