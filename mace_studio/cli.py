@@ -84,16 +84,25 @@ def _erase(options: argparse.Namespace) -> None:
 
 
 def _print_erasures(jobs: Sequence[Job]) -> None:
-    """Wait for jobs that are queued; an error or Ctrl-C in one cancels the rest."""
+    """Wait for jobs that are queued; Ctrl-C in one cancels the rest, one that fails does not."""
+    failed = []
     try:
         for job in jobs:
-            entry = _result(job)
+            try:
+                entry = _result(job)
+            except StudioError as error:
+                failed.append(StudioError(f"{job.title}: {error}"))
+                continue
             for warning in entry.warnings:
                 _say(f"{entry.name}: {warning}")
             print(entry.path)
     finally:
         for job in jobs:
             job.cancel()
+    for error in failed[:-1]:
+        _say(f"Error: {error}")
+    if failed:
+        raise failed[-1]
 
 
 def _resumed(options: argparse.Namespace) -> list[Job]:
@@ -104,24 +113,31 @@ def _resumed(options: argparse.Namespace) -> list[Job]:
         if written.method not in ("erase", "compose"):
             _say(f"“{written.title}” was broken off too; the page offers it.")
             continue
-        place = written.place
-        if place not in studios:
-            studios[place] = Studio(
-                place.source,
-                device=place.device,
-                dtype=place.dtype,
-                output=options.out,
-                low_memory=place.low_memory,
-                captions=place.captions,
-                vae=place.vae,
-                text_encoder=place.text_encoder,
-                cluster=options.cluster,
-                worker_gpus=options.worker_gpus,
-            )
-        jobs.append(studios[place].resume(written))
+        try:
+            if written.place not in studios:
+                studios[written.place] = _studio_of(written.place, options)
+            jobs.append(studios[written.place].resume(written))
+        except StudioError as error:
+            _say(f"“{written.title}” cannot go on: {error}")
     if not jobs:
         _say(f"No erasure in {options.out} was broken off.")
     return jobs
+
+
+def _studio_of(place: Place, options: argparse.Namespace) -> Studio:
+    """The studio of the model that a job was for, on the cluster that is named now."""
+    return Studio(
+        place.source,
+        device=place.device,
+        dtype=place.dtype,
+        output=options.out,
+        low_memory=place.low_memory,
+        captions=place.captions,
+        vae=place.vae,
+        text_encoder=place.text_encoder,
+        cluster=options.cluster,
+        worker_gpus=options.worker_gpus,
+    )
 
 
 def _compose(options: argparse.Namespace) -> None:

@@ -330,3 +330,28 @@ def test_what_goes_on_runs_on_the_cluster_that_is_named_now(tmp_path, monkeypatc
 def test_erase_takes_recipes_or_resume(capsys):
     assert cli.main(["erase"]) == cli.main(["erase", "cat", "--resume"]) == 1
     assert capsys.readouterr().err.count("--resume alone") == 2
+
+
+def test_one_that_cannot_go_on_or_fails_leaves_the_others(tmp_path, capsys):
+    out, files = tmp_path / "out", []
+    for name, alpha in (("bad", 1e300), ("good", 1.0)):
+        files.append(tmp_path / f"{name}.json")
+        recipe = replace(QUICK.with_settings(lora=LoraSettings(steps=2, alpha=alpha)), name=name)
+        files[-1].write_text(recipe.to_json(), encoding="utf-8")
+    assert cli.main(["erase", *map(str, files), "--out", str(out), "--device", "cpu"]) == 1
+    said = capsys.readouterr()
+    (path,) = out.glob("good-*.safetensors")
+    assert said.out.strip() == str(path) and "Error: Erase bad: " in said.err
+    before = path.read_bytes()
+    path.unlink()
+    missing = tmp_path / "gone.txt"
+    missing.write_text("a cat", encoding="utf-8")
+    gone = Studio(output=out, captions=missing)
+    gone.erase(replace(QUICK, name="gone")).cancel()
+    missing.unlink()
+    with sqlite3.connect(out / "jobs" / "jobs.sqlite") as table:
+        table.execute("UPDATE jobs SET state = 'queued', owner = 'gone'")
+    assert cli.main(["erase", "--resume", "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert Path(said.out.strip()).read_bytes() == before
+    assert "“Erase gone” cannot go on: " in said.err and "Error: Erase bad: " in said.err
