@@ -80,6 +80,7 @@ class Job:
         self._watched = time.monotonic()
         self._cancel = threading.Event()
         self._changed = threading.Condition()
+        self._told = threading.Event()  # that it is over, to `on_change`
 
     @property
     def over(self) -> bool:
@@ -99,7 +100,7 @@ class Job:
             if before == QUEUED:
                 self._end(CANCELLED)
         if before == QUEUED:
-            self._on_change(self)
+            self._tell()
 
     def watch(self, beat: float = 0.25) -> Iterator[Any]:
         """Yield the newest event every `beat` seconds, or None where there is none; the last one at once.
@@ -125,9 +126,10 @@ class Job:
                 yield None
 
     def wait(self) -> Any:
-        """Block until the job is over, watching it; its result, or its error raised."""
+        """Block until the job is over, and that is written down, watching it; its result, or its error raised."""
         for _ in self.watch():
             pass
+        self._told.wait()  # or a process that ends now would leave it as one that was broken off
         if self.error is not None:
             raise self.error.with_traceback(None)  # of whoever waited before
         return self.result
@@ -157,7 +159,7 @@ class Job:
             else:
                 self.state, self.started = RUNNING, time.monotonic()
             self._changed.notify_all()
-        self._on_change(self)
+        self._tell()
         if self.over:
             return
         state = DONE
@@ -174,7 +176,15 @@ class Job:
         with self._changed:
             self.size = size
             self._end(state)
-        self._on_change(self)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say that the state has changed; the caller does not hold the lock."""
+        try:
+            self._on_change(self)
+        finally:
+            if self.over:
+                self._told.set()
 
     def _stopped(self) -> bool:
         return self._cancel.is_set() or time.monotonic() - self._watched > self._patience

@@ -1,11 +1,14 @@
 """Jobs are written down, and those of a process that was killed are found again."""
 
+import inspect
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +17,9 @@ from PIL import Image
 
 from mace_studio.exports.formats import ExportRequest
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.runtime import job_desk, job_log, studio  # noqa: F401 - the last names what survives
+from mace_studio.runtime import job_desk, job_log, studio
 from mace_studio.runtime.job_log import JobLog
-from mace_studio.runtime.jobs import CANCELLED, Job
+from mace_studio.runtime.jobs import CANCELLED, DONE, Job
 from mace_studio.runtime.perform import Place
 
 RECIPE = Recipe(concepts=(Concept("cat", "forest"),), seed=7)
@@ -129,7 +132,22 @@ def test_an_export_comes_back_as_it_was():
     asked = ExportRequest("lora", Path("a/b"), rank=4, pairs=(Path("c.png"),), overwrite=True)
     back = job_log._back(json.loads(json.dumps(job_log._plain(asked))))
     assert back == replace(asked, path=Path("a/b").absolute(), pairs=(Path("c.png").absolute(),))
-    assert {"export", "sample"} <= set(job_desk.SURVIVING)
+
+
+def test_who_waits_for_a_job_goes_on_when_its_end_is_written_down():
+    written = []
+    job = Job("Erase", on_change=lambda job: job.over and (time.sleep(0.3), written.append(job.state)))
+    threading.Thread(target=job.run, args=(lambda progress: 3,)).start()
+    assert job.wait() == 3 and written == [DONE]
+
+
+def test_every_kind_of_job_goes_on_but_those_whose_result_only_the_process_that_asked_can_tell():
+    asked = {
+        name
+        for name, method in vars(studio.Studio).items()
+        if "._submit(" in (inspect.getsource(method) if callable(method) else "")
+    }
+    assert asked - {"capacity"} == set(job_desk.SURVIVING)
 
 
 def test_the_log_is_bounded(tmp_path, monkeypatch):
