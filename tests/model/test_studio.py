@@ -19,7 +19,7 @@ from mace_studio.progress import Progress
 from mace_studio.recipe import Concept, ImageRequest, Recipe, joined
 from mace_studio.runtime import job_log, library, result_files, tasks, vocabulary
 from mace_studio.runtime.estimate import Estimate
-from mace_studio.runtime.job_desk import EACH
+from mace_studio.runtime.job_desk import EACH, SURVIVING
 from mace_studio.runtime.jobs import CANCELLED
 from mace_studio.runtime.library import sources
 from mace_studio.runtime.studio import BUILT_IN, BUILT_IN_NAME, PATIENCE, Studio
@@ -372,6 +372,28 @@ def test_an_export_and_a_look_at_few_images_go_on(studio, entry, tmp_path):
     (found,) = Studio(output=studio.output).interrupted()
     assert (found.method, found.arguments) == ("sample", (entry.name, 1, 0, 1, None))
     after.forget(found)
+
+
+def test_jobs_of_every_kind_come_back_as_they_were_asked_for(studio, entry):
+    one = ImageRequest(("a cat",), (3,), steps=2, guidance=2.0, negative="x", size=(64, 72))
+    dog = replace(QUICK, concepts=(Concept("dog", "sky"),), preserve=())
+    jobs = [
+        studio.erase(dog, watched=False), studio.masks(QUICK), studio.compose([entry], add=dog, name="two"),
+        studio.compare(entry.name, replace(one, seeds=(1, 2)), [entry.name]), studio.inspect(None, one, ("a cat",)),
+        studio.inspect(entry.path, one), studio.residual(entry.name, one), studio.preview(QUICK, one),
+        studio.evaluate([entry.name, entry.path], "full", None, 7), studio.sample(entry.name, 1, 0, 1),
+        studio.export(entry.name, ExportRequest("lora", studio.output / "e.safetensors", energy=0.5)),
+    ]  # fmt: skip
+    ended(*jobs)
+    with sqlite3.connect(studio.output / "jobs" / job_log.NAME) as table:
+        owned = [(job.id,) for job in jobs]
+        table.executemany("UPDATE jobs SET state = 'queued', owner = 'gone' WHERE id = ?", owned)
+    after = Studio(output=studio.output)
+    found = after.interrupted()
+    assert {one.method for one in found} == set(SURVIVING)
+    again = [after.resume(one) for one in found]
+    ended(*again)
+    assert [(job.id, job.title, job.request) for job in again] == [(job.id, job.title, job.request) for job in jobs]
 
 
 def test_a_job_that_cannot_go_on_says_why_and_stays_listed(studio, entry, tmp_path):

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -42,15 +43,21 @@ def studio(output: Path, told: int) -> None:
         os.write(told, f"{job.wait().path.name}\n".encode())
 
 
-def forked(output: Path, after: float | None) -> tuple[list[str], bool]:
-    """Names of the erasures that a studio told of until it ended, or was killed so many seconds after its start."""
+def forked(output: Path, after: float | None, work: Callable[[Path, int], object] = studio) -> tuple[list[str], bool]:
+    """The lines that a studio told until it ended, or was killed so many seconds after its start; whether it was.
+
+    Args:
+        output: its folder.
+        after: seconds, or None.
+        work: (folder, pipe to write lines to) -> nothing; done in the forked process.
+    """
     heard, told = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(heard)
         status = 1
         try:
-            studio(output, told)
+            work(output, told)
             status = 0
         finally:
             os._exit(status)
