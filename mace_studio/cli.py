@@ -91,7 +91,7 @@ def _print_erasures(jobs: Sequence[Job]) -> None:
             try:
                 entry = _result(job)
             except StudioError as error:
-                failed.append(StudioError(f"{job.title}: {error}"))
+                failed.append(StudioError(f"{job.title}: {error}") if len(jobs) > 1 else error)
                 continue
             for warning in entry.warnings:
                 _say(f"{entry.name}: {warning}")

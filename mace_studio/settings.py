@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mace_studio.errors import RecipeError
@@ -163,6 +164,13 @@ def counted(field: str, count: int, what: str = "") -> None:
     """Raise a RecipeError where a list has more items than `MOST`; `what` is its name there, where that is another."""
     if count > (most := MOST[what or field]):
         raise RecipeError(field, f"{count} {what or field} are too many; at most {most} fit in one run.")
+
+
+def check_phrases(phrases: Sequence[str]) -> None:
+    """Raise a RecipeError where more phrases are looked at than `MOST`, or longer ones than one may be."""
+    counted("phrase", len(phrases), "phrases")
+    for phrase in phrases:
+        fits("phrase", phrase, "phrase")
 
 
 def fits(field: str, text: str, what: str) -> None:

@@ -29,7 +29,7 @@ from mace_studio.runtime.library import Entry
 from mace_studio.runtime.loaded_model import BUILT_IN_NAME
 from mace_studio.runtime.perform import Perform, Place, perform
 from mace_studio.runtime.vocabulary import Vocabulary
-from mace_studio.settings import ImageSettings, counted, fits
+from mace_studio.settings import ImageSettings, check_phrases, counted
 
 Settings = TypeVar("Settings", ImageRequest, ImageSettings, Plan)
 
@@ -245,9 +245,9 @@ class Studio(JobDesk):
         Raises:
             RecipeError: as of `recipe.joined`; nothing was queued.
         """
+        counted("models", len(entries), "erasures")
         found = [self.entry(entry) if isinstance(entry, Path) else entry for entry in entries]
-        recipe = joined([entry.recipe for entry in found], remove, add, name)
-        paths = tuple(entry.path for entry in found)
+        recipe, paths = joined([e.recipe for e in found], remove, add, name), tuple(e.path for e in found)
         return self._submit(f"Compose {recipe.title()}", recipe, "compose", paths, tuple(remove), add, name)
 
     @survives
@@ -259,6 +259,7 @@ class Studio(JobDesk):
             request: what to generate.
             others: names or paths of more erasures, to be seen beside the first.
         """
+        counted("models", 1 + len(others), "erasures")
         entries = [self.entry(one) for one in (erasure, *others)]
         request.check()
         names, paths = ", ".join(entry.name for entry in entries), tuple(entry.path for entry in entries)
@@ -276,9 +277,7 @@ class Studio(JobDesk):
         """
         entry = self.entry(erasure) if erasure else None
         request.check_alone()
-        counted("phrase", len(phrases), "phrases")
-        for phrase in phrases:
-            fits("phrase", phrase, "phrase")
+        check_phrases(phrases)
         title, path = (entry.name, entry.path) if entry else (self.status().name, None)
         return self._submit(f"Inspect {title}", request, "inspect", path, request, tuple(phrases))
 

@@ -374,6 +374,13 @@ def test_an_export_and_a_look_at_few_images_go_on(studio, entry, tmp_path):
     after.forget(found)
 
 
+def test_more_erasures_at_once_than_fit_are_refused(studio, entry):
+    with pytest.raises(RecipeError, match="51 erasures are too many"):
+        studio.compare(entry.name, ImageRequest(("a cat",)), [entry.name] * 50)
+    with pytest.raises(RecipeError, match="60 erasures are too many"):
+        studio.compose([entry] * 60)
+
+
 def test_jobs_of_every_kind_come_back_as_they_were_asked_for(studio, entry):
     one = ImageRequest(("a cat",), (3,), steps=2, guidance=2.0, negative="x", size=(64, 72))
     dog = replace(QUICK, concepts=(Concept("dog", "sky"),), preserve=())
