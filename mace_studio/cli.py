@@ -99,8 +99,8 @@ def _print_erasures(jobs: Sequence[Job]) -> None:
     finally:
         for job in jobs:
             job.cancel()
-    for error in failed[:-1]:
-        _say(f"Error: {error}")
+    for one in failed[:-1]:
+        _say(f"Error: {one}")
     if failed:
         raise failed[-1]
 
