@@ -315,7 +315,7 @@ def test_an_absurd_number_of_timesteps_is_refused_quickly(sd1, steps):
     ("part", "key", "value", "says"),
     [("unet", "layers_per_block", 10**6, "layers_per_block of 1000000"), ("unet", "layers_per_block", -1, "of -1"),
      ("vae", "layers_per_block", [2, 10**5], "layers_per_block"), ("text_encoder", "num_hidden_layers", 0, "of 0"),
-     ("text_encoder", "num_hidden_layers", 10**5, "no such model has"), ("vae", "latent_channels", 10**9, "prompt|of"),
+     ("text_encoder", "num_hidden_layers", 10**5, "no such model has"),
      ("unet", "sample_size", "8", "sample_size"), ("unet", "sample_size", 0, "sample_size"),
      ("unet", "sample_size", [8], "sample_size"), ("unet", "sample_size", None, "sample_size"),
      ("vae", "scaling_factor", "0.18", "scaling_factor"), ("vae", "scaling_factor", 0, "scaling_factor"),
