@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,7 +19,7 @@ from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import report_tables
 from mace_studio.ui.components.model_list import choices, listing
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
-from mace_studio.ui.gradio_compat import WAITING, download, enabled
+from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, PAGE_OPENED, SELECTED, Listener, Shared
 
@@ -33,6 +34,7 @@ class EvaluateTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.shared, self.job_id = shared.studio, shared, shared.jobs["evaluate"]
         self.measured = gr.State("")  # the job whose reports are shown
+        self.written = gr.State(None)  # the job whose reports were written last, their archive, and the images
         with gr.Row(elem_classes="columns", elem_id="evaluate-columns"):
             with gr.Column(scale=4, min_width=310):
                 self._plan_card()
@@ -116,7 +118,8 @@ class EvaluateTab:
         looked = self.beyond.wire(self.name)
         # Again after a look at neighbours, which belong in the report.
         for event in (self.measured.change, looked.then):
-            event(self.on_files, [self.measured, self.beyond.job_id], files, **WAITING)
+            written = event(self.on_files, [self.measured, self.beyond.job_id], self.written, **WAITING)
+            written.then(self.on_written, [self.written, self.measured], files, **QUIET)
 
     @readable
     def on_open(self, newest: str, chosen: list[str]) -> Any:
@@ -171,19 +174,28 @@ class EvaluateTab:
         return update
 
     @readable
-    def on_files(self, job_id: str, look_id: str) -> Update:
+    def on_files(self, job_id: str, look_id: str) -> Any:
         """Write the report and its contact sheets: an event of its own, so that the figures are seen before."""
         reports: list[Report] | None = self.job.result(job_id)
         if reports is None:
-            return {self.file: gr.skip()}
+            return gr.skip()
         look: Report | None = self.job.result(look_id)
         if look is not None:
             same = [(one.name, one.recipe) == (look.name, look.recipe) for one in reports]
             reports = [replace(one, beyond=look) if own else one for one, own in zip(reports, same, strict=True)]
         folder = self.studio.output / "reports" / job_id
         images = [path for path in result_files.write_evaluation(reports, folder) if path.suffix == ".png"]
+        return job_id, result_files.write_archive(folder), images
+
+    @readable
+    def on_written(self, written: tuple[str, Path, list[Path]] | None, job_id: str) -> Update:
+        """Offer the files, unless another evaluation has begun meanwhile."""
+        if written is None or written[0] != job_id:
+            return {self.file: gr.skip()}
+        _, archive, images = written
+        folder = self.studio.output / "reports" / job_id
         return {
-            self.file: download(result_files.write_archive(folder), interactive=True),
+            self.file: download(archive, interactive=True),
             self.sheet_card: gr.Column(visible=True),
             # With what an image shows, and of which erased model where there are several.
             self.sheets: [
