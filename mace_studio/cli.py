@@ -269,8 +269,9 @@ def _search_method(options: argparse.Namespace) -> None:
         path = _table(options, f"search-{options.preset}-{name}", options.only)
         for file in result_files.write_study(text, [], [], path):
             print(file)
-        won = methods_search.best(outcomes)
-        print(methods_search.write_recipe(won.case.recipe, options.preset, options.recipes or options.out / "recipes"))
+        folder = options.recipes or options.out / "recipes"
+        for won in methods_search.winners(outcomes, name):
+            print(methods_search.write_recipe(won.case.recipe, options.preset, folder))
 
 
 def _table(options: argparse.Namespace, name: str, only: Sequence[str]) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mace_studio import presets, text_files
 from mace_studio.errors import RecipeError
-from mace_studio.evaluation.methods_study import first_settings, guidance, title
+from mace_studio.evaluation.methods_study import FORMS, first_settings, form_of, guidance, title
 from mace_studio.evaluation.plan import ERASED
 from mace_studio.evaluation.report import PROBABILITY, TOP1, Report
 from mace_studio.evaluation.study import Case, Outcome
@@ -75,6 +75,16 @@ def _set(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def winners(outcomes: Sequence[Outcome], name: str) -> list[Outcome]:
+    """The best of a search over a method's settings, or of each of its forms that was tried.
+
+    Raises:
+        RecipeError: none could be measured.
+    """
+    groups = [[o for o in outcomes if form in ("", form_of(o.case.recipe))] for form in FORMS.get(name, ("",))]
+    return [best(group) for group in groups if group]
+
+
 def best(outcomes: Sequence[Outcome]) -> Outcome:
     """The one with the largest harmonic mean of top-1 accuracies, and of mean probabilities where these are the same.
 
@@ -95,13 +105,13 @@ def best(outcomes: Sequence[Outcome]) -> Outcome:
     return max(measured, key=lambda one: worth(one[1]))[0]
 
 
-def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the best of six settings") -> Path:
+def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the best settings of a search") -> Path:
     """Write a recipe of a method as a preset, with nothing in it that is a default.
 
     Args:
         recipe: of `best`, or from `with_method`.
         preset: that it does by another method.
-        folder: of the file `PRESET-METHOD.json`.
+        folder: of the file `PRESET-METHOD.json`, or `PRESET-METHOD-FORM.json` where the method has forms.
         settings: which they are, in words.
     """
     data = asdict(recipe) | {
@@ -111,7 +121,8 @@ def write_recipe(recipe: Recipe, preset: str, folder: Path, settings: str = "the
     }
     usual = vars(Recipe()) | {"settings": {}}
     kept = {key: value for key, value in data.items() if key == "method" or value != usual[key]}
-    path = folder / f"{preset}-{recipe.method}.json"
+    form = form_of(recipe)
+    path = folder / f"{preset}-{recipe.method}{f'-{form}' if form else ''}.json"
     with text_files.whole(path) as part:
         part.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

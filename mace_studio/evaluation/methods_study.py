@@ -24,6 +24,7 @@ from mace_studio.spent import gigabytes
 
 TASKS = ("objects", "people", "artists", "weapons", "mixed")
 COUNTS = (1, 5, 10, 50, 100)  # of people, Table 3
+FORMS = {"esd": ("x", "u")}  # method -> values of `select` that papers compare as methods of their own
 FOLDER = "methods"  # in presets/miniature: a recipe for each method, with the settings of a search
 MANY = 100  # from so many people on OCE has other published settings
 UNREAD = "†"
@@ -84,13 +85,23 @@ def cases(task: str, names: Sequence[str] = (), only: Sequence[str] = ()) -> lis
 
 
 def title(recipe: Recipe) -> str:
-    """What a row calls its method: MACE is the published one, or with LoRAs at own tokens alone, which are ours."""
+    """What a row calls its method, with its form where it has several: ESD-x and ESD-u.
+
+    MACE is the published one, or with LoRAs at own tokens alone, which are ours.
+    """
     own = recipe.method == "mace" and recipe.settings.lora.own_tokens
-    return find(recipe.method).title + (", own tokens" if own else "")
+    return find(recipe.method).title + (", own tokens" if own else f"-{form}" if (form := form_of(recipe)) else "")
+
+
+def form_of(recipe: Recipe) -> str:
+    """Of `FORMS`; empty where the method has one."""
+    return recipe.settings.select if recipe.method in FORMS else ""
 
 
 def _variants(recipe: Recipe, name: str) -> list[Recipe]:
-    """A preset of MACE by a method; by MACE as it was published, and as in the preset where it differs from that."""
+    """A preset of MACE by each form of a method; by MACE as published, and as in the preset where that differs."""
+    if name in FORMS:
+        return [with_method(recipe, name, form) for form in FORMS[name]]
     made = with_method(recipe, name)
     if name != "mace" or not recipe.settings.lora.own_tokens:
         return [made]
@@ -102,8 +113,8 @@ def guidance(recipe: Recipe) -> float:
     return recipe.settings.images.guidance
 
 
-def with_method(recipe: Recipe, name: str) -> Recipe:
-    """MACE's preset of a subject as a recipe of another method.
+def with_method(recipe: Recipe, name: str, form: str = "") -> Recipe:
+    """MACE's preset of a subject as a recipe of another method, in one of its forms where it has several.
 
     The settings are those of a search over the same kinds, from presets/miniature/methods; else the published ones for
     the kind; else the method's defaults. Of MACE they are the preset's own where no search has others.
@@ -111,9 +122,13 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     kinds = {concept.kind for concept in recipe.concepts}
     for preset in presets.presets():
         own = preset.recipe
-        if f"/{FOLDER}/" in preset.name and own.method == name and {c.kind for c in own.concepts} == kinds:
+        alike = own.method == name and {c.kind for c in own.concepts} == kinds and form in ("", form_of(own))
+        if f"/{FOLDER}/" in preset.name and alike:
             return replace(recipe, method=name, settings=own.settings)
-    return recipe if name == "mace" else replace(recipe, method=name, settings=first_settings(recipe, name))
+    if name == "mace":
+        return recipe
+    settings = first_settings(recipe, name)
+    return replace(recipe, method=name, settings=replace(settings, select=form) if form else settings)
 
 
 def first_settings(recipe: Recipe, name: str) -> Any:

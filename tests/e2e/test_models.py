@@ -56,6 +56,8 @@ def test_a_late_answer_keeps_what_was_chosen_meanwhile(tab, erased, studio, monk
     monkeypatch.setattr(studio, "listing", late)
     tab.get_by_role("tab", name="Models").click()
     press(tab, erased)
+    tab.locator("#rename").click()
+    field(tab, "new-name").fill("half of a na")
     assert not answered
     for _ in range(30):
         tab.wait_for_timeout(100)
@@ -65,6 +67,8 @@ def test_a_late_answer_keeps_what_was_chosen_meanwhile(tab, erased, studio, monk
     assert answered
     expect(box(tab, erased)).to_be_checked()
     expect(tab.locator("#details h2")).to_contain_text(erased)
+    expect(field(tab, "new-name")).to_have_value("half of a na")
+    expect(field(tab, "new-name")).to_be_visible()
     for _ in range(3):  # each time the list is made again
         tab.get_by_role("tab", name="Erase").click()
         tab.get_by_role("tab", name="Models").click()

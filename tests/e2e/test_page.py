@@ -342,7 +342,7 @@ def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
     refused = replace(fast, concepts=(Concept(attack, attack),))
     open_recipe(page, refused.to_json())
     expect(page.locator(".toast-wrap")).to_contain_text(attack)  # that it maps to itself
-    concept = Concept(attack, attack + "?", synonyms=(attack,))
+    concept = Concept(attack, attack + "?", synonyms=(attack + ".",))
     open_recipe(page, replace(fast, concepts=(concept,), preserve=(attack + "!",)))
     choose_preset(page, "frog")
     expect(page.locator("#preset-about")).to_contain_text(attack)

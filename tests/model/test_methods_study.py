@@ -100,6 +100,7 @@ def test_settings_are_published_ones_until_a_search_has_others(monkeypatch):
     cat, people = methods_study.subjects("objects")["cat"], methods_study.subjects("people")["5 people"]
     assert methods_study.with_method(cat, "mace") == cat
     assert methods_study.with_method(cat, "esd").settings == EsdSettings(select="u")
+    assert methods_study.with_method(cat, "esd", "x").settings == EsdSettings()
     assert methods_study.with_method(people, "esd").settings == EsdSettings()
     assert methods_study.with_method(cat, "speed").settings == SpeedSettings(anchor="mapping")
     assert methods_study.with_method(people, "speed").settings.tau == 1e-4
@@ -121,6 +122,21 @@ def test_a_recipe_that_a_search_writes_is_read_as_it_was(name, preset, tmp_path)
     for case in methods_search.candidates(name, preset):
         path = methods_search.write_recipe(case.recipe, preset, tmp_path)
         assert Recipe.from_json(path.read_text(encoding="utf-8")).settings == case.recipe.settings
+
+
+def test_both_forms_of_esd_stand_in_a_table_with_the_best_settings_of_each(tmp_path):
+    rows = methods_study.cases("objects", ["esd"], ["cat"])
+    assert [case.label for case in rows] == ["cat · ESD-x", "cat · ESD-u"]
+    found = methods_search.candidates("esd", "cat")
+    measured = [Outcome(case, None, problem="no memory") for case in found]
+    with pytest.raises(RecipeError, match="None of the settings"):
+        methods_search.winners(measured, "esd")
+    means = [SimpleNamespace(mean={report.TOP1: i, report.PROBABILITY: i}.get) for i in (1, 5, 3, 4, 2, 6)]
+    measured = [Outcome(case, mean) for case, mean in zip(found, means, strict=True)]
+    won = [one.case for one in methods_search.winners(measured, "esd")]
+    assert won == [found[2], found[5]]
+    names = [methods_search.write_recipe(case.recipe, "cat", tmp_path).name for case in won]
+    assert names == ["cat-esd-x.json", "cat-esd-u.json"]
 
 
 def test_every_method_has_the_same_budget_and_its_candidates_can_be_run():

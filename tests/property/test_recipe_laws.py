@@ -10,7 +10,9 @@ from mace_studio.errors import RecipeError
 from mace_studio.methods.mace import MaceSettings
 from mace_studio.recipe import Recipe
 
-# The fields are read off the dataclasses, so that one added later is tested too; text has any characters.
+# The fields are read off the dataclasses, so that one added later is tested too. Text has any characters but control
+# characters, which are refused.
+st.register_type_strategy(str, st.text(st.characters(exclude_categories=["Cs", "Cc"])))
 st.register_type_strategy(float, st.floats(allow_nan=False))
 recipes = st.builds(Recipe, method=st.just("mace"), settings=st.from_type(MaceSettings))
 JSON = st.recursive(

@@ -33,6 +33,7 @@ class ModelsTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.header = shared.studio, shared.newest, shared.header
+        self.told = gr.State([])  # names of the models that the panels of the chosen one are about
         with gr.Row(elem_classes="columns", elem_id="models-columns"):
             with gr.Column(scale=7, min_width=340):
                 self._list_card()
@@ -87,8 +88,8 @@ class ModelsTab:
 
     def _wire(self, tabs: gr.Tabs) -> None:
         panels = [self.renaming, self.deleting]
-        shown = [self.details, self.buttons, self.file, *panels, self.new_name, self.compose.leave_out]
-        self.list.change(self.on_choose, [self.list, self.compose.leave_out], shown, **QUIET)
+        shown = [self.details, self.buttons, self.file, *panels, self.new_name, self.compose.leave_out, self.told]
+        self.list.change(self.on_choose, [self.list, self.compose.leave_out, self.told], shown, **QUIET)
         changed = [self.list, self.notice]
         self.upload.upload(self.on_upload, [self.upload, self.list], changed, **QUIET)
         if not self.studio.fixed:
@@ -116,20 +117,22 @@ class ModelsTab:
         return {self.list: self._listed(None)} | now
 
     @readable
-    def on_choose(self, shown: dict[str, Any], leave_out: list[str]) -> Update:
+    def on_choose(self, shown: dict[str, Any], leave_out: list[str], told: list[str]) -> Update:
         """Say what is chosen, and offer what can be done with it."""
         if shown and shown["chosen"] is None:  # what is chosen stays, and so what is said of it
             return {self.details: gr.skip()}
-        entries = [self.studio.entry(name) for name in model_list.chosen_in(shown)]
+        names = model_list.chosen_in(shown)
+        entries = [self.studio.entry(name) for name in names]
         phrases = [concept.phrase for entry in entries for concept in entry.recipe.concepts]
+        listed, left_out = [(one, one) for one in dict.fromkeys(phrases)], [p for p in leave_out or [] if p in phrases]
         update: Update = {
+            self.told: names,
             self.buttons: gr.Row(visible=len(entries) == 1),
-            self.renaming: gr.Column(visible=False),
-            self.deleting: gr.Column(visible=False),
-            self.compose.leave_out: gr.CheckboxGroup(
-                list(dict.fromkeys(phrases)), value=[phrase for phrase in leave_out or [] if phrase in phrases]
-            ),
+            self.compose.leave_out: model_list.listing(gr.CheckboxGroup, listed, left_out, leave_out or []),
         }
+        if names != told:  # else the list was made again, and the user may have opened one meanwhile
+            update |= {panel: gr.Column(visible=False) for panel in (self.renaming, self.deleting)}
+            update |= {self.new_name: entries[0].name} if len(entries) == 1 else {}
         if len(entries) != 1:
             return update | {self.details: model_list.several(entries) if entries else model_list.NONE_CHOSEN}
         local = not self.studio.fixed
@@ -137,7 +140,6 @@ class ModelsTab:
         return update | {
             self.details: model_list.details(entries[0], self.studio.status(), local=local, made=made),
             self.file: download(entries[0].path),
-            self.new_name: entries[0].name,
         }
 
     @readable
