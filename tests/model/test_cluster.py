@@ -143,6 +143,7 @@ def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_store
     assert len(written) == len(result.loras) == 6
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model, machines, one_thread, tmp_path):
     case, earlier = case_of(model, "first", 0.5), worker_processes()
@@ -159,6 +160,7 @@ def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model,
     assert found.pooled(ERASED).after.count == 9 and found.quality.count == 33
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_study_on_the_cluster_has_the_files_and_reports_of_one_process(machines, one_thread, monkeypatch, tmp_path):
     few = replace(twelve_people(), concepts=twelve_people().concepts[:1], preserve=twelve_people().preserve[:1])
