@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -35,11 +34,9 @@ RECIPE = next(preset.recipe for preset in presets() if preset.name == "miniature
 
 
 def serve(output: Path) -> tuple[Studio, str]:
-    """A studio with two erased models, and the address of its page."""
+    """A studio with an erased model, and the address of its page."""
     studio = Studio(output=output)
-    for seed, steps in ((0, RECIPE.settings.lora.steps), (1, 4)):
-        lora = replace(RECIPE.settings.lora, steps=steps)
-        studio.erase(replace(RECIPE.with_settings(lora=lora), seed=seed)).wait()
+    studio.erase(RECIPE).wait()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -70,8 +67,22 @@ def finished(page: Page, progress: str) -> None:
     page.locator(progress).get_by_text("in all").wait_for()
 
 
-def work(page: Page) -> None:
-    """Something to see on every tab, as a user would ask for it."""
+def choose_method(page: Page, title: str) -> None:
+    page.locator("#method input").click()
+    page.get_by_role("option", name=title, exact=True).click()
+
+
+def work(page: Page, folder: Path) -> None:
+    """Something to see on every tab, as a user would ask for it; two of it are written as files of their own."""
+    choose_method(page, "UCE")
+    page.locator("#uce-about").wait_for()
+    page.locator("#erase").click()
+    page.locator("#outcome .verdict").wait_for()
+    page.evaluate("() => scrollTo(0, 0)")
+    page.wait_for_timeout(800)
+    small(page.screenshot(), folder / "docs" / "method.webp")
+    choose_method(page, "MACE")
+    page.locator("#mace-about").wait_for()
     page.locator("#clear-keep").click()
     for phrase in ("dog", "horse"):
         page.get_by_label("Phrases to keep", exact=True).fill(phrase)
@@ -82,9 +93,10 @@ def work(page: Page) -> None:
     page.locator("#mask-grid img").first.wait_for()
     tab(page, "compare")
     page.locator("#other-models input").click()
-    page.locator("#other-models [role=option]").nth(1).click()
+    page.locator("#other-models [role=option]", has_text="UCE").click()
     page.locator("#generate").click()
     finished(page, "#compare-progress")
+    small(page.locator("#grid-card").screenshot(), folder / "docs" / "grid.webp")
     tab(page, "attention")
     page.locator("#read").click()
     finished(page, "#attention-progress")
@@ -96,6 +108,7 @@ def work(page: Page) -> None:
     tab(page, "models")
     page.locator("#models input").first.check()
     page.locator("#details .pairs").wait_for()
+    page.wait_for_timeout(800)
 
 
 def shoot(page: Page, folder: Path, size: str, theme: str) -> None:
@@ -110,9 +123,14 @@ def shoot(page: Page, folder: Path, size: str, theme: str) -> None:
         page.evaluate("() => scrollTo(0, 0)")
         page.wait_for_timeout(400)
         page.screenshot(path=folder / f"{name}-{size}-{theme}.png", full_page=True)
-        seen = Image.open(io.BytesIO(page.screenshot()))
-        seen.thumbnail((WIDTH, 2 * WIDTH))
-        seen.save(folder / "docs" / f"{name}-{size}-{theme}.webp", quality=60, method=6)
+        small(page.screenshot(), folder / "docs" / f"{name}-{size}-{theme}.webp")
+
+
+def small(screenshot: bytes, path: Path) -> None:
+    """Write a screenshot as a small WebP file."""
+    seen = Image.open(io.BytesIO(screenshot))
+    seen.thumbnail((WIDTH, 2 * WIDTH))
+    seen.save(path, quality=60, method=6)
 
 
 def weigh(browser, address: str) -> None:
@@ -156,7 +174,7 @@ def main() -> None:
         browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         weigh(browser, address)
         page = opened(browser, address, SIZES["desktop"], "light")
-        work(page)
+        work(page, folder)
         for size in SIZES:
             for theme in ("light", "dark"):
                 shoot(page, folder, size, theme)
