@@ -14,7 +14,6 @@ from mace_studio.evaluation.methods_search import SEARCHED
 from mace_studio.evaluation.methods_study import TASKS
 from mace_studio.evaluation.study import STUDIES
 from mace_studio.exports.formats import ENERGY, FORMATS
-from mace_studio.methods import METHODS
 
 ABOUT = "MACE Studio: erase concepts from text-to-image diffusion models."
 OUTPUT = Path("output")  # where the page and the terminal keep erasures, unless they are told otherwise
@@ -240,7 +239,8 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     _add_plan(parser)
     parser.add_argument("--preset", default="cat", help="what a search varies, such as cat, people-5 or artists-20")
     parser.add_argument("--task", choices=TASKS, default="objects", help="of the study of methods")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", default=[], help="all if none")
+    methods = "such as mace uce esd-x; all if none"
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", default=[], help=methods)
     only = "subjects of the task, such as cat dog; of other studies, rows with such a text in their name"
     parser.add_argument("--only", nargs="+", metavar="TEXT", default=[], help=only)
     parser.add_argument("--method", choices=[*SEARCHED, "all"], help="search the settings of this method")

@@ -66,7 +66,7 @@ def cases(task: str, names: Sequence[str] = (), only: Sequence[str] = ()) -> lis
 
     Args:
         task: of `TASKS`.
-        names: of methods; all of them when empty.
+        names: of methods, such as "esd", or of one of its `FORMS`, such as "esd-x"; all of them when empty.
         only: some of the task's subjects; all of them when empty.
 
     Raises:
@@ -100,6 +100,9 @@ def form_of(recipe: Recipe) -> str:
 
 def _variants(recipe: Recipe, name: str) -> list[Recipe]:
     """A preset of MACE by each form of a method; by MACE as published, and as in the preset where that differs."""
+    method, _, form = name.rpartition("-")
+    if form in FORMS.get(method, ()):
+        return [with_method(recipe, method, form)]
     if name in FORMS:
         return [with_method(recipe, name, form) for form in FORMS[name]]
     made = with_method(recipe, name)

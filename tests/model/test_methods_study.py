@@ -127,6 +127,7 @@ def test_a_recipe_that_a_search_writes_is_read_as_it_was(name, preset, tmp_path)
 def test_both_forms_of_esd_stand_in_a_table_with_the_best_settings_of_each(tmp_path):
     rows = methods_study.cases("objects", ["esd"], ["cat"])
     assert [case.label for case in rows] == ["cat · ESD-x", "cat · ESD-u"]
+    assert methods_study.cases("objects", ["esd-u"], ["cat"]) == rows[1:]
     found = methods_search.candidates("esd", "cat")
     measured = [Outcome(case, None, problem="no memory") for case in found]
     with pytest.raises(RecipeError, match="None of the settings"):
