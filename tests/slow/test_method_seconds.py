@@ -1,7 +1,7 @@
 """What each method takes beside MACE: `pytest -m slow -s tests/slow/test_method_seconds.py` prints the table.
 
-In seconds of the processor on one thread, so that other work on the machine counts little. Nothing is cached but the sum
-over the general captions, which is there once for a model; it stands above the table.
+In seconds of the processor on one thread, so that other work on the machine counts little. Nothing is cached but the
+sum over the general captions, which is there once for a model; it stands above the table.
 """
 
 import time
