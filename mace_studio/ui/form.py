@@ -70,8 +70,8 @@ def values_from(recipe: Recipe) -> list[Any]:
 
 
 def filling(recipe: Recipe) -> list[Any]:
-    """What fills the form: its values, and no notice, since what one says is of the values before."""
-    return [*values_from(recipe), *[CLEAR] * NOTICES]
+    """What fills the form: its values, the dial in the middle, and no notice: what one says is of the values before."""
+    return [*values_from(recipe), 0, *[CLEAR] * NOTICES]
 
 
 def name_from(name: str, concepts: Any, about: Any) -> str:

@@ -71,8 +71,8 @@ class Shared:
         newest: name of the erasure that the tabs choose next: the one that was made last.
         tabs: all tabs; there when the first is built.
         jobs: name -> id of the job of that name that this browser watches, see `gradio_compat.remembered`.
-        filled: what `form.filling` fills: the controls of the recipe's form, and the notices about it; there once the
-            Erase tab is built.
+        filled: what `form.filling` fills: the controls of the recipe's form, its dial, and the notices about it; there
+            once the Erase tab is built.
         controls: those controls alone.
     """
 

@@ -159,7 +159,7 @@ def test_a_wrong_setting_of_a_method_leads_to_its_control():
 def test_a_method_without_a_dial_says_where_its_settings_are():
     recipe = Recipe(concepts=(Concept("cat", "forest"),), method="uce")
     assert form.with_strength(form.values_from(recipe), 2) == {}
-    assert "Expert view" in _dial_text({})
+    assert "Expert view" in _dial_text("uce", *"01234")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ class RecipeForm:
 
     Attributes:
         controls: one component for each of `form_fields.FIELDS`, in that order, once all cards are built.
-        filled: these and the notices about the form, as `form.filling` fills them; there once `wire` was called.
+        filled: these, the dial and the notices about the form, as `form.filling` fills them; there once `wire` was
+            called.
     """
 
     def __init__(self, start: Recipe, studio: Studio) -> None:
@@ -158,8 +159,8 @@ class RecipeForm:
         with gr.Column(elem_classes="card simple", elem_id="strength-card"):
             heading("strength-title", "3", "Strength", "How much is erased, against how much stays as it was.")
             self.strength = strength_dial()
-            dialled = _dial_text(form.with_strength(list(self._start.values()), 0))
-            self.strength_text = gr.HTML(dialled, label="What the dial sets", elem_id="strength-text")
+            text = _dial_text(self._start["method"], *(self._start[key] for key in STRENGTH_KEYS))
+            self.strength_text = gr.HTML(text, label="What the dial sets", elem_id="strength-text")
         with gr.Column(elem_classes="card expert", elem_id="settings-card"):
             heading("settings-title", "3", "Method and settings", "How it erases, and how strongly.")
             titles = [(METHODS[name].title, name) for name in METHOD_GROUPS]
@@ -242,11 +243,11 @@ class RecipeForm:
             edit(form.name_from, named, self._built["name"], trigger_mode="always_last", **QUIET)
         self.suggested.wire(self._built["concepts"], self._built["preserve"])
         dialled = [self._built[key] for key in STRENGTH_KEYS]
-        turned = {"trigger_mode": "always_last", **QUIET}
-        inputs, outputs = [self.strength, *self.controls], [self.strength_text, *dialled]
-        self.strength.turned(self.on_strength, inputs, outputs, **turned)
-        self._built["about"].change(self.on_filled, self.controls, [self.strength, self.strength_text], **turned)
-        self.filled = [*self.controls, *notices]
+        last = {"trigger_mode": "always_last", **QUIET}
+        self.strength.turned(self.on_strength, [self.strength, *self.controls], dialled, **last)
+        shown = [self._built["method"], *dialled]
+        gr.on([c.change for c in shown], _dial_text, shown, self.strength_text, **last)
+        self.filled = [*self.controls, self.strength, *notices]
         self.new.click(self.on_new, None, self.filled, **QUIET)
         self.use_preset.click(self.on_use_preset, self.preset, self.filled, **QUIET)
         self.open_recipe.upload(self.on_open_recipe, self.open_recipe, self.filled, **QUIET)
@@ -328,12 +329,7 @@ class RecipeForm:
     def on_strength(self, turned: int, *values: Any) -> list[Any]:
         """Set what the dial stands for."""
         numbers = form.with_strength(values, turned)
-        return [_dial_text(numbers), *(numbers.get(key, gr.skip()) for key in STRENGTH_KEYS)]
-
-    @readable
-    def on_filled(self, *values: Any) -> tuple[int, str]:
-        """Turn the dial back to the middle when a recipe fills the form."""
-        return 0, _dial_text(form.with_strength(values, 0))
+        return [numbers.get(key, gr.skip()) for key in STRENGTH_KEYS]
 
     @readable
     def on_method(self, method: str) -> list[Any]:
@@ -357,11 +353,16 @@ class RecipeForm:
         return {"name": f"recipe-{recipe.digest()}.json", "text": recipe.to_json(), "count": saves}, saves + 1
 
 
-def _dial_text(numbers: dict[str, str]) -> str:
-    if not numbers:
+@readable
+def _dial_text(method: str, *values: Any) -> str:
+    """What the form has of the settings that the dial turns; `values` are those of `STRENGTH_KEYS`."""
+    turned = STRENGTH.get(method, {})
+    if not turned:
         return '<p class="hint">This method has no dial: its settings are in the Expert view.</p>'
     listed = " · ".join(
-        f"<span><b>{BY_KEY[key].label}</b> {html.escape(number)}</span>" for key, number in numbers.items()
+        f"<span><b>{BY_KEY[key].label}</b> {html.escape(str(value))}</span>"
+        for key, value in zip(STRENGTH_KEYS, values, strict=True)
+        if key in turned
     )
     return f'<p class="hint">{DIAL}</p><p class="hint dialled">{listed}</p>'
 
