@@ -20,7 +20,7 @@ from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, STRENGTH, 
 
 SEEDS_AT_ONCE = 64
 GENERATED_STEPS = "20"  # what every tab begins with
-NOTICES = 3  # about what is in the form: of the buttons that erase, queue and make masks
+NOTICES = 6  # about the form: of the buttons that erase, queue and make masks, and of files that were opened into it
 NUMBERS = {"decimal": float, "whole": int}
 
 

@@ -25,16 +25,23 @@ CELL = re.compile(r"concepts\[(\d+)\](?:\.(\w+).*)?")
 Places = dict[str, tuple[str, str]]  # field of an error -> label and CSS selector of its control
 
 
-def problem(error: RecipeError, places: Places | None = None) -> dict[str, str]:
+def problem(error: StudioError, places: Places | None = None) -> dict[str, str]:
     """The value of a notice: what is wrong and at which control; what the user typed stays as it is.
 
     Args:
-        error: what `Recipe.check` or `ImageRequest.check` said.
+        error: what `Recipe.check` or `ImageRequest.check` said, or any other, which is at no control.
         places: of a tab's controls; those of the recipe's form are always known.
     """
+    if not isinstance(error, RecipeError):
+        return plain(error)
     message = str(error).removeprefix(f"{error.field}: ")
     label, target = (places or {}).get(error.field) or _place(error.field)
     return {"text": f"{label}: {message}" if label else message, "target": target}
+
+
+def plain(error: BaseException | None) -> dict[str, str]:
+    """The value of a notice of what is wrong at no control of the page, such as in a file."""
+    return {"text": sentence(error), "target": ""}
 
 
 def sentence(error: BaseException | None) -> str:

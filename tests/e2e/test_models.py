@@ -125,7 +125,7 @@ def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
     upload(tab, "#open-erasure", f"{erased}.safetensors", data)
     expect(tab.locator("#models-notice")).to_contain_text(f"There is an erased model “{erased}” already")
     upload(tab, "#open-erasure", "letter.safetensors", b"dear")
-    expect(tab.get_by_test_id("toast-body")).to_contain_text("letter.safetensors is not an erasure")
+    expect(tab.locator("#models-notice")).to_contain_text("letter.safetensors is not an erasure")
     upload(tab, "#open-erasure", "brought.safetensors", data)
     expect(tab.locator("#details h2")).to_have_text("brought")
     expect(tab.locator("#models-notice")).not_to_contain_text("already")

@@ -282,7 +282,7 @@ def test_bad_input_is_named_and_kept(page):
     expect(page.locator("#estimate")).to_contain_text("Seed: -1 is not allowed")
 
 
-def test_a_failed_run_says_why_and_still_does_after_a_reload(page, fast, open_recipe, monkeypatch, guard):
+def test_a_failed_run_says_why_and_still_does_after_a_reload(page, studio, fast, open_recipe, monkeypatch, guard):
     guard.allow_unloading()
 
     def full_disk(*arguments, progress):
@@ -297,6 +297,14 @@ def test_a_failed_run_says_why_and_still_does_after_a_reload(page, fast, open_re
     page.reload()
     expect(page.locator("#erase-notice")).to_contain_text("The disk is full")
     expect(page.locator(PROGRESS)).to_contain_text("Failed")
+
+    def no_room(*arguments, **options):
+        raise FileError("There is no room here.")
+
+    monkeypatch.setattr(studio, "erase", no_room)  # before there is a job
+    for button, notice in (("#erase", "#erase-notice"), ("#queue-add", "#queue-notice")):
+        page.locator(button).click()
+        expect(page.locator(notice)).to_contain_text("There is no room here.")
 
 
 def test_a_phrase_that_is_too_long_is_named_while_it_is_typed(page):
@@ -341,7 +349,7 @@ def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):
     attack = "<img src=x onerror=alert(1)>"
     refused = replace(fast, concepts=(Concept(attack, attack),))
     open_recipe(page, refused.to_json())
-    expect(page.locator(".toast-wrap")).to_contain_text(attack)  # that it maps to itself
+    expect(page.locator("#recipe-notice")).to_contain_text(attack)  # that it maps to itself
     concept = Concept(attack, attack + "?", synonyms=(attack + ".",))
     open_recipe(page, replace(fast, concepts=(concept,), preserve=(attack + "!",)))
     choose_preset(page, "frog")
@@ -453,7 +461,7 @@ def test_a_recipe_survives_the_page(page, fast, open_recipe, saved_recipe):
 
 def test_a_bad_file_is_refused_by_name(page, open_recipe):
     open_recipe(page, '{"lora": {"stepps": 3}}')
-    expect(page.get_by_test_id("toast-body")).to_contain_text("lora.stepps: This field is not known")
+    expect(page.locator("#recipe-notice")).to_contain_text("lora.stepps: This field is not known")
     expect(cell(page, 0, 0)).to_have_value("car")
 
 
@@ -470,8 +478,10 @@ def test_concepts_of_a_csv_file(page, upload):
 
 def test_a_csv_file_of_something_else_is_refused(page, upload):
     upload(page, "#import-csv", "other.csv", b"foo,bar\n1,2\n")
-    expect(page.get_by_test_id("toast-body")).to_contain_text("does not name its columns")
+    expect(page.locator("#csv-notice")).to_contain_text("does not name its columns")
     expect(page.locator(".concept-row")).to_have_count(1)
+    upload(page, "#import-csv", "concepts.csv", b"phrase,mapping\nfrog,grass\n")
+    expect(page.locator("#csv-notice")).not_to_contain_text("columns")
 
 
 def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(page):
@@ -527,9 +537,10 @@ def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe
     box = page.get_by_role("button", name="Remove dog", exact=True).bounding_box()
     assert box["width"] >= 24 and box["height"] >= 24
     upload(page, "#import-keep", "other.csv", b"foo,bar\n1,2\n")
-    expect(page.get_by_test_id("toast-body")).to_contain_text("does not name them")
+    expect(page.locator("#keep-notice")).to_contain_text("does not name them")
     upload(page, "#import-keep", "keep.csv", b"phrase,note\nlion,x\ndog,y\n")
     expect(page.locator("#preserve li")).to_have_count(101)
+    expect(page.locator("#keep-notice")).not_to_contain_text("name them")
     kept = saved_recipe(page).preserve
     assert kept[:2] == ("dog", "phrase 0") and kept[-1] == "lion" and "phrase 3" not in kept
 

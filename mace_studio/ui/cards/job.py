@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 import gradio as gr
 
-from mace_studio.errors import RecipeError
+from mace_studio.errors import RecipeError, StudioError
 from mace_studio.runtime.jobs import DONE, FAILED, Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import notices
@@ -98,8 +98,8 @@ class JobCard:
         """Connect the buttons.
 
         Args:
-            starts: for each button, (values of `inputs`) -> the job that it starts; a RecipeError that it raises is
-                shown at the field. Its name becomes the handler's.
+            starts: for each button, (values of `inputs`) -> the job that it starts; a StudioError that it raises is
+                shown in the card, a RecipeError at the field too. Its name becomes the handler's.
             inputs: whose values `starts` take.
             outputs: all that `shows` may update.
             shows: what the tab shows of the job.
@@ -147,7 +147,7 @@ class JobCard:
                 return
             try:
                 job = start(*values)
-            except RecipeError as error:
+            except StudioError as error:
                 yield {self.notice: notices.problem(error, self._places)}
                 return
             yield {self.notice: CLEAR, self.job_id: job.id} | self._shows.begun(job)
@@ -177,7 +177,7 @@ class JobCard:
     def _reason(self, job: Job, returned: bool) -> dict[str, str]:
         if isinstance(job.error, RecipeError) and not returned:
             return notices.problem(job.error, self._places)
-        return {"text": notices.sentence(job.error), "target": ""}
+        return notices.plain(job.error)
 
     def _buttons(self, job: Job) -> Update:
         stopping = job in self._stopping and not job.over

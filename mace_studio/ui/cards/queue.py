@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio.errors import RecipeError, StudioError
+from mace_studio.errors import StudioError
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import notices
@@ -66,7 +66,7 @@ class QueueCard:
         def on_queue(gone_on: list[str], *values: Any) -> Update:
             try:
                 queue(*values)
-            except RecipeError as error:
+            except StudioError as error:
                 return {self.notice: notices.problem(error)}
             return {self.notice: CLEAR} | self._listed(gone_on)
 
@@ -89,7 +89,7 @@ class QueueCard:
             try:
                 self.studio.resume(broken_off[job_id])
             except StudioError as error:
-                update = {self.problem: {"text": notices.sentence(error), "target": ""}}
+                update = {self.problem: notices.plain(error)}
             else:
                 if broken_off[job_id].method == "erase" and (own is None or own.over):
                     update[self.goes_on] = job_id

@@ -16,10 +16,11 @@ from mace_studio.paths import BUILT_IN
 from mace_studio.presets import known_kinds, presets
 from mace_studio.recipe import KINDS, Concept, Recipe
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui import concept_text, form, kinds
+from mace_studio.ui import concept_text, form, kinds, notices
 from mace_studio.ui.cards.suggested import Suggested
 from mace_studio.ui.components.concept_table import concept_table, vocabulary_text
 from mace_studio.ui.components.mode_switch import mode_switch
+from mace_studio.ui.components.notice import CLEAR, notice
 from mace_studio.ui.components.phrase_list import phrase_list
 from mace_studio.ui.components.preset_select import groups_of, missing_model, preset_select
 from mace_studio.ui.components.slider_field import slider_field
@@ -87,6 +88,7 @@ class RecipeForm:
             )
             self.save_recipe = gr.Button("Save recipe", size="sm", elem_id="save-recipe")
             self.saver = text_download("saver")
+        self._notices = [notice("recipe-notice")]
         self.saves = gr.State(0)
 
     def concepts_card(self) -> None:
@@ -103,6 +105,7 @@ class RecipeForm:
                     "Import CSV", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-csv"
                 )
                 clear = gr.Button("Clear", size="sm", elem_id="clear-concepts")
+            self._notices.append(notice("csv-notice"))
             self._paste_panel(table)
         for button, event in ((add, "add-row"), (clear, "clear-rows")):
             button.click(None, js=f"() => document.querySelector('#concepts').dispatchEvent(new Event('{event}'))")
@@ -136,7 +139,7 @@ class RecipeForm:
         self.paste.click(lambda: gr.Column(visible=True), None, self.panel, **QUIET)
         close.click(self.on_close_paste, None, closed, **QUIET)
         self.added = take.click(self.on_add_pasted, asked, [table, *closed], **QUIET)
-        self.csv.upload(self.on_csv, self.csv, [self.panel, self.pasted, self.from_file], **QUIET)
+        self.csv.upload(self.on_csv, self.csv, [self.panel, self.pasted, self.from_file, self._notices[1]], **QUIET)
 
     def keep_card(self) -> None:
         """The preserve list."""
@@ -151,7 +154,8 @@ class RecipeForm:
                     "Import list", size="sm", file_types=[".csv", ".tsv", ".txt"], type="binary", elem_id="import-keep"
                 )
                 clear = gr.Button("Clear", size="sm", elem_id="clear-keep")
-        file.upload(self.on_keep_file, [file, kept], kept, **QUIET)
+            self._notices.append(notice("keep-notice"))
+        file.upload(self.on_keep_file, [file, kept], [kept, self._notices[2]], **QUIET)
         clear.click(None, js="() => document.querySelector('#preserve').dispatchEvent(new Event('clear-list'))")
 
     def settings_card(self) -> None:
@@ -224,12 +228,12 @@ class RecipeForm:
         shown = [self._built["concepts"], self._built["preserve"], self.preset]
         return Listener(self.on_model_loaded, None, shown)
 
-    def wire(self, edited: Listener, notices: Sequence[gr.HTML], *others: Any) -> Any:
+    def wire(self, edited: Listener, told: Sequence[gr.HTML], *others: Any) -> Any:
         """Connect what fills the form, for when all cards are built.
 
         Args:
             edited: called at changes here and of `others`.
-            notices: those about the form, which are cleared when a recipe fills it.
+            told: other notices about the form, which are cleared when a recipe fills it.
             others: more components.
 
         Returns:
@@ -247,7 +251,7 @@ class RecipeForm:
         self.strength.turned(self.on_strength, [self.strength, *self.controls], dialled, **last)
         shown = [self._built["method"], *dialled]
         gr.on([c.change for c in shown], _dial_text, shown, self.strength_text, **last)
-        self.filled = [*self.controls, self.strength, *notices]
+        self.filled = [*self.controls, self.strength, *told, *self._notices]
         self.new.click(self.on_new, None, self.filled, **QUIET)
         self.use_preset.click(self.on_use_preset, self.preset, self.filled, **QUIET)
         self.open_recipe.upload(self.on_open_recipe, self.open_recipe, self.filled, **QUIET)
@@ -282,9 +286,13 @@ class RecipeForm:
         return kinds.guess(phrase, {name.lower(): kind for name, kind in self._known_kinds().items()})
 
     @readable
-    def on_csv(self, data: bytes) -> tuple[Any, str, list[Concept]]:
+    def on_csv(self, data: bytes) -> Any:
         """Show the concepts of a CSV file, to be added."""
-        return gr.Column(visible=True), "", concept_text.from_csv(data, self._kind_of)
+        try:
+            concepts = concept_text.from_csv(data, self._kind_of)
+        except RecipeError as error:
+            return {self._notices[1]: notices.plain(error)}
+        return gr.Column(visible=True), "", concepts, CLEAR
 
     @readable
     def on_pasted(
@@ -315,9 +323,12 @@ class RecipeForm:
         return gr.Column(visible=False), "", None, [], ""
 
     @readable
-    def on_keep_file(self, data: bytes, kept: list[str]) -> list[str]:
+    def on_keep_file(self, data: bytes, kept: list[str]) -> tuple[Any, dict[str, str]]:
         """Add the phrases of a file to those that are kept."""
-        return list(dict.fromkeys([*(kept or []), *concept_text.phrases_of_file(data)]))
+        try:
+            return list(dict.fromkeys([*(kept or []), *concept_text.phrases_of_file(data)])), CLEAR
+        except RecipeError as error:
+            return gr.skip(), notices.plain(error)
 
     @readable
     def on_new(self) -> list[Any]:
@@ -342,9 +353,12 @@ class RecipeForm:
         return form.filling(self.presets[name])
 
     @readable
-    def on_open_recipe(self, data: bytes) -> list[Any]:
+    def on_open_recipe(self, data: bytes) -> Any:
         """Fill the form from a file."""
-        return form.filling(form.recipe_of_file(data))
+        try:
+            return form.filling(form.recipe_of_file(data))
+        except RecipeError as error:
+            return {self._notices[0]: notices.plain(error)}
 
     @readable
     def on_save_recipe(self, saves: int, *values: Any) -> tuple[dict[str, Any], int]:

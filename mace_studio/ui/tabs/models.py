@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from mace_studio.errors import RecipeError
+from mace_studio.errors import StudioError
 from mace_studio.runtime import library, result_files
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form, notices
@@ -145,10 +145,10 @@ class ModelsTab:
     @readable
     def on_upload(self, path: str, shown: dict[str, Any]) -> Update:
         """Put an uploaded erasure into the list."""
-        self.studio.check_room()
         try:
+            self.studio.check_room()
             entry = library.add(self.studio.output, Path(path), Path(path).name)
-        except RecipeError as error:
+        except StudioError as error:
             return {self.notice: notices.problem(error, PLACES)}
         return {self.notice: CLEAR, self.list: self._listed([entry.name])}
 
@@ -157,14 +157,17 @@ class ModelsTab:
         """Give the chosen model another name."""
         try:
             entry = library.rename(self.studio.output, _one(shown), new)
-        except RecipeError as error:
+        except StudioError as error:
             return {self.notice: notices.problem(error, PLACES)}
         return {self.notice: CLEAR, self.list: self._listed([entry.name])}
 
     @readable
     def on_delete(self, shown: dict[str, Any]) -> Update:
         """Remove the chosen model's file."""
-        library.delete(self.studio.output, _one(shown))
+        try:
+            library.delete(self.studio.output, _one(shown))
+        except StudioError as error:
+            return {self.notice: notices.plain(error)}
         return {self.notice: CLEAR, self.list: self._listed([])}
 
     @readable
