@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import reduce
@@ -9,7 +10,7 @@ from typing import Any
 
 from mace_studio import methods
 from mace_studio.errors import RecipeError
-from mace_studio.recipe import ImageRequest, Recipe
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import LARGEST, ImageSettings
 from mace_studio.text_files import visible
@@ -99,11 +100,11 @@ def with_strength(values: Sequence[Any], turned: int) -> dict[str, str]:
 
 
 def differences(now: Recipe, then: Recipe) -> list[tuple[str, str, str]]:
-    """What changes when `then` takes the place of `now`: (label, value now, value then)."""
+    """What changes when `then` takes the place of `now`: (label, value now, value then); of lists, what differs."""
     pairs = [(f, value_at(now, f), value_at(then, f)) for f in COMMON]
     if now.method == then.method:
         pairs += [(f, value_at(now.settings, f), value_at(then.settings, f)) for f in method_fields(now.method)]
-    return [(field.label, _words(a), _words(b)) for field, a, b in pairs if a != b]
+    return [(field.label, *_apart(a, b)) for field, a, b in pairs if a != b]
 
 
 def recipe_of_file(data: bytes) -> Recipe:
@@ -208,13 +209,32 @@ def _number(path: str, value: Any, kind: type) -> Any:
     raise RecipeError(path, f"“{text}” is not a number here; type {what}." if text else f"Type {what}.")
 
 
+def _apart(now: Any, then: Any) -> tuple[str, str]:
+    """Two values that differ, in words."""
+    if not isinstance(now, tuple):
+        return _words(now), _words(then)
+    gone, new = list((Counter(now) - Counter(then)).elements()), list((Counter(then) - Counter(now)).elements())
+    if not gone and not new:
+        return "the same", "in another order"
+    return _listed(gone, now), _listed(new, then)
+
+
+def _listed(items: Sequence[Any], whole: Sequence[Any]) -> str:
+    if not items:
+        return "nothing more" if whole else "none"
+    more = f" and {len(items) - 4} more" if len(items) > 4 else ""
+    return ", ".join(_item(item) for item in items[:4]) + more
+
+
+def _item(item: Any) -> str:
+    """A phrase, or a concept in full."""
+    if not isinstance(item, Concept):
+        return str(item)
+    parts = [f"{item.phrase} → {item.mapping}", item.kind, concept_text.synonyms_text(item.synonyms)]
+    return " · ".join(part for part in parts if part)
+
+
 def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, int | float):
-        return number_text(value)
-    if isinstance(value, str):
-        return value or "none"
-    phrases = [getattr(item, "phrase", item) for item in value]
-    more = f" and {len(phrases) - 4} more" if len(phrases) > 4 else ""
-    return (", ".join(phrases[:4]) or "none") + more
+    return number_text(value) if isinstance(value, int | float) else str(value or "none")

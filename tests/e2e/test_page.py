@@ -60,7 +60,9 @@ def test_preset_to_erase_to_compare(page, fast, tmp_path):
     choose_preset(page, "frog")
     about = page.locator("#preset-about")
     expect(about).to_contain_text("Another <b>preset</b>.")
-    expect(about.get_by_role("listitem")).to_have_text(["Concepts car → frog", "Seed 0 → 3"])
+    expect(about.get_by_role("listitem")).to_have_text(
+        ["Concepts car → street · object · automobile becomes frog → grass · object", "Seed 0 → 3"]
+    )
     page.get_by_role("button", name="Use this preset").click()
     expect(cell(page, 0, 0)).to_have_value("frog")
     expect(about).to_contain_text("The form shows it.")

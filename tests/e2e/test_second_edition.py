@@ -142,7 +142,7 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     for name in (erased, gentle):
         page.locator("#models").get_by_label(name, exact=True).check()
     expect(page.locator(".differences tbody tr")).to_have_text(
-        ["Keep unchangedshipship, truck", "Seed9998", "Nameerased cargentle car"]
+        ["Keep unchangednothing moretruck", "Seed9998", "Nameerased cargentle car"]
     )
     page.locator("#models").get_by_label(erased, exact=True).uncheck()
     expect(page.locator("#details")).to_contain_text("built-in miniature (")

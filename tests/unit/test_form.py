@@ -247,10 +247,29 @@ def test_differences_name_what_a_preset_changes():
         settings=MaceSettings(lora=LoraSettings(uniform=True)),
     )
     assert form.differences(now, then) == [
-        ("Concepts", "cat", "c0, c1, c2, c3 and 2 more"),
+        (
+            "Concepts",
+            "cat → forest · object",
+            "c0 → x · object, c1 → x · object, c2 → x · object, c3 → x · object and 2 more",
+        ),
         ("Seed", "0", "3"),
         ("Uniform timesteps", "off", "on"),
     ]
+
+
+def test_differences_of_lists_are_their_items_that_differ():
+    same = tuple(Concept(f"c{i}", "x") for i in range(6))
+    now = Recipe(concepts=(*same, Concept("cat", "forest")), preserve=("a", "b", "c", "d", "e"))
+    then = Recipe(concepts=(*same, Concept("cat", "sky", "style", ("kitty", "tom"))), preserve=("a", "b", "c", "d"))
+    assert form.differences(now, then) == [
+        ("Concepts", "cat → forest · object", "cat → sky · style · kitty, tom"),
+        ("Keep unchanged", "e", "nothing more"),
+    ]
+    turned = Recipe(concepts=now.concepts[::-1])
+    assert form.differences(now, turned) == [
+        ("Concepts", "the same", "in another order"), ("Keep unchanged", "a, b, c, d and 1 more", "none"),
+    ]  # fmt: skip
+    assert "forest · object becomes cat → sky" in preset_change(now, then)
 
 
 @pytest.mark.parametrize(
@@ -345,9 +364,9 @@ def test_a_line_with_a_comma_is_read_as_the_user_says(comma, found):
 
 def test_the_preview_of_a_list_says_what_is_there_already():
     shown = concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "<b>"), Concept("dog", "")], False)
-    assert "2 concepts" in shown and "In the table already: cat." in shown
+    assert "2 concepts, which are added to the table." in shown and "In the table already: cat." in shown
     spaced = concept_text.preview([["grand  Piano", "sky", "object", ""]], [Concept("Grand piano", "")], False)
-    assert "In the table already: Grand piano." in spaced
+    assert "1 concept, which is added to the table. In the table already: Grand piano." in spaced
     assert "&lt;b&gt;" in shown and "no mapping yet" in shown
     assert "already" not in concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "")], True)
 

@@ -384,7 +384,8 @@ def _dial_text(method: str, *values: Any) -> str:
 def preset_change(now: Recipe, preset: Recipe) -> str:
     """What a preset is, and what choosing it changes in the form, as escaped HTML."""
     listed = "".join(
-        f"<li><b>{html.escape(label)}</b> {html.escape(old)} → {html.escape(new)}</li>"
+        f"<li><b>{html.escape(label)}</b> {html.escape(old)} {'becomes' if '→' in old + new else '→'} "
+        f"{html.escape(new)}</li>"
         for label, old, new in form.differences(now, preset)
         if label not in ("About", "Name")
     )
