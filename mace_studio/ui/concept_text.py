@@ -149,7 +149,8 @@ def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) ->
     listed += f"<li>and {len(concepts) - PREVIEWED:,} more</li>" if len(concepts) > PREVIEWED else ""
     known = set() if replaces else {folded(row[0]) for row in rows or []}
     twice = [c.phrase for c in concepts if folded(c.phrase) in known]
-    verb = "takes the place of the table" if replaces else "is added to the table"
+    takes, is_added = ("takes", "is") if len(concepts) == 1 else ("take", "are")
+    verb = f"{takes} the place of the table" if replaces else f"{is_added} added to the table"
     count = f"{len(concepts)} concept{'' if len(concepts) == 1 else 's'}"
     warning = f" In the table already: {html.escape(', '.join(twice[:5]))}." if twice else ""
     return f'<p class="hint">{count}, which {verb}.{warning}</p><ol class="preview-list">{listed}</ol>'

@@ -17,7 +17,8 @@ from mace_studio.ui.kinds import RULES
 
 TEMPLATE = """<div class="concept-bulk" hidden role="group" aria-label="Selected concepts">
 <label><input type="checkbox" class="concept-all"> Select all</label><output></output>
-<input type="text" data-bulk placeholder="Map them to" aria-label="Map the selected concepts to" autocomplete="off">
+<input type="text" data-bulk placeholder="Map them to" aria-label="Map the selected concepts to" autocomplete="off"
+list="known-mappings">
 <select data-bulk aria-label="Kind of the selected concepts"><option value="">Kind …</option></select>
 <button type="button" class="chip">Delete</button></div>
 <div class="concept-head" aria-hidden="true"><span></span><span>Concept</span><span>Maps to</span><span>Kind</span>
