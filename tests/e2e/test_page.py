@@ -345,6 +345,15 @@ def test_whatever_fills_the_form_clears_the_errors_of_what_it_replaces(page, fas
     wrong()
     page.locator("#new-recipe").click()
     right("")
+    cell(page, 0, 0).fill("guitar")
+    cell(page, 0, 1).fill("street")
+    wrong()
+    page.locator("#suggested-mappings button").first.click()  # which mends it
+    right("guitar")
+    wrong()
+    page.get_by_role("button", name="Remove concept 1", exact=True).click()
+    expect(page.locator(".concept-row")).to_have_count(0)
+    expect(page.locator("#erase-notice, #queue-notice").get_by_text("Say what")).to_have_count(0)
 
 
 def test_what_is_typed_never_becomes_markup(page, fast, open_recipe):

@@ -18,10 +18,12 @@ const read = () => [...list.children].map((row) => cellsOf(row).map((cell) => ce
 // field is left, since Gradio looks through the whole page at every event.
 const PAUSE = 250; // milliseconds
 let pause = null;
+const tell = () => document.dispatchEvent(new Event("lists-edited")); // to components/notice.js
 const commit = () => {
   clearTimeout(pause);
   pause = null;
   props.value = read();
+  tell();
   trigger("edited");
 };
 const selected = () => [...list.children].filter((row) => row.querySelector(".concept-select").checked);
@@ -122,6 +124,7 @@ function show(rows) {
   list.replaceChildren(...rows.map(rowFor));
   number();
   [...list.children].forEach(check);
+  tell();
 }
 
 function addAfter(row) {

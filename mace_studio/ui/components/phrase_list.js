@@ -75,6 +75,7 @@ input.addEventListener("paste", (event) => {
 function show() {
   list.replaceChildren(...phrases().map(chip));
   list.hidden = !list.children.length;
+  document.dispatchEvent(new Event("lists-edited")); // to components/notice.js
 }
 
 function learn() {
