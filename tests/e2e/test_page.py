@@ -110,6 +110,12 @@ def test_a_result_is_called_after_the_concepts_and_not_after_the_preset(page, fa
     cell(page, 0, 3).fill("six strings")
     cell(page, 0, 0).fill("guitar")
     expect(cell(page, 0, 3)).to_have_value("six strings")  # the user's own stay
+    cell(page, 0, 1).fill("")
+    page.locator("#suggested-mappings button").first.click()
+    expect(cell(page, 0, 1)).not_to_have_value("")
+    cell(page, 0, 0).fill("pizza")
+    expect(cell(page, 0, 3)).to_have_value("six strings")  # also after an answer of the server
+    cell(page, 0, 0).fill("guitar")
     page.locator("#erase").click()
     expect(page.locator("#summary")).to_contain_text("Saved as guitar-")
     page.locator("#to-compare").click()

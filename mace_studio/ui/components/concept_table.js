@@ -120,8 +120,23 @@ function suggest() {
   [...list.children].forEach(check);
 }
 
+// What an answer of the server leaves as it is stays what the user typed, and what a preset said of another phrase.
+function keep(row, before) {
+  const [phrase, , kind, synonyms] = cellsOf(row).map((cell) => cell.value);
+  const at = before.findIndex((old) => {
+    const [ownPhrase, , ownKind, ownSynonyms] = cellsOf(old).map((cell) => cell.value);
+    return ownPhrase === phrase && ownKind === kind && ownSynonyms === synonyms;
+  });
+  if (at < 0) return;
+  const [old] = before.splice(at, 1);
+  row.touched = old.touched;
+  row.filled = old.filled;
+}
+
 function show(rows) {
+  const before = [...list.children];
   list.replaceChildren(...rows.map(rowFor));
+  [...list.children].forEach((row) => keep(row, before));
   number();
   [...list.children].forEach(check);
   tell();
