@@ -17,7 +17,7 @@ from mace_studio.text_files import visible
 from mace_studio.ui import concept_text
 from mace_studio.ui.components.notice import CLEAR
 from mace_studio.ui.components.text import number_text
-from mace_studio.ui.form_fields import COMMON, FIELDS, METHOD_GROUPS, STRENGTH, Field, method_fields, value_at
+from mace_studio.ui.form_fields import BY_KEY, COMMON, FIELDS, METHOD_GROUPS, STRENGTH, Field, method_fields, value_at
 
 SEEDS_AT_ONCE = 64
 GENERATED_STEPS = "20"  # what every tab begins with
@@ -58,6 +58,7 @@ def values_from(recipe: Recipe) -> list[Any]:
     shown = {f.key: value_at(owners[f.key], f) for f in FIELDS}
     shown["concepts"] = rows = concept_text.rows_from(recipe.concepts)
     origin: dict[str, Any] = {"about": recipe.about, "name": recipe.name, "phrases": _phrases(rows)}
+    origin["mappings"] = [concept.mapping for concept in recipe.concepts]
     origin["strength"] = {key: shown[key] for key in STRENGTH.get(recipe.method, {})}
     shown["about"] = origin
     shown["preserve"] = list(recipe.preserve)
@@ -83,6 +84,19 @@ def name_from(name: str, concepts: Any, about: Any) -> str:
     """
     origin = _origin(about)
     return "" if name == origin["name"] and _phrases(concepts) != origin["phrases"] else name
+
+
+def left_over(recipe: Recipe, values: Sequence[Any]) -> set[int]:
+    """Places of the concepts whose mapping came with another phrase, which theirs took the place of.
+
+    Args:
+        recipe: that of the form.
+        values: as of `recipe_from`.
+    """
+    origin = _origin(values[list(BY_KEY).index("about")])
+    came = dict(zip(origin["phrases"], origin["mappings"], strict=False))
+    brought = set(came.values())
+    return {i for i, c in enumerate(recipe.concepts) if c.phrase not in came and c.mapping in brought and c.mapping}
 
 
 def with_strength(values: Sequence[Any], turned: int) -> dict[str, str]:
@@ -183,8 +197,10 @@ def energy_from(value: Any) -> float | None:
 
 
 def _origin(about: Any) -> dict[str, Any]:
-    """Name, about, phrases and strength of the recipe that filled the form."""
-    return {"about": "", "name": "", "phrases": [], "strength": {}} | (about if isinstance(about, dict) else {})
+    """Name, about, phrases, mappings and strength of the recipe that filled the form."""
+    return {"about": "", "name": "", "phrases": [], "mappings": [], "strength": {}} | (
+        about if isinstance(about, dict) else {}
+    )
 
 
 def _phrases(rows: Any) -> list[Any]:

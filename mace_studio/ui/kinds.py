@@ -10,17 +10,25 @@ from functools import cache
 from mace_studio.presets import known_kinds
 from mace_studio.recipe import KINDS
 
+# Painters whom people name first when they think of a style, by how their names end; the presets know hundreds more.
+PAINTERS = (
+    "[Vv]an Gogh", "[Dd]a Vinci", "Monet", "Manet", "Picasso", "Rembrandt", "Vermeer", "Klimt", "Munch", "Matisse",
+    "Renoir", "Degas", "Gauguin", "C[eé]zanne", "Dal[ií]", "Magritte", "Mir[oó]", "Kandinsky", "Mondrian", "Klee",
+    "Warhol", "Banksy", "Hokusai", "Mucha", "Michelangelo", "Botticelli", "Caravaggio", "Rutkowski", "Kinkade",
+)  # fmt: skip
+
 # (pattern, kind), of which the first that is found counts. They are read by Python and by JavaScript (with its flag u):
 # `\p{Lu}`, a capital letter of any alphabet, is the one thing of JavaScript alone, which `_found` writes out.
 RULES = (
     (r"(?:^|\s)(?:[Ss]tyle|[Pp]ainting|[Aa]rt)\s(?:[Oo]f|[Bb]y)(?:\s|$)", "style"),
     (r"[\s-][Ss]tyle$", "style"),
+    (rf"(?:^|\s)(?:{'|'.join(PAINTERS)})$", "style"),
     (r"^\p{Lu}\S+(?: \p{Lu}\S+)+$", "celebrity"),
 )
 
 
 def guess(phrase: str, known: Mapping[str, str] | None = None) -> str:
-    """What a phrase is known as, or else what it looks like: a style, a name of several words, or an object.
+    """What a phrase is known as, or else what it looks like: a style or a painter, a name of several words, or a thing.
 
     Args:
         phrase: of the concept.

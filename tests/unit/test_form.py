@@ -197,6 +197,17 @@ def test_name_and_about_of_a_preset_go_with_its_concepts():
     assert (stronger.name, stronger.about) == ("Cat", "The cat of the miniature.")
 
 
+def test_a_mapping_that_came_with_another_phrase_is_told():
+    preset = Recipe(concepts=(Concept("cat", "forest"), Concept("dog", "grass")))
+    shown = dict(zip(BY_KEY, form.values_from(preset), strict=True))
+    rows = [["guitar", "forest", "object", ""], ["dog", "grass", "object", ""], ["piano", "", "object", ""]]
+    rows.append(["violin", "room", "object", ""])
+    values = list((shown | {"concepts": rows}).values())
+    assert form.left_over(form.recipe_from(values), values) == {0}
+    values = list((shown | {"about": ""}).values())  # as a program may send it
+    assert form.left_over(form.recipe_from(values), values) == set()
+
+
 def test_the_dial_turns_what_filled_the_form_and_comes_back():
     weights = KeepWeights(preserve=0.1, general=1e-4)
     recipe = Recipe(concepts=(Concept("cat", "forest"),), settings=MaceSettings(refine=weights, fuse=weights))
@@ -333,6 +344,7 @@ def test_a_kind_that_nobody_says_is_guessed():
     guessed = {
         "Ada Finch": "celebrity", "Claude Monet": "style", "Mickey Mouse": "celebrity", "Élodie Żak": "celebrity",
         "style of Monet": "style", "A painting by Monet": "style", "Monet style": "style", "Monet-style": "style",
+        "Van Gogh": "style", "Vincent van Gogh": "style", "Salvador Dalí": "style", "Monets garden": "object",
         "cat": "object", "sky": "object", "Big cat": "object", "stylesheet": "object",
     }  # fmt: skip
     assert {phrase: kinds.guess(f" {phrase} ", known) for phrase in guessed} == guessed

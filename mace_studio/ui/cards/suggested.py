@@ -1,7 +1,9 @@
-"""What the form suggests while it is filled: mappings for concepts that have none, and neighbours worth keeping."""
+"""What the form suggests while it is filled: mappings for concepts without one of their own, and neighbours to keep."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
 from typing import Any
 
 import gradio as gr
@@ -16,7 +18,7 @@ from mace_studio.ui.concept_text import Row
 from mace_studio.ui.gradio_compat import QUIET
 from mace_studio.ui.notices import readable
 
-ROWS, EACH, NEIGHBOURS = 3, 2, 6  # concepts without a mapping, mappings of each, neighbours
+ROWS, EACH, NEIGHBOURS = 3, 2, 6  # concepts without a mapping of their own, mappings of each, neighbours
 
 Update = dict[Any, Any]
 
@@ -55,18 +57,24 @@ class Suggested:
         self.mappings.pick(self.on_mapping, concepts, concepts, **QUIET)
         self.neighbours.pick(self.on_neighbour, preserve, preserve, **QUIET)
 
-    def update(self, recipe: Recipe) -> Update:
-        """What suits a recipe as it is typed."""
+    def update(self, recipe: Recipe, left_over: Collection[int] = ()) -> Update:
+        """What suits a recipe as it is typed.
+
+        Args:
+            recipe: that of the form.
+            left_over: places of concepts whose mapping came with another phrase.
+        """
         own = self.studio.vocabulary()
         known = vocabulary.known(own)
         texts: list[str] = []
         picks: list[list[Any]] = []
-        blank = [(i, c) for i, c in enumerate(recipe.concepts) if c.phrase.strip() and not c.mapping.strip()]
-        for i, concept in blank[:ROWS]:
-            for mapping in neighbours.mappings(concept, own.kinds if own else None)[:EACH]:
+        named = [(i, c) for i, c in enumerate(recipe.concepts) if c.phrase.strip()]
+        asked = [(i, c) for i, c in named if i in left_over or not c.mapping.strip()]
+        found = ((i, c, neighbours.mappings(c, own.kinds if own else None)) for i, c in asked)
+        for i, concept, mappings in islice((one for one in found if one[1].mapping not in one[2]), ROWS):
+            for mapping in mappings[:EACH]:
                 texts.append(f"{concept.phrase.strip()} → {mapping}")
                 picks.append([i, mapping])
-        named = any(concept.phrase.strip() for concept in recipe.concepts)
         near = neighbours.of(recipe, known, only=own is not None, count=NEIGHBOURS) if named else []
         erased = [prompts.image_prompt(c.phrase, c.kind) for c in recipe.concepts if c.phrase.strip()]
         kept = [prompts.image_prompt(p, prompts.kept_kind(p, recipe)) for p in recipe.preserve if recipe.concepts]

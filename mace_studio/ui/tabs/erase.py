@@ -145,7 +145,8 @@ class EraseTab:
             text = estimate_missing(notices.problem(error)["text"])
             return {self.job.start[0]: button, self.estimate: text}
         update: Update = {self.job.start[0]: button, self.estimate: self._estimate(recipe)}
-        update |= self.masks.status_of(sheet, recipe) | self.form.suggested.update(recipe)
+        update |= self.masks.status_of(sheet, recipe)
+        update |= self.form.suggested.update(recipe, form.left_over(recipe, values))
         if preset:
             update[self.form.preset_about] = self.form.preset_text(recipe, preset)
             update[self.form.use_preset] = gr.Button(interactive=True)
