@@ -517,6 +517,7 @@ def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(pag
 
     page.get_by_label("Select all").check()
     page.get_by_label("Kind of the selected concepts").select_option("style")
+    expect(page.get_by_label("Map the selected concepts to")).to_have_attribute("list", "known-mappings")
     page.get_by_label("Map the selected concepts to").fill("art")
     page.keyboard.press("Enter")
     expect(cell(page, 1, 1)).to_have_value("art")
