@@ -18,14 +18,12 @@ class Pair(Protocol):
 
 
 def folded(phrase: str) -> str:
-    """A phrase in the form in which equal phrases are equal: NFC, without case, one blank between words."""
+    """A phrase in the form in which phrases are equal that a tokenizer of Stable Diffusion reads alike.
+
+    That is NFC, without case, with one blank between words.
+    """
     composed = unicodedata.normalize("NFC", phrase)
     return unicodedata.normalize("NFC", " ".join(composed.casefold().split()))
-
-
-def same_phrase(first: str, second: str) -> bool:
-    """Whether two phrases differ in nothing that a tokenizer of Stable Diffusion sees."""
-    return folded(first) == folded(second)
 
 
 def distinct(phrases: Iterable[str]) -> list[str]:
