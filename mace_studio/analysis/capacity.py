@@ -13,7 +13,7 @@ from torch import Tensor
 from mace_studio import prompts
 from mace_studio.core import ridge, subspace
 from mace_studio.core.moments import Moments
-from mace_studio.progress import Progress, Report, silent, within
+from mace_studio.progress import Report, silent, within
 from mace_studio.recipe import Recipe
 from mace_studio.sd import grams, text
 from mace_studio.sd.model import Model
@@ -120,11 +120,11 @@ def _looked_at(model: Model, phrases: Sequence[tuple[str, str]], progress: Repor
     for start in range(0, len(phrases), grams.AT_ONCE):
         batch = phrases[start : start + grams.AT_ONCE]
         sentences = [prompts.image_prompt(phrase, kind) for phrase, kind in batch]
-        context_NTD = text.embed(model, sentences).cpu().double()
+        report = within(progress, "encode", "", start, len(phrases))
+        context_NTD = text.embed(model, sentences, report).cpu().double()
         places = [text.positions(model, s, phrase) for s, (phrase, _) in zip(sentences, batch, strict=True)]
         rows.append(torch.stack([context_TD[p].mean(dim=0) for context_TD, p in zip(context_NTD, places, strict=True)]))
         gram_DD += Moments.of(context_NTD.flatten(0, 1)).gram_DD
-        progress(Progress("encode", step=start + len(batch), total=len(phrases)))
     return torch.cat(rows), gram_DD
 
 

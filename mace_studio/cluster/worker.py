@@ -24,7 +24,7 @@ from mace_studio.masks import UserMasks
 from mace_studio.methods.mace import erase, fuse, refine, train_loras, training_images
 from mace_studio.methods.mace.own_tokens import OwnTokens
 from mace_studio.paths import BUILT_IN
-from mace_studio.progress import Progress, Report, timed
+from mace_studio.progress import Progress, Report, always, timed
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import judges
 from mace_studio.sd import model as sd_model
@@ -149,7 +149,8 @@ class Worker:
         pulls, own = {}, OwnTokens(model, recipe)
         if recipe.settings.fusion == "closed-form":
             for concept in recipe.concepts:
-                context_NTD = self._embeddings.of(prompts.about(concept)).context_NTD
+                at = always(report, Progress("lora", concept.phrase, step=1, total=1))
+                context_NTD = self._embeddings.of(prompts.about(concept), at).context_NTD
                 rows_ND = fuse.followed(context_NTD, own.positions(concept))
                 pulls[concept.phrase] = ridge.pulls(rows_ND, loras[concept.phrase].pairs)
         return number, Trained(loras, pulls, warnings)

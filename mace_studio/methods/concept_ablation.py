@@ -17,7 +17,7 @@ from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs, training
 from mace_studio.methods.settings import ConceptAblationSettings
 from mace_studio.methods.training import Masters, Prompts
-from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.progress import Progress, Report, always, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import projections
 from mace_studio.sd.model import Model
@@ -139,12 +139,13 @@ def _pairs(model: Model, recipe: Recipe, cache: Path | None, warnings: list[str]
     ]
     settings = ImageSettings(count, recipe.settings.image_steps, recipe.settings.image_guidance)
     latents_NCHW = training.images(model, wanted, settings, cache, warnings, progress)
+    on_batch = always(progress, Progress("images", step=len(wanted), total=len(wanted)))
     return [
         Pair(
             phrase=concept.phrase,
             latents_NCHW=latents_NCHW[i * count : (i + 1) * count],
-            anchor=Prompts.of(model, prompts.mapped(concept)),
-            concept=Prompts.of(model, prompts.about(concept)),
+            anchor=Prompts.of(model, prompts.mapped(concept), on_batch),
+            concept=Prompts.of(model, prompts.about(concept), on_batch),
         )
         for i, concept in enumerate(recipe.concepts)
     ]

@@ -13,7 +13,7 @@ from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs, training
 from mace_studio.methods.settings import EsdSettings
 from mace_studio.methods.training import Masters, Prompts
-from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.progress import Progress, Report, always, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import sampling
 from mace_studio.sd.model import Model
@@ -141,7 +141,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     Args:
         model: from `sd.model.load`.
         recipe: its concepts are read, one in each step, as bare names.
-        progress: told of stage "train" at every step, with the concept and its loss.
+        progress: told of stage "train", while the names are encoded and at every step, with the concept and its loss.
         cache: not needed: the images that are trained on come from the model in training.
 
     Raises:
@@ -152,7 +152,8 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     progress = timed(progress, {"train": 1.0})
     steps = settings.steps if settings.eta else 0
     copies = training.masters(model, parameters(model.unet, settings.select))
-    prompts, generator = Prompts.of(model, ["", *phrases]), torch.Generator().manual_seed(recipe.seed)
+    prompts = Prompts.of(model, ["", *phrases], always(progress, Progress("train", total=steps)))
+    generator = torch.Generator().manual_seed(recipe.seed)
 
     def losses() -> tuple[str, Iterable[Tensor]]:
         number, j = training.one_of(len(phrases), generator), training.one_of(GRID, generator)

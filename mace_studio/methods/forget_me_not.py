@@ -144,7 +144,9 @@ def _subjects(
         every = always(report, Progress("images", step=len(wanted), total=len(wanted)))
         doubts = known.doubts(model, concepts, latents_CNCHW, warnings, every)
         warnings += [f"{said} {known.REMEDY}" for said in doubts.values()]
-    subjects = []
+    # Textual inversion reports by itself, between one sentence and the next.
+    subjects, first = [], Progress("train", total=len(concepts) * settings.steps)
+    on_batch = silent if settings.inversion_steps else always(report, first)
     for i, (concept, latents_NCHW) in enumerate(zip(concepts, latents_CNCHW, strict=True)):
         before, total = i * settings.inversion_steps, len(concepts) * settings.inversion_steps
         part = within(report, "tokens", concept.phrase, before, total)
@@ -153,7 +155,7 @@ def _subjects(
             phrase = " ".join([PLACEHOLDER] * settings.inversion_tokens)
             learned_KD = _invert(model, concept, latents_NCHW, settings, generator, part)
         sentence = _sentence(concept, phrase)
-        read = Prompts.of(model, [sentence])
+        read = Prompts.of(model, [sentence], on_batch)
         if learned_KD is not None:
             places = _places(model, concept, settings.inversion_tokens)
             with torch.no_grad():

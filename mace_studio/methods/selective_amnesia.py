@@ -17,7 +17,7 @@ from mace_studio.erasure import Erasure
 from mace_studio.methods import esd, inputs, training
 from mace_studio.methods.settings import SelectiveAmnesiaSettings
 from mace_studio.methods.training import Masters, Prompts
-from mace_studio.progress import Progress, Report, silent, timed
+from mace_studio.progress import Progress, Report, always, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import files, grams
 from mace_studio.sd.model import Model
@@ -204,10 +204,12 @@ def _images(
     shown = ImageSettings(len(wanted), settings.image_steps, settings.image_guidance)
     latents_NCHW = training.images(model, wanted, shown, cache, warnings, report)
     count = len(concepts)
-    own = Prompts.of(model, [prompts.image_prompt(c.phrase, c.kind) for c in concepts])
+    on_batch = always(report, Progress("images", step=len(wanted), total=len(wanted)))
+    own = Prompts.of(model, [prompts.image_prompt(c.phrase, c.kind) for c in concepts], on_batch)
+    other = Prompts.of(model, replayed, on_batch)
     return (
         Images(phrases=[c.phrase for c in concepts], latents_NCHW=latents_NCHW[:count], prompts=own),
-        Images(phrases=[""] * len(replayed), latents_NCHW=latents_NCHW[count:], prompts=Prompts.of(model, replayed)),
+        Images(phrases=[""] * len(replayed), latents_NCHW=latents_NCHW[count:], prompts=other),
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mace_studio.errors import ModelError, NotFinite
-from mace_studio.progress import Progress, Report, within
+from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.sd import conditions, finite, lora, sampling, text
 from mace_studio.sd.model import Model
 from mace_studio.sd.sampling import TrainingImage
@@ -37,14 +37,15 @@ class Prompts:
     pooled_NP: Tensor | None = None
 
     @staticmethod
-    def of(model: Model, sentences: Sequence[str]) -> Prompts:
+    def of(model: Model, sentences: Sequence[str], progress: Report = silent) -> Prompts:
         """Sentences as the model's text encoders read them.
 
         Args:
             model: its text encoders read them.
             sentences: N of them.
+            progress: as in `text.encode`.
         """
-        return Prompts(*text.encode(model, sentences))
+        return Prompts(*text.encode(model, sentences, progress))
 
     def rows(self, numbers: Sequence[int]) -> Prompts:
         """Some of the sentences, in this order; one may come several times.

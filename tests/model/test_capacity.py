@@ -11,8 +11,9 @@ from mace_studio.core import ridge
 from mace_studio.methods.mace import refine
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import estimate
+from mace_studio.sd import text
 from mace_studio.settings import KeepWeights
-from tests.steps import untouched
+from tests.steps import cancelled, untouched
 
 KEEP = KeepWeights(preserve=1.0, identity=1.0)
 PEOPLE = Recipe(
@@ -35,6 +36,14 @@ def test_a_few_people_take_few_directions_and_the_condition_is_about_that_of_the
 
 def test_a_method_without_keep_weights_has_no_condition(model):
     assert capacity.measure(model, replace(PEOPLE, method="uce", settings=None), None).condition is None
+
+
+def test_it_is_cancelled_after_one_batch_of_sentences(model):
+    many = replace(PEOPLE, preserve=[f"Ada Wren {i}" for i in range(2 * text.BATCH)])
+    with untouched(model), cancelled(lambda event: event.step > 3) as progress:
+        capacity.measure(model, many, None, progress)
+    assert {event.stage for event in progress.seen} == {"encode"}
+    assert [(event.step, event.total) for event in progress.seen] == [(3, 67), (35, 67)]
 
 
 def test_too_little_to_keep_is_an_infinite_condition(model):

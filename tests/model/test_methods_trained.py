@@ -13,8 +13,9 @@ from mace_studio.errors import FileError, ModelError, NotFinite
 from mace_studio.methods import METHODS, esd, forget_me_not, training
 from mace_studio.methods.settings import EsdSettings
 from mace_studio.methods.training import Prompts
+from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.sd import attention_hooks, projections
+from mace_studio.sd import attention_hooks, projections, text
 from mace_studio.sd import model as sd_model
 from tests.steps import cancelled, untouched
 
@@ -81,9 +82,29 @@ def test_without_strength_or_steps_the_weights_come_back_bit_for_bit(small, name
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_cancelling_at_the_first_step_restores_the_model(small, name):
-    with untouched(small), cancelled(lambda event: event.stage == "train") as progress:
+    with untouched(small), cancelled(lambda event: event.loss is not None) as progress:
         METHODS[name].erase(small, recipe_of(name), progress)
-    assert progress.seen[-1].step == 1 and progress.seen[-1].loss is not None
+    assert progress.seen[-1].stage == "train" and progress.seen[-1].step == 1
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_it_is_cancelled_after_one_batch_of_sentences(small, name, monkeypatch):
+    read, encode_prompt = [], small.pipeline.encode_prompt
+
+    def encode(*args, **options):
+        read.extend([options["prompt"]] if "prompt" in options else [])  # the pipeline's own are without a keyword
+        return encode_prompt(*args, **options)
+
+    def cancel(event):
+        if read:
+            raise Cancelled
+
+    monkeypatch.setattr(small.pipeline, "encode_prompt", encode)
+    # ESD reads the names of all concepts at once.
+    concepts = [Concept(f"cat {i}", "forest") for i in range(text.BATCH)] if name == "esd" else CONCEPTS
+    with untouched(small), pytest.raises(Cancelled):
+        METHODS[name].erase(small, recipe_of(name, concepts), cancel)
+    assert len(read) == 1 and len(read[0]) <= text.BATCH
 
 
 def test_the_loss_of_an_esd_step_is_the_equation(small):
