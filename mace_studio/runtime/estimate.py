@@ -101,7 +101,7 @@ def estimate(
         forwards = work.images * work.image_steps * (2 if work.guidance > 1 else 1)
         forwards += steps
         return Estimate(concepts=concepts, prompts=sentences, unet_forwards=forwards, memory=memory, crowded=crowded)
-    read = costs.sentences(recipe, cache)
+    read = costs.sentences(recipe, cache, work.captions, work.sentences)
     halves, image_steps = costs.halves if work.guidance > 1 else 1, min(work.image_steps, costs.most_steps)
     samples, trained = work.images * image_steps * halves, min(work.side_by_side, work.at_once) if steps else 0
     return Estimate(

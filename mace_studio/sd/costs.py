@@ -14,7 +14,6 @@ import torch
 
 from mace_studio import prompts
 from mace_studio.caption_files import read_captions
-from mace_studio.methods import find
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.recipe import Recipe
 from mace_studio.sd import grams, lora, sampling, text
@@ -47,7 +46,13 @@ class Line:
 
     @staticmethod
     def through(one: float, count: int, several: float) -> Line:
-        """Through the seconds of one and of `count` at once; the same of both where only one was timed."""
+        """Through the seconds of a step of one and of `count` at once; level where only one was timed.
+
+        Args:
+            one: seconds of a step of one.
+            count: how many go through one forward in the other step.
+            several: seconds of that step.
+        """
         if count == 1 or several == one:
             return Line(0.0, one)
         each = min(max((several - one) / (count - 1), 0.0), one)
@@ -86,15 +91,20 @@ class Costs:
     gram: str
     fingerprint: str
 
-    def sentences(self, recipe: Recipe, cache: Path) -> int:
+    def sentences(self, recipe: Recipe, cache: Path, general: bool, encoded: int | None = None) -> int:
         """Sentences that a run encodes, if all of its prompts fit into memory.
 
-        Of the general captions, if a weight asks for them, and of the preserve list only where the cache has no Gram.
+        Those of the general captions and of the preserve list count only where the cache has no Gram.
+
+        Args:
+            recipe: as it will be run.
+            cache: folder of the Grams.
+            general: whether the run asks for the general captions.
+            encoded: how many sentences the run encodes beside those; None for those of MACE.
         """
-        work = find(recipe.method).work(recipe)
-        captions = 0 if not work.captions or (cache / self.gram).exists() else self.captions
-        if work.sentences is not None:
-            return work.sentences + captions
+        captions = 0 if not general or (cache / self.gram).exists() else self.captions
+        if encoded is not None:
+            return encoded + captions
         preserved = list(prompts.preserved(recipe))
         known = (cache / grams.file_name("preserve", self.fingerprint, preserved)).exists()
         return prompts.count(recipe) + captions - len(preserved) * known

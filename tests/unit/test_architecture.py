@@ -34,7 +34,7 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ("neighbours",): ({"phrases", "recipe"}, set()),
     ("masks", "erasure_header"): (ASKED, {"numpy", "PIL", "safetensors"}),
     ("core",): ({"errors"}, {"torch"}),
-    ("sd",): ({"core", "miniature.judge", *ASKED, *TABLE}, MODELS),
+    ("sd",): ({"core", "miniature.judge", *ASKED}, MODELS),
     ("erasure",): ({"sd", "core", *ASKED, *TABLE}, {"torch", "safetensors"}),
     ("methods",): ({"sd", "core", "erasure", *ASKED}, NUMBERS),
     ("analysis", "evaluation", "exports"): (
@@ -174,6 +174,7 @@ def test_a_dataclass_takes_at_most_four_fields_by_position():
         ("mace_studio.methods.uce", "from mace_studio.analysis import compare", ["mace_studio.analysis.compare"]),
         ("mace_studio.methods.mace.erase", "import diffusers", ["diffusers"]),
         ("mace_studio.sd.lora", "from mace_studio.methods.mace import erase", ["mace_studio.methods.mace.erase"]),
+        ("mace_studio.sd.costs", "from mace_studio.methods import find", ["mace_studio.methods"]),
         ("mace_studio.cli", "from mace_studio import erasure", ["mace_studio.erasure"]),
         ("app", "from mace_studio.core import ridge", ["mace_studio.core.ridge"]),
         ("mace_studio.core.ridge", "if TYPE_CHECKING:\n    import numpy\nelse:\n    import scipy", ["scipy"]),
