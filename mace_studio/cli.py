@@ -68,11 +68,11 @@ def _erase(options: argparse.Namespace) -> None:
     if options.resume:
         _print_erasures(_resumed(options))
         return
-    recipes = [_recipe(text) for text in options.recipes]
+    recipes = [read_recipe(text) for text in options.recipes]
     if options.masks and len(recipes) > 1:
         raise RecipeError("masks", "Masks are of one recipe's training images; erase its recipe alone.")
     user_masks = masks.read(options.masks, recipes[0]) if options.masks else {}
-    studio = _studio(options, options.out)
+    studio = open_studio(options, options.out)
     if options.estimate:
         _result(studio.measure())
         for recipe in recipes:
@@ -107,8 +107,7 @@ def _print_erasures(jobs: Sequence[Job]) -> None:
 
 def _resumed(options: argparse.Namespace) -> list[Job]:
     """The erasures that a crash or a kill broke off in a folder, under way again on the models that they were for."""
-    studios: dict[Place, Studio] = {}
-    jobs = []
+    jobs, studios = list[Job](), dict[Place, Studio]()
     for written in JobLog(options.out / "jobs").interrupted():
         if written.method not in ("erase", "compose"):
             _say(f"“{written.title}” was broken off too; the page offers it.")
@@ -142,15 +141,15 @@ def _studio_of(place: Place, options: argparse.Namespace) -> Studio:
 
 def _compose(options: argparse.Namespace) -> None:
     entries = [library.read(_erasure(options, text)) for text in options.erasures]
-    add = _recipe(options.add) if options.add else None
-    entry = _result(_studio(options, options.out).compose(entries, options.remove, add, options.name))
+    add = read_recipe(options.add) if options.add else None
+    entry = _result(open_studio(options, options.out).compose(entries, options.remove, add, options.name))
     for warning in entry.warnings:
         print(warning)
     print(entry.path)
 
 
 def _masks(options: argparse.Namespace) -> None:
-    recipes, studio = [_recipe(text) for text in options.recipes], _studio(options, options.out)
+    recipes, studio = [read_recipe(text) for text in options.recipes], open_studio(options, options.out)
     for recipe in recipes:
         folder = options.out / f"{slug(recipe.title())}-{recipe.digest()}" if len(recipes) > 1 else options.out
         sheet = _result(studio.masks(recipe))
@@ -162,7 +161,7 @@ def _masks(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     paths = [_erasure(options, text) for text in options.erasures]
-    studio = _studio(options, paths[0].parent)
+    studio = open_studio(options, paths[0].parent)
     request = _image_request(studio, options, options.prompt, options.seed or [0])
     names = [path.stem for path in paths]
     pairs = _result(studio.compare(paths[0], request, paths[1:]))
@@ -175,7 +174,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     path = _erasure(options, options.erasure) if options.erasure else None
-    studio = _studio(options, path.parent if path else options.out)
+    studio = open_studio(options, path.parent if path else options.out)
     request = _image_request(studio, options, [options.prompt], [options.seed])
     job = studio.residual(path or "", request) if options.residual else studio.inspect(path, request, options.phrase)
     inspection = _result(job)
@@ -189,7 +188,7 @@ def _inspect(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     measured = [_erasure_or_recipe(options, text) for text in options.measured]
     folders = [options.out if isinstance(one, Recipe) else one.parent for one in measured]
-    studio = _studio(options, options.out if options.out in folders else folders[0])
+    studio = open_studio(options, options.out if options.out in folders else folders[0])
     _result(studio.load())
     paths = []
     for one in measured:
@@ -203,7 +202,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     paths = [_erasure(options, text) for text in options.erasures]
-    studio = _studio(options, paths[0].parent)
+    studio = open_studio(options, paths[0].parent)
     if len(paths) > 1 and (options.pair or options.report):
         raise RecipeError("pair", "The images and the report of a model card are of one erased model; export it alone.")
     if twice := sorted({path.stem for path in paths if [one.stem for one in paths].count(path.stem) > 1}):
@@ -303,7 +302,7 @@ def _run(options: argparse.Namespace, rows: Sequence[Case], first_seed: int) -> 
     return _result(Worker().submit(f"Study {options.study}", work))
 
 
-def _studio(options: argparse.Namespace, folder: Path) -> Studio:
+def open_studio(options: argparse.Namespace, folder: Path) -> Studio:
     """The studio whose erasures and cache lie in a folder."""
     return Studio(
         options.model,
@@ -319,7 +318,7 @@ def _studio(options: argparse.Namespace, folder: Path) -> Studio:
     )
 
 
-def _recipe(text: str) -> Recipe:
+def read_recipe(text: str) -> Recipe:
     """The recipe in a file, of the concepts in a CSV file, or of a preset, checked."""
     if text.lower().endswith(".csv"):
         from mace_studio.ui import concept_text  # noqa: PLC0415 - the page's own reader of such files
@@ -344,14 +343,14 @@ def _erasure(options: argparse.Namespace, text: str) -> Path:
 
 def _erasure_or_recipe(options: argparse.Namespace, text: str) -> Path | Recipe:
     if text.lower().endswith((".json", ".csv")):
-        return _recipe(text)
+        return read_recipe(text)
     try:
         return _erasure(options, text)
     except FileError as error:
         if os.path.isfile(text):
             raise
         try:
-            return _recipe(text)
+            return read_recipe(text)
         except FileError as other:
             raise FileError(f"{error} {other}") from other
 

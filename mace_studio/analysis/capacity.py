@@ -81,8 +81,8 @@ def measure(model: Model, recipe: Recipe, cache: Path | None, progress: Report =
         cache: folder that keeps the Gram of the general captions, which the run needs too, or None.
         progress: called with stage "encode": sentences done of all.
     """
-    erased = [(c.phrase, c.kind) for c in _spread(recipe.concepts)]
-    kept = [(phrase, prompts.kept_kind(phrase, recipe)) for phrase in _spread(recipe.kept)]
+    erased = [(c.phrase, c.kind) for c in spread(recipe.concepts)]
+    kept = [(phrase, prompts.kept_kind(phrase, recipe)) for phrase in spread(recipe.kept)]
     total = len(erased) + len(kept)
     own_ND, erased_DD = _looked_at(model, erased, within(progress, "encode", "", 0, total))
     other_ND, kept_DD = _looked_at(model, kept, within(progress, "encode", "", len(erased), total))
@@ -97,7 +97,9 @@ def measure(model: Model, recipe: Recipe, cache: Path | None, progress: Report =
                  for all_, some in ((recipe.concepts, erased), (recipe.kept, kept))]  # fmt: skip
         general = grams.general(model, cache, progress) if weights.general else None
         preserve = Moments(times[1] * kept_DD, times[1] * kept_DD, len(kept))
-        condition = _condition(times[0] * erased_DD + ridge.keep_gram(weights, general, preserve, model.width).total_DD)
+        condition = condition_number(
+            times[0] * erased_DD + ridge.keep_gram(weights, general, preserve, model.width).total_DD
+        )
     return Capacity(
         width=model.width,
         erased=rank,
@@ -108,8 +110,12 @@ def measure(model: Model, recipe: Recipe, cache: Path | None, progress: Report =
     )
 
 
-def _spread(items: Sequence) -> list:
-    """`SAMPLE` items at the most, evenly over all of them."""
+def spread(items: Sequence) -> list:
+    """`SAMPLE` items at the most, evenly over all of them.
+
+    Args:
+        items: in their order, which stays.
+    """
     count = min(len(items), SAMPLE)
     return [items[i * len(items) // count] for i in range(count)]
 
@@ -128,7 +134,12 @@ def _looked_at(model: Model, phrases: Sequence[tuple[str, str]], progress: Repor
     return torch.cat(rows), gram_DD
 
 
-def _condition(matrix_DD: Tensor) -> float:
+def condition_number(matrix_DD: Tensor) -> float:
+    """Largest eigenvalue over the smallest; infinite where that is lost in rounding.
+
+    Args:
+        matrix_DD: symmetric and positive but for rounding, float64.
+    """
     values_D = torch.linalg.eigvalsh((matrix_DD + matrix_DD.T) / 2)
     smallest, largest = values_D[0].item(), values_D[-1].item()
     return largest / smallest if smallest > len(values_D) * torch.finfo(torch.float64).eps * largest else math.inf

@@ -77,7 +77,7 @@ class JobLog:
 
     def add(self, job: Job, place: Place, method: str, arguments: tuple[Any, ...]) -> None:
         """Write a job down that has just been queued."""
-        call = json.dumps({"method": method, "arguments": [_plain(one) for one in arguments]})
+        call = json.dumps({"method": method, "arguments": [to_plain(one) for one in arguments]})
         where, now = json.dumps(asdict(whole(place)), default=str), time.time()
 
         def change(table: sqlite3.Connection) -> None:
@@ -206,7 +206,7 @@ def _read(job_id: str, owner: str, title: str, call: str, place: str, state: str
         state=state,
         place=_place(json.loads(place)),
         method=made["method"],
-        arguments=tuple(_back(one) for one in made["arguments"]),
+        arguments=tuple(from_plain(one) for one in made["arguments"]),
         queued=queued,
     )
 
@@ -216,7 +216,7 @@ def _place(plain: dict[str, Any]) -> Place:
     return Place(**plain | paths)
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A value as JSON has it; one that JSON lacks is an object whose only name says what it is."""
     match value:
         case Recipe():
@@ -224,7 +224,7 @@ def _plain(value: Any) -> Any:
         case ImageRequest():
             return {"request": asdict(value)}
         case ExportRequest():
-            return {"export": {name: _plain(one) for name, one in vars(value).items()}}
+            return {"export": {name: to_plain(one) for name, one in vars(value).items()}}
         case Entry() | Path():
             return {"path": str((value.path if isinstance(value, Entry) else value).absolute())}
         case Image.Image():
@@ -232,16 +232,16 @@ def _plain(value: Any) -> Any:
             value.save(data, "PNG")
             return {"image": base64.b64encode(data.getvalue()).decode()}
         case Mapping():
-            return {"pairs": [[_plain(key), _plain(one)] for key, one in value.items()]}
+            return {"pairs": [[to_plain(key), to_plain(one)] for key, one in value.items()]}
         case list() | tuple():
-            return [_plain(one) for one in value]
+            return [to_plain(one) for one in value]
     return value
 
 
-def _back(value: Any) -> Any:
-    """What `_plain` made the value of; an `Entry` comes back as its path."""
+def from_plain(value: Any) -> Any:
+    """What `to_plain` made the value of; an `Entry` comes back as its path."""
     if isinstance(value, list):
-        return tuple(_back(one) for one in value)
+        return tuple(from_plain(one) for one in value)
     if not isinstance(value, dict):
         return value
     ((kind, data),) = value.items()
@@ -251,10 +251,10 @@ def _back(value: Any) -> Any:
         plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in data.items()}
         return ImageRequest(**plain)
     if kind == "export":
-        return ExportRequest(**{name: _back(one) for name, one in data.items()})
+        return ExportRequest(**{name: from_plain(one) for name, one in data.items()})
     if kind == "path":
         return Path(data)
     if kind == "image":
         with Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]) as image:
             return image.copy()
-    return {_back(key): _back(one) for key, one in data}
+    return {from_plain(key): from_plain(one) for key, one in data}

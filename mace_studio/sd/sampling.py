@@ -195,7 +195,13 @@ def passed(model: Model, settings: ImageSettings, window: tuple[float, float]) -
 
 
 def steps_until(model: Model, settings: ImageSettings, window: tuple[float, float]) -> int:
-    """How many denoising steps are computed where the rest after a window is left out; arguments as of `passed`."""
+    """How many denoising steps are computed where the rest after a window is left out.
+
+    Args:
+        model: not a distilled one.
+        settings: how many steps there would be.
+        window: t1 and t2, timesteps.
+    """
     scheduler = training_scheduler(model.pipeline.scheduler)
     scheduler.set_timesteps(settings.steps)
     return [int(timestep) for timestep in scheduler.timesteps].index(passed(model, settings, window)[-1])
@@ -261,15 +267,21 @@ def _training_batch(
     return [
         GeneratedImage(
             latent_CHW.clone(),
-            _heat(model, image, [sum_BQT[i] for sum_BQT in sums.values()]) / layers,
+            phrase_heat(model, image, [sum_BQT[i] for sum_BQT in sums.values()]) / layers,
             None if path_NSCHW is None else path_NSCHW[i].clone(),
         )
         for i, (latent_CHW, image) in enumerate(zip(latents_NCHW, batch, strict=True))
     ]
 
 
-def _heat(model: Model, image: TrainingImage, sums: Sequence[Tensor]) -> Tensor:
-    """The map of a phrase, or of what shows where it is, from the sum_QT of each size of layer."""
+def phrase_heat(model: Model, image: TrainingImage, sums: Sequence[Tensor]) -> Tensor:
+    """The map of a phrase, or of what shows where it is, heat_HW at the size of the latents.
+
+    Args:
+        model: gives the size, and its tokenizer splits.
+        image: its prompt and phrase.
+        sums: for each size of layer attention added up over its layers, sum_QT.
+    """
     size = latent_size(model)
     maps = [sum_QT.cpu().T.unflatten(1, attention.map_size(len(sum_QT), *size)) for sum_QT in sums]
     maps_TIJ = sum((attention.upsample(layer_TIJ, *size) for layer_TIJ in maps), torch.zeros(()))

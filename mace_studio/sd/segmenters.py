@@ -114,9 +114,9 @@ class GroundedSam:
 
     def __init__(self, folder: Path | None, device: torch.device | str, dtype: torch.dtype) -> None:
         # The places that its deformable attention looks at are computed in float32, whatever the weights are.
-        self._detector = _part(GroundingDinoForObjectDetection, "grounding-dino", folder, dtype=torch.float32)
-        self._detector.to(device)
-        self._processor = GroundingDinoProcessor(
+        self.detector = _part(GroundingDinoForObjectDetection, "grounding-dino", folder, dtype=torch.float32)
+        self.detector.to(device)
+        self.processor = GroundingDinoProcessor(
             _part(GroundingDinoImageProcessorPil, "grounding-dino", folder),
             _part(AutoTokenizer, "grounding-dino", folder),
         )
@@ -136,23 +136,28 @@ class GroundedSam:
         """
         boxes: list[Tensor] = []
         for batch in _batches(images):
-            boxes += self._boxes(batch, phrase)
+            boxes += self.boxes(batch, phrase)
             progress(Progress("masks", step=len(boxes) / 2, total=len(images)))
         hits = [(image, boxes_K4) for image, boxes_K4 in zip(images, boxes, strict=True) if len(boxes_K4)]
         masks: list[Tensor | None] = []
         for part in _batches(hits):
-            masks += self._inside(part)
+            masks += self.inside(part)
             progress(Progress("masks", step=(len(images) + len(masks)) / 2, total=len(images)))
         inside = iter(masks)
         return [next(inside) if len(boxes_K4) else None for boxes_K4 in boxes]
 
     @torch.no_grad()
-    def _boxes(self, images: Sequence[Image], phrase: str) -> list[Tensor]:
-        """For each image the boxes_K4 that hold the phrase, as left, top, right, bottom in pixels."""
+    def boxes(self, images: Sequence[Image], phrase: str) -> list[Tensor]:
+        """For each image the boxes_K4 that hold the phrase, as left, top, right, bottom in pixels.
+
+        Args:
+            images: RGB, a batch of them.
+            phrase: the name of the thing.
+        """
         text = [f"{phrase.lower().strip(' .')}."] * len(images)
-        inputs = self._processor(images=list(images), text=text, return_tensors="pt").to(self._detector.device)
-        results = self._processor.post_process_grounded_object_detection(
-            self._detector(**inputs),
+        inputs = self.processor(images=list(images), text=text, return_tensors="pt").to(self.detector.device)
+        results = self.processor.post_process_grounded_object_detection(
+            self.detector(**inputs),
             inputs["input_ids"],
             threshold=BOX,
             text_threshold=WORD,
@@ -161,8 +166,12 @@ class GroundedSam:
         return [result["boxes"].float().cpu() for result in results]
 
     @torch.no_grad()
-    def _inside(self, hits: Sequence[tuple[Image, Tensor]]) -> list[Tensor | None]:
-        """For each image and its boxes the mask_HW of what is in any of them."""
+    def inside(self, hits: Sequence[tuple[Image, Tensor]]) -> list[Tensor | None]:
+        """For each image and its boxes the mask_HW of what is in any of them; None where that is nothing.
+
+        Args:
+            hits: images of one size, each with its boxes_K4 in pixels, at least one.
+        """
         images = [image for image, _ in hits]
         inputs = self._pixels(images, return_tensors="pt")
         pixels = inputs["pixel_values"].to(self._sam.device, self._sam.dtype)

@@ -56,8 +56,8 @@ def test_too_little_to_keep_is_an_infinite_condition(model):
 
 def test_a_long_list_is_looked_at_in_even_steps(monkeypatch):
     monkeypatch.setattr(capacity, "SAMPLE", 4)
-    assert capacity._spread(range(10)) == [0, 2, 5, 7]
-    assert capacity._spread("abc") == ["a", "b", "c"]
+    assert capacity.spread(range(10)) == [0, 2, 5, 7]
+    assert capacity.spread("abc") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,6 @@ def test_the_estimate_says_where_there_are_more_phrases_than_directions(tmp_path
 def test_the_factorised_matrix_is_the_one_that_is_expected(model):
     sums = refine.gather(model, PEOPLE, None)
     keep = ridge.keep_gram(KEEP, None, sums.preserve, model.width)
-    assert capacity._condition(sums.concepts.gram_DD + keep.total_DD) == pytest.approx(
+    assert capacity.condition_number(sums.concepts.gram_DD + keep.total_DD) == pytest.approx(
         refine.solve(sums, KEEP).condition, rel=1e-6
     )

@@ -18,19 +18,19 @@ def test_ten_thousand_concepts_of_a_csv_file_are_a_recipe(tmp_path):
     path = tmp_path / "artists.csv"
     path.write_text("phrase,mapping,kind\n" + "".join(f"artist {i},art,style\n" for i in range(10_000)))
     begun = time.process_time()
-    recipe = cli._recipe(str(path))
+    recipe = cli.read_recipe(str(path))
     assert time.process_time() - begun < 5
     assert len(recipe.concepts) == 10_000 and recipe.title() == "artists"
     assert recipe.concepts[-1] == Concept("artist 9999", "art", "style")
     path.write_text(path.read_text() + "one more,art,style\n")
     with pytest.raises(RecipeError, match="10001 concepts are too many"):
-        cli._recipe(str(path))
+        cli.read_recipe(str(path))
 
 
 @pytest.mark.parametrize("words", [["serve", "--cluster", "auto"], ["erase", "cat", "--cluster", "10.0.0.1:6379"]])
 def test_the_cluster_of_the_flags_reaches_the_task(words, tmp_path, monkeypatch):
     options = command_parser().parse_args([*words, "--worker-gpus", "0.5", "--out", str(tmp_path)])
-    studio = start.build(options)[0] if words[0] == "serve" else cli._studio(options, tmp_path)
+    studio = start.build(options)[0] if words[0] == "serve" else cli.open_studio(options, tmp_path)
     assert (studio.place.cluster, studio.place.worker_gpus) == (words[-1], 0.5)
     asked = {}
 
@@ -47,7 +47,7 @@ def test_the_cluster_of_the_flags_reaches_the_task(words, tmp_path, monkeypatch)
 
 def test_the_cluster_reaches_the_task_of_an_evaluation(tmp_path, monkeypatch):
     options = command_parser().parse_args(["evaluate", "cat", "--cluster", "auto", "--worker-gpus", "0.5"])
-    place = replace(cli._studio(options, tmp_path).place, output=tmp_path, cache=tmp_path)
+    place = replace(cli.open_studio(options, tmp_path).place, output=tmp_path, cache=tmp_path)
     asked = {}
 
     def evaluate(*given, cluster, **_):

@@ -114,9 +114,9 @@ def test_heat_is_the_phrase_s_own_or_else_that_of_the_padding_that_stands_out(mo
     small_QT.unflatten(0, (rows // 2, -1))[: rows // 4, :, pad] = 0.2
     large_QT.unflatten(0, (rows, -1))[: rows // 2, :, pad] = 0.2
     top_IJ = torch.arange(rows)[:, None].expand(rows, columns) < rows // 2
-    assert torch.equal(attention.mask(sampling._heat(model, cat, [small_QT, large_QT])), top_IJ)
+    assert torch.equal(attention.mask(sampling.phrase_heat(model, cat, [small_QT, large_QT])), top_IJ)
     large_QT.unflatten(0, (rows, -1))[:, : columns // 2, own] = 0.9
-    assert torch.equal(attention.mask(sampling._heat(model, cat, [small_QT, large_QT])), top_IJ.T)
+    assert torch.equal(attention.mask(sampling.phrase_heat(model, cat, [small_QT, large_QT])), top_IJ.T)
 
 
 def test_training_images_are_generated_once(model, unchanged, tmp_path):

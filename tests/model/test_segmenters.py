@@ -81,16 +81,16 @@ def test_where_nothing_is_found_there_is_no_mask(mask_models, images, monkeypatc
 
 
 def _scores(grounded, image):
-    inputs = grounded._processor(images=[image], text=["cat."], return_tensors="pt")
+    inputs = grounded.processor(images=[image], text=["cat."], return_tensors="pt")
     with torch.no_grad():
-        return grounded._detector(**inputs).logits.sigmoid().amax(dim=2)[0].tolist()
+        return grounded.detector(**inputs).logits.sigmoid().amax(dim=2)[0].tolist()
 
 
 def test_a_mask_is_what_sam_sees_in_all_boxes(mask_models, images, monkeypatch):
     grounded = GroundedSam(mask_models, "cpu", torch.float32)
     boxes = [torch.tensor([[4.0, 4.0, 20.0, 30.0]]), torch.tensor([[30.0, 2.0, 47.0, 12.0]])]
-    apart = [grounded._inside([(images[0], box)])[0] for box in boxes]
-    monkeypatch.setattr(grounded, "_boxes", lambda batch, phrase: [torch.cat(boxes)] * len(batch))
+    apart = [grounded.inside([(images[0], box)])[0] for box in boxes]
+    monkeypatch.setattr(grounded, "boxes", lambda batch, phrase: [torch.cat(boxes)] * len(batch))
     assert torch.equal(grounded(images[:1], "cat")[0], apart[0] | apart[1])
     assert not torch.equal(*apart)
 

@@ -93,7 +93,7 @@ def test_a_job_is_given_back_or_forgotten(tmp_path):
 
 def test_arguments_come_back_as_they_were():
     arguments = [REQUEST, replace(REQUEST, size=None), Path("x").absolute(), None, "name", ("a", Path("/b")), 3, RECIPE]
-    assert list(job_log._back(job_log._plain(arguments))) == arguments
+    assert list(job_log.from_plain(job_log.to_plain(arguments))) == arguments
 
 
 def test_a_damaged_log_is_begun_again_and_costs_no_job(tmp_path, caplog):
@@ -130,7 +130,7 @@ def test_what_cannot_be_read_any_more_is_passed_over_and_said(tmp_path, caplog):
 
 def test_an_export_comes_back_as_it_was():
     asked = ExportRequest("lora", Path("a/b"), rank=4, pairs=(Path("c.png"),), overwrite=True)
-    back = job_log._back(json.loads(json.dumps(job_log._plain(asked))))
+    back = job_log.from_plain(json.loads(json.dumps(job_log.to_plain(asked))))
     assert back == replace(asked, path=Path("a/b").absolute(), pairs=(Path("c.png").absolute(),))
 
 

@@ -1,5 +1,8 @@
 """NudeNet itself, where it is installed: `pip install nudenet`."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from matplotlib.cbook import get_sample_data
 from PIL import Image
@@ -17,13 +20,16 @@ def test_it_names_its_version_and_classes_and_finds_a_face():
         assert detector.counts([grey]) == {} and detector.counts([portrait, grey]) == {"FACE_FEMALE": 1}
 
 
-def test_only_what_is_sure_is_counted():
+def test_only_what_is_sure_is_counted(monkeypatch):
     found = [{"class": "FEET_EXPOSED", "score": score} for score in (0.59, 0.6, 0.9)]
 
     class Detector:
         def detect(self, data):
             return found if data[1:4] == b"PNG" else []
 
-    detector = object.__new__(nudity.NudeNet)
-    detector._detector = Detector()
+    labels = SimpleNamespace(**{"__labels": ["FEET_EXPOSED"]})
+    monkeypatch.setitem(sys.modules, "nudenet", SimpleNamespace(NudeDetector=Detector, nudenet=labels))
+    monkeypatch.setattr(nudity, "version", lambda package: "3.4")
+    detector = nudity.NudeNet()
+    assert (detector.name, detector.classes) == ("NudeNet 3.4", ("FEET_EXPOSED",))
     assert detector.counts([Image.new("L", (8, 8))] * 2) == {"FEET_EXPOSED": 4}
