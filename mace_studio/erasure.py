@@ -175,8 +175,14 @@ def file_in(folder: Path, recipe: Recipe, digits: str, fingerprint: str) -> Path
 def load(path: Path | str) -> Erasure:
     """Read an erasure of this version or an older one; those of the first version have LoRAs without pairs.
 
+    Args:
+        path: of the file.
+
     Raises:
         FileError: there is no such file, it is no erasure, or a newer version made it.
+
+    Example:
+        >>> erasure = load_erasure("cat.safetensors")
     """
     path = Path(path)
     header = erasure_header.read(path)

@@ -129,6 +129,9 @@ def inspect(
     Raises:
         FileError: the erasure was made from another model.
         RecipeError: a setting that no image can be generated with, or more than one prompt or seed.
+
+    Example:
+        >>> inspection = inspect(model, ImageRequest(prompts=("a photo of a cat",), seeds=(0,)), erasure)
     """
     request.check_alone()
     models: dict[str, AbstractContextManager[None]] = {BEFORE: nullcontext()}

@@ -64,6 +64,9 @@ def compare(
     Raises:
         FileError: an erasure was made from another model.
         RecipeError: a setting that no image can be generated with.
+
+    Example:
+        >>> (pair,) = compare(model, erasure, ImageRequest(prompts=("a photo of a cat",), seeds=(0,)))
     """
     request.check()
     erasures = [erasure, *others]
@@ -80,14 +83,12 @@ def compare(
     recipes = [json.loads(one.recipe.to_json()) for one in erasures]
     pairs: list[Pair] = []
     for start in range(0, len(asked), PAIRS_AT_ONCE):
-        part = asked[start : start + PAIRS_AT_ONCE]
-        sides = 1 + len(erasures)
+        part, sides = asked[start : start + PAIRS_AT_ONCE], 1 + len(erasures)
         before, total = sides * start, sides * len(asked)
         old = sampling.generate_pairs(model, part, request, within(report, "generate", before=before, total=total))
         new: list[list[Image.Image]] = []
-        for one in erasures:
-            before += len(part)
-            told = within(report, "generate", before=before, total=total)
+        for number, one in enumerate(erasures, 1):
+            told = within(report, "generate", before=before + number * len(part), total=total)
             with one.applied(model):
                 new.append(sampling.generate_pairs(model, part, request, told))
         for i, (prompt, seed) in enumerate(part):

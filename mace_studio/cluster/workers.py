@@ -37,6 +37,9 @@ class Cluster:
             for the run; or an address such as "10.0.0.1:6379".
         gpus: GPUs of each worker, also a part of one. Without any GPU in the cluster a worker takes as many cores as
             this process has threads.
+
+    Example:
+        >>> cluster = Cluster(address="auto", gpus=0.5)
     """
 
     address: str = "auto"

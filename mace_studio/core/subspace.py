@@ -55,6 +55,9 @@ def effective_rank(vectors_ND: Tensor) -> float:
 
     From 1, all along one line, to the rank, all directions alike; 0 where there is nothing but zeros.
 
+    Args:
+        vectors_ND: N of them, in any unit; the number does not change if all are scaled.
+
     Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007; there of the
     singular values, here of their squares, which are the energy that a Gram matrix sees.
     """

@@ -129,6 +129,9 @@ def evaluate(
     Raises:
         FileError: an erasure was made from another model.
         RecipeError: the judge does not know a word, or has nothing to choose among. Nothing was generated.
+
+    Example:
+        >>> (report,) = evaluate(model, [Case("cat", erasure, plan)], judges.choose(model))
     """
     bench = Bench(model, judge, cache)
     check(bench, cases)

@@ -52,9 +52,7 @@ class Exported:
 
 
 def export(model: Model, erasure: Erasure, request: ExportRequest, progress: Report = silent) -> Exported:
-    """Write an erasure in one of the formats of `formats.FORMATS`.
-
-    What is at the path is whole: the old, or the new.
+    """Write an erasure in one of the formats of `formats.FORMATS`. What is at the path is whole: the old, or the new.
 
     Args:
         model: is bit for bit the same afterwards.
@@ -66,6 +64,9 @@ def export(model: Model, erasure: Erasure, request: ExportRequest, progress: Rep
         RecipeError: a setting that does not fit; the message names it.
         FileError: the erasure is of another model or has no weights, the format has no place for this family of models,
             something is at the path already, or it cannot be written.
+
+    Example:
+        >>> written = export(model, erasure, ExportRequest("lora", Path("cat-lora.safetensors"), rank=4))
     """
     request.check()
     check_fits(erasure, model)
@@ -75,9 +76,8 @@ def export(model: Model, erasure: Erasure, request: ExportRequest, progress: Rep
         raise FileError(f"{wanted.refuses[GUIDANCE_EMBEDDED]}; use another format.")
     base = diffusers_folder.locate(model.source)
     _check_apart(request.path, [Path(model.source), *([base] if base else [])])
-    rows = [_captioned(path, erasure) for path in request.pairs]
+    rows, licence = [_captioned(path, erasure) for path in request.pairs], diffusers_folder.licence(base)
     measured = _measured(request.report, erasure) if request.report else []
-    licence = diffusers_folder.licence(base)
     with files.writing(request.path), files.staging(request.path.parent) as stage:
         work = writers.Work(
             model=model,

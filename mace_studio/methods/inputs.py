@@ -123,6 +123,7 @@ def result(
         weights: name of a parameter of the UNet -> weight, in any dtype and on any device.
         warnings: sentences for the user.
         conditions: name of a solve -> condition number of its matrix.
+        losses: phrase -> the loss of each step in which it was at work.
 
     Raises:
         NotFinite: a weight has numbers that are not finite, or are too large for the model's dtype.

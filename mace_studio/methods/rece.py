@@ -32,7 +32,15 @@ def edit(
 ) -> Mapping[str, Tensor]:
     """The weights after the last round of `each_round`; `edited` itself for 0 rounds or no concepts.
 
-    Args and errors are those of `each_round`, with the fields of `ReceSettings` by name.
+    Args:
+        original: name -> W, weight_PD.
+        edited: name -> the weight_PD to begin with, after UCE.
+        concepts_NTD: contexts of the concepts, as `each_round` takes them.
+        anchors_NTD: contexts of what takes their place, (T, D) or (N, T, D).
+        rounds, rho, erase_scale, preserve_scale, ridge: the fields of `ReceSettings`.
+
+    Raises:
+        ValueError: as by `each_round`.
     """
     settings = ReceSettings(
         rounds=rounds, rho=rho, erase_scale=erase_scale, preserve_scale=preserve_scale, ridge=ridge

@@ -89,7 +89,12 @@ def edit(
 
 
 def influential(delta_PD: Tensor, vectors_ND: Tensor) -> Tensor:
-    """The vectors c with ||D_er c|| above the mean over all of them (IPF); none of a single one."""
+    """The vectors c with ||D_er c|| above the mean over all of them (IPF); none of a single one.
+
+    Args:
+        delta_PD: the change of a weight by which they are erased.
+        vectors_ND: embeddings of what is kept, a row each.
+    """
     moved_N = (vectors_ND @ delta_PD.T).norm(dim=1)
     return vectors_ND[moved_N > moved_N.mean()] if len(vectors_ND) else vectors_ND
 

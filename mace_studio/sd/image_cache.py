@@ -65,7 +65,11 @@ def generate(
 
 
 def difference(before: Image.Image, after: Image.Image) -> float:
-    """Mean absolute difference of the pixel values of two RGB images of equal size, 0 to 255."""
+    """Mean absolute difference of the pixel values of two RGB images, 0 to 255.
+
+    Args:
+        before, after: of equal size.
+    """
     return float(np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)).mean())
 
 

@@ -109,7 +109,11 @@ class ZeroShotClip:
 
     @torch.no_grad()
     def features(self, images: Sequence[Image]) -> Tensor:
-        """Its image embeddings, each of length 1."""
+        """Its image embeddings, embedding_ND on the CPU, each of length 1.
+
+        Args:
+            images: N of any size and mode, at least one.
+        """
         embedded = []
         for start in range(0, len(images), BATCH):
             pixels = self._pixels(

@@ -179,7 +179,11 @@ class Model:
 
 
 def digest(parts: Mapping[str, nn.Module]) -> str:
-    """SHA-256 of all weights of networks, each under a name, taken in float16."""
+    """SHA-256 of all weights of networks, taken in float16.
+
+    Args:
+        parts: name -> the network; both names and shapes count.
+    """
     digest = hashlib.sha256()
     for part, module in sorted(parts.items()):
         for name, tensor in sorted(module.state_dict().items()):
@@ -213,6 +217,9 @@ def load(
 
     Raises:
         ModelError: with a sentence on what is wrong and what to do.
+
+    Example:
+        >>> model = load("path or hub id", dtype="float16")
     """
     source = sources.cleaned(source)
     device = devices.checked(device)

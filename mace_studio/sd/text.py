@@ -197,7 +197,12 @@ def occurrences(model: Model | Reader, sentence: str, phrase: str) -> list[tuple
 
 
 def too_long(reader: Reader, phrase: str) -> str:
-    """The sentence against a phrase that does not fit."""
+    """The sentence against a phrase that does not fit.
+
+    Args:
+        reader: whose length T is named.
+        phrase: is shown, shortened where it is long.
+    """
     return f"“{sources.shown(phrase)}” is too long for this model, which reads {reader.length} tokens."
 
 

@@ -87,7 +87,16 @@ def finished(
     conditions: Mapping[str, float],
     warnings: Sequence[str],
 ) -> Erasure:
-    """The result of a run of this process and its packages; arguments as the attributes of `Erasure`."""
+    """The result of a run of this process and its packages.
+
+    Args:
+        model: that the weights are for.
+        recipe: that was run.
+        weights: state-dict key -> weight_PD, in any dtype and on any device.
+        loras: phrase -> its LoRA.
+        conditions: name of a solve -> condition number of its matrix.
+        warnings: sentences for the user.
+    """
     return Erasure(
         recipe=recipe,
         weights={key: weight_PD.to("cpu", model.dtype) for key, weight_PD in weights.items()},

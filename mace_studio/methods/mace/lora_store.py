@@ -71,7 +71,11 @@ def keys(model: Model, subjects: Sequence[Subject], settings: LoraSettings, refi
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights and their names, in the order of the names."""
+    """SHA-256 of weights and their names, in the order of the names.
+
+    Args:
+        weights: name -> weight_PD; its dtype counts, and where it lies does not.
+    """
     said = hashlib.sha256()
     for key, weight in sorted(weights.items()):
         said.update(f"{key} ".encode())
@@ -80,7 +84,14 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def read(model: Model, settings: LoraSettings, cache: Path, name: str) -> LoraDelta | None:
-    """The LoRA of a name; None where it is missing, damaged, or does not fit model and settings."""
+    """The LoRA of a name; None where it is missing, damaged, or does not fit model and settings.
+
+    Args:
+        model: its projections have the shapes (P, D) of up_PR and down_RD.
+        settings: rank R, number of losses, and which projections are tuned.
+        cache: the folder.
+        name: from `keys`.
+    """
     shapes: dict[str, tuple[int, ...]] = {"losses": (settings.steps,)}
     weights = projections.read(model.unet)
     wanted = [module + projections.WEIGHT for module in projections.names(model.unet, settings.tune)]
@@ -96,6 +107,11 @@ def read(model: Model, settings: LoraSettings, cache: Path, name: str) -> LoraDe
 
 def write(cache: Path, name: str, delta: LoraDelta) -> None:
     """Store a LoRA, whole or not at all.
+
+    Args:
+        cache: the folder.
+        name: from `keys`.
+        delta: its pairs (up_PR, down_RD) and its losses.
 
     Raises:
         NotFinite: a number of it is not finite.

@@ -68,7 +68,13 @@ def gather(
 def kept(
     model: Model, recipe: Recipe, cache: Path | None, progress: Report = silent
 ) -> tuple[Moments | None, Moments | None, int]:
-    """The sums over what must stay, and over how many sentences they are; arguments as of `gather`.
+    """The sums over what must stay, and over how many sentences they are.
+
+    Args:
+        model: its text encoder is read.
+        recipe: its preserve list, and whether its weights ask for the general captions.
+        cache: folder that keeps both Grams, or None.
+        progress: called with stage "refine": sentences done of all of the stage.
 
     Returns:
         general and preserve as in `Sums`, and the number of their sentences.
@@ -95,6 +101,9 @@ def parts(recipe: Recipe) -> list[tuple[Concept, ...]]:
 
     The sums of a part do not depend on the others, so they may be made elsewhere; merged in this order they have the
     same bits.
+
+    Args:
+        recipe: its concepts.
     """
     found = []
     for _, group in groupby(sorted(recipe.concepts, key=prompts.mapped), key=prompts.mapped):
@@ -124,7 +133,11 @@ def part_sums(model: Model, part: Sequence[Concept], embeddings: Embeddings, pro
 
 
 def sentences(part: Sequence[Concept]) -> int:
-    """How many sentences of a part are encoded: those of each concept, and those of the mapping."""
+    """How many sentences of a part are encoded: those of each concept, and those of the mapping.
+
+    Args:
+        part: from `parts`, concepts of one mapping.
+    """
     return len(prompts.mapped(part[0])) + sum(len(prompts.about(concept)) for concept in part)
 
 
