@@ -90,6 +90,12 @@ def write_evaluation(reports: Sequence[Report], folder: Path) -> list[Path]:
     return [*together, *(path for part in parts for path in part)]
 
 
+def read_report(written: Sequence[Path]) -> dict[str, Any]:
+    """A report as JSON, from the files that `write_evaluation` made of one, or the table of several side by side."""
+    data = next(path for path in written if path.suffix == ".json")
+    return json.loads(data.read_text(encoding="utf-8"))
+
+
 def _key(report: Any) -> list[Any]:
     """What tells apart reports that may not replace each other, from JSON."""
     own = report if isinstance(report, dict) else {}

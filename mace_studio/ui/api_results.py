@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,7 @@ def inspection(job: Job, folder: Path) -> Result:
 def report(job: Job, folder: Path) -> Result:
     """Of an evaluation."""
     paths = result_files.write_evaluation(job.result, folder / "reports" / job.id)
-    data = next(path for path in paths if path.suffix == ".json")
-    return {"report": json.loads(data.read_text(encoding="utf-8")), "urls": _urls(paths)}
+    return {"report": result_files.read_report(paths), "urls": _urls(paths)}
 
 
 def exported(job: Job, folder: Path) -> Result:

@@ -1,10 +1,12 @@
 """Workarounds for Gradio, all of them, each with what goes wrong without it. Seen with Gradio 6.31.
 
 Some components of our own stand in place of Gradio's: `components/concept_table.py` (gr.Dataframe loses the first
-letter typed into a cell, and rows of Gradio components take 2.1 s each at a hundred rows), `components/divider.py`
-(gr.ImageSlider works by mouse only) and `components/mask_grid.py` (gr.Gallery writes the files of all its images again
-whenever one changes, while the page reads them). `theme.py` uses only the weights 400 and 700 of the bundled fonts,
-since other files lack ASCII. No public issue of these was found.
+letter typed into a cell, and rows of Gradio components take 2.1 s each at a hundred rows), `components/phrase_list.py`
+(gr.Dropdown names its buttons "Remove 0", at 16 pixels), `components/preset_select.py` (gr.Dropdown opens when the Tab
+key reaches it), `components/divider.py` (gr.ImageSlider works by mouse only) and `components/mask_grid.py` (gr.Gallery
+writes the files of all its images again whenever one changes, while the page reads them). `cards/masks.py` shows the
+editor before it gives it an image, since gr.ImageEditor loads one that it begins with twice. `theme.py` uses only the
+weights 400 and 700 of the bundled fonts, since other files lack ASCII. No public issue of these was found.
 """
 
 from __future__ import annotations
