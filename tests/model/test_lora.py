@@ -240,9 +240,9 @@ def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale(
 
 
 def test_a_concept_whose_loss_is_flat_stops_and_the_other_trains_as_alone(model, monkeypatch):
-    slow = replace(FAST, steps=7, learning_rate=1e-9)
+    slow = replace(FAST, steps=5, learning_rate=1e-9)
     monkeypatch.setattr(lora, "WINDOW", 2)
-    subjects = [subject(model, "cat"), subject(model, "dog", masked=False)]
+    subjects = [replace(one, seed=1) for one in (subject(model, "cat"), subject(model, "dog", masked=False))]
     whole = lora.train(model, subjects, slow)
     # No window is 99 % below the one before, so both end after two windows, as if they had been asked for four steps.
     stopped = lora.train(model, subjects, replace(slow, flat=0.99))
@@ -250,9 +250,10 @@ def test_a_concept_whose_loss_is_flat_stops_and_the_other_trains_as_alone(model,
     assert [delta.losses for delta in stopped] == [delta.losses[:4] for delta in whole]
     # By how much of itself the second window of each lies below its first; between the two one stops and one goes on.
     falls = [1 - sum(delta.losses[2:4]) / sum(delta.losses[:2]) for delta in whole]
-    mixed = lora.train(model, subjects, replace(slow, flat=sum(falls) / 2))
-    on = falls.index(max(falls))
-    assert [len(delta.losses) for delta in mixed] == [7 if i == on else 4 for i in (0, 1)]
+    between, on = sum(falls) / 2, falls.index(max(falls))
+    assert 0.02 < between < max(falls) - 0.02
+    mixed = lora.train(model, subjects, replace(slow, flat=between))
+    assert [len(delta.losses) for delta in mixed] == [5 if i == on else 4 for i in (0, 1)]
     assert mixed[on].losses == pytest.approx(whole[on].losses, rel=1e-4)
     for key, pair in mixed[on].pairs.items():
         for tensor, expected in zip(pair, whole[on].pairs[key], strict=True):
