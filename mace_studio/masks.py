@@ -85,7 +85,7 @@ class MaskSheet:
 
 def check_takes_masks(recipe: Recipe) -> None:
     """Raise a RecipeError unless the recipe's method trains on masked images."""
-    if recipe.method != "mace":
+    if not recipe.takes_masks:
         raise RecipeError("method", "Masks belong to MACE, no other method takes any; choose it, or leave them out.")
 
 
@@ -244,7 +244,7 @@ def image_settings(recipe: Recipe, wanted: Collection[Key] | None = None) -> dic
         recipe: whose images they are.
         wanted: of these alone, where there are such; None for all, of which there may be many.
     """
-    if recipe.method != "mace":
+    if not recipe.takes_masks:
         return {}
     images, kinds = recipe.settings.images, {concept.phrase: concept.kind for concept in recipe.concepts}
     keys = wanted if wanted is not None else ((phrase, i + 1) for phrase in kinds for i in range(images.per_concept))

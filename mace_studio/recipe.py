@@ -102,11 +102,16 @@ class Recipe:
         if not isinstance(self.settings, method.settings):
             raise RecipeError("settings", f"These are not the settings of {method.title}; leave them out.")
         self.settings.check()
-        # MACE's masks may be looked at without training, so its images count then too.
-        own = len(self.concepts) * self.settings.images.per_concept if self.method == "mace" else 0
+        # Masks may be looked at without training, so their images count then too.
+        own = len(self.concepts) * self.settings.images.per_concept if method.masks else 0
         counted("concepts", max(own, method.work(self).images), "training images")
         bounded("seed", self.seed)
         return self
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether its method trains on images with masks, of which users may draw their own."""
+        return _method(self.method).masks
 
     def title(self) -> str:
         """A name for the result: the given one, or one made of the first concepts."""

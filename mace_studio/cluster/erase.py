@@ -23,6 +23,7 @@ from mace_studio.core.ridge import Refinement
 from mace_studio.erasure import Erasure, origin
 from mace_studio.errors import RecipeError
 from mace_studio.masks import UserMasks
+from mace_studio.methods import find
 from mace_studio.methods.mace import erase as mace
 from mace_studio.methods.mace import fuse, masks, refine
 from mace_studio.progress import Progress, Report, silent, timed
@@ -61,7 +62,7 @@ def erase(
         >>> erasure = erase_on_cluster(load(), recipe, cluster=Cluster(address="auto"))
     """
     begun = time.monotonic()
-    if recipe.method != "mace":
+    if not find(recipe.method).on_cluster:
         raise RecipeError("method", "Only MACE runs on a cluster; leave the cluster out for the others.")
     text.check(model, recipe.check())
     masks.check(user_masks or {}, recipe)

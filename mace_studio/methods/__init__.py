@@ -70,6 +70,8 @@ class Method:
             does, and after which the model is bit for bit as before. Its erasures have no weights.
         work: recipe -> what a run takes beside reading prompts.
         stages: of a run, in order, as its progress names them.
+        masks: whether it trains on images with masks, of which users may draw their own.
+        on_cluster: whether `cluster.erase` knows how to share out a run of it.
     """
 
     title: str
@@ -82,6 +84,8 @@ class Method:
     guide: Callable[[Model, Recipe], AbstractContextManager[None]] | None = None
     work: Callable[[Recipe], Work] = _phrases
     stages: tuple[str, ...] = ("refine",)
+    masks: bool = False
+    on_cluster: bool = False
 
 
 def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
@@ -162,6 +166,8 @@ OWN: dict[str, Method] = {
         reads=("mapping", "preserve", "captions", "images"),
         work=_mace,
         stages=("images", "masks", "refine", "lora", "fuse"),
+        masks=True,
+        on_cluster=True,
     ),
     "mace-free": Method(
         title="MACE without training",

@@ -43,7 +43,7 @@ class Machines:
         user_masks: UserMasks | None = None,
     ) -> Erasure:
         """As `methods.erase`; a cluster takes MACE alone."""
-        if not self.address or recipe.method != "mace":
+        if not self.address or not methods.find(recipe.method).on_cluster:
             return methods.erase(model, recipe, progress, cache, user_masks=user_masks)
         from mace_studio.cluster import erase as on_cluster  # noqa: PLC0415 - only where it is asked for
 

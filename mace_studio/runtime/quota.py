@@ -83,7 +83,7 @@ def _erase_bytes(recipe: Recipe, user_masks: object = None) -> float:
 
 
 def _masks(recipe: Recipe) -> tuple[float, float]:
-    count = len(recipe.concepts) * recipe.settings.images.per_concept if recipe.method == "mace" else 0
+    count = len(recipe.concepts) * recipe.settings.images.per_concept if recipe.takes_masks else 0
     return count * find(recipe.method).work(recipe).image_steps * 2, 0
 
 
