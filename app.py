@@ -7,7 +7,7 @@ from mace_studio.parser import page_parser
 
 surroundings.make_console_forgiving()
 options = page_parser().parse_args(sys.argv[1:] if __name__ == "__main__" else [])
-with surroundings.told_in_sentences():
+with surroundings.errors_in_sentences():
     surroundings.prepare_network(options.host)
 
     # Gradio takes seconds to import; --help and a mistyped flag are answered before.

@@ -24,7 +24,7 @@ def captions_of(source: str) -> Path:
 
 def check(path: Path) -> None:
     """Raise a FileError unless a path is that of a file; what is in it is not read."""
-    if not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+    if not os.path.isfile(path):  # to open a pipe would wait for its writer
         raise FileError(f"There is no file of captions “{path}”.")
 
 

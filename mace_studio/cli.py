@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         COMMANDS[options.command](options)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the output, such as `head`, wants no more of it
+    except BrokenPipeError:  # the reader of the output, such as `head`, wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except StudioError as error:
         _say(f"Error: {error}")

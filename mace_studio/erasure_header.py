@@ -66,7 +66,7 @@ def read(path: Path) -> Header:
     Raises:
         FileError: there is no such file, it is no erasure, or a newer version made it.
     """
-    if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes to it
+    if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
         raise FileError(f"{path.name} is no file.")
     try:
         with safe_open(path, framework="numpy") as file:

@@ -61,7 +61,7 @@ class MaskSheet:
     Attributes:
         recipe: whose images they are.
         images: in the order of its concepts.
-        user_masks: masks that a user made for some of them; changed in place by whoever makes one.
+        user_masks: masks that a user made for some of them; changed in place when another is made.
         dropped: how many masks that a user made for earlier images do not fit these.
         warnings: about concepts of which the images show little, in sentences.
     """
@@ -137,7 +137,7 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     """
     check_takes_masks(recipe)
     keys = _file_names(recipe)
-    # macOS puts a file ._x.png beside x.png on other systems' disks, which is no picture.
+    # macOS puts a file ._x.png beside x.png on other systems' disks, which is no image.
     found = folder.glob("*.png") if os.path.isdir(folder) else ()
     paths = sorted(path for path in found if not path.name.startswith("."))
     if not paths:
@@ -279,7 +279,7 @@ def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
 
 def _read(path: Path) -> Image.Image:
     try:
-        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+        if not path.is_file():  # to open a pipe would wait for its writer
             raise OSError
         return from_bytes(path.read_bytes())
     except FileError as error:

@@ -1,4 +1,4 @@
-"""What a long job tells whoever waits for it."""
+"""What a long job tells its caller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress:
         fraction: of the whole job, 0 to 1.
         result: what is finished already, such as a row of a table, or None.
         look: latent cells of the longer side, at most -> the image at work as it is at this step, small. It works only
-            while the callback runs, and is for whoever shows it: whoever keeps events takes it off.
+            while the callback runs, and is for showing: code that keeps events takes it off.
         preview: what that gave, or None.
     """
 
@@ -46,7 +46,7 @@ class Cancelled(Exception):
 
 
 def silent(progress: Progress) -> None:
-    """The callback of whoever does not want to know."""
+    """The callback for callers that need no events."""
 
 
 def within(report: Report, stage: str, concept: str = "", before: int = 0, total: int | None = None) -> Report:

@@ -64,7 +64,7 @@ def devices() -> list[str]:
 
 
 @contextmanager
-def told_in_sentences() -> Iterator[None]:
+def errors_in_sentences() -> Iterator[None]:
     """End the program with the sentence of a StudioError that is raised inside the `with` block."""
     try:
         yield

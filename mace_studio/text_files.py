@@ -52,7 +52,7 @@ def read(path: Path) -> str:
     Raises:
         FileError: it cannot be read, or is not in UTF-8.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for its writer
         raise FileError(f"{path} cannot be read: it is no file.")
     try:
         return decoded(path.read_bytes(), path.name)

@@ -232,7 +232,7 @@ def tally(outcomes: Sequence[Outcome], role: str, side: str = "after") -> Tally 
 
     The mean probability is the mean over the images, its interval that of the first outcome.
     """
-    from mace_studio.core.scores import wilson  # noqa: PLC0415 - torch, which whoever measured has loaded
+    from mace_studio.core.scores import wilson  # noqa: PLC0415 - torch, which is loaded where images were judged
 
     rows = [row for o in outcomes if o.report is not None and (row := o.report.pooled(role)) is not None]
     own: list[Tally] = [getattr(row, side) for row in rows]

@@ -1,6 +1,6 @@
 """What a judge says of generated images -> the rows and figures of a report.
 
-A judge sees `BATCH` images at a time. The callback `tick` is called after each batch, so that whoever watches sees that
+A judge sees `BATCH` images at a time. The callback `tick` is called after each batch, so that the caller sees that
 it goes on, and can cancel.
 """
 

@@ -239,7 +239,7 @@ def figures(report: Report) -> dict[str, str]:
 
 def agreed(reports: Sequence[Report]) -> str:
     """How far two judges agree over some reports, in a sentence; "" where there is no second judge."""
-    from mace_studio.core.scores import wilson  # noqa: PLC0415 - torch, which whoever measured has loaded
+    from mace_studio.core.scores import wilson  # noqa: PLC0415 - torch, which is loaded where images were judged
 
     counts = [report.agreement for report in reports if report.agreement is not None]
     same, of = (sum(pair[i] for pair in counts) for i in (0, 1))

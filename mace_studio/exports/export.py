@@ -139,7 +139,7 @@ def _metadata(model: Model, erasure: Erasure, request: ExportRequest, licence: s
 def _captioned(path: Path, erasure: Erasure) -> tuple[str, Image.Image]:
     """An image that `compare.save_pair` wrote, after what it shows."""
     try:
-        if not os.path.isfile(path):  # to open a pipe would wait for whoever writes to it
+        if not os.path.isfile(path):  # to open a pipe would wait for its writer
             raise FileNotFoundError(path)
         with Image.open(path, formats=["PNG"]) as file:
             settings = json.loads(file.info[PAIR_HEADER])

@@ -1,1 +1,1 @@
-"""The built-in model's world: composed pictures with captions, and how the model and its judge are trained on them."""
+"""The built-in model's world: composed images with captions, and how the model and its judge are trained on them."""

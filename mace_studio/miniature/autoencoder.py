@@ -1,4 +1,4 @@
-"""The autoencoder: pictures of 64 x 64 pixels to latents of 8 x 16 x 16 and back."""
+"""The autoencoder: images of 64 x 64 pixels to latents of 8 x 16 x 16 and back."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def train(vae: AutoencoderKL, plan: Plan, model: Path, work: Path, resume: bool,
 
     training.run(lambda step: _step_loss(vae, step, plan.batch), look)
     with training.averaged():
-        if not decoder_only:  # the latents of held-out pictures get a standard deviation of 1
+        if not decoder_only:  # the latents of held-out images get a standard deviation of 1
             pixels = composed(HELD_OUT_NUMBER, HELD_OUT).to(vae.device).split(32)
             with torch.no_grad():
                 latents = [vae.encode(part_NCHW).latent_dist.mode() for part_NCHW in pixels]
@@ -82,18 +82,18 @@ def loss(pixels_NCHW: Tensor, drawn_NCHW: Tensor, kl_N: Tensor, latent_numbers: 
 
 
 def composed(number: int, seed: int) -> Tensor:
-    """Pictures of the world, NCHW in -1..1."""
+    """Images of the world, NCHW in -1..1."""
     return pictures.to_tensor([sample.image_HWC for sample in world.samples(number, seed)])
 
 
 @torch.no_grad()
 def reconstructed(vae: AutoencoderKL, pixels_NCHW: Tensor) -> Tensor:
-    """Pictures to latents and back, NCHW in -1..1."""
+    """Images to latents and back, NCHW in -1..1."""
     return vae.decode(vae.encode(pixels_NCHW.to(vae.device)).latent_dist.mode()).sample.clamp(-1, 1)
 
 
 def psnr(vae: AutoencoderKL, number: int = HELD_OUT_NUMBER) -> float:
-    """Peak signal-to-noise ratio in dB of held-out pictures: of their mean squared error, with a peak of 1."""
+    """Peak signal-to-noise ratio in dB of held-out images: of their mean squared error, with a peak of 1."""
     pixels_NCHW = composed(number, HELD_OUT)
     errors = [(reconstructed(vae, part).cpu() - part).square().sum() for part in pixels_NCHW.split(32)]
     return (-10 * (torch.stack(errors).sum() / pixels_NCHW.numel() / 4).log10()).item()

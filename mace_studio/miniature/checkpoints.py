@@ -1,4 +1,4 @@
-"""The state of a training on disk, whole at any moment: whoever is killed goes on from the last one."""
+"""The state of a training on disk, whole at any moment: a training that is killed goes on from the last one."""
 
 from __future__ import annotations
 

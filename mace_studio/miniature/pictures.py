@@ -1,4 +1,4 @@
-"""Pictures to tensors and back, sheets of pictures to look at, and the curve of a loss."""
+"""Images to tensors and back, sheets of images to look at, and the curve of a loss."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ GAP = 2
 
 
 def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
-    """Pictures of rows, columns and 3 channels in 0..255 -> float32 NCHW in -1..1, channels last in memory."""
+    """Images of rows, columns and 3 channels in 0..255 -> float32 NCHW in -1..1, channels last in memory."""
     pixels_NHWC = torch.from_numpy(np.stack(images)).float() / 127.5 - 1
     return pixels_NHWC.permute(0, 3, 1, 2)
 
 
 def to_images(pixels_NCHW: Tensor) -> list[Image.Image]:
-    """NCHW in about -1..1 -> RGB pictures."""
+    """NCHW in about -1..1 -> RGB images."""
     bytes_NCHW = ((pixels_NCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return [Image.fromarray(image) for image in bytes_NCHW.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
 def sheet(images: Sequence[Image.Image], columns: int = 8, zoom: int = 2) -> Image.Image:
-    """Pictures of one size, row by row on one, with black gaps."""
+    """Images of one size, row by row on one, with black gaps."""
     width, height = (zoom * side for side in images[0].size)
     rows = math.ceil(len(images) / columns)
     whole = Image.new("RGB", (columns * (width + GAP), rows * (height + GAP)))

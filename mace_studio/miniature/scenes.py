@@ -1,6 +1,6 @@
 """The backgrounds: ten scenes, plain colours, an official's wall and a crowd, drawn at 64 x 64 pixels.
 
-All are RGB pictures. Nothing but the generator passed in decides what is drawn.
+All are RGB images. Nothing but the generator passed in decides what is drawn.
 """
 
 from __future__ import annotations

@@ -340,7 +340,7 @@ def _paste_thing(canvas: _Canvas, thing: str, random: Random, small: bool = Fals
 
 
 def _paste_about(canvas: _Canvas, sprite: Image.Image, share: float, x: float, y: float) -> Image.Image:
-    """Paste a sprite about a point, its longer side a share of the picture; returns its cover."""
+    """Paste a sprite about a point, its longer side a share of the image; returns its cover."""
     scale = share * SIZE / max(sprite.size)
     width, height = sprites.scaled_size(sprite, scale)
     return sprites.paste(canvas.picture, sprite, scale, int(x - width / 2), int(y - height / 2))

@@ -65,7 +65,7 @@ class JobDesk:
 
     @property
     def place(self) -> Place:
-        """Where whoever is asking works."""
+        """Where the user who asks works."""
         place, name = self._model.place, self._user() if self.fixed else None
         return replace(place, output=place.output / "users" / name) if name else place
 
@@ -78,7 +78,7 @@ class JobDesk:
         return self._worker.ahead(job)
 
     def jobs(self) -> list[Job]:
-        """The jobs of whoever is asking: what is over or runs, the oldest first, then what waits, the next first."""
+        """The jobs of the user who asks: what is over or runs, the oldest first, then what waits, the next first."""
         owner = self._owners()[0]
         return [job for job in self._worker.jobs() if job.owners[0] == owner]
 
@@ -117,7 +117,7 @@ class JobDesk:
         self._log.remove(job)
 
     def check_room(self) -> None:
-        """Raise a FileError where whoever is asking has left too much on a disk that many share."""
+        """Raise a FileError where the user who asks has left too much on a disk that many share."""
         if self.fixed and self.place.output != self._model.place.output:
             housekeeping.check_room(self.place.output)
 
@@ -129,7 +129,7 @@ class JobDesk:
 
         Args:
             title: what a person calls the job.
-            request: for whoever comes back to watch it.
+            request: for a user who comes back to watch it.
             task, arguments: of `tasks.TASKS`, and what it takes beside the place; plain data, to be pickled.
             patience: seconds after which it is cancelled if nobody watches it; one that goes on after a restart has no
                 end to it.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 # Jobs that are over are forgotten, the oldest first, where there are more than this, or they hold more bytes or are
-# older than this; but the newest of them stays for whoever waits for it.
+# older than this; but the newest of them stays for the caller that waits for it.
 KEPT, KEPT_BYTES, KEPT_SECONDS = 50, 512 * 2**20, 24 * 3600.0
 BEGUN = 0.05  # fraction of a job from which on its pace tells when it ends
 
@@ -46,7 +46,7 @@ class Job:
         started, ended: `time.monotonic()` when it began and when it was over, or None.
         preview: the image at work, small, as it was a moment ago, or None; no event keeps it.
         size: bytes of images and arrays in its events and result, once it is over.
-        request: what it was asked to do, for whoever comes back to watch it.
+        request: what it was asked to do, for a user who comes back to watch it.
         owners: who asked, each a name by which jobs are counted: the user, the address of their machine; the first
             one's turn it is.
     """
@@ -131,7 +131,7 @@ class Job:
             pass
         self._told.wait()  # or a process that ends now would leave it as one that was broken off
         if self.error is not None:
-            raise self.error.with_traceback(None)  # of whoever waited before
+            raise self.error.with_traceback(None)  # of an earlier caller
         return self.result
 
     def report(self, event: Any) -> None:
@@ -152,7 +152,7 @@ class Job:
             raise Cancelled
 
     def run(self, work: Work) -> None:
-        """Do the work, in the context of whoever made the job; raises nothing."""
+        """Do the work, in the context in which the job was made; raises nothing."""
         with self._changed:
             if self.over or self._stopped():
                 self._end(CANCELLED)

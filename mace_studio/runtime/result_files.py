@@ -193,7 +193,7 @@ def _recipes_of_export(path: Path, fingerprint: str) -> list[Any]:
     """The recipe that an export was made of, where it was of the base model of this fingerprint."""
     found = []
     for file in sorted((path / "unet").glob("*.safetensors")) if path.is_dir() else [path]:
-        if file.suffix != ".safetensors" or not file.is_file():  # to open a pipe would wait for whoever writes to it
+        if file.suffix != ".safetensors" or not file.is_file():  # to open a pipe would wait for its writer
             continue
         try:
             with safe_open(file, framework="numpy") as opened:

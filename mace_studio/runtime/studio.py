@@ -54,7 +54,7 @@ class Studio(JobDesk):
         worker_gpus: GPUs of each of its workers.
         perform: `runtime.perform.perform`, or the same inside `spaces.GPU`, which has a GPU only meanwhile.
         fixed: many users share it: nobody may change the model, and each request is limited (`quota`).
-        user: names whoever is asking, where it is fixed: each has a folder of erasures, beside those that all see.
+        user: names the user who asks, where it is fixed: each has a folder of erasures, beside those that all see.
         machine: the address that they ask from; jobs are bounded for each.
     """
 
@@ -103,7 +103,7 @@ class Studio(JobDesk):
 
     @property
     def output(self) -> Path:
-        """The folder of erasures of whoever is asking."""
+        """The folder of erasures of the user who asks."""
         return self.place.output
 
     def status(self) -> Status:
@@ -170,7 +170,7 @@ class Studio(JobDesk):
         return estimate.estimate(recipe, status.memory, self._model.costs, self.place.cache, status.width)
 
     def wait(self) -> tuple[int, float | None]:
-        """How many jobs must end before a new one of whoever is asking begins, and in about how many seconds.
+        """How many jobs must end before a new one of the user who asks begins, and in about how many seconds.
 
         The seconds are None where nobody knows of one of the jobs. Loading the model counts for none.
         """
@@ -375,7 +375,7 @@ class Studio(JobDesk):
     # Erasures on disk
 
     def entries(self) -> list[Entry]:
-        """Every erasure that whoever is asking may use, newest first: their own, and then those that all see."""
+        """Every erasure that the user who asks may use, newest first: their own, and then those that all see."""
         return self.listing()[0]
 
     def listing(self) -> tuple[list[Entry], list[str]]:

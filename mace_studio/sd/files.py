@@ -58,7 +58,7 @@ def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tenso
         path: a safetensors file.
         shapes: name -> shape of every tensor that it must hold; all of them finite.
     """
-    if not path.is_file():  # to open a pipe would wait for whoever writes to it
+    if not path.is_file():  # to open a pipe would wait for its writer
         return None
     try:
         tensors = load_file(path)

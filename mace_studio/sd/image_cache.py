@@ -87,7 +87,7 @@ def _path(cache: Path, key: str, item: Item) -> Path:
 def _read(path: Path, size: tuple[int, int]) -> Image.Image | None:
     """The image in a file; None where it is missing, damaged or of another size than (width, height)."""
     try:
-        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+        if not path.is_file():  # to open a pipe would wait for its writer
             return None
         with Image.open(path, formats=["PNG"]) as image:
             # Its header says so; no pixel is decoded before.

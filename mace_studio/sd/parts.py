@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     where = f"{path.parent.name}/{path.name}"
     try:
-        if not path.is_file():  # to open a pipe would wait for whoever writes to it
+        if not path.is_file():  # to open a pipe would wait for its writer
             raise FileNotFoundError
         if path.stat().st_size > LARGEST_JSON:
             raise ModelError(f"{where} is far too large for a configuration; download the model again.")
@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, source: str) -> None:
-    """Raise a ModelError where a pipe lies in the place of a file: to open it would wait for whoever writes to it.
+    """Raise a ModelError where a pipe lies in the place of a file: to open it would wait for its writer.
 
     Args:
         folder: of a model or of one part.

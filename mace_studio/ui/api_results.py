@@ -58,6 +58,6 @@ def _urls(paths: Iterable[Path]) -> list[str]:
 
 
 def _url(path: Path) -> str:
-    """The address of a file, which may be read from now on by whoever knows it."""
+    """The address of a file, which may be read from now on by anyone who knows it."""
     serve_in_place(path)
     return f"{sessions.address()}gradio_api/file={path.as_posix()}"

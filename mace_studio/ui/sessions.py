@@ -17,7 +17,7 @@ ATTRIBUTES = f"Path=/; Max-Age={30 * 24 * 3600}; HttpOnly; Secure; SameSite=None
 
 
 def folder() -> str | None:
-    """The name of a folder for whoever caused the event that is being answered; None outside of events.
+    """The name of a folder for the user who caused the event that is being answered; None outside of events.
 
     It cannot be guessed. Without the cookie, as in a browser that takes none, it lasts for one visit; without a visit,
     as of a program that takes none, for one call.
@@ -46,7 +46,7 @@ def machine_of(request: Any) -> str:
 
 
 def address() -> str:
-    """The address of the page, as whoever caused the event reached it; ends in a slash."""
+    """The address of the page, as the user who caused the event reached it; ends in a slash."""
     request = LocalContext.request.get(None)
     return "/" if request is None else str(request.base_url)
 

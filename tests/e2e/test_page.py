@@ -244,14 +244,14 @@ def test_a_reload_comes_back_to_the_pictures(page, erased, guard):
     expect(page.locator("#figures")).to_contain_text("a boat")
 
 
-def test_a_second_visitor_waits_in_the_queue(page, browser, base_url, fast, slow, open_recipe, guard):
+def test_a_second_user_waits_in_the_queue(page, browser, base_url, fast, slow, open_recipe, guard):
     open_recipe(page, slow)
     page.locator("#erase").click()
     expect(page.locator(PROGRESS)).to_contain_text("of 5000")
-    visitor = browser.new_context()
+    second = browser.new_context()
     try:
-        visitor.on("page", guard.watch)
-        other = visitor.new_page()
+        second.on("page", guard.watch)
+        other = second.new_page()
         other.goto(base_url)
         open_recipe(other, fast)
         other.locator("#erase").click()
@@ -260,7 +260,7 @@ def test_a_second_visitor_waits_in_the_queue(page, browser, base_url, fast, slow
         expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
         expect(other.locator(PROGRESS)).to_contain_text("Finished")
     finally:
-        visitor.close()
+        second.close()
 
 
 def test_bad_input_is_named_and_kept(page):

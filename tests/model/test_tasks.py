@@ -308,7 +308,7 @@ def test_an_error_of_the_user_is_the_last_event_and_any_other_is_raised(monkeypa
         list(stream(monkeypatch, partial(task, ZeroDivisionError("none of the user's"))))
 
 
-def test_the_call_has_the_context_of_whoever_asked(monkeypatch):
+def test_the_call_has_the_context_of_its_caller(monkeypatch):
     user = contextvars.ContextVar("user", default="nobody")
     user.set("Ada")
     assert list(stream(monkeypatch, lambda place, progress: user.get())) == [Done("Ada")]

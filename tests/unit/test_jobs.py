@@ -259,7 +259,7 @@ def test_a_job_that_is_not_over_is_never_forgotten(worker):
     queued[-1].wait()
 
 
-def test_work_sees_the_context_of_whoever_asked(worker):
+def test_work_sees_the_context_of_its_caller(worker):
     user = contextvars.ContextVar("user", default="nobody")
 
     def work(report):
@@ -315,7 +315,7 @@ def test_jobs_are_forgotten_by_their_age(worker, monkeypatch):
     assert worker.find(old.id) is old
     monkeypatch.setattr(jobs, "KEPT_SECONDS", 0.0)
     assert worker.find(old.id) is None
-    assert worker.find(new.id) is new  # the newest, for whoever waits for it
+    assert worker.find(new.id) is new  # the newest, for the caller that waits for it
 
 
 class Weights:
@@ -424,7 +424,7 @@ def test_a_user_s_jobs_are_bounded_and_so_are_all():
     first.wait()
 
 
-def test_whoever_wants_to_know_hears_of_every_change():
+def test_a_listener_hears_of_every_change():
     heard = []
     worker, gate = Worker(on_change=lambda job: heard.append((job.title, job.state))), Gate(1)
     first = worker.submit("first", gate.work)

@@ -18,7 +18,7 @@ def parts(tmp_path):
     return built
 
 
-def test_many_visitors_find_nothing_that_changes_what_is_there_for_the_others(parts):
+def test_many_users_find_nothing_that_changes_what_is_there_for_the_others(parts):
     shown, handlers = parts(fixed=False)
     assert {"base-card", "rename", "delete", "compose", "export"} <= shown
     assert {"on_load", "on_rename", "on_delete"} <= handlers

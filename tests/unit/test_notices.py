@@ -71,7 +71,7 @@ def test_a_problem_of_the_compare_tab_points_to_its_control():
     assert found == {"text": "Seeds: Bad.", "target": "#seeds input"}
 
 
-def test_what_the_host_says_of_its_gpu_reaches_the_visitor():
+def test_what_the_host_says_of_its_gpu_reaches_the_user():
     said = "You have exceeded your GPU quota (60s requested vs. 12s left)."
     assert notices.sentence(gr.Error(said)) == said
     assert notices.sentence(RuntimeError("/home/user/secret")) == notices.UNEXPECTED

@@ -1,4 +1,4 @@
-"""Three steps for whoever is here for the first time, in the Simple view; once dismissed they never come back."""
+"""Three steps for new users, in the Simple view; once dismissed they never come back."""
 
 from __future__ import annotations
 
