@@ -103,7 +103,7 @@ def compare(
                     erasure=number,
                 )
                 pairs.append(pair)
-                report(Progress("generate", step=before + len(part), total=total, result=pair))
+                report(Progress("generate", step=before + sides * len(part), total=total, result=pair))
     return pairs
 
 
