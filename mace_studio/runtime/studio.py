@@ -262,8 +262,8 @@ class Studio(JobDesk):
         counted("models", 1 + len(others), "erasures")
         entries = [self.entry(one) for one in (erasure, *others)]
         request.check()
-        names, paths = ", ".join(entry.name for entry in entries), tuple(entry.path for entry in entries)
-        self._compared = self._submit(f"Compare {names}", request, "compare", paths, request)
+        names, paths = tuple(entry.name for entry in entries), tuple(entry.path for entry in entries)
+        self._compared = self._submit(f"Compare {', '.join(names)}", (names, request), "compare", paths, request)
         return self._compared
 
     @survives
@@ -313,7 +313,7 @@ class Studio(JobDesk):
         job = self._compared
         if job is None or job.state != DONE:
             return None
-        request: ImageRequest = job.request
+        request: ImageRequest = job.request[1]
         forwards = (len(request.pairs()) + len(job.result)) * request.steps * (2 if request.guidance > 1 else 1)
         return job.events[-1].seconds / forwards * plan.forwards
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from mace_studio.recipe import Concept, ImageRequest
+from mace_studio.recipe import Concept
 from mace_studio.runtime import job_log
+from tests.steps import choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -49,15 +50,18 @@ def test_erasures_wait_change_places_and_are_cancelled(page, studio, slow, fast,
 def test_what_a_restart_broke_off_goes_on_by_one_button_or_is_forgotten(page, studio, fast, erased, guard):
     guard.allow_unloading()
     line = page.locator("#broken-off li")
-    for job in (
-        studio.erase(named(fast, "Broken one")),
-        studio.erase(named(fast, "Broken two")),
-        studio.compare(erased, ImageRequest(("a photo of the car",), (0,), steps=1)),
-    ):
+    page.get_by_role("tab", name="Compare").click()
+    choose_model(page, "#erased-model", "erased car")
+    for elem_id, text in {"prompts": "a photo of the car", "seeds": "0", "compare-steps": "1"}.items():
+        field(page, elem_id).fill(text)
+    page.locator("#generate").click()
+    expect(page.locator("#sheet-file")).to_be_enabled()
+    begun_here = studio.jobs()[-1]
+    for job in (studio.erase(named(fast, "Broken one")), studio.erase(named(fast, "Broken two")), begun_here):
         job.wait()
         with sqlite3.connect(studio.output / "jobs" / job_log.NAME) as table:
-            # A job of another studio, with an id that this one does not know.
-            table.execute("UPDATE jobs SET state = 'running', owner = 'gone', id = id || 'x' WHERE id = ?", (job.id,))
+            table.execute("UPDATE jobs SET state = 'running', owner = 'gone' WHERE id = ?", (job.id,))
+        del studio._worker._jobs[job.id]  # a job of another studio, which this one does not know
     page.reload()
     expect(line).to_have_count(3)
     page.get_by_role("button", name="Simple", exact=True).click()
@@ -77,6 +81,9 @@ def test_what_a_restart_broke_off_goes_on_by_one_button_or_is_forgotten(page, st
     page.reload()
     expect(page.locator("#summary")).to_contain_text("Saved as broken-one")
     expect(line).to_have_count(0)
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator("#pairs img")).to_have_count(1)
+    expect(page.locator("#shown-model")).to_contain_text(erased)
 
 
 def test_a_recipe_that_cannot_run_is_refused_at_its_field(page, fast, open_recipe):

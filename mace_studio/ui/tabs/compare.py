@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import gradio as gr
 
@@ -50,7 +50,6 @@ class CompareTab:
         self.studio, self.job_id = shared.studio, shared.jobs["compare"]
         self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
-        self._models: WeakKeyDictionary[Job, list[str]] = WeakKeyDictionary()  # names of the erased models of a job
         self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
             with gr.Column(scale=4, min_width=310):
@@ -164,8 +163,7 @@ class CompareTab:
         start = _first_of(offered)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)
         job = self.studio.job(job_id)
-        names = self._models.get(job) if job else None
-        shown = _shown_model(names, name) if names else ""
+        shown = _shown_model(job.request[0], name) if job else ""
         return [list(pair) for pair in offered], gr.skip() if typed else unless_shown(start, prompts), start, shown
 
     @readable
@@ -179,9 +177,7 @@ class CompareTab:
         beside, lines = [other for other in others or [] if other != name], form.prompts_from(prompts)
         if name and lines and lines == form.prompts_from(suggested):
             lines = form.prompts_from(_first_of(suggestions(self.studio.entry(name).recipe, known_kinds())))
-        job = self.studio.compare(name or "", form.images_from(lines, *settings), beside)
-        self._models[job] = [name or "", *beside]
-        return job
+        return self.studio.compare(name or "", form.images_from(lines, *settings), beside)
 
     @readable
     def on_pair(self, job_id: str, event: gr.EventData) -> Update:
@@ -193,24 +189,26 @@ class CompareTab:
 
     def _begun(self, job: Job) -> Update:
         self._showing.discard(job)
+        names, request = job.request
         return {
             self.grid_card: gr.Column(visible=True),
-            self.grid: cells(job.id, job.request, (), self._models[job]),
+            self.grid: cells(job.id, request, (), names),
             self.sheet: gr.DownloadButton(interactive=False),
             self.divider: {},
             self.figures: NO_PAIR,
             self.pair_file: gr.DownloadButton(interactive=False),
-            self.shown_model: _shown_model(self._models[job], None),
+            self.shown_model: _shown_model(names, None),
         }
 
     def _pairs(self, job: Job, found: list[Pair]) -> Update:
         """What is generated so far; of a job that was cancelled, too."""
-        update: Update = {self.grid: cells(job.id, job.request, found, self._models[job])}
+        names, request = job.request
+        update: Update = {self.grid: cells(job.id, request, found, names)}
         if found and job not in self._showing:
             self._showing.add(job)
             update |= self._pair(found[0])
         if found and job.over:
-            path = result_files.write_sheet(found, self._models[job], self.studio.output / "pairs")
+            path = result_files.write_sheet(found, names, self.studio.output / "pairs")
             update[self.sheet] = download(path, interactive=True)
         return update
 
@@ -234,7 +232,7 @@ def _first_of(offered: Sequence[tuple[str, str]]) -> str:
     return "\n".join(prompt for prompts in first.values() for prompt in prompts)
 
 
-def _shown_model(names: list[str], chosen: str | None) -> str:
+def _shown_model(names: Sequence[str], chosen: str | None) -> str:
     """Which erased models the images are of, and a warning where another one is chosen."""
     listed = ", ".join(names)
     if chosen is None or chosen in names:
