@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from functools import cache
 
 from mace_studio.presets import known_kinds
-from mace_studio.recipe import KINDS
+from mace_studio.recipe import KINDS, Recipe
+from mace_studio.runtime import vocabulary
 
 # Painters whom people name first when they think of a style, by how their names end; the presets know hundreds more.
 PAINTERS = (
@@ -37,6 +38,25 @@ def guess(phrase: str, known: Mapping[str, str] | None = None) -> str:
     plain = phrase.strip()
     own = (known_kinds() if known is None else known).get(plain.lower())
     return own or next((kind for pattern, kind in _patterns() if pattern.search(plain)), KINDS[0])
+
+
+def of_kept(recipe: Recipe, own: vocabulary.Vocabulary | None) -> dict[str, str]:
+    """Phrase in lower case -> kind of all that a recipe keeps, as `prompts.suggestions` takes it.
+
+    What the model and the presets do not know is guessed; beside people or styles a name is one of them.
+
+    Args:
+        recipe: of the erasure.
+        own: what the model has learned; None where that is not known.
+    """
+    known = {**known_kinds(), **{phrase.lower(): kind for phrase, kind in vocabulary.known(own).items()}}
+    first = recipe.concepts[0].kind
+    found = {}
+    for phrase in recipe.kept:
+        plain = phrase.strip()
+        named = plain[:1].isupper() and first in ("celebrity", "style")
+        found[plain.lower()] = first if named and not known.get(plain.lower()) else guess(plain, known)
+    return found
 
 
 @cache

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from mace_studio.errors import RecipeError
 from mace_studio.methods import METHODS
 from mace_studio.methods.mace import FUSIONS, MASKS, MaceSettings
+from mace_studio.prompts import suggestions
 from mace_studio.recipe import KINDS, MAX_CONCEPTS, Concept, Recipe
+from mace_studio.runtime.vocabulary import Vocabulary
 from mace_studio.settings import TUNE, ImageSettings, KeepWeights, LoraSettings
 from mace_studio.ui import concept_text, form, kinds, notices
 from mace_studio.ui.cards.recipe_form import _dial_text, preset_change
@@ -337,6 +339,24 @@ def test_pasted_lines():
         ("five – 5", ""),
     ]
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
+
+
+def test_what_is_kept_is_of_the_kind_that_the_model_knows_or_of_the_one_that_its_phrase_looks_like():
+    own = Vocabulary({"Ada Finch": "celebrity", "a park": ""}, frozenset())
+    kept = ("Taylor Swift", "ada finch", "truck", "a park")
+    beside_a_thing = Recipe(concepts=(Concept("car", "street", "object"),), preserve=kept)
+    assert kinds.of_kept(beside_a_thing, own) == {
+        "taylor swift": "celebrity", "ada finch": "celebrity", "truck": "object", "a park": "object",
+    }  # fmt: skip
+    beside_a_person = Recipe(
+        concepts=(Concept("Elvis", "a man", "celebrity"),), preserve=("lion", "Cher", "Monet style")
+    )
+    assert kinds.of_kept(beside_a_person, None) == {"lion": "object", "cher": "celebrity", "monet style": "celebrity"}
+    prompts = suggestions(beside_a_thing, kinds.of_kept(beside_a_thing, own))
+    assert ("kept", "a photo of Taylor Swift") in prompts and ("kept", "a photo of Ada Finch") in suggestions(
+        dataclasses.replace(beside_a_thing, preserve=("Ada Finch",)), kinds.of_kept(beside_a_thing, own)
+    )
+    assert ("kept", "a photo of the lion") in suggestions(beside_a_person, kinds.of_kept(beside_a_person, None))
 
 
 def test_a_kind_that_nobody_says_is_guessed():

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import vocabulary
 from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings
+from mace_studio.ui import kinds
 from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import verdict
 from mace_studio.ui.components.files import png_url
@@ -62,7 +62,7 @@ class OutcomeCard:
         images = getattr(recipe.settings, "images", ImageSettings())
         usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
         request = ImageRequest(
-            tuple(_prompts(recipe).values()), (recipe.seed,), steps=usual.steps, guidance=usual.guidance
+            tuple(_prompts(recipe, own).values()), (recipe.seed,), steps=usual.steps, guidance=usual.guidance
         )
         return self.studio.compare(newest, request)
 
@@ -80,24 +80,29 @@ class OutcomeCard:
         return {self.images: (said(rows) if job.over else "") + verdict.figures(rows)}
 
 
-def _prompts(recipe: Recipe) -> dict[str, str]:
+def _prompts(recipe: Recipe, own: vocabulary.Vocabulary | None) -> dict[str, str]:
     """The first suggested prompt of each role, in the order of `ROLES`."""
-    first = {role: prompt for role, prompt in reversed(suggestions(recipe, known_kinds()))}
+    first = {role: prompt for role, prompt in reversed(suggestions(recipe, kinds.of_kept(recipe, own)))}
     return {role: first[role] for role in ROLES if role in first}
+
+
+def _phrases(recipe: Recipe) -> dict[str, str]:
+    """The first phrase of each role, in the order of their prompts."""
+    synonyms = [word for concept in recipe.concepts for word in concept.synonyms]
+    named = {
+        "erased": recipe.concepts[0].phrase,
+        "synonym": next(iter(synonyms), ""),
+        "kept": next(iter(recipe.kept), ""),
+    }
+    return {role: phrase for role, phrase in named.items() if phrase}
 
 
 def _changes(pairs: list[Pair]) -> str:
     """One line for a model without a judge: how far the images of each role moved."""
-    recipe = _recipe(pairs)
     names = {"erased": "", "synonym": "synonym ", "kept": "kept "}
-    phrases = {"erased": recipe.concepts[0].phrase, "synonym": "", "kept": ""}
-    phrases["synonym"] = next((word for concept in recipe.concepts for word in concept.synonyms), "")
-    phrases["kept"] = next(iter(recipe.kept), "")
-    changes = {pair.prompt: pair.change for pair in pairs}
     parts = [
-        f"{names[role]}<b>{html.escape(phrases[role])}</b>: changed by {changes[prompt]:.0f} of 255"
-        for role, prompt in _prompts(recipe).items()
-        if prompt in changes
+        f"{names[role]}<b>{html.escape(phrase)}</b>: changed by {pair.change:.0f} of 255"
+        for (role, phrase), pair in zip(_phrases(_recipe(pairs)).items(), pairs, strict=False)
     ]
     return f'<p class="verdict" role="status">{" · ".join(parts)}</p>'
 
@@ -107,14 +112,10 @@ def _recipe(pairs: list[Pair]) -> Recipe:
 
 
 def _figures(pairs: list[Pair]) -> str:
-    recipe = _recipe(pairs)
-    roles = {prompt: role for role, prompt in _prompts(recipe).items()}
-    kept = [prompt for prompt, role in roles.items() if role == "kept"]
     figures = "".join(
-        f"<figure><figcaption>{ROLES[roles.get(pair.prompt, 'erased')]}: {html.escape(pair.prompt)} · "
-        f"seed {pair.seed}</figcaption>"
+        f"<figure><figcaption>{ROLES[role]}: {html.escape(pair.prompt)} · seed {pair.seed}</figcaption>"
         f'<img src="{png_url(pair.before)}" alt="before"><img src="{png_url(pair.after)}" alt="after">'
-        f"<p>changed by {pair.change:.0f} of 255; should be {'small' if pair.prompt in kept else 'large'}</p></figure>"
-        for pair in pairs
+        f"<p>changed by {pair.change:.0f} of 255; should be {'small' if role == 'kept' else 'large'}</p></figure>"
+        for role, pair in zip(_phrases(_recipe(pairs)), pairs, strict=False)
     )
     return f'<div class="outcome">{figures}</div>'

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mace_studio.methods import usual_guidance
-from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import DONE, Job
-from mace_studio.ui import form
+from mace_studio.ui import form, kinds
 from mace_studio.ui.cards.job import JobCard, Shows, results
 from mace_studio.ui.components import attention_maps
 from mace_studio.ui.components.attention_maps import ALL_HEADS, ALL_LAYERS
@@ -156,7 +155,8 @@ class AttentionTab:
         """The prompt; where nobody typed it, that of the chosen model, which may be chosen just now."""
         if not _erased(name) or prompt.strip() != suggested:
             return prompt.strip()
-        return suggestions(self.studio.entry(_erased(name)).recipe, known_kinds())[0][1]
+        recipe = self.studio.entry(_erased(name)).recipe
+        return suggestions(recipe, kinds.of_kept(recipe, self.studio.vocabulary()))[0][1]
 
     def on_read(self, name: str | None, prompt: str, suggested: str, *settings: str) -> Job:
         """Read the attention before and after."""

@@ -10,11 +10,10 @@ from weakref import WeakSet
 import gradio as gr
 
 from mace_studio.methods import usual_guidance
-from mace_studio.presets import known_kinds
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
 from mace_studio.runtime.jobs import Job
-from mace_studio.ui import form
+from mace_studio.ui import form, kinds
 from mace_studio.ui.cards.job import JobCard, Shows, results
 from mace_studio.ui.components.divider import divided, divider
 from mace_studio.ui.components.model_list import choices, erased_models, listing
@@ -159,7 +158,7 @@ class CompareTab:
         """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
         if not name:
             return [], gr.skip(), suggested, gr.skip()
-        offered = suggestions(self.studio.entry(name).recipe, known_kinds())
+        offered = self._offered(name)
         start = _first_of(offered)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)
         job = self.studio.job(job_id)
@@ -176,8 +175,12 @@ class CompareTab:
         """Start a comparison. Prompts that nobody typed are those of the chosen model, which may be chosen just now."""
         beside, lines = [other for other in others or [] if other != name], form.prompts_from(prompts)
         if name and lines and lines == form.prompts_from(suggested):
-            lines = form.prompts_from(_first_of(suggestions(self.studio.entry(name).recipe, known_kinds())))
+            lines = form.prompts_from(_first_of(self._offered(name)))
         return self.studio.compare(name or "", form.images_from(lines, *settings), beside)
+
+    def _offered(self, name: str) -> list[tuple[str, str]]:
+        recipe = self.studio.entry(name).recipe
+        return suggestions(recipe, kinds.of_kept(recipe, self.studio.vocabulary()))
 
     @readable
     def on_pair(self, job_id: str, event: gr.EventData) -> Update:
