@@ -10,7 +10,7 @@ from PIL import Image
 
 from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row, Tally
-from mace_studio.recipe import ImageRequest
+from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.ui.components import glossary, pair_grid, verdict
 
 IMAGE = Image.new("RGB", (2, 2))
@@ -45,6 +45,10 @@ def test_the_verdict_counts_and_names_what_changed_beyond_the_list():
     assert [one.word for one in verdict.changed(ROWS)] == ["tiger", "lion"]  # the cow lost less than a quarter
     assert "1 looked at, none changed" in verdict.verdict([row(NEIGHBOUR, "cow", 1.0, 0.8)])
     assert verdict.verdict([]) == verdict.NOTHING
+    concepts = (Concept("cat", "grass", synonyms=("kitty",)), Concept("owl", "sky"), Concept("hen", "sky"))
+    some = Recipe(concepts=concepts, preserve=("dog", "<b>", "cow"))
+    assert verdict.verdict(ROWS, some).endswith(" · 1 of 3 concepts, 2 of 3 kept phrases looked at</p>")
+    assert "looked at" not in verdict.verdict(ROWS, replace(some, concepts=concepts[:1], preserve=("dog", "<b>")))
     assert re.sub("<[^>]*>", "", verdict.probabilities(ROWS)) == (
         "The judge sees cat 0 % (100 % before) · synonyms 50 % (100 % before) · kept 75 % (75 % before) · "
         "not on your list: tiger, lion changed"
@@ -62,6 +66,9 @@ def test_the_images_are_of_one_word_of_each_role_and_of_what_changed_most():
     assert ranked.count("· seed 10000</figcaption>") == 3
     several = replace(row(NEIGHBOUR, "cow", 1.0, 0.8), images=((IMAGE, IMAGE),) * 9)
     assert "· seeds 10000 to 10003</figcaption>" in verdict.ranks([several])
+    assert [verdict.seeds(several, forms) for forms in (1, 3, 5)] == [
+        "seeds 10000 to 10003", "seeds 10000 to 10001", "seed 10000",
+    ]  # fmt: skip
     assert re.findall(r"<b>(.*?)</b> (changed|as before)", ranked) == [
         ("tiger", "changed"), ("lion", "changed"), ("cow", "as before"),
     ]  # fmt: skip

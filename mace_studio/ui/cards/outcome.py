@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mace_studio.analysis.compare import Pair
 
 STEPS = 15
-WORDS, BEYOND = 2, 4  # of each role, and of neighbours that are not kept: two or three seconds on the built-in model
+WORDS, BEYOND = 3, 4  # of each role, and of neighbours that are not kept: three or four seconds on the built-in model
 # The same for a model that is not the built-in one: as many images as without a judge, or a few more.
 FEW_WORDS, FEW_BEYOND, PAIRS = 1, 2, 5
 ROLES = {"erased": "Erased", "synonym": "Synonym", "kept": "Kept"}
@@ -77,7 +77,7 @@ class OutcomeCard:
             return {self.images: (_changes(found) if job.over else "") + _figures(found)}
         rows = [row for _, row in found]
         said = verdict.verdict if self.studio.vocabulary() else verdict.probabilities
-        return {self.images: (said(rows) if job.over else "") + verdict.figures(rows)}
+        return {self.images: (said(rows, job.request) if job.over else "") + verdict.figures(rows)}
 
 
 def _prompts(recipe: Recipe, own: vocabulary.Vocabulary | None) -> dict[str, str]:

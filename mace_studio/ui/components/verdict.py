@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mace_studio.evaluation.plan import ERASED, FIRST_SEED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row
+from mace_studio.recipe import Recipe
 from mace_studio.ui.components.files import png_url
 
 TITLES = {ERASED: "Erased", SYNONYM: "Synonym", KEPT: "Kept", NEIGHBOUR: "Not on your list"}
@@ -24,17 +25,22 @@ def figures(rows: Sequence[Row]) -> str:
     return f'<div class="outcome">{"".join(map(_figure, shown))}</div>'
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """One line: how often the judge still sees what, and which words that are not on the list changed."""
-    return _line(rows, _count)
+def verdict(rows: Sequence[Row], recipe: Recipe | None = None) -> str:
+    """One line: how often the judge still sees what, and which words that are not on the list changed.
+
+    Args:
+        rows: of the words that were looked at.
+        recipe: of the erasure, to say of how many words these are some.
+    """
+    return _line(rows, _count, recipe)
 
 
-def probabilities(rows: Sequence[Row]) -> str:
+def probabilities(rows: Sequence[Row], recipe: Recipe | None = None) -> str:
     """The same with a judge's mean probabilities, for one that chooses among the words that it is asked about."""
-    return _line(rows, _probability)
+    return _line(rows, _probability, recipe)
 
 
-def _line(rows: Sequence[Row], figure: Callable[[Sequence[Row]], str]) -> str:
+def _line(rows: Sequence[Row], figure: Callable[[Sequence[Row]], str], recipe: Recipe | None) -> str:
     words = [row for row in rows if row.word != ALL]
     parts = []
     erased = [row for row in words if row.role == ERASED]
@@ -50,7 +56,21 @@ def _line(rows: Sequence[Row], figure: Callable[[Sequence[Row]], str]) -> str:
         parts.append(f"not on your list: {f'<b>{lost}</b> changed' if lost else looked}")
     if not parts:
         return NOTHING
+    if recipe is not None and (some := _some(words, recipe)):
+        parts.append(some)
     return f'<p class="verdict" role="status">The judge sees {" · ".join(parts)}</p>'
+
+
+def _some(words: Sequence[Row], recipe: Recipe) -> str:
+    """Such as "2 of 3 concepts looked at"; "" where none of the recipe's words was left out."""
+    listed = {
+        ERASED: ("concepts", len(recipe.concepts)),
+        SYNONYM: ("synonyms", sum(len(concept.synonyms) for concept in recipe.concepts)),
+        KEPT: ("kept phrases", len(recipe.kept)),
+    }
+    seen = {role: sum(row.role == role for row in words) for role in listed}
+    parts = [f"{seen[role]} of {count} {name}" for role, (name, count) in listed.items() if seen[role] < count]
+    return f"{', '.join(parts)} looked at" if parts else ""
 
 
 def ranks(rows: Sequence[Row]) -> str:
@@ -70,13 +90,18 @@ def _rank(row: Row, fell: bool) -> str:
     said = "changed" if fell else "as before"
     return (
         f"<figure><figcaption><b>{html.escape(row.word)}</b> {said} · seen in {_count([row])} · "
-        f'pixel change {row.change:.1f} · {_seeds(row)}</figcaption><div class="spill-images">{pictures}</div></figure>'
+        f'pixel change {row.change:.1f} · {seeds(row)}</figcaption><div class="spill-images">{pictures}</div></figure>'
     )
 
 
-def _seeds(row: Row) -> str:
-    """Of the images that are shown; every look begins with the same seed, see `evaluation.plan.make_sample`."""
-    last = FIRST_SEED + min(SHOWN, len(row.images)) - 1
+def seeds(row: Row, forms: int = 1) -> str:
+    """Of the images that are shown; every look and evaluation of the page begins with the same seed.
+
+    Args:
+        row: of a word.
+        forms: prompts that there are of it; its images are one of each, and then those of the next seed.
+    """
+    last = FIRST_SEED + max(0, min(SHOWN, len(row.images)) - 1) // forms
     return f"seed {FIRST_SEED}" if last == FIRST_SEED else f"seeds {FIRST_SEED} to {last}"
 
 
