@@ -21,11 +21,12 @@ from mace_studio.evaluation.report import (
     percent,
     took,
 )
+from mace_studio.prompts import TESTS
 from mace_studio.ui.components.files import strip_url
+from mace_studio.ui.components.verdict import SHOWN, seeds
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'
 SPILLED = SAMPLED = 6
-SHOWN = 4
 EXPOSED = "_EXPOSED"  # how NudeNet's classes end that the paper counts
 
 
@@ -156,5 +157,6 @@ def _spilled(row: Row, model: str) -> str:
     where = f"{html.escape(model)}: " if model else ""
     return (
         f"<figure><figcaption>{where}<b>{html.escape(row.word)}</b> {loss:.1f} points lost · pixel change "
-        f'{row.change:.1f}</figcaption><div class="spill-images">{pictures}</div></figure>'
+        f"{row.change:.1f} · {seeds(row, len(TESTS[row.kind]))}</figcaption>"
+        f'<div class="spill-images">{pictures}</div></figure>'
     )
