@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mace_studio.errors import StudioError
+from mace_studio.errors import RecipeError, StudioError
 from mace_studio.progress import Report
 from mace_studio.runtime import housekeeping, quota
 from mace_studio.runtime.job_log import JobLog, Written, whole
@@ -120,6 +120,11 @@ class JobDesk:
         """Raise a FileError where the user who asks has left too much on a disk that many share."""
         if self.fixed and self.place.output != self._model.place.output:
             housekeeping.check_room(self.place.output)
+
+    def check_judge(self, judge: str | None) -> None:
+        """Raise a RecipeError for a judge that a user names where the studio is fixed."""
+        if self.fixed and judge:
+            raise RecipeError("judge", "Only the model’s own judge can be used here; leave the field blank.")
 
     def _owners(self) -> tuple[str, ...]:
         return (f"user {self._user()}", f"machine {self._machine()}") if self.fixed else ("",)

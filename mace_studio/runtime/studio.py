@@ -336,8 +336,7 @@ class Studio(JobDesk):
         Raises:
             RecipeError: also for a judge where the studio is fixed.
         """
-        if self.fixed and judge:
-            raise RecipeError("judge", "Only the model’s own judge can be used here; leave the field blank.")
+        self.check_judge(judge)
         counted("models", len(erasures), "erasures")
         entries = [self.entry(erasure) for erasure in erasures or [""]]
         plans = [self.plan(entry.path, size, first_seed) for entry in entries]
@@ -356,7 +355,7 @@ class Studio(JobDesk):
         """
         entry = self.entry(erasure)
         plan = self.with_defaults(vocabulary.sample(entry.recipe, self.vocabulary(), words, beyond, pairs))
-        return self._submit(f"Look at {entry.name}", entry.recipe, "sample", entry.path, plan, judge)
+        return self._submit(f"Look at {entry.name}", (entry.name, entry.recipe), "sample", entry.path, plan, judge)
 
     @survives
     def export(self, erasure: str | Path, request: ExportRequest) -> Job:

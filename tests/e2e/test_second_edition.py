@@ -189,8 +189,13 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
     for box in boxes.locator("input:checked").all():
         box.uncheck()
     boxes.filter(has_text="erased car").locator("input").check()
+    field(page, "evaluate-judge").fill("/nowhere/clip")
+    page.locator("#look-beyond").click()
+    expect(page.locator("#beyond-notice")).to_contain_text("The judge /nowhere/clip could not be loaded")
+    field(page, "evaluate-judge").fill("")
     page.locator("#look-beyond").click()
     expect(page.locator("#beyond figcaption")).to_have_count(2)
+    expect(page.locator("#beyond .hint")).to_contain_text("Neighbours of what erased car · ")
     words = page.locator("#beyond figcaption b").all_inner_texts()
     assert "car" not in words and "ship" not in words
     page.locator("#keep-and-erase").click()

@@ -11,6 +11,7 @@ from PIL import Image
 from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row, Tally
 from mace_studio.recipe import Concept, ImageRequest, Recipe
+from mace_studio.ui.cards import beyond
 from mace_studio.ui.components import glossary, pair_grid, verdict
 
 IMAGE = Image.new("RGB", (2, 2))
@@ -72,6 +73,20 @@ def test_the_images_are_of_one_word_of_each_role_and_of_what_changed_most():
     assert re.findall(r"<b>(.*?)</b> (changed|as before)", ranked) == [
         ("tiger", "changed"), ("lion", "changed"), ("cow", "as before"),
     ]  # fmt: skip
+
+
+def test_neighbours_are_judged_by_the_clip_that_is_named_or_stands_beside_the_model(monkeypatch):
+    asked = []
+    studio = SimpleNamespace(
+        source="model", vocabulary=lambda: None, check_judge=asked.append, sample=lambda *args, **own: own["judge"]
+    )
+    card = SimpleNamespace(studio=studio)
+    monkeypatch.setattr(beyond.vocabulary, "clip_beside", lambda source: f"clip beside {source}")
+    assert beyond.BeyondCard.on_look(card, ["cat"], " a/clip ") == "a/clip"
+    assert beyond.BeyondCard.on_look(card, ["cat"], "") == "clip beside model"
+    assert asked == ["a/clip", ""]
+    studio.vocabulary = lambda: "what the model's own judge knows"
+    assert beyond.BeyondCard.on_look(card, ["cat"], "") is None
 
 
 def test_several_models_have_a_row_each_below_the_original():

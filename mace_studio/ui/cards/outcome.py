@@ -77,7 +77,7 @@ class OutcomeCard:
             return {self.images: (_changes(found) if job.over else "") + _figures(found)}
         rows = [row for _, row in found]
         said = verdict.verdict if self.studio.vocabulary() else verdict.probabilities
-        return {self.images: (said(rows, job.request) if job.over else "") + verdict.figures(rows)}
+        return {self.images: (said(rows, job.request[1]) if job.over else "") + verdict.figures(rows)}
 
 
 def _prompts(recipe: Recipe, own: vocabulary.Vocabulary | None) -> dict[str, str]:

@@ -89,6 +89,12 @@ def choices(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     ]
 
 
+def called(studio: Studio, names: Sequence[str]) -> list[str]:
+    """What the lists call erased models; one that is gone by its name."""
+    labels = {name: label for label, name in choices(studio.entries())}
+    return [labels.get(name, name) for name in names]
+
+
 def rows(entries: Sequence[Entry], status: Status) -> list[dict[str, str]]:
     """What the list shows of each model."""
     return [

@@ -89,8 +89,9 @@ def _rank(row: Row, fell: bool) -> str:
     )
     said = "changed" if fell else "as before"
     return (
-        f"<figure><figcaption><b>{html.escape(row.word)}</b> {said} · seen in {_count([row])} · "
-        f'pixel change {row.change:.1f} · {seeds(row)}</figcaption><div class="spill-images">{pictures}</div></figure>'
+        f"<figure{' data-changed' if fell else ''}><figcaption><b>{html.escape(row.word)}</b> {said} · "
+        f"seen in {_count([row])} · pixel change {row.change:.1f} · {seeds(row)}</figcaption>"
+        f'<div class="spill-images">{pictures}</div></figure>'
     )
 
 

@@ -115,7 +115,7 @@ class EvaluateTab:
         shown = [self.head, self.table, self.samples, self.judged, self.spill_card, self.spills, *files, self.measured]
         shows = Shows(begun=self._begun, found=self._rows, done=self._reports, resumed=self._begun)
         self.job.wire([self.on_evaluate], [*chosen, self.judge], shown, shows)
-        looked = self.beyond.wire(self.name)
+        looked = self.beyond.wire(self.name, self.judge)
         # Again after a look at neighbours, which belong in the report.
         for event in (self.measured.change, looked.then):
             written = event(self.on_files, [self.measured, self.beyond.job_id], self.written, **WAITING)
