@@ -121,6 +121,10 @@ def test_a_file_that_is_no_erasure_is_named_below_the_list(tab, studio):
 
 
 def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
+    offered = tab.locator("#evaluate-model")  # of a tab that is open no longer, and lists again at no sight
+    tab.get_by_role("tab", name="Evaluate").click()
+    expect(offered).to_be_visible()
+    tab.get_by_role("tab", name="Models").click()
     data = studio.entry(erased).path.read_bytes()
     upload(tab, "#open-erasure", f"{erased}.safetensors", data)
     expect(tab.locator("#models-notice")).to_contain_text(f"There is an erased model “{erased}” already")
@@ -130,6 +134,7 @@ def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
     expect(tab.locator("#details h2")).to_have_text("brought")
     expect(tab.locator("#models-notice")).not_to_contain_text("already")
     assert studio.entry("brought").path.read_bytes() == data
+    expect(offered.locator("label", has_text="brought · ")).to_have_count(1)
     library.write_recipe(studio.entry("brought"))  # as the Erase tab does at the end of a run
 
     tab.locator("#rename").click()
@@ -141,6 +146,8 @@ def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
     tab.locator("#save-name").click()
     expect(tab.locator("#details h2")).to_have_text("Mine (1)")
     expect(tab.locator("#rename-panel")).to_be_hidden()
+    expect(offered.locator("label", has_text="Mine (1) · ")).to_have_count(1)
+    expect(offered.locator("label", has_text="brought · ")).to_have_count(0)
     assert studio.entry("Mine (1)").path.read_bytes() == data
     recipes = {path.name for path in (studio.output / "recipes").iterdir()}
     assert "Mine (1).json" in recipes and "brought.json" not in recipes
@@ -151,6 +158,7 @@ def test_a_file_is_opened_renamed_and_deleted(tab, studio, erased, upload):
     tab.locator("#delete").click()
     tab.locator("#delete-now").click()
     expect(box(tab, "Mine (1)")).to_have_count(0)
+    expect(offered.locator("label", has_text="Mine (1) · ")).to_have_count(0)
     expect(tab.locator("#details")).to_contain_text("Choose a model in the list")
     assert {"Mine (1)", "brought"}.isdisjoint(entry.name for entry in studio.entries())
 

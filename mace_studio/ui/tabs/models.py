@@ -91,24 +91,28 @@ class ModelsTab:
         shown = [self.details, self.buttons, self.file, *panels, self.new_name, self.compose.leave_out, self.told]
         self.list.change(self.on_choose, [self.list, self.compose.leave_out, self.told], shown, **QUIET)
         changed = [self.list, self.notice]
-        self.upload.upload(self.on_upload, [self.upload, self.list], changed, **QUIET)
+        listed = [self.upload.upload(self.on_upload, [self.upload, self.list], changed, **QUIET)]
         if not self.studio.fixed:
-            self._wire_changes(panels, changed)
+            listed += self._wire_changes(panels, changed)
         compared = self.compare.click(self.on_compare, self.list, [self.newest, tabs], **QUIET)
-        self.emits[ERASURES_CHANGED] = [compared.then]
+        self.emits[ERASURES_CHANGED] = [event.then for event in (compared, *listed)]
         self.compose.wire([self.list, self.newest], self._composed)
         self.listens[PAGE_OPENED].append(self.compose.job.resume)
         if self.base is not None:
             self.emits[MODEL_LOADED] = [self.base.wire([self.header], self._status).then]
             self.listens[PAGE_OPENED].append(self.base.job.resume)
 
-    def _wire_changes(self, panels: list[gr.Column], changed: list[gr.HTML]) -> None:
+    def _wire_changes(self, panels: list[gr.Column], changed: list[gr.HTML]) -> list[Any]:
+        """Connect what a studio of one's own offers; returns the events after which the list is another."""
         self.rename.click(lambda: (gr.Column(visible=True), gr.Column(visible=False)), None, panels, **QUIET)
         self.delete.click(lambda: (gr.Column(visible=False), gr.Column(visible=True)), None, panels, **QUIET)
         self.keep.click(lambda: gr.Column(visible=False), None, self.deleting, **QUIET)
         named = [self.save_name.click, self.new_name.submit]
-        gr.on(named, self.on_rename, [self.list, self.new_name], changed, **QUIET)
-        self.delete_now.click(self.on_delete, self.list, changed, **QUIET)
+        shown = [*changed, self.newest]
+        return [
+            gr.on(named, self.on_rename, [self.list, self.new_name, self.newest], shown, **QUIET),
+            self.delete_now.click(self.on_delete, [self.list, self.newest], shown, **QUIET),
+        ]
 
     @readable
     def on_open(self) -> Update:
@@ -153,22 +157,26 @@ class ModelsTab:
         return {self.notice: CLEAR, self.list: self._listed([entry.name])}
 
     @readable
-    def on_rename(self, shown: dict[str, Any], new: str) -> Update:
+    def on_rename(self, shown: dict[str, Any], new: str, newest: str) -> Update:
         """Give the chosen model another name."""
+        old = _one(shown)
         try:
-            entry = library.rename(self.studio.output, _one(shown), new)
+            entry = library.rename(self.studio.output, old, new)
         except StudioError as error:
             return {self.notice: notices.problem(error, PLACES)}
-        return {self.notice: CLEAR, self.list: self._listed([entry.name])}
+        update: Update = {self.notice: CLEAR, self.list: self._listed([entry.name])}
+        return update | ({self.newest: entry.name} if newest == old else {})
 
     @readable
-    def on_delete(self, shown: dict[str, Any]) -> Update:
+    def on_delete(self, shown: dict[str, Any], newest: str) -> Update:
         """Remove the chosen model's file."""
+        name = _one(shown)
         try:
-            library.delete(self.studio.output, _one(shown))
+            library.delete(self.studio.output, name)
         except StudioError as error:
             return {self.notice: notices.plain(error)}
-        return {self.notice: CLEAR, self.list: self._listed([])}
+        update: Update = {self.notice: CLEAR, self.list: self._listed([])}
+        return update | ({self.newest: ""} if newest == name else {})
 
     @readable
     def on_compare(self, shown: dict[str, Any]) -> tuple[str, Any]:
