@@ -119,9 +119,14 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     field(page, "compare-steps").fill("1")
     page.locator("#generate").click()
     expect(page.locator("#pairs img")).to_have_count(9)
-    expect(page.locator("#pairs tbody th b")).to_have_text(["original", erased, gentle])
+    called = [re.compile(f"^{title} · .* · MACE$") for title in ("erased car", "gentle car")]
+    expect(page.locator("#pairs tbody th b")).to_have_text(["original", *called])
+    marked = page.locator("#pairs [aria-pressed=true]")
+    expect(marked).to_have_accessible_name(re.compile("^a photo of the car, seed 0, erased car · "))
+    page.get_by_role("button", name="a photo of the car, seed 1, original").click()
+    expect(marked).to_have_accessible_name("a photo of the car, seed 1, original")
     expect(page.locator("#pairs thead th")).to_have_text(["", "seed 0", "seed 1", "seed 2"])
-    page.get_by_role("button", name=f"a photo of the car, seed 2, {gentle}").click()
+    page.get_by_role("button", name="a photo of the car, seed 2, gentle car · ").click()
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*2"))
     with page.expect_download() as download:
         page.locator("#sheet-file").click()

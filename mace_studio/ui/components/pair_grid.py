@@ -35,7 +35,7 @@ def cells(job_id: str, request: ImageRequest, pairs: Sequence[Pair], names: Sequ
         job_id: another one lets the grid choose its first cell again.
         request: which pairs there will be.
         pairs: those that are there, in the order of `request.pairs()`, for each of them one of every model.
-        names: of the erased models.
+        names: what the erased models are called.
     """
     width, models = len(request.seeds), len(names)
     rows: list[dict[str, Any]] = []

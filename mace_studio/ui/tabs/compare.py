@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import gradio as gr
 
@@ -16,7 +16,7 @@ from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form, kinds
 from mace_studio.ui.cards.job import JobCard, Shows, results
 from mace_studio.ui.components.divider import divided, divider
-from mace_studio.ui.components.model_list import choices, erased_models, listing
+from mace_studio.ui.components.model_list import called, choices, erased_models, listing
 from mace_studio.ui.components.pair_grid import cells, pair_grid
 from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
@@ -49,6 +49,7 @@ class CompareTab:
         self.studio, self.job_id = shared.studio, shared.jobs["compare"]
         self.usual = number_text(usual_guidance(shared.start))
         self.suggested = gr.State("")
+        self._labels: WeakKeyDictionary[Job, list[str]] = WeakKeyDictionary()  # of the erased models of a job
         self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
             with gr.Column(scale=4, min_width=310):
@@ -135,9 +136,10 @@ class CompareTab:
             [self.on_generate], asked, [self.grid_card, self.grid, self.sheet, self.shown_model, *pair], shows
         )
         self.grid.pick(self.on_pair, self.job_id, pair, **QUIET)
-        suggested = [self.suggestions, self.prompts, self.suggested, self.shown_model]
-        chosen = [self.job_id, self.name, self.prompts, self.suggested]
-        self.name.change(self.on_model, chosen, suggested, **QUIET)
+        suggested = [self.suggestions, self.prompts, self.suggested]
+        self.name.change(self.on_model, [self.name, self.prompts, self.suggested], suggested, **QUIET)
+        models = Listener(self.on_models, [self.job_id, self.name, self.others], self.shown_model)
+        models.on(self.name.change, self.others.change)
         self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
 
     @readable
@@ -154,16 +156,23 @@ class CompareTab:
         return unless_shown(usual[0], steps), unless_shown(usual[1], guidance)
 
     @readable
-    def on_model(self, job_id: str, name: str | None, prompts: str, suggested: str) -> tuple[Any, ...]:
+    def on_model(self, name: str | None, prompts: str, suggested: str) -> tuple[Any, ...]:
         """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
         if not name:
-            return [], gr.skip(), suggested, gr.skip()
+            return [], gr.skip(), suggested
         offered = self._offered(name)
         start = _first_of(offered)
         typed = form.prompts_from(prompts) != form.prompts_from(suggested)
+        return [list(pair) for pair in offered], gr.skip() if typed else unless_shown(start, prompts), start
+
+    @readable
+    def on_models(self, job_id: str, name: str | None, others: list[str]) -> Any:
+        """Say which models the images are of, where others are chosen."""
         job = self.studio.job(job_id)
-        shown = _shown_model(job.request[0], name) if job else ""
-        return [list(pair) for pair in offered], gr.skip() if typed else unless_shown(start, prompts), start, shown
+        if job is None or not name:
+            return gr.skip()
+        missing = called(self.studio, [one for one in (name, *(others or [])) if one not in job.request[0]])
+        return _shown_models(self._called(job), missing)
 
     @readable
     def on_suggestion(self, prompts: str, event: gr.EventData) -> str:
@@ -192,21 +201,26 @@ class CompareTab:
 
     def _begun(self, job: Job) -> Update:
         self._showing.discard(job)
-        names, request = job.request
         return {
             self.grid_card: gr.Column(visible=True),
-            self.grid: cells(job.id, request, (), names),
+            self.grid: cells(job.id, job.request[1], (), self._called(job)),
             self.sheet: gr.DownloadButton(interactive=False),
             self.divider: {},
             self.figures: NO_PAIR,
             self.pair_file: gr.DownloadButton(interactive=False),
-            self.shown_model: _shown_model(names, None),
+            self.shown_model: _shown_models(self._called(job)),
         }
+
+    def _called(self, job: Job) -> list[str]:
+        """What the lists called the job's models when they were asked for first; reading them takes a while."""
+        if job not in self._labels:
+            self._labels[job] = called(self.studio, job.request[0])
+        return self._labels[job]
 
     def _pairs(self, job: Job, found: list[Pair]) -> Update:
         """What is generated so far; of a job that was cancelled, too."""
         names, request = job.request
-        update: Update = {self.grid: cells(job.id, request, found, names)}
+        update: Update = {self.grid: cells(job.id, request, found, self._called(job))}
         if found and job not in self._showing:
             self._showing.add(job)
             update |= self._pair(found[0])
@@ -235,10 +249,10 @@ def _first_of(offered: Sequence[tuple[str, str]]) -> str:
     return "\n".join(prompt for prompts in first.values() for prompt in prompts)
 
 
-def _shown_model(names: Sequence[str], chosen: str | None) -> str:
-    """Which erased models the images are of, and a warning where another one is chosen."""
-    listed = ", ".join(names)
-    if chosen is None or chosen in names:
+def _shown_models(labels: Sequence[str], missing: Sequence[str] = ()) -> str:
+    """Which erased models the images are of, and a warning where others are chosen that are not among them."""
+    listed = ", ".join(labels)
+    if not missing:
         return f'<p class="hint">Erased model: <b>{html.escape(listed)}</b></p>'
-    other = f"These images are of {listed}; generate again to see {chosen}."
+    other = f"These images are of {listed}; generate again to see {', '.join(missing)}."
     return f'<p class="estimate is-missing" role="status">{html.escape(other)}</p>'
