@@ -125,6 +125,7 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     expect(marked).to_have_accessible_name(re.compile("^a photo of the car, seed 0, erased car · "))
     page.get_by_role("button", name="a photo of the car, seed 1, original").click()
     expect(marked).to_have_accessible_name("a photo of the car, seed 1, original")
+    expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*1"))
     expect(page.locator("#pairs thead th")).to_have_text(["", "seed 0", "seed 1", "seed 2"])
     page.get_by_role("button", name="a photo of the car, seed 2, gentle car · ").click()
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*2"))
