@@ -103,7 +103,7 @@ def test_prompts_that_nobody_typed_are_those_of_the_model_that_is_compared(tab, 
     said = r"These images are of frog · .* · MACE; generate again to see erased car · .* · MACE\."
     expect(tab.locator("#shown-model")).to_have_text(re.compile(said))
     choose_model(tab, "#erased-model", "frog")
-    expect(tab.locator("#shown-model")).to_have_text(re.compile("^Erased model: frog · .* · MACE$"))
+    expect(tab.locator("#shown-model")).to_have_text(re.compile(r"^\s*Erased model: frog · .* · MACE\s*$"))
     tab.locator("#other-models input").click()
     tab.locator("#other-models [role=option]", has_text="erased car").click()
     expect(tab.locator("#shown-model")).to_have_text(re.compile(said))
