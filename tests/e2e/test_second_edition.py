@@ -192,6 +192,7 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
     expect(page.locator("#queue-notice")).to_contain_text("Say what")
     page.get_by_role("tab", name="Evaluate").click()
     boxes = page.locator("#evaluate-model label")
+    expect(boxes.locator("input:checked")).to_have_count(1)  # the newest
     for box in boxes.locator("input:checked").all():
         box.uncheck()
     boxes.filter(has_text="erased car").locator("input").check()
