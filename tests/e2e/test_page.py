@@ -426,10 +426,12 @@ def added(page, number):
 
 
 def quickest(page, number):
-    """The better time of two, since other work on the machine may come in between."""
-    first = added(page, number)
-    page.get_by_role("button", name=f"Remove concept {number}", exact=True).click()
-    return min(first, added(page, number))
+    """The best time of three, since other work on the machine may come in between."""
+    times = [added(page, number)]
+    for _ in range(2):
+        page.get_by_role("button", name=f"Remove concept {number}", exact=True).click()
+        times.append(added(page, number))
+    return min(times)
 
 
 def test_a_hundred_rows_stay_quick(page, saved_recipe):
