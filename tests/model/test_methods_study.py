@@ -196,9 +196,9 @@ def test_averages_are_over_all_images_and_seconds_over_all_concepts(few_images, 
     assert {len(line.split(" | ")) for line in average[2:6]} == {len(average[2].split(" | "))}
     assert "| 2.00 |  |  |" in methods_study.markdown("T", "objects", [replace(first, memory=None)])
     failed = Outcome(
-        replace(one.case, label="cat · ESD", recipe=methods_study.cases("objects", ["esd"])[0].recipe), None
+        replace(one.case, label="cat · ESD-x", recipe=methods_study.cases("objects", ["esd"])[0].recipe), None
     )
-    assert "| ESD † | no memory |" in methods_study.markdown(
+    assert "| ESD-x † | no memory |" in methods_study.markdown(
         "T", "objects", [first, replace(failed, problem="no memory")]
     )
 
