@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def other(studio, fast):
     """A second erased model, of something else."""
-    recipe = replace(fast, concepts=(Concept("frog", "grass"),), preserve=())
+    recipe = replace(fast, concepts=(Concept("frog", "grass"),), preserve=(), name="green frog")
     return studio.erase(recipe).wait().name
 
 
@@ -94,16 +94,16 @@ def test_prompts_that_nobody_typed_are_those_of_the_model_that_is_compared(tab, 
     box(tab, erased).uncheck()
     press(tab, other)
     tab.locator("#model-compare").click()
-    expect(tab.locator("#erased-model input")).to_have_value(re.compile("^frog · "))
+    expect(tab.locator("#erased-model input")).to_have_value(re.compile("^green frog · "))
     field(tab, "compare-steps").fill("1")
     assert field(tab, "prompts").input_value().startswith("a photo of the car")
     tab.locator("#generate").click()
     expect(tab.get_by_role("img", name="Before erasing: a photo of the frog")).to_be_visible()
     choose_model(tab, "#erased-model", "erased car")
-    said = r"These images are of frog · .* · MACE; generate again to see erased car · .* · MACE\."
+    said = r"These images are of green frog · .* · MACE; generate again to see erased car · .* · MACE\."
     expect(tab.locator("#shown-model")).to_have_text(re.compile(said))
-    choose_model(tab, "#erased-model", "frog")
-    expect(tab.locator("#shown-model")).to_have_text(re.compile(r"^\s*Erased model: frog · .* · MACE\s*$"))
+    choose_model(tab, "#erased-model", "green frog")
+    expect(tab.locator("#shown-model")).to_have_text(re.compile(r"^\s*Erased model: green frog · .* · MACE\s*$"))
     tab.locator("#other-models input").click()
     tab.locator("#other-models [role=option]", has_text="erased car").click()
     expect(tab.locator("#shown-model")).to_have_text(re.compile(said))
