@@ -52,6 +52,7 @@ def test_what_a_restart_broke_off_goes_on_by_one_button_or_is_forgotten(page, st
     line = page.locator("#broken-off li")
     page.get_by_role("tab", name="Compare").click()
     choose_model(page, "#erased-model", "erased car")
+    expect(field(page, "prompts")).to_have_value("a photo of the car\na photo of the ship")  # or it comes while typing
     for elem_id, text in {"prompts": "a photo of the car", "seeds": "0", "compare-steps": "1"}.items():
         field(page, elem_id).fill(text)
     page.locator("#generate").click()
