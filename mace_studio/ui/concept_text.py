@@ -20,6 +20,9 @@ GUESS = "guess"  # in place of a kind
 COMMAS = ("mapping", "concepts", "phrase")
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
 ARROW = re.compile(r"[-–—=]{1,9}>|[→⇒⟶➔]|\t")
+BULLET = re.compile(r"\s{0,40}[-–—*+•‣◦▪·]\s")
+NUMBER = re.compile(r"\s{0,40}\d{1,5}[.)]\s")
+QUOTES = ('""', "''", "“”", "„“", "‘’", "«»", "``")
 LONGEST = 2**20  # characters of a pasted list or a file of one
 PREVIEWED = 50  # concepts that a preview shows
 LONGEST_CELL = 20_000
@@ -73,6 +76,8 @@ def appended(rows: list[Row], concepts: Sequence[Concept]) -> list[Row]:
 def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[str], str] = guess) -> list[Concept]:
     """Concepts of lines such as `Van Gogh -> an artist`; a line without an arrow has no mapping yet.
 
+    Quotes around a phrase or a mapping are no part of it, nor is `- ` or `1. ` where each line begins so.
+
     Args:
         text: what was pasted.
         kind: of all of them; `GUESS`: of each what `kind_of` says of its phrase.
@@ -83,20 +88,20 @@ def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[st
         RecipeError: there is such a line, and `comma` is None; or the text is too long.
     """
     _check_length(text)
-    text = text_files.visible(text)
     unclear = first_unclear(text)
     if unclear and comma not in COMMAS:
         raise RecipeError("", f"Say above how “{unclear}” is to be read.")
     concepts: list[Concept] = []
-    for line in (line.strip() for line in text.splitlines() if line.strip()):
+    for line in _lines(text):
         phrase, *mapping = ARROW.split(line, maxsplit=1)
         parts = [part.strip() for part in line.split(",") if part.strip()]
-        if mapping or len(parts) < 2 or comma == "phrase":
+        if mapping or len(parts) < 2 or comma == "phrase" or _unquoted(line) != line:
             found = [(phrase.strip(), "".join(mapping).strip())]
         elif comma == "mapping":
             found = [(parts[0], ", ".join(parts[1:]))]
         else:
             found = [(part, "") for part in parts]
+        found = [(_unquoted(name), _unquoted(target)) for name, target in found]
         concepts += [Concept(name, target, kind_of(name) if kind == GUESS else kind) for name, target in found]
         counted("concepts", len(concepts))
     return concepts
@@ -106,8 +111,24 @@ def first_unclear(text: str) -> str:
     """The first line of a pasted text that has a comma and no arrow, or ""; "" too where it is too long to be read."""
     if len(text) > LONGEST:
         return ""
-    lines = [line.strip() for line in text.splitlines()]
+    lines = (line for line in _lines(text) if _unquoted(line) == line)
     return next((line for line in lines if "," in line.strip(", ") and not ARROW.search(line)), "")
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a pasted text that have something to read, without bullets or numbers where all of them have one."""
+    lines = [line for line in text_files.visible(text).splitlines() if line.strip()]
+    for mark, least in ((BULLET, 1), (NUMBER, 2)):  # a single line such as "1. FC Köln" may be a name
+        if len(lines) >= least and all(mark.match(line) for line in lines):
+            lines = [mark.sub("", line, count=1) for line in lines]
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _unquoted(text: str) -> str:
+    """A phrase without the quotes around it; those within one, such as "Weird Al" Yankovic's, stay."""
+    inner = text[1:-1]
+    around = len(text) > 2 and text[0] + text[-1] in QUOTES and not {text[0], text[-1]} & set(inner)
+    return inner.strip() if around else text
 
 
 def phrases_of_file(data: bytes) -> list[str]:

@@ -341,6 +341,27 @@ def test_pasted_lines():
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("- cat -> dog\n- owl", [("cat", "dog"), ("owl", "")]),
+        ("  •\tcat\n  * owl → sky", [("cat", ""), ("owl", "sky")]),
+        ("1. cat\n2) owl\n10. T-800", [("cat", ""), ("owl", ""), ("T-800", "")]),
+        ("1. FC Köln", [("1. FC Köln", "")]),
+        ("- cat\nowl", [("- cat", ""), ("owl", "")]),
+        ("-cat\n3.5 mm jack", [("-cat", ""), ("3.5 mm jack", "")]),
+        ('"cat" -> “dog”\n«Ada Finch»', [("cat", "dog"), ("Ada Finch", "")]),
+        ('"whale, sea"\n1 "', [("whale, sea", ""), ('1 "', "")]),
+        ("\"Weird Al\" Yankovic\nO'Neill\n\"a\" or \"b\"", [
+            ('"Weird Al" Yankovic', ""), ("O'Neill", ""), ('"a" or "b"', ""),
+        ]),
+    ],
+)  # fmt: skip
+def test_pasted_lists_have_bullets_numbers_and_quotes(text, found):
+    assert concept_text.first_unclear(text) == ""
+    assert [(c.phrase, c.mapping) for c in concept_text.pasted(text, "object")] == found
+
+
 def test_what_is_kept_is_of_the_kind_that_the_model_knows_or_of_the_one_that_its_phrase_looks_like():
     own = Vocabulary({"Ada Finch": "celebrity", "a park": ""}, frozenset())
     kept = ("Taylor Swift", "ada finch", "truck", "a park")
