@@ -86,14 +86,17 @@ def gram_schmidt(vectors_KP: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """Row k is vector k without its parts along the vectors before it, at length 1; 0 where nothing is left of it.
 
     Args:
-        vectors_KP: K vectors, in the order that counts.
+        vectors_KP: K vectors, in the order that counts, or (..., K, P), several such lists.
         tolerance: a rest up to this share of the vector's own length counts as nothing.
     """
-    rows: list[Tensor] = []
-    for vector_P in vectors_KP.detach().cpu().double():
-        rest_P = vector_P
+    vectors_KP = vectors_KP.detach().cpu().double()
+    found_KP = torch.zeros_like(vectors_KP)
+    for k in range(vectors_KP.shape[-2]):
+        rest_P = vectors_KP[..., k, :]
+        before_KP = found_KP[..., :k, :]
         for _ in range(2):  # a second pass removes what rounding left of the first
-            rest_P = rest_P - sum((rest_P @ row_P) * row_P for row_P in rows)
-        length = rest_P.norm()
-        rows.append(rest_P / length if length > tolerance * vector_P.norm() else torch.zeros_like(rest_P))
-    return torch.stack(rows) if rows else vectors_KP.detach().cpu().double()
+            rest_P = rest_P - ((before_KP @ rest_P[..., None]) * before_KP).sum(dim=-2)
+        length = rest_P.norm(dim=-1, keepdim=True)
+        left = length > tolerance * vectors_KP[..., k, :].norm(dim=-1, keepdim=True)
+        found_KP[..., k, :] = torch.where(left, rest_P / length, 0)
+    return found_KP

@@ -28,7 +28,9 @@ UNPAIRED = (
 )
 
 
-def project(values_BTP: Tensor, targets_KP: Tensor, settings: AdaVdSettings | None = None) -> Tensor:
+def project(
+    values_BTP: Tensor, targets_KP: Tensor, settings: AdaVdSettings | None = None, empty_TP: Tensor | None = None
+) -> Tensor:
     """v <- v - sum_k d(cos(v, v*_k)) <v, q_k> q_k, where q is v* made orthonormal in its order (Gram-Schmidt).
 
     For one target that is v - d(cos(v, v*)) (<v, v*> / <v*, v*>) v*. The cosine is the one with the target itself, not
@@ -39,21 +41,26 @@ def project(values_BTP: Tensor, targets_KP: Tensor, settings: AdaVdSettings | No
             first half of the batch is unconditional, the second conditional.
         targets_KP: v*_k = W_v e*_k, the value of each target's last subject token; K may be 0.
         settings: None takes the published ones.
+        empty_TP: read with `jointly`: the values of the empty prompt, W_v times its context. As in the authors' code
+            they are the unconditional half of every target, at each position its own. None: v* is both halves.
 
     Returns:
         The values in their shape and dtype; computed in float32 at least.
 
     Source: arXiv 2412.06143.
     """
-    return projection(targets_KP, settings)(values_BTP)
+    return projection(targets_KP, settings, empty_TP)(values_BTP)
 
 
-def projection(targets_KP: Tensor, settings: AdaVdSettings | None = None) -> Callable[[Tensor], Tensor]:
+def projection(
+    targets_KP: Tensor, settings: AdaVdSettings | None = None, empty_TP: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
     """`project` for some targets, which are made orthonormal once.
 
     Args:
         targets_KP: values of the concepts' words at one layer, a row each; K may be 0.
         settings: of the method, or None for the published ones.
+        empty_TP: as in `project`.
 
     Returns:
         project(values_BTP) -> values_BTP without their part along the targets, in the values' dtype.
@@ -61,22 +68,26 @@ def projection(targets_KP: Tensor, settings: AdaVdSettings | None = None) -> Cal
     settings = settings or AdaVdSettings()
     if not len(targets_KP):
         return lambda values_BTP: values_BTP
-    targets_KP = torch.cat([targets_KP, targets_KP], dim=-1) if settings.jointly else targets_KP
+    if settings.jointly:
+        # Both halves of a target side by side; the first may differ from position to position: (T, K, 2 P).
+        other_KP = targets_KP if empty_TP is None else empty_TP[:, None].to(targets_KP)
+        targets_KP = torch.cat(torch.broadcast_tensors(other_KP, targets_KP), dim=-1)
     unit_KP = gram_schmidt(targets_KP)
     return lambda values_BTP: _taken_out(values_BTP, targets_KP, unit_KP, settings)
 
 
 def _taken_out(values_BTP: Tensor, targets_KP: Tensor, unit_KP: Tensor, settings: AdaVdSettings) -> Tensor:
+    """With targets (K, P) for all positions, or (T, K, P) for each its own."""
     own_BTP = values_BTP.to(torch.promote_types(values_BTP.dtype, torch.float32))
     if settings.jointly:
         own_BTP = torch.cat(own_BTP.chunk(2), dim=-1)
-    targets_KP, unit_KP = targets_KP.to(own_BTP), unit_KP.to(own_BTP)
-    weight_BTK = torch.ones(*own_BTP.shape[:2], len(targets_KP)).to(own_BTP)
+    targets_KP, unit_KP, own_BT1P = targets_KP.to(own_BTP), unit_KP.to(own_BTP), own_BTP[..., None, :]
+    weight_BT1K = torch.ones(*own_BTP.shape[:2], 1, targets_KP.shape[-2]).to(own_BTP)
     if settings.token_sim:
-        cosine_BTK = functional.normalize(own_BTP, dim=-1) @ functional.normalize(targets_KP, dim=-1).T
-        weight_BTK = settings.scale * torch.sigmoid(settings.steepness * (cosine_BTK - settings.threshold))
-    weight_BTK[:, 0] = 0
-    own_BTP = own_BTP - (weight_BTK * (own_BTP @ unit_KP.T)) @ unit_KP
+        cosine_BT1K = functional.normalize(own_BT1P, dim=-1) @ functional.normalize(targets_KP, dim=-1).mT
+        weight_BT1K = settings.scale * torch.sigmoid(settings.steepness * (cosine_BT1K - settings.threshold))
+    weight_BT1K[:, 0] = 0
+    own_BTP = own_BTP - ((weight_BT1K * (own_BT1P @ unit_KP.mT)) @ unit_KP).squeeze(-2)
     if settings.jointly:
         own_BTP = torch.cat(own_BTP.chunk(2, dim=-1))
     return own_BTP.to(values_BTP)
@@ -111,8 +122,8 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
         recipe: concepts and settings.
     """
     settings, warned = recipe.settings, False
-    encode = inputs.Encoder(model, silent, len(recipe.concepts))
-    vectors_KD = encode(inputs.phrases(recipe)).vectors_ND
+    encode = inputs.Encoder(model, silent, len(recipe.concepts) + 1)
+    vectors_KD, empty_TD = encode(inputs.phrases(recipe)).vectors_ND, encode([""]).context_NTD[0]
 
     def paired() -> bool:
         nonlocal warned
@@ -125,7 +136,8 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
     with ExitStack() as stack:
         for name in projections.names(model.unet, "value"):
             layer = model.unet.get_submodule(name)
-            take_out = projection(vectors_KD @ layer.weight.detach().cpu().double().T, settings)
+            weight_DP = layer.weight.detach().cpu().double().T
+            take_out = projection(vectors_KD @ weight_DP, settings, empty_TD @ weight_DP)
 
             def after(module: nn.Module, args: tuple, output: Tensor, take_out: Callable = take_out) -> Tensor:
                 return take_out(output) if paired() else output

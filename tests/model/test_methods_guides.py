@@ -130,6 +130,35 @@ def test_three_steps_of_adavd_are_the_equations(ddim, token_sim):
     assert torch.allclose(found, expected, atol=1e-4)
 
 
+def test_three_steps_of_adavd_jointly_are_the_equations(ddim):
+    recipe = Recipe(concepts=[Concept("cat", "forest")], method="adavd")
+    recipe = recipe.with_settings(jointly=True, threshold=0.2, steepness=5.0)
+    with METHODS["adavd"].erase(ddim, recipe).applied(ddim):
+        found = latents_of(ddim)
+    context = ddim.pipeline.encode_prompt(["", PROMPT, "cat"], ddim.device, 1, False)[0]
+    empty, cat = context[0], context[2, 1]
+
+    def hook(module, args, values):
+        both = torch.cat([values[0], values[1]], dim=-1)
+        target = torch.cat([empty @ module.weight.T, (cat @ module.weight.T).expand(len(empty), -1)], dim=-1)
+        cosine = torch.cosine_similarity(both, target, dim=-1)
+        share = 2 / (1 + torch.exp(-5 * (cosine - 0.2))) * (both * target).sum(dim=-1) / target.square().sum(dim=-1)
+        share[0] = 0
+        return torch.stack((both - share[:, None] * target).chunk(2, dim=-1))
+
+    layers = [module for name, module in ddim.unet.named_modules() if name.endswith("attn2.to_v")]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+
+    def predict(x, t, step):
+        null, prompt = ddim.unet(x.expand(2, -1, -1, -1), t, context[:2]).sample.split(1)
+        return null + 5.0 * (prompt - null)
+
+    expected = written_out(ddim, predict)
+    for handle in handles:
+        handle.remove()
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "nothing"), [("sld", {"warmup": 99}), ("sld", {"safety_scale": 0.0}), ("adavd", {"scale": 0.0})]
 )

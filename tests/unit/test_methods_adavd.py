@@ -49,6 +49,24 @@ def test_jointly_both_halves_move():
     assert torch.allclose(alone_BTP, torch.tensor([[[9.0, 9], [0, 0]], [[9.0, 9], [0, 1.0]]]))
 
 
+def test_jointly_the_empty_prompt_is_the_unconditional_half_of_a_target():
+    # At position 1 the target is (2, 1) in both halves, and <(1, 0), (2, 1)> / 5 = 2/5; at position 2 it is (0, 1).
+    values_BTP, empty_TP = torch.tensor([[[9.0], [1], [1]], [[9.0], [0], [3]]]), torch.tensor([[7.0], [2], [0]])
+    settings = AdaVdSettings(token_sim=False, jointly=True)
+    projected_BTP = project(values_BTP, torch.ones(1, 1), settings, empty_TP)
+    assert torch.allclose(projected_BTP, torch.tensor([[[9.0], [0.2], [1]], [[9.0], [-0.4], [0]]]))
+
+
+def test_jointly_several_targets_leave_nothing_along_any_of_them():
+    values_BTP, targets_KP, empty_TP = normal(2, 5, 7), normal(3, 7, seed=1), normal(5, 7, seed=2)
+    settings = AdaVdSettings(token_sim=False, jointly=True)
+    null_TP, prompt_TP = project(values_BTP, targets_KP, settings, empty_TP)
+    for target_P in targets_KP:
+        assert ((null_TP * empty_TP).sum(dim=-1) + prompt_TP @ target_P)[1:].abs().max() < 1e-10
+    # Each half alone does not: (empty, v*) is one vector of twice the width.
+    assert (prompt_TP[1:] @ targets_KP.T).abs().min() > 1e-3
+
+
 def test_no_target_or_no_strength_gives_the_values_back_bit_for_bit():
     values_BTP = normal(2, 5, 7).half()
     assert torch.equal(project(values_BTP, torch.zeros(0, 7)), values_BTP)

@@ -41,6 +41,8 @@ def test_gram_schmidt_keeps_the_order_and_marks_what_is_dependent():
     vectors_KP = rows([2.0, 0, 0], [1, 3, 0], [4, 5, 0], [0, 0, 7])
     assert torch.allclose(gram_schmidt(vectors_KP), rows([1.0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]))
     assert gram_schmidt(torch.zeros(0, 3)).shape == (0, 3)
+    both = torch.stack([vectors_KP, vectors_KP.flip(0)])
+    assert torch.equal(gram_schmidt(both), torch.stack([gram_schmidt(one) for one in both]))
 
 
 @pytest.mark.parametrize("count", [1, 3])
