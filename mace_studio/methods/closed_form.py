@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 Weights = TypeVar("Weights", Tensor, Mapping[str, Tensor])
@@ -28,29 +29,58 @@ def each_weight(weights: Weights, edit: Callable[[Tensor], Tensor]) -> Weights:
     return {name: each_weight(weight_PD, edit) for name, weight_PD in weights.items()}
 
 
-def entries(vectors: Vectors) -> list[Tensor]:
-    """Each entry as (n, D), float64 on the CPU.
+def width_of(weights: Tensor | Mapping[str, Tensor]) -> int:
+    """D, which all weights share; 0 for no weights.
 
     Args:
-        vectors: each a vector (D) or the rows (n, D) of a sentence's positions.
-    """
-    return [entry.detach().cpu().double().reshape(-1, entry.shape[-1]) for entry in vectors]
-
-
-def pairs(concepts: Vectors, anchors: Vectors) -> list[tuple[Tensor, Tensor]]:
-    """Concept and anchor entry by entry, each (n, D), float64.
-
-    Args:
-        concepts: each (D) or (n, D), as in `entries`.
-        anchors: what takes the place of each, in the order of the concepts.
+        weights: as in `each_weight`.
 
     Raises:
-        ValueError: not one anchor for every concept, or one of another shape.
+        ValueError: a weight is not (P, D), or one has another D.
     """
-    sources, targets = entries(concepts), entries(anchors)
-    if [entry.shape for entry in sources] != [entry.shape for entry in targets]:
-        raise ValueError(
-            f"every concept needs an anchor of its own shape; concepts have {[tuple(e.shape) for e in sources]}, "
-            f"anchors {[tuple(e.shape) for e in targets]}"
-        )
-    return list(zip(sources, targets, strict=True))
+    shapes = [tuple(weight.shape) for weight in ([weights] if isinstance(weights, Tensor) else weights.values())]
+    if any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1:
+        raise ValueError(f"weights have shapes {sorted(set(shapes))}; each must be (P, D), with the same D")
+    return shapes[0][1] if shapes else 0
+
+
+def rows(what: str, vectors_ND: Tensor | None, width: int) -> Tensor:
+    """Vectors in float64 on the CPU, (N, D); None is none.
+
+    Args:
+        what: their name in a message, in the plural.
+        vectors_ND: of the width that the weights read; N may be 0.
+        width: D.
+
+    Raises:
+        ValueError: they are not (N, D).
+    """
+    if vectors_ND is None or not len(vectors_ND):
+        return torch.zeros(0, width).double()
+    if vectors_ND.ndim != 2 or vectors_ND.shape[1] != width:
+        shape = tuple(vectors_ND.shape)
+        raise ValueError(f"{what} have shape {shape}; it must be (N, {width}), as wide as the weights")
+    return vectors_ND.detach().cpu().double()
+
+
+def pairs(concepts: Vectors, anchors: Vectors, width: int) -> list[tuple[Tensor, Tensor]]:
+    """Concept and anchor entry by entry, each (n, D), float64 on the CPU.
+
+    Args:
+        concepts: each (D,) or (n, D).
+        anchors: what takes the place of each, in the order of the concepts.
+        width: D, which the weights read.
+
+    Raises:
+        ValueError: not one anchor for every concept, one of another shape, or a width that is not the weights'.
+    """
+    if len(concepts) != len(anchors):
+        raise ValueError(f"{len(concepts)} concepts have {len(anchors)} anchors; every concept needs its own")
+    for number, (concept, anchor) in enumerate(zip(concepts, anchors, strict=True)):
+        if concept.shape != anchor.shape or concept.ndim not in (1, 2) or concept.shape[-1] != width:
+            raise ValueError(
+                f"concept {number} has shape {tuple(concept.shape)}, its anchor {tuple(anchor.shape)}; both must be "
+                f"({width},) or (n, {width}), as wide as the weights"
+            )
+    flat = ([entry.detach().cpu().double().reshape(-1, width) for entry in side] for side in (concepts, anchors))
+    return list(zip(*flat, strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor
 from mace_studio.core.subspace import complement, projector
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
-from mace_studio.methods.closed_form import Weights, each_weight
+from mace_studio.methods.closed_form import Weights, each_weight, rows, width_of
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import projections
@@ -34,19 +34,23 @@ def edit(
 
     Args:
         weights: W, one weight_PD or name -> weight_PD.
-        concepts_ND: c. safe_MD: vectors that may take their place. preserve_KD: vectors to keep; None for none.
+        concepts_ND: c, N vectors. safe_MD: M that may take their place. preserve_KD: K to keep; None for none.
         directions: as in `DoubleProjectionSettings`.
 
     Returns:
         W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts. A concept that lies
         within the span of the preserved ones stays as it is.
 
+    Raises:
+        ValueError: shapes that do not go together.
+
     Source: arXiv 2604.10032.
     """
-    if not len(concepts_ND):
+    if not len(weights) or not len(concepts_ND):
         return weights
-    concepts_ND = concepts_ND.detach().cpu().double()
-    preserve_KD = concepts_ND[:0] if preserve_KD is None else preserve_KD
+    width = width_of(weights)
+    concepts_ND, safe_MD = rows("concepts", concepts_ND, width), rows("safe vectors", safe_MD, width)
+    preserve_KD = rows("preserved vectors", preserve_KD, width)
     # Only what lies outside of the span of the kept vectors may move, so these move by exactly nothing.
     outside_RD = complement(preserve_KD, directions)
     shift_ND = concepts_ND @ projector(safe_MD) - concepts_ND

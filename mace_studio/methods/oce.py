@@ -10,7 +10,7 @@ from torch import Tensor
 from mace_studio.core.subspace import projector
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
-from mace_studio.methods.closed_form import Weights, each_weight
+from mace_studio.methods.closed_form import Weights, each_weight, rows, width_of
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import projections
@@ -34,22 +34,28 @@ def edit(
     Args:
         weights: W, one weight_PD or name -> weight_PD; published: values only.
         concepts_ND, anchors_ND: c and a, one vector each; only what they span counts, so their numbers may differ.
-        preserve_MD: p; None for none.
+        preserve_MD: p, M vectors; None for none.
         general_DD: K0, mean of the outer products of the tokens of general captions, padding left out; None for none.
         erase_scale, keep_scale, general_scale, ridge: s_e, s_k, s_0, lambda, 0 or more.
 
     Returns:
         W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts or with s_e = 0.
+
+    Raises:
+        ValueError: shapes that do not go together.
     """
-    if not len(concepts_ND) or not erase_scale:
+    if not len(weights) or not len(concepts_ND) or not erase_scale:
         return weights
+    width = width_of(weights)
+    concepts_ND, anchors_ND = rows("concepts", concepts_ND, width), rows("anchors", anchors_ND, width)
+    preserve_MD = rows("preserved vectors", preserve_MD, width)
+    if general_DD is not None and tuple(general_DD.shape) != (width, width):
+        raise ValueError(f"general_DD has shape {tuple(general_DD.shape)}; it must be ({width}, {width})")
 
     def one(weight_PD: Tensor) -> Tensor:
         # K of the objective, in the space of the values: lambda W W^T + s_k W P W^T + s_0 W K0 W^T.
-        kept_PP = ridge * weight_PD @ weight_PD.T
-        if preserve_MD is not None and len(preserve_MD):
-            values_MP = preserve_MD.detach().cpu().double() @ weight_PD.T
-            kept_PP += keep_scale * values_MP.T @ values_MP
+        values_MP = preserve_MD @ weight_PD.T
+        kept_PP = ridge * weight_PD @ weight_PD.T + keep_scale * values_MP.T @ values_MP
         if general_DD is not None:
             kept_PP += general_scale * weight_PD @ general_DD.detach().cpu().double() @ weight_PD.T
         concept_PP, anchor_PP = _span(weight_PD, concepts_ND), _span(weight_PD, anchors_ND)
@@ -82,7 +88,7 @@ def rotation(concept_PP: Tensor, anchor_PP: Tensor, kept_PP: Tensor, erase_scale
 
 def _span(weight_PD: Tensor, vectors_ND: Tensor) -> Tensor:
     """The projector (P, P) on the values W v, each at length 1 so that long ones do not set the tolerance."""
-    return projector(torch.nn.functional.normalize(vectors_ND.detach().cpu().double() @ weight_PD.T, dim=1))
+    return projector(torch.nn.functional.normalize(vectors_ND @ weight_PD.T, dim=1))
 
 
 def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path | None = None) -> Erasure:

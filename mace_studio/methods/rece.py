@@ -77,6 +77,9 @@ def each_round(
     """
     if not len(concepts_NTD) or not settings.erase_scale:
         return
+    shape, anchored = tuple(concepts_NTD.shape), tuple(anchors_NTD.shape)
+    if len(shape) != 3 or anchored not in (shape, shape[1:], (1, *shape[1:])):
+        raise ValueError(f"concepts have shape {shape}, anchors {anchored}; they must be (N, T, D) and that or (T, D)")
     anchors_NTD = anchors_NTD.expand(len(concepts_NTD), *anchors_NTD.shape[-2:])
     current: Mapping[str, Tensor] = {name: weight_PD.double() for name, weight_PD in edited.items()}
     for _ in range(settings.rounds):
@@ -107,7 +110,7 @@ def revive(
         C G^T with G = (rho I + sum W'^T W')^-1 sum W'^T W, float64, in the shape of `context_NTD`.
 
     Raises:
-        ValueError: rho is not above 0.
+        ValueError: rho is not above 0, or shapes that do not go together.
 
     Source: arXiv 2407.12383.
     """
@@ -116,6 +119,8 @@ def revive(
     width = context_NTD.shape[-1]
     gram_DD, cross_DD = rho * torch.eye(width).double(), torch.zeros(width, width).double()
     for name, weight_PD in edited.items():
+        if name not in original or original[name].shape != weight_PD.shape or weight_PD.shape[1:] != (width,):
+            raise ValueError(f"{name} must be in both weights with one shape (P, {width}), as wide as the contexts")
         edited_PD = weight_PD.detach().cpu().double()
         gram_DD += edited_PD.T @ edited_PD
         cross_DD += edited_PD.T @ original[name].detach().cpu().double()

@@ -16,7 +16,7 @@ from torch import Tensor
 from mace_studio.core.moments import Moments
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
-from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
+from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs, rows, width_of
 from mace_studio.phrases import spans
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
@@ -63,9 +63,11 @@ def edit(
     """
     if not prior > 0:
         raise ValueError(f"prior is {prior}; it must be above 0")
-    if not len(concepts):
+    if not len(weights) or not len(concepts):
         return weights
-    paired = pairs(concepts, anchors)
+    width = width_of(weights)
+    paired = pairs(concepts, anchors, width)
+    retained_ND, held_MD = rows("retained vectors", retain_ND, width), rows("invariants", invariants_MD, width)
     contexts_ND, targets_ND = (torch.cat(side) for side in zip(*paired, strict=True))
     moments = Moments.of(contexts_ND, targets_ND) * (1 / len(paired))
     gram_DD, pull_DD = moments.gram_DD, moments.cross_DD - moments.gram_DD
@@ -73,9 +75,6 @@ def edit(
     # D_er = W (S*1 - S11)(S11 + I)^-1 is the edit that nothing constrains; it tells which vectors an edit would move.
     erase_DD = torch.linalg.solve(eye_DD + gram_DD, pull_DD, left=False)
     generator = generator or torch.Generator().manual_seed(0)
-    retained_ND, held_MD = (
-        eye_DD[:0] if given is None else given.detach().cpu().double() for given in (retain_ND, invariants_MD)
-    )
 
     def one(weight_PD: Tensor) -> Tensor:
         delta_PD, kept_ND = weight_PD @ erase_DD, retained_ND

@@ -11,7 +11,7 @@ from mace_studio.core.moments import Moments
 from mace_studio.core.ridge import refine, refinement
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
-from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs
+from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs, rows, width_of
 from mace_studio.progress import Progress, Report, silent, timed
 from mace_studio.recipe import Recipe
 from mace_studio.sd import projections
@@ -39,7 +39,7 @@ def edit(
         weights: W, one weight_PD or name -> weight_PD.
         concepts: c, N entries (D,) or (n, D): a tensor (N, D), (N, T, D) or a list.
         anchors: a, of the same shapes as the concepts.
-        preserve_MD: p, M vectors whose outputs stay; None for none.
+        preserve_MD: p, M vectors whose outputs stay, of several sentences all positions in a row; None for none.
         erase_scale, preserve_scale, ridge: s_e, s_p, lambda; all 0 or more.
         technique: "replace" or "tensor".
 
@@ -54,13 +54,12 @@ def edit(
     """
     if technique not in ("replace", "tensor"):
         raise ValueError(f"technique is {technique!r}; it must be 'replace' or 'tensor'")
-    if not len(concepts) or not erase_scale:
+    if not len(weights) or not len(concepts) or not erase_scale:
         return weights
-    paired = pairs(concepts, anchors)
+    width = width_of(weights)
+    paired, preserve_MD = pairs(concepts, anchors, width), rows("preserved vectors", preserve_MD, width)
     contexts_ND, targets_ND = (torch.cat(side) for side in zip(*paired, strict=True))
-    keep_DD = ridge * torch.eye(contexts_ND.shape[1]).double()
-    if preserve_MD is not None and len(preserve_MD):
-        keep_DD += preserve_scale * Moments.of(preserve_MD).gram_DD
+    keep_DD = preserve_scale * Moments.of(preserve_MD).gram_DD + ridge * torch.eye(width).double()
     # As W' = W M, with (s_e sum a_i c_i^T + R)(s_e sum c_i c_i^T + R)^-1 for M and R = s_p P + lambda I.
     solved = refinement(erase_scale * Moments.of(contexts_ND, targets_ND), keep_DD)
     if technique == "replace":
