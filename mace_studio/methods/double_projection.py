@@ -35,7 +35,7 @@ def edit(
     Args:
         weights: W, one weight_PD or name -> weight_PD.
         concepts_ND: c, N vectors. safe_MD: M that may take their place. preserve_KD: K to keep; None for none.
-        directions: as in `DoubleProjectionSettings`.
+        directions: keep only so many of the strongest directions of the preserved ones; None or 0 for all.
 
     Returns:
         W' in the shapes, dtypes and devices of `weights`; `weights` itself without concepts. A concept that lies
@@ -52,7 +52,7 @@ def edit(
     concepts_ND, safe_MD = rows("concepts", concepts_ND, width), rows("safe vectors", safe_MD, width)
     preserve_KD = rows("preserved vectors", preserve_KD, width)
     # Only what lies outside of the span of the kept vectors may move, so these move by exactly nothing.
-    outside_RD = complement(preserve_KD, directions)
+    outside_RD = complement(preserve_KD, directions or None)
     shift_ND = concepts_ND @ projector(safe_MD) - concepts_ND
     inverse_RN = torch.linalg.pinv(concepts_ND @ outside_RD.T, atol=OUTSIDE * concepts_ND.norm(dim=1).max().item())
     change_DD = shift_ND.T @ inverse_RN.T @ outside_RD
@@ -81,7 +81,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         encode(phrases).vectors_ND,
         encode(safe).vectors_ND,
         encode(recipe.kept).vectors_ND,
-        directions=recipe.settings.directions or None,
+        directions=recipe.settings.directions,
     )
     progress(Progress("refine", step=1, total=1))
     return inputs.result(model, recipe, dict(weights))

@@ -83,3 +83,8 @@ def test_few_mixed_and_doubled_inputs_give_finite_weights(name, dtype):
             assert edited[key].dtype == weight_PD.dtype and edited[key].shape == weight_PD.shape
             assert edited[key].isfinite().all()
     assert EDITS[name]({}, CONCEPTS_ND, OTHERS_ND) == {}
+
+
+def test_no_directions_are_all_directions():
+    given = WEIGHT_PD, CONCEPTS_ND[:1], OTHERS_ND[:1], OTHERS_ND[1:]
+    assert torch.equal(double_projection.edit(*given, directions=0), double_projection.edit(*given))
