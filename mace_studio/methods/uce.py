@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mace_studio.core.moments import Moments
 from mace_studio.core.ridge import refine, refinement
@@ -70,7 +71,7 @@ def edit(
         pull_PD = torch.zeros_like(weight_PD)
         for context_nD, target_nD in paired:
             own_nP, output_nP = context_nD @ weight_PD.T, target_nD @ weight_PD.T
-            unit_nP = own_nP / own_nP.norm()
+            unit_nP = functional.normalize(own_nP.flatten(), dim=0).view_as(own_nP)  # 0 where W c is 0
             # The anchor's output without its part along the concept's own output: v_i of "tensor".
             wanted_nP = output_nP - (unit_nP * output_nP).sum() * unit_nP
             pull_PD += (wanted_nP - own_nP).T @ context_nD

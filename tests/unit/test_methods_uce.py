@@ -49,6 +49,12 @@ def test_the_tensor_technique_takes_one_norm_over_all_positions_of_an_entry():
     assert torch.allclose(edited_PD, torch.diag(torch.tensor([0.75, 0.25])))
 
 
+def test_the_tensor_technique_takes_nothing_away_where_the_concept_has_no_output():
+    # W c = 0, so v = W a = 5 and (5 c^T + W)(c c^T + I)^-1 = ([5, 0] + [0, 5]) diag(1/2, 1)
+    edited_PD = uce.edit(rows([0.0, 5]), CONCEPT_ND, ANCHOR_ND, ridge=1.0, technique="tensor")
+    assert torch.allclose(edited_PD, rows([2.5, 5]))
+
+
 @pytest.mark.parametrize("scales", [(1.0, 1.0, 0.5), (2.0, 0.1, 0.1)])
 def test_it_is_ridge_refine_on_the_same_moments(scales):
     erase, preserve, ridge = scales
