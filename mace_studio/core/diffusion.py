@@ -51,6 +51,20 @@ def ddim(
     return x_BCHW.to(start_BCHW)
 
 
+def same_shape(**tensors: Tensor) -> None:
+    """Refuse tensors that would be stretched to each other's shapes.
+
+    Args:
+        tensors: by the names that the message gives.
+
+    Raises:
+        ValueError: two of them differ in shape.
+    """
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"shapes must be the same; these are {shapes}")
+
+
 def squared_error(difference_BCHW: Tensor, mask_B1HW: Tensor | None = None) -> Tensor:
     """mean_b [ sum_{channel, pixel} m d^2 / sum_pixel m ]: summed over channels, averaged over the masked pixels.
 
@@ -58,13 +72,23 @@ def squared_error(difference_BCHW: Tensor, mask_B1HW: Tensor | None = None) -> T
 
     Args:
         difference_BCHW: d, what is squared.
-        mask_B1HW: m, 0 or more, one channel; None for 1 everywhere.
+        mask_B1HW: m, 0 or more, one channel, for each sample or (1, 1, H, W) for all; None for 1 everywhere. A sample
+            whose mask is 0 everywhere adds 0.
 
     Returns:
         A scalar that can be differentiated.
 
+    Raises:
+        ValueError: a mask of another shape.
+
     Source: the loss of concept ablation (arXiv 2303.13516) as it is normalised there.
     """
-    mask_B1HW = torch.ones_like(difference_BCHW[:, :1]) if mask_B1HW is None else mask_B1HW.to(difference_BCHW)
-    per_sample_B = (mask_B1HW * difference_BCHW.square()).sum(dim=(1, 2, 3)) / mask_B1HW.sum(dim=(1, 2, 3))
-    return per_sample_B.mean()
+    if mask_B1HW is None:
+        mask_B1HW = torch.ones_like(difference_BCHW[:, :1])
+    batch, _, *pixels = difference_BCHW.shape
+    if tuple(mask_B1HW.shape) not in ((batch, 1, *pixels), (1, 1, *pixels)):
+        shapes = tuple(mask_B1HW.shape), tuple(difference_BCHW.shape)
+        raise ValueError(f"the mask has shape {shapes[0]}; for {shapes[1]} it must be {(batch, 1, *pixels)}")
+    mask_B1HW = mask_B1HW.to(difference_BCHW)
+    weight_B = mask_B1HW.sum(dim=(1, 2, 3)).clamp(min=torch.finfo(mask_B1HW.dtype).tiny)
+    return ((mask_B1HW * difference_BCHW.square()).sum(dim=(1, 2, 3)) / weight_B).mean()

@@ -47,6 +47,9 @@ def project(
     Returns:
         The values in their shape and dtype; computed in float32 at least.
 
+    Raises:
+        ValueError: shapes that do not go together, or an odd batch with `jointly`.
+
     Source: arXiv 2412.06143.
     """
     return projection(targets_KP, settings, empty_TP)(values_BTP)
@@ -68,12 +71,29 @@ def projection(
     settings = settings or AdaVdSettings()
     if not len(targets_KP):
         return lambda values_BTP: values_BTP
+    if targets_KP.ndim != 2:
+        raise ValueError(f"targets have shape {tuple(targets_KP.shape)}; it must be (K, P)")
+    size = targets_KP.shape[1]
+    if empty_TP is not None and (empty_TP.ndim != 2 or empty_TP.shape[1] != size):
+        raise ValueError(f"the empty prompt's values have shape {tuple(empty_TP.shape)}; it must be (T, {size})")
     if settings.jointly:
         # Both halves of a target side by side; the first may differ from position to position: (T, K, 2 P).
         other_KP = targets_KP if empty_TP is None else empty_TP[:, None].to(targets_KP)
         targets_KP = torch.cat(torch.broadcast_tensors(other_KP, targets_KP), dim=-1)
     unit_KP = gram_schmidt(targets_KP)
-    return lambda values_BTP: _taken_out(values_BTP, targets_KP, unit_KP, settings)
+
+    def take_out(values_BTP: Tensor) -> Tensor:
+        shape, halves = tuple(values_BTP.shape), 1 + settings.jointly
+        if len(shape) != 3 or shape[-1] != size or shape[0] % halves:
+            even = ", with an even B" if settings.jointly else ""
+            raise ValueError(f"values have shape {shape}; it must be (B, T, {size}){even}")
+        if targets_KP.ndim == 3 and shape[1] != len(targets_KP):
+            raise ValueError(
+                f"values have {shape[1]} positions; the empty prompt has {len(targets_KP)}, it must be one T"
+            )
+        return _taken_out(values_BTP, targets_KP, unit_KP, settings)
+
+    return take_out
 
 
 def _taken_out(values_BTP: Tensor, targets_KP: Tensor, unit_KP: Tensor, settings: AdaVdSettings) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mace_studio import prompts
-from mace_studio.core.diffusion import squared_error
+from mace_studio.core.diffusion import same_shape, squared_error
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs, training
 from mace_studio.methods.settings import ConceptAblationSettings
@@ -44,19 +44,21 @@ def loss(
         concept_BCHW: U(x_t, c*), the trained model's prediction with the concept in the anchor's place.
         anchor_BCHW: U(x_t, a), the same model's prediction for the anchor's sentence; no gradient goes through it but
             in R. For the noise-based variant give the noise.
-        mask_B1HW: m, 1 where an image counts; None for everywhere. The diffusers code leaves out a border of one.
+        mask_B1HW: m, one channel, 1 where an image counts; None for everywhere. The diffusers code leaves out a border
+            of one.
         noise_BCHW: eps that made x_t, for R; needed where `prior_weight` is not 0.
         prior_weight: lambda_r.
         form: R = the same sum over channels and mean over pixels of U(x_t, a) - eps ("compvis"), or the mean over all
             elements ("diffusers").
 
     Raises:
-        ValueError: another form, or a prior weight without noise.
+        ValueError: another form, a prior weight without noise, or shapes that do not go together.
 
     Source: arXiv 2303.13516, and the normalisation of the authors' two codes.
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; it must be one of {', '.join(FORMS)}")
+    same_shape(concept_BCHW=concept_BCHW, anchor_BCHW=anchor_BCHW)
     wide = torch.promote_types(concept_BCHW.dtype, torch.float32)
     concept_BCHW, anchor_BCHW = concept_BCHW.to(wide), anchor_BCHW.to(wide)
     total = squared_error(concept_BCHW - anchor_BCHW.detach(), mask_B1HW)
@@ -64,6 +66,7 @@ def loss(
         return total
     if noise_BCHW is None:
         raise ValueError("the regulariser compares the anchor's prediction with the noise; give noise_BCHW")
+    same_shape(anchor_BCHW=anchor_BCHW, noise_BCHW=noise_BCHW)
     rest_BCHW = anchor_BCHW - noise_BCHW.to(wide)
     return total + prior_weight * (squared_error(rest_BCHW) if form == "compvis" else rest_BCHW.square().mean())
 

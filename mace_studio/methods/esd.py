@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mace_studio.core import diffusion
+from mace_studio.core.diffusion import same_shape
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs, training
 from mace_studio.methods.settings import EsdSettings
@@ -48,14 +49,16 @@ def target(
         y, without a gradient.
 
     Raises:
-        ValueError: another form.
+        ValueError: another form, or predictions of different shapes.
 
     Source: arXiv 2303.07345. Noise or velocity, whichever the model predicts.
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; it must be one of {', '.join(FORMS)}")
+    same_shape(null_BCHW=null_BCHW, concept_BCHW=concept_BCHW)
     if base_BCHW is None:
         base_BCHW = null_BCHW if form == "old" else concept_BCHW
+    same_shape(base_BCHW=base_BCHW, concept_BCHW=concept_BCHW)
     return (base_BCHW - eta * (concept_BCHW - null_BCHW)).detach()
 
 
@@ -68,7 +71,11 @@ def loss(student_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
 
     Returns:
         The loss, a scalar.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    same_shape(student_BCHW=student_BCHW, target_BCHW=target_BCHW)
     wide = torch.promote_types(student_BCHW.dtype, torch.float32)
     return nn.functional.mse_loss(student_BCHW.to(wide), target_BCHW.to(wide))
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from mace_studio import prompts
 from mace_studio.caption_files import read_captions
+from mace_studio.core.diffusion import same_shape
 from mace_studio.erasure import Erasure
 from mace_studio.methods import esd, inputs, training
 from mace_studio.methods.settings import SelectiveAmnesiaSettings
@@ -49,8 +50,17 @@ def loss(
         fisher: name -> F; its names are those that are summed.
         replay_weight, fisher_weight: gamma and lambda.
 
+    Raises:
+        ValueError: shapes or names that do not go together.
+
     Source: arXiv 2305.10120, with the code's lambda (the paper has lambda / 2).
     """
+    same_shape(forget_BCHW=forget_BCHW, forget_noise_BCHW=forget_noise_BCHW)
+    same_shape(replay_BCHW=replay_BCHW, replay_noise_BCHW=replay_noise_BCHW)
+    for name, information in fisher.items():
+        if name not in parameters or name not in start:
+            raise ValueError(f"the Fisher information has {name}; it must be among the parameters and their start too")
+        same_shape(parameters=parameters[name], start=start[name], fisher=information)
     penalty = sum((f * (parameters[name] - start[name]).square()).sum() for name, f in fisher.items())
     return (
         functional.mse_loss(forget_BCHW, forget_noise_BCHW)

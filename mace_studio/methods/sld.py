@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mace_studio import sources
+from mace_studio.core.diffusion import same_shape
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.settings import SldSettings
@@ -54,12 +55,17 @@ def guidance(
     Returns:
         The guided prediction in the dtype of `null_BCHW`, and nu' in float32 at least.
 
+    Raises:
+        ValueError: the shapes differ.
+
     Source: arXiv 2211.05105; element by element.
     """
+    same_shape(null_BCHW=null_BCHW, prompt_BCHW=prompt_BCHW, safety_BCHW=safety_BCHW)
     settings = settings or SldSettings()
     wide = torch.promote_types(null_BCHW.dtype, torch.float32)
     null, prompt, safety = null_BCHW.to(wide), prompt_BCHW.to(wide), safety_BCHW.to(wide)
     momentum = torch.zeros_like(null) if momentum_BCHW is None else momentum_BCHW.to(wide)
+    same_shape(null_BCHW=null, momentum_BCHW=momentum)
     steer = prompt - null
     if settings.safety_scale >= 1:
         difference = prompt - safety

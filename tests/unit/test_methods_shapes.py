@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from mace_studio.methods import double_projection, oce, rece, speed, uce
+from mace_studio.methods import adavd, concept_ablation, double_projection, esd, oce, rece, sld, speed, uce
+from mace_studio.methods import selective_amnesia as sa
+from mace_studio.methods.settings import AdaVdSettings
 
 EDITS = {"uce": uce.edit, "speed": speed.edit, "oce": oce.edit, "dp": double_projection.edit}
 P, D, T = 6, 5, 4
@@ -88,3 +90,42 @@ def test_few_mixed_and_doubled_inputs_give_finite_weights(name, dtype):
 def test_no_directions_are_all_directions():
     given = WEIGHT_PD, CONCEPTS_ND[:1], OTHERS_ND[:1], OTHERS_ND[1:]
     assert torch.equal(double_projection.edit(*given, directions=0), double_projection.edit(*given))
+
+
+ONE, TWO, MASK = torch.ones(1, 4, 3, 3), torch.ones(2, 4, 3, 3), torch.ones(2, 1, 3, 3)
+ONES = {"w": torch.ones(3)}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: esd.target(TWO, ONE),
+        lambda: esd.target(TWO, TWO, base_BCHW=ONE),
+        lambda: esd.loss(TWO, ONE),
+        lambda: concept_ablation.loss(TWO, ONE),
+        lambda: concept_ablation.loss(TWO, TWO, noise_BCHW=ONE, prior_weight=1.0),
+        lambda: concept_ablation.loss(TWO, TWO, TWO),  # a mask of four channels would divide by four
+        lambda: concept_ablation.loss(TWO, TWO, MASK[:, 0]),
+        lambda: sld.guidance(TWO, ONE, TWO),
+        lambda: sld.guidance(TWO, TWO, TWO, ONE),
+        lambda: sa.loss(TWO, ONE, TWO, TWO, ONES, ONES, ONES),
+        lambda: sa.loss(TWO, TWO, ONE, TWO, ONES, ONES, ONES),
+        lambda: sa.loss(TWO, TWO, TWO, TWO, ONES, {"w": torch.ones(1)}, ONES),
+        lambda: sa.loss(TWO, TWO, TWO, TWO, ONES, ONES, {"v": torch.ones(3)}),
+        lambda: adavd.project(normal(2, T, P), normal(1, P + 1)),
+        lambda: adavd.project(normal(2, T, P), normal(P)),
+        lambda: adavd.project(normal(T, P), normal(1, P)),
+        lambda: adavd.project(normal(3, T, P), normal(1, P), AdaVdSettings(jointly=True)),
+        lambda: adavd.project(normal(2, T, P), normal(1, P), AdaVdSettings(jointly=True), normal(T, P + 1)),
+        lambda: adavd.project(normal(2, T, P), normal(1, P), AdaVdSettings(jointly=True), normal(T + 1, P)),
+    ],
+)
+def test_a_loss_or_a_guide_refuses_other_shapes(call):
+    with pytest.raises(ValueError, match="must be"):
+        call()
+
+
+def test_a_mask_for_all_samples_and_one_of_nothing():
+    loss = concept_ablation.loss(2 * TWO, TWO, MASK).item()
+    assert loss == concept_ablation.loss(2 * TWO, TWO, MASK[:1]).item() == 4
+    assert concept_ablation.loss(2 * TWO, TWO, torch.stack([MASK[0], 0 * MASK[0]])).item() == 2
