@@ -70,7 +70,8 @@ def guidance(
     if settings.safety_scale >= 1:
         difference = prompt - safety
         strength = (settings.safety_scale * difference.abs()).clamp(max=1)
-        scale = torch.where(difference >= settings.threshold, 0, strength)
+        # Equal predictions have no strength; an infinite s_S times 0 would be no number.
+        scale = torch.where((difference >= settings.threshold) | (difference == 0), 0, strength)
         safe = scale * (safety - null) + settings.momentum_scale * momentum
         momentum = settings.momentum_beta * momentum + (1 - settings.momentum_beta) * safe
         if step >= settings.warmup:

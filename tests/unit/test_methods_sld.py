@@ -58,6 +58,8 @@ def test_with_all_strength_and_no_momentum_it_is_a_negative_prompt():
     expected = null + 7.5 * ((prompt - null) - (safety - null))
     assert torch.allclose(sld.guidance(null, prompt, safety, None, 2, settings).noise_BCHW, expected)
     assert torch.equal(sld.guidance(null, prompt, safety, None, 1, settings).noise_BCHW, null + 7.5 * (prompt - null))
+    # Where both predictions are the same there is nothing to guide away from, whatever the strength.
+    assert torch.equal(sld.guidance(null, prompt, prompt, None, 2, settings).noise_BCHW, null + 7.5 * (prompt - null))
 
 
 def test_the_four_published_configurations():
