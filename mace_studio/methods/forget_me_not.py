@@ -34,14 +34,21 @@ def loss(probabilities: Sequence[Tensor], positions: Sequence[int]) -> Tensor:
 
     Args:
         probabilities: one tensor (..., Q, T) for each cross-attention layer, for instance (H, Q, T) of one sample.
-        positions: S, token positions whose attention is pressed down, see `pressed`.
+        positions: S, token positions whose attention is pressed down, see `pressed`; none give 0.
 
     Returns:
-        A scalar that can be differentiated.
+        A scalar that can be differentiated, in float32 at least.
+
+    Raises:
+        ValueError: no layer, or a position outside of 0 .. T - 1.
 
     Source: arXiv 2303.17591, attention re-steering; no denoising term.
     """
-    return torch.linalg.vector_norm(torch.cat([layer[..., list(positions)].flatten() for layer in probabilities]))
+    tokens = min((layer.shape[-1] for layer in probabilities), default=0)
+    if not tokens or not all(0 <= position < tokens for position in positions):
+        raise ValueError(f"{len(probabilities)} layers read {tokens} tokens; every position must be one of these")
+    chosen = torch.cat([layer[..., list(positions)].flatten() for layer in probabilities])
+    return torch.linalg.vector_norm(chosen.to(torch.promote_types(chosen.dtype, torch.float32)))
 
 
 def pressed(ids: Sequence[int], phrases: Iterable[Sequence[int]], end: int | None) -> list[int]:

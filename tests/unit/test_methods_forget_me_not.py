@@ -32,6 +32,14 @@ def test_nothing_attended_has_a_gradient_of_nought():
     assert torch.equal(layer_HQT.grad, torch.zeros(1, 2, 3))
 
 
+def test_no_positions_give_nought_and_others_than_the_tokens_are_refused():
+    layer_HQT = torch.full((1, 2, 3), 1 / 3, dtype=torch.float16)
+    assert loss([layer_HQT], []).item() == 0 and loss([layer_HQT], [1]).dtype == torch.float32
+    for layers, positions in (([layer_HQT], [3]), ([layer_HQT], [-1]), ([], [1])):
+        with pytest.raises(ValueError, match="every position must be"):
+            loss(layers, positions)
+
+
 def test_positions_of_the_concept_and_of_every_end_token():
     ids = [49, 5, 6, 7, 6, 99, 99, 99]
     assert pressed(ids, [[6, 7]], 99) == [2, 3, 5, 6, 7]
