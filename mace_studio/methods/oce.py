@@ -69,12 +69,16 @@ def rotation(concept_PP: Tensor, anchor_PP: Tensor, kept_PP: Tensor, erase_scale
 
     Q = U V^T with U S V^T = -s_e (I - G*) G + K; the last column of U changes its sign where det Q would be -1.
     The paper prints G (I - G*), the transpose, which solves this problem only where G and G* commute: for others its
-    objective is larger (tests/unit/test_methods_oce.py compares both), so this is the form in use.
+    objective is larger (tests/unit/test_methods_oce.py compares both), so this is the form in use. The printed form
+    gives the transpose of this Q.
 
     Args:
         concept_PP: G, projector on the concepts' values. anchor_PP: G*, projector on the anchors' values.
-        kept_PP: K, weighted sum of outer products of the values to keep.
+        kept_PP: K, weighted sum of outer products of the values to keep; symmetric.
         erase_scale: s_e.
+
+    Returns:
+        Q, (P, P) in float64, with a determinant of 1.
 
     Source: arXiv 2605.28902, the orthogonal Procrustes problem.
     """

@@ -37,6 +37,7 @@ def test_our_form_has_the_lower_objective(seed):
     parts = problem(seed)
     ours = objective(oce.rotation(*parts, 5.0), *parts, 5.0)
     assert ours < objective(as_printed(*parts, 5.0), *parts, 5.0) - 1e-3
+    assert torch.allclose(as_printed(*parts, 5.0), oce.rotation(*parts, 5.0).T)
 
 
 @pytest.mark.parametrize("seed", range(4))
