@@ -49,7 +49,8 @@ def loss(
         noise_BCHW: eps that made x_t, for R; needed where `prior_weight` is not 0.
         prior_weight: lambda_r.
         form: R = the same sum over channels and mean over pixels of U(x_t, a) - eps ("compvis"), or the mean over all
-            elements ("diffusers").
+            elements ("diffusers"). The authors draw other images and noise for R: that is `loss` of this prediction
+            and its noise, times lambda_r ("diffusers": over C), added to the loss without R.
 
     Raises:
         ValueError: another form, a prior weight without noise, or shapes that do not go together.

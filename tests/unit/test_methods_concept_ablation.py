@@ -30,6 +30,15 @@ def test_no_gradient_goes_through_the_anchor_but_in_the_regulariser():
     assert torch.allclose(anchor.grad, torch.full_like(anchor, 0.5 * 2 / 4))
 
 
+@pytest.mark.parametrize(("form", "over"), [("compvis", 1), ("diffusers", 4)])
+def test_the_regulariser_on_other_images_is_a_second_call(form, over):
+    # R of predictions that differ from their noise by 3: 4 * 9 summed over channels, or 9 as the mean of all
+    both = torch.full((1, 4, 2, 2), 3.0), torch.zeros(1, 4, 2, 2)
+    expected = loss(*both, noise_BCHW=torch.full((1, 4, 2, 2), -3.0), prior_weight=0.5, form=form).item()
+    assert (loss(*both) + 0.5 * loss(*both) / over).item() == pytest.approx(expected)
+    assert expected == pytest.approx(36 + 0.5 * 36 / over)
+
+
 def test_half_precision_is_squared_in_float32():
     assert loss(torch.full((1, 4, 2, 2), 300.0).half(), torch.zeros(1, 4, 2, 2).half()).item() == 4 * 90000
 
