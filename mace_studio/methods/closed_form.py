@@ -76,11 +76,14 @@ def pairs(concepts: Vectors, anchors: Vectors, width: int) -> list[tuple[Tensor,
     """
     if len(concepts) != len(anchors):
         raise ValueError(f"{len(concepts)} concepts have {len(anchors)} anchors; every concept needs its own")
-    for number, (concept, anchor) in enumerate(zip(concepts, anchors, strict=True)):
-        if concept.shape != anchor.shape or concept.ndim not in (1, 2) or concept.shape[-1] != width:
+    for number, both in enumerate(zip(concepts, anchors, strict=True)):
+        shapes = [tuple(entry.shape) for entry in both]
+        # (n, D) each; one vector may also come as (D,).
+        full = {shape if len(shape) != 1 else (1, *shape) for shape in shapes}
+        if len(full) != 1 or any(len(shape) != 2 or shape[-1] != width for shape in full):
             raise ValueError(
-                f"concept {number} has shape {tuple(concept.shape)}, its anchor {tuple(anchor.shape)}; both must be "
-                f"({width},) or (n, {width}), as wide as the weights"
+                f"concept {number} has shape {shapes[0]}, its anchor {shapes[1]}; both must be ({width},) or "
+                f"(n, {width}), as wide as the weights"
             )
     flat = ([entry.detach().cpu().double().reshape(-1, width) for entry in side] for side in (concepts, anchors))
     return list(zip(*flat, strict=True))

@@ -47,6 +47,13 @@ def test_every_concept_needs_an_anchor(name):
         EDITS[name](WEIGHT_PD, [CONCEPTS_ND[0], CONCEPTS_ND[:2]], [OTHERS_ND[0], OTHERS_ND[:1]])
 
 
+@pytest.mark.parametrize("name", ["uce", "speed"])
+def test_one_vector_may_be_a_row(name):
+    alone_PD = EDITS[name](WEIGHT_PD, [CONCEPTS_ND[0]], [OTHERS_ND[0]])
+    assert torch.equal(EDITS[name](WEIGHT_PD, [CONCEPTS_ND[:1]], [OTHERS_ND[0]]), alone_PD)
+    assert torch.equal(EDITS[name](WEIGHT_PD, CONCEPTS_ND[:1], OTHERS_ND[:1, None]), alone_PD)
+
+
 def test_other_inputs_of_one_method_are_refused_too():
     with pytest.raises(ValueError, match="invariants have shape"):
         speed.edit(WEIGHT_PD, CONCEPTS_ND, OTHERS_ND, None, normal(2, D + 1))
