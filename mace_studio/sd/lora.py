@@ -141,7 +141,7 @@ def train(
             optimizer.zero_grad()
             torch.stack([value * scales[i] for i, value in values.items()]).sum().backward()
             for i in at_work:
-                scales[i] = _clip(parameters[i], scales[i])
+                scales[i] = clip(parameters[i], scales[i])
             optimizer.step()
             for i, value in values.items():
                 losses[i].append(value.item())
@@ -175,10 +175,16 @@ def _check(what: str, tensors: Iterable[Tensor], model: Model, settings: LoraSet
     )
 
 
-def _clip(group: Sequence[nn.Parameter], scale: float) -> float:
-    """Divide the gradients of one concept by the scale of its loss and clip them; returns the scale of the next step.
+def clip(group: Sequence[nn.Parameter], scale: float) -> float:
+    """Divide the gradients of one concept by the scale of its loss, and clip their norm to `CLIP_NORM`.
 
-    Where they overflowed, they are dropped, so that the step leaves the concept as it is, and the scale is halved.
+    Args:
+        group: parameters of its LoRA, whose gradients are changed in place; those without a gradient do not count.
+        scale: by which the loss was multiplied; positive.
+
+    Returns:
+        The scale of the next step. Where gradients overflowed it is half, and they are dropped, so that the step leaves
+        the concept as it is: the loss scaling of Micikevicius et al., "Mixed Precision Training", ICLR 2018.
     """
     gradients = [p.grad for p in group if p.grad is not None]
     torch._foreach_div_(gradients, scale)

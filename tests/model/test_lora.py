@@ -1,8 +1,9 @@
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model
 
 from mace_studio.core import attention
@@ -36,6 +37,15 @@ def subject(model, phrase, masked=True):
     )
 
 
+@contextmanager
+def forwards_of(model):
+    """What the UNet is given in each forward inside of the block: noisy latents, timesteps and contexts."""
+    seen = []
+    hook = model.unet.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    yield seen
+    hook.remove()
+
+
 def test_each_sample_of_a_batch_goes_through_its_own_lora():
     """Three LoRAs in one forward against W x + (alpha / rank) B A x by hand, their gradients too."""
     torch.manual_seed(0)
@@ -52,13 +62,15 @@ def test_each_sample_of_a_batch_goes_through_its_own_lora():
         module[0].lora_B[name].weight.requires_grad_()
     with lora.each_its_own([module[0]], names):
         out_BTP = module(x_BTD)
+    one_BTP = module(x_BTD).detach()
     out_BTP.square().sum().backward()
     for name, (up_PR, down_RD), x_TD, out_TP in zip(names, pairs, x_BTD, out_BTP, strict=True):
         expected_TP = x_TD @ (weight_PD + 1.5 * up_PR @ down_RD).T
         torch.testing.assert_close(out_TP, expected_TP)
         gradient_PR = 2 * expected_TP.T @ (1.5 * x_TD @ down_RD.T)
         torch.testing.assert_close(module[0].lora_B[name].weight.grad, gradient_PR)
-    assert not module[0]._forward_pre_hooks
+    up_PR, down_RD = pairs[0]  # after it every sample goes through peft's active LoRA again
+    torch.testing.assert_close(one_BTP, x_BTD @ (weight_PD + 1.5 * up_PR @ down_RD).T)
 
 
 def test_together_is_the_same_as_one_after_another(models):
@@ -89,13 +101,10 @@ def test_a_lora_acts_where_it_is_asked_to(model, unchanged):
                 pairs[name] = tuple(part.detach().clone() for part in parts)
         seen.append(event)
 
-    lora.train(model, [own], settings, progress)
-    generator = own.generator()
-    timesteps = lora._timesteps(model, settings, own, generator)
-    for _ in projections.names(model.unet, "key"):  # the starts of the LoRAs
-        torch.randn((settings.rank, model.width), generator=generator)
-    schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-    samples = [lora._sample(schedule, own, timestep, generator) for timestep in timesteps]
+    with forwards_of(model) as forwards:
+        lora.train(model, [own], settings, progress)
+    first, second = forwards
+    assert [len(part) for part in second] == [1, 1, 1] and not torch.equal(first[0], second[0])
     handles = []
     for name, (up_PR, down_RD) in pairs.items():
 
@@ -106,10 +115,10 @@ def test_a_lora_acts_where_it_is_asked_to(model, unchanged):
 
         handles.append(model.unet.get_submodule(name).register_forward_hook(added))
     with torch.no_grad():
-        layers = lora._watched(model, samples[1:], attention_hooks.of_forward)
+        layers = attention_hooks.of_forward(model.unet, lambda: model.unet(*second))
     for handle in handles:
         handle.remove()
-    (expected,) = lora._losses(model, samples[1:], layers, settings)
+    expected = attention.masked_loss([layer_BHQT[0] for layer_BHQT in layers], own.masks[0], own.positions[0])
     assert seen[1].loss == pytest.approx(expected.item(), rel=1e-4)
     everywhere = []
     lora.train(model, [replace(own, acts_at=None)], settings, progress=everywhere.append)
@@ -118,10 +127,10 @@ def test_a_lora_acts_where_it_is_asked_to(model, unchanged):
 
 @pytest.mark.parametrize("rank", [1, 4])
 def test_a_lora_starts_with_a_normal_down_of_one_over_the_rank_and_no_up(model, unchanged, rank):
-    settings = LoraSettings(rank=rank)
-    with lora._wrapped(model.unet, settings, [torch.Generator().manual_seed(0)]) as ((adapter,), *_):
-        downs = torch.cat([down_RD.detach().flatten() for _, down_RD in adapter.values()])
-        assert not any(up_PR.any() for up_PR, _ in adapter.values())
+    still = LoraSettings(rank=rank, steps=1, learning_rate=0.0)
+    (start,) = lora.train(model, [subject(model, "cat")], still)
+    downs = torch.cat([down_RD.flatten() for _, down_RD in start.pairs.values()])
+    assert not any(up_PR.any() for up_PR, _ in start.pairs.values())
     count = len(downs)
     assert count >= 14 * rank * model.width
     # Standard errors of a mean and of a standard deviation of n normal numbers: 1 / sqrt(n) and 1 / sqrt(2 n) of it.
@@ -204,19 +213,25 @@ def wide_folder(tmp_path_factory):
     return folder
 
 
-def gradients(folder, dtype, monkeypatch):
-    """What is clipped in the first step, as one vector."""
+def clipped(monkeypatch, train):
+    """The gradients of each parameter, as they are when they are clipped in the first step."""
     seen, clip = [], torch.nn.utils.clip_grad_norm_
 
     def watched(group, norm):
-        seen.append(torch.cat([p.grad.flatten() for p in group if p.grad is not None]))
+        seen.append([None if p.grad is None else p.grad.clone() for p in group])
         return clip(group, norm)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
-        loaded = sd_model.load(str(folder), "cpu", dtype)
-        lora.train(loaded, [subject(loaded, "cat")], replace(FAST, steps=1))
+        train()
     return seen[0]
+
+
+def gradients(folder, dtype, monkeypatch):
+    """What is clipped in the first step, as one vector."""
+    loaded = sd_model.load(str(folder), "cpu", dtype)
+    own = clipped(monkeypatch, lambda: lora.train(loaded, [subject(loaded, "cat")], replace(FAST, steps=1)))
+    return torch.cat([gradient.flatten() for gradient in own if gradient is not None])
 
 
 def test_gradients_in_float16_are_those_of_float32(wide_folder, monkeypatch):
@@ -232,10 +247,10 @@ def test_gradients_in_float16_are_those_of_float32(wide_folder, monkeypatch):
 def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale():
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([6.0, 8.0])
-    assert lora._clip([parameter], 2.0) == 2.0
+    assert lora.clip([parameter], 2.0) == 2.0
     assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], abs=1e-5)  # (3, 4) has a norm of 5
     parameter.grad = torch.tensor([1.0, float("inf")])
-    assert lora._clip([parameter], 2.0) == 1.0
+    assert lora.clip([parameter], 2.0) == 1.0
     assert parameter.grad is None
 
 
@@ -280,9 +295,10 @@ def test_kept_samples_train_keys_without_the_unet_and_begin_as_a_forward_would(m
     assert deltas[1].losses == pytest.approx(alone.losses, rel=1e-3)  # what trains beside it does not count
 
 
-def test_a_kept_sample_has_the_gradient_of_its_layer_alone(model):
+def test_a_kept_sample_has_the_gradient_of_its_layer_alone(model, monkeypatch):
     """Of one layer, with queries that nothing changes: the loss by hand, differentiated by torch."""
-    settings, one = replace(FAST, steps=1, tune="key", kept_samples=1), subject(model, "cat")
+    settings, one = replace(FAST, steps=1, tune="key", kept_samples=1, learning_rate=0.0), subject(model, "cat")
+    one = replace(one, context_MTD=one.context_MTD[:1], positions=one.positions[:1])
     name = "mid_block.attentions.0.transformer_blocks.0.attn2"
     layer = model.unet.get_submodule(name)
     seen = {}
@@ -290,20 +306,22 @@ def test_a_kept_sample_has_the_gradient_of_its_layer_alone(model):
         layer.to_q.register_forward_hook(lambda module, inputs, output: seen.update(query=output.detach())),
         layer.to_k.register_forward_hook(lambda module, inputs, output: seen.update(context=inputs[0].detach())),
     ]
-    with lora._wrapped(model.unet, settings, [one.generator()]) as ((adapter,), *_):
-        schedule = lora.DDPMScheduler.from_config(model.pipeline.scheduler.config)
-        ((sample, read),) = lora._kept(model, schedule, [one], [[300]], [one.generator()], 1)[0]
-        layers = lora.attention_hooks.anew(model.unet, {key: (q[None], c[None]) for key, (q, c) in read.items()})
-        for maps in layers:
-            assert torch.allclose(maps.sum(dim=-1), torch.ones(()), atol=1e-5)
-        up_PR, down_RD = adapter[f"{name}.to_k.weight"]
-        (loss,) = lora._losses(model, [sample], layers, settings)
-        (found,) = torch.autograd.grad(loss, [up_PR])
-        start_RD = down_RD.detach().clone()
+    deltas = []
+    with forwards_of(model) as forwards:
+        own = clipped(monkeypatch, lambda: deltas.extend(lora.train(model, [one], settings)))
     for hook in hooks:
         hook.remove()
+    assert len(forwards) == 1
+    key = f"{name}.to_k.weight"
+    found, (_, start_RD) = own[2 * list(deltas[0].pairs).index(key)], deltas[0].pairs[key]  # each up before its down
+    with torch.no_grad():
+        layers = attention_hooks.anew(
+            model.unet, attention_hooks.read_by(model.unet, lambda: model.unet(*forwards[0]))
+        )
+    for maps in layers:
+        assert torch.allclose(maps.sum(dim=-1), torch.ones(()), atol=1e-5)
     up = torch.zeros_like(found, requires_grad=True)
     key = seen["context"] @ (layer.to_k.weight + settings.alpha / settings.rank * up @ start_RD).T
     maps_HQT = attention.probabilities(seen["query"], key, layer.heads, layer.scale)[0]
-    expected = attention.masked_loss([maps_HQT], sample.mask_IJ, sample.positions)
+    expected = attention.masked_loss([maps_HQT], one.masks[0], one.positions[0])
     torch.testing.assert_close(found, torch.autograd.grad(expected, [up])[0], rtol=1e-4, atol=1e-7)
