@@ -50,6 +50,25 @@ class Run:
     unconditional: TokenMaps | None
     presence: dict[str, float] = field(default_factory=dict)
 
+    def mask(self) -> Mask | None:
+        """The mask of the concept's words, or else of the word after them that stands out most; None without any.
+
+        A text encoder that reads from left to right lets only what follows the concept carry it along.
+        """
+        maps_TIJ, words = self.conditional.mean().mean(dim=0), self.conditional.words
+        named = [i for i, word in enumerate(words) if word.role == "concept"]
+        if not named:
+            return None
+        concept = {words[named[0]].text: maps_TIJ[named].sum(dim=0)}
+        after = {word.text: maps_TIJ[i] for i, word in enumerate(words) if i > named[0] and word.role == "word"}
+        for group in (concept, after):
+            best = attention.clearest(torch.stack(list(group.values()))) if group else None
+            if best is not None:
+                word = list(group)[best]
+                mask_IJ = attention.mask(group[word])
+                return None if mask_IJ is None else Mask(word, mask_IJ)
+        return None
+
 
 @dataclass(frozen=True)
 class Mass:
@@ -217,7 +236,7 @@ def _inspected(
             unconditional=unconditional[0] if unconditional else None,
             presence={phrase: share for phrase, share in seen.items() if share is not None},
         )
-        found = Inspection({**found.runs, name: run}, _mask(run) if name == BEFORE else found.mask, settings)
+        found = Inspection({**found.runs, name: run}, run.mask() if name == BEFORE else found.mask, settings)
         if i + 1 < len(models):
             report(Progress("generate", name, i + 1, len(models), result=found))
     return found
@@ -226,26 +245,6 @@ def _inspected(
 def _phrases(erasure: Erasure | None) -> list[str]:
     concepts = erasure.recipe.concepts if erasure is not None else ()
     return [phrase for concept in concepts for phrase in (concept.phrase, *concept.synonyms)]
-
-
-def _mask(run: Run) -> Mask | None:
-    """The mask of the concept's words, or else of the word after them that stands out most.
-
-    A text encoder that reads from left to right lets only what follows the concept carry it along.
-    """
-    maps_TIJ, words = run.conditional.mean().mean(dim=0), run.conditional.words
-    named = [i for i, word in enumerate(words) if word.role == "concept"]
-    if not named:
-        return None
-    concept = {words[named[0]].text: maps_TIJ[named].sum(dim=0)}
-    after = {word.text: maps_TIJ[i] for i, word in enumerate(words) if i > named[0] and word.role == "word"}
-    for group in (concept, after):
-        best = attention.clearest(torch.stack(list(group.values()))) if group else None
-        if best is not None:
-            word = list(group)[best]
-            mask_IJ = attention.mask(group[word])
-            return None if mask_IJ is None else Mask(word, mask_IJ)
-    return None
 
 
 def _settings(kind: str, model: Model, request: ImageRequest, erasure: Erasure | None) -> dict[str, Any]:

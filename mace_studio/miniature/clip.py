@@ -103,7 +103,7 @@ def train(
         model.text_model.requires_grad_(False)
     untouched = copy.deepcopy(tokenizer)  # its use leaves traces in it
     spans, training = Spans(tokenizer), Training({"clip": model}, plan, work)
-    step_loss = _image_loss if image_side_only else _step_loss
+    step_loss = _image_loss if image_side_only else loss
     if resume:
         training.resume()
 
@@ -236,7 +236,16 @@ def _image_loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: 
     return contrast(image_NP.float(), text_NP.float(), model.logit_scale.exp().clamp(max=100), _same(ids_NT))
 
 
-def _step_loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: int, batch: int) -> Tensor:
+def loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: int, batch: int) -> Tensor:
+    """`contrast`, `geometry` and `spread` in one step of the training, a scalar with gradients.
+
+    Args:
+        model: what is trained.
+        tokenizer: of the captions.
+        spans: of the same tokenizer.
+        step: its number, which decides the samples and what is exchanged in their captions.
+        batch: how many samples.
+    """
     samples, random = world.samples(batch, step), Random(step)
     ids_NT = latents.tokens(tokenizer, [s.caption for s in samples])
     pixels_NCHW = pictures.to_tensor([s.image_HWC for s in samples])

@@ -46,7 +46,7 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool, vae:
     training = Training({"judge": judge}, plan, work)
     if resume:
         training.resume()
-    training.run(lambda step: _step_loss(judge, step, plan.batch, vae))
+    training.run(lambda step: loss(judge, step, plan.batch, vae))
     with training.averaged():
         judge.cpu()
         calibrate(judge, world.samples(CALIBRATION_NUMBER, HELD_OUT), vae)
@@ -93,8 +93,15 @@ def worn(pixels_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     return mixed_NCHW * (0.85 + 0.3 * gain_N) + 0.2 * (shift_N - 0.5) + noise_NCHW
 
 
-def _step_loss(judge: Judge, step: int, batch: int, vae: AutoencoderKL | None) -> Tensor:
-    """Cross-entropy of all heads."""
+def loss(judge: Judge, step: int, batch: int, vae: AutoencoderKL | None) -> Tensor:
+    """Cross-entropy of all heads in one step of the training, a scalar with gradients.
+
+    Args:
+        judge: what is trained.
+        step: its number, which decides the samples and how they are worn.
+        batch: how many samples.
+        vae: as in `train`.
+    """
     samples = world.samples(batch, step)
     pixels_NCHW = worn(_shown(samples, vae), torch.Generator().manual_seed(step))
     device = next(judge.parameters()).device

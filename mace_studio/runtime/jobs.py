@@ -47,6 +47,7 @@ class Job:
         preview: the image at work, small, as it was a moment ago, or None; no event keeps it.
         size: bytes of images and arrays in its events and result, once it is over.
         request: what it was asked to do, for a user who comes back to watch it.
+        patience: seconds after which it is cancelled if nobody watches it.
         owners: who asked, each a name by which jobs are counted: the user, the address of their machine; the first
             one's turn it is.
     """
@@ -64,6 +65,7 @@ class Job:
         self.id = job_id or uuid.uuid4().hex
         self.title = title
         self.request = request
+        self.patience = patience
         self.owners = tuple(owners)
         self.state = QUEUED
         self.events: list[Any] = []
@@ -76,7 +78,6 @@ class Job:
         self._stage = ""
         self._context = contextvars.copy_context()
         self._on_change = on_change
-        self._patience = patience
         self._watched = time.monotonic()
         self._cancel = threading.Event()
         self._changed = threading.Condition()
@@ -187,7 +188,7 @@ class Job:
                 self._told.set()
 
     def _stopped(self) -> bool:
-        return self._cancel.is_set() or time.monotonic() - self._watched > self._patience
+        return self._cancel.is_set() or time.monotonic() - self._watched > self.patience
 
     def _end(self, state: str) -> None:
         """Be over; the caller holds the lock."""

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
 from mace_studio import erasure, prompts
-from mace_studio.core import ridge
+from mace_studio.core import attention, ridge
 from mace_studio.core.ridge import SingularGram
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.methods.mace import MaceSettings, erase, refine
@@ -169,7 +169,7 @@ def test_cancelling_in_any_stage_leaves_the_model_as_it_was(model, unchanged, st
 
 @pytest.mark.parametrize(
     "module, name",
-    [(sampling, "latent_size"), (segment, "source"), (ridge, "refine"), (lora, "_losses"), (ridge, "Fusion")],
+    [(sampling, "latent_size"), (segment, "source"), (ridge, "refine"), (attention, "masked_loss"), (ridge, "Fusion")],
 )
 def test_an_error_in_any_stage_leaves_the_model_as_it_was(model, unchanged, monkeypatch, module, name):
     def broken(*_, **__):

@@ -79,7 +79,9 @@ def single(path, config=BUILT_IN):
     pipeline = StableDiffusionPipeline.from_single_file(
         str(path), config=str(config), local_files_only=True, dtype=torch.float32, safety_checker=None
     )
-    return sd_model._checked(sd_model.Model(pipeline, str(path)))
+    folder = path.parent / f"{path.stem} as it was read"
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return sd_model.load(str(folder), "cpu", "float32")
 
 
 def test_the_folder_is_a_model_that_generates_the_same(model, unchanged, erased, wanted, tmp_path):
@@ -386,12 +388,12 @@ def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(model, erase
     assert [path.name for path in tmp_path.iterdir()] == ["cat"]
 
 
-def test_a_folder_whose_export_is_killed_in_between_is_beside(tmp_path, monkeypatch):
+def test_a_folder_whose_export_is_killed_in_between_is_beside(model, erased, tmp_path, monkeypatch):
     """Between the two renames of a folder; what is abandoned is removed at the next start."""
     old, rename = tmp_path / "cat", os.rename
-    for folder, name in ((old, "the old one"), (tmp_path / "stage" / "cat", "the new one")):
-        folder.mkdir(parents=True)
-        (folder / name).touch()
+    export(model, erased, old, "diffusers")
+    new = sorted(os.listdir(old))
+    (old / "the old one").touch()
 
     def killed(source, target):
         if Path(target) == old:
@@ -400,14 +402,15 @@ def test_a_folder_whose_export_is_killed_in_between_is_beside(tmp_path, monkeypa
 
     monkeypatch.setattr(os, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        exporting._publish([old], tmp_path / "stage")
+        export(model, erased, old, "diffusers", overwrite=True)
     monkeypatch.undo()
     text_files.remove_abandoned(tmp_path)
     (aside,) = tmp_path.glob("cat.old-*")
-    assert os.listdir(aside / "cat") == ["the old one"]
+    assert sorted(os.listdir(aside / "cat")) == sorted([*new, "the old one"])
     rename(aside / "cat", old)
-    exporting._publish([old], tmp_path / "stage")
-    assert os.listdir(old) == ["the new one"] and not (aside / "cat").exists() and len(list(tmp_path.iterdir())) == 3
+    export(model, erased, old, "diffusers", overwrite=True)
+    assert sorted(os.listdir(old)) == new and not (aside / "cat").exists()
+    assert sorted(tmp_path.iterdir()) == sorted([old, aside])
 
 
 def test_progress_only_grows_and_ends_at_the_whole(model, erased, tmp_path):

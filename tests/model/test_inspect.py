@@ -107,10 +107,10 @@ def test_the_mask_is_the_concepts_own_or_that_of_a_later_word_that_carries_it():
         ([there, here, there], "cat", here > 0.3),
         ([there, flat, here], "in", here > 0.3),
     ):
-        mask = inspection._mask(run_of(words, maps_TIJ))
+        mask = run_of(words, maps_TIJ).mask()
         assert mask.word == word and torch.equal(mask.mask_IJ, where)
-    assert inspection._mask(run_of(words, [there, flat, flat])) is None, "what comes before cannot carry it"
-    assert inspection._mask(run_of(words[:1], [there])) is None
+    assert run_of(words, [there, flat, flat]).mask() is None, "what comes before cannot carry it"
+    assert run_of(words[:1], [there]).mask() is None
 
 
 def test_without_an_erasure_there_is_one_run_and_a_phrase_of_ones_own(model, unchanged):

@@ -315,9 +315,7 @@ def test_a_kept_sample_has_the_gradient_of_its_layer_alone(model, monkeypatch):
     key = f"{name}.to_k.weight"
     found, (_, start_RD) = own[2 * list(deltas[0].pairs).index(key)], deltas[0].pairs[key]  # each up before its down
     with torch.no_grad():
-        layers = attention_hooks.anew(
-            model.unet, attention_hooks.read_by(model.unet, lambda: model.unet(*forwards[0]))
-        )
+        layers = attention_hooks.anew(model.unet, attention_hooks.read_by(model.unet, lambda: model.unet(*forwards[0])))
     for maps in layers:
         assert torch.allclose(maps.sum(dim=-1), torch.ones(()), atol=1e-5)
     up = torch.zeros_like(found, requires_grad=True)

@@ -111,13 +111,14 @@ def test_every_published_setting_passes_its_own_check():
 @pytest.mark.parametrize("name", list(METHODS))
 def test_every_method_refuses_what_is_too_long_and_doubts_what_is_erased_both_ways(model, name, monkeypatch):
     ran = []
-    monkeypatch.setitem(METHODS._rows, name, replace(METHODS[name], erase=lambda *args: ran.append(args)))
+    row = replace(METHODS[name], erase=lambda *args: ran.append(args))
+    monkeypatch.setattr(methods, "METHODS", {**METHODS, name: row})
     long = Recipe(concepts=[Concept("cat " * 60, "forest")], method=name)
     with pytest.raises(RecipeError, match="too long: a prompt about it has"):
         methods.erase(model, long)
     assert not ran
     made = Erasure(recipe=long, weights={}, fingerprint="", warnings=("another",))
-    monkeypatch.setitem(METHODS._rows, name, replace(METHODS[name], erase=lambda *args: made))
+    monkeypatch.setattr(methods, "METHODS", {**METHODS, name: replace(row, erase=lambda *args: made)})
     both = Recipe(concepts=[Concept("cat", "dog"), Concept("dog", "cat")], method=name)
     first, *rest = methods.erase(model, both).warnings
     assert "“cat” maps to “dog” and the other way round" in first and rest == ["another"]

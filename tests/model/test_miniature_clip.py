@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mace_studio.miniature import clip, latents, tokenizer, world
-from mace_studio.miniature.spans import Spans
+from mace_studio.miniature.spans import KINDS, Spans
 from mace_studio.sd.judges import ZeroShotClip
 
 
@@ -43,7 +43,7 @@ def test_a_concept_is_exchanged_for_one_of_its_kind_and_length(words, spans):
         assert torch.equal(swapped[~own], ids[~own])
         assert (swapped[:3] != ids[:3]).any(dim=1).all()
         seen |= {words.decode(row[mask]).strip() for row, mask in zip(swapped[:3], own[:3], strict=True)}
-    known = {phrase.lower() for phrase in spans._ids}
+    known = {phrase.lower() for kind in KINDS for phrase in kind}
     assert seen <= known
     assert len(seen) > 40
     assert torch.equal(ids, latents.tokens(words, captions))
@@ -103,7 +103,7 @@ def test_a_caption_that_ends_with_its_concept_counts_by_its_end_and_padding():
 
 def test_a_step_has_gradients_on_both_sides(words, spans):
     model = clip.build(words)
-    clip._step_loss(model, words, spans, 1, 8).backward()
+    clip.loss(model, words, spans, 1, 8).backward()
     for part in (model.text_model, model.vision_model, model.text_projection, model.visual_projection):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 

@@ -17,12 +17,12 @@ IMAGE = Image.new("RGB", (64, 64), (200, 90, 30))
 def fixed(**chances: dict[str, float]) -> Judge:
     """A judge that says the same of every picture; what is left in a head goes to "none of these"."""
     judge = Judge(widths=(8,))
-    answers = {}
     for head, names in HEADS.items():
         row = [chances.get(head, {}).get(name, 0.0) for name in names]
         row[-1] += 1 - sum(row)
-        answers[head] = torch.tensor([row], dtype=torch.float64)
-    judge._answers = lambda images: {head: row.expand(len(images), -1) for head, row in answers.items()}
+        with torch.no_grad():  # softmax of their logarithms
+            judge.heads[head].weight.zero_()
+            judge.heads[head].bias.copy_(torch.tensor(row).log())
     return judge
 
 
@@ -128,7 +128,7 @@ def test_every_other_image_is_seen_through_the_autoencoder(monkeypatch):
     monkeypatch.setattr(autoencoder, "reconstructed", lambda vae, pixels_NCHW: torch.zeros_like(pixels_NCHW))
     monkeypatch.setattr(judge_training, "worn", lambda pixels_NCHW, generator: seen.append(pixels_NCHW) or pixels_NCHW)
     judge = judge_training.build()
-    losses = [judge_training._step_loss(judge, 0, 6, vae) for vae in (None, "grey")]
+    losses = [judge_training.loss(judge, 0, 6, vae) for vae in (None, "grey")]
     plain_NCHW, mixed_NCHW = seen
     assert not mixed_NCHW[::2].any() and torch.equal(plain_NCHW[1::2], mixed_NCHW[1::2])
     assert losses[0] != losses[1]

@@ -210,7 +210,7 @@ def test_latents_are_made_once(tmp_path, monkeypatch):
     made = latents.gather(vae, words, 6, tmp_path)
     assert made.latent_NCHW.shape == (6, 8, 16, 16)
     assert made.own_NT.shape == (6, 32)
-    monkeypatch.setattr(latents, "_encode", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(vae, "encode", lambda *_: pytest.fail("made again"))
     assert torch.equal(latents.gather(vae, words, 6, tmp_path).latent_NCHW, made.latent_NCHW)
     monkeypatch.undo()
     with torch.no_grad():

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from mace_studio import caption_files
 from mace_studio.errors import FileError, ModelError
 from mace_studio.runtime.studio import BUILT_IN
+from mace_studio.sd import devices, open_pipeline
 from mace_studio.sd import grams as knowledge
 from mace_studio.sd import model as sd_model
 
@@ -26,7 +27,17 @@ def test_a_folder_loads_frozen_on_the_device_and_dtype(other_folder):
 )
 def test_auto_takes_bfloat16_where_the_device_computes_in_it(monkeypatch, device, brain, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: brain)
-    assert sd_model._dtype("auto", device) == expected
+    monkeypatch.setattr(devices, "checked", lambda asked: asked)
+    asked = []
+
+    def read(source, dtype, vae, text_encoder):
+        asked.append(dtype)
+        raise ModelError("there is no such device here")
+
+    monkeypatch.setattr(open_pipeline, "read", read)
+    with pytest.raises(ModelError, match="no such device here"):
+        sd_model.load("a model", device, "auto")
+    assert asked == [expected]
 
 
 def test_the_fingerprint_is_the_models_and_not_the_dtypes(model, other_folder, tmp_path):

@@ -438,17 +438,17 @@ def test_a_failed_job_of_a_shared_studio_tells_no_folder(entry, tmp_path):
 
 def test_the_wait_is_what_the_jobs_before_have_left(tmp_path, monkeypatch):
     """A quarter took 10 s, so 30 s are left of the first; the second is estimated with 7 s."""
-    studio, at, go_on = Studio(output=tmp_path), threading.Event(), threading.Event()
+    studio, go_on = Studio(output=tmp_path), threading.Event()
     assert studio.wait() == (0, 0)
 
-    def work(report):
-        report(Progress("lora", fraction=0.25, seconds=10.0))
-        at.set()
-        go_on.wait(10)
+    def work(place, recipe, user_masks, progress):
+        progress(Progress("lora", fraction=0.25, seconds=10.0))
+        go_on.wait(60)
 
-    first = studio._worker.submit("first", work, QUICK)
-    assert at.wait(10) and studio.wait() == (1, 30)
-    second = studio._worker.submit("second", lambda report: None, QUICK)
+    monkeypatch.setitem(tasks.TASKS, "erase", work)
+    first = studio.erase(QUICK)
+    assert any(event and event.stage == "lora" for event in first.watch()) and studio.wait() == (1, 30)
+    second = studio.erase(QUICK)
     assert studio.wait() == (2, None)  # the model is not timed
     monkeypatch.setattr(Studio, "timed", True)
     monkeypatch.setattr(
@@ -457,7 +457,7 @@ def test_the_wait_is_what_the_jobs_before_have_left(tmp_path, monkeypatch):
         lambda self, recipe: Estimate(concepts=1, prompts=1, unet_forwards=1, memory=None, seconds=7.0),
     )
     assert studio.wait() == (2, 37)
-    studio._worker.submit("Load the model", lambda report: None)
+    studio.load()
     assert studio.wait() == (2, 37)
     go_on.set()
     first.wait(), second.wait()
@@ -500,5 +500,5 @@ def test_one_user_s_jobs_are_bounded_where_many_share_the_studio(tmp_path):
 def test_what_waits_unwatched_goes_on_on_one_s_own_machine_only(tmp_path):
     shared, own = Studio(output=tmp_path / "shared", fixed=True), Studio(output=tmp_path / "own")
     jobs = [studio.erase(QUICK, watched=watched) for studio in (shared, own) for watched in (True, False)]
-    assert [job._patience for job in jobs] == [PATIENCE, PATIENCE, PATIENCE, math.inf]
+    assert [job.patience for job in jobs] == [PATIENCE, PATIENCE, PATIENCE, math.inf]
     ended(*jobs)

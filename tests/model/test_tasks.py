@@ -314,7 +314,7 @@ def test_the_call_has_the_context_of_its_caller(monkeypatch):
     assert list(stream(monkeypatch, lambda place, progress: user.get())) == [Done("Ada")]
 
 
-def test_scores_that_cannot_be_noted_are_kept_in_the_report_with_a_note(tmp_path, monkeypatch):
+def test_scores_that_cannot_be_noted_are_kept_in_the_report_with_a_note(place, entry, quick_plan, monkeypatch):
     found = Report(
         name="a", recipe=QUICK, judge="j", labels=(), plan=None, rows=(), harmonic=(), h_a={}, quality=None,
         detections=None, notes=("first",), model="m", fingerprint="f",
@@ -323,6 +323,7 @@ def test_scores_that_cannot_be_noted_are_kept_in_the_report_with_a_note(tmp_path
     def full(*_):
         raise FileError("No room.")
 
-    monkeypatch.setattr(tasks.library, "read", full)
-    noted = tasks._noted(tmp_path / "a.safetensors", found)
+    monkeypatch.setattr(tasks.Machines, "evaluate", lambda *_: [found])
+    monkeypatch.setattr(library, "write_scores", full)
+    (noted,) = tasks.evaluate(place, [(entry.path, quick_plan)], None)
     assert noted.notes == ("first", "Its scores are not in the list of erased models: No room.")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mace_studio.core import attention
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime.studio import BUILT_IN
-from mace_studio.sd import lora
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
@@ -54,14 +54,14 @@ def fail(model, recipe, monkeypatch):
         raise FloatingPointError("broken")
 
     with monkeypatch.context() as patch, pytest.raises(FloatingPointError):
-        patch.setattr(lora, "_losses", broken)
+        patch.setattr(attention, "masked_loss", broken)
         run_to_the_end(model, recipe)
 
 
 @pytest.mark.slow
 def test_thirty_runs_leave_the_model_and_the_memory_as_they_were(monkeypatch):
     model = sd_model.load(str(BUILT_IN), "cpu", "float32")
-    before = {part: {k: t.clone() for k, t in m.state_dict().items()} for part, m in model._modules().items()}
+    before = {part: {k: t.clone() for k, t in m.state_dict().items()} for part, m in model.modules().items()}
     resident_after = []
     for i in range(30):
         recipe = replace(RECIPE, seed=i)
@@ -71,7 +71,7 @@ def test_thirty_runs_leave_the_model_and_the_memory_as_they_were(monkeypatch):
             cancel_in(model, recipe, STAGES[i // 3 % len(STAGES)])
         else:
             fail(model, recipe, monkeypatch)
-        for part, module in model._modules().items():
+        for part, module in model.modules().items():
             assert all(torch.equal(t, before[part][key]) for key, t in module.state_dict().items())
         resident_after.append(resident())
         print(f"run {i + 1:2}: {('success', 'cancel', 'failure')[i % 3]:8} {resident_after[-1]:.0f} MB")

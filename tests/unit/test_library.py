@@ -243,9 +243,16 @@ def test_every_file_that_is_passed_over_has_its_sentence(folder):
     ]
 
 
-def test_a_year_that_there_is_not_costs_no_erasure():
-    assert library._made(1e18).year == 1970
-    assert library._made(1.7e9).year == 2023
+@pytest.mark.parametrize(("seconds", "year"), [(10**18, 1970), (1_700_000_000, 2023)])
+def test_a_year_that_there_is_not_costs_no_erasure(folder, seconds, year):
+    class Odd(type(folder)):
+        """A path on a file system that says so of its files."""
+
+        def stat(self, **options):
+            found = list(super().stat(**options))[:10]
+            return os.stat_result([*found[:8], seconds, found[9]])
+
+    assert library.read(Odd(folder / "cat.safetensors")).made.year == year
 
 
 def test_notes_are_written_whole(folder, monkeypatch):

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,9 +18,11 @@ from mace_studio.progress import Progress
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import quota
 from mace_studio.runtime.estimate import Status, estimate
+from mace_studio.runtime.jobs import Job
 from mace_studio.runtime.library import Entry
 from mace_studio.runtime.perform import Place
 from mace_studio.settings import KeepWeights, LoraSettings
+from mace_studio.ui import form
 from mace_studio.ui.cards import preview
 from mace_studio.ui.components import mask_grid, model_list, progress
 
@@ -29,6 +32,20 @@ OTHERS = [name for name in METHODS if name != "mace"]
 
 def recipe_of(name, **settings):
     return Recipe(concepts=TWO, method=name).with_settings(**settings)
+
+
+def previewed(recipe):
+    """The images that the page asks for when a recipe is previewed."""
+    asked = []
+
+    def of(recipe, request):
+        asked.append(request)
+        raise RecipeError("method", "No more is asked.")
+
+    card = SimpleNamespace(studio=SimpleNamespace(preview=of))
+    shown = list(preview.PreviewCard.on_edit(card, {}, True, "a cat", *form.values_from(recipe)))
+    assert "No more is asked." in shown[-1] and len(asked) == 1 and asked[0].prompts == ("a cat",)
+    return asked[0]
 
 
 def test_work_is_counted_by_hand():
@@ -76,7 +93,8 @@ def test_a_long_training_is_refused_on_a_shared_server():
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_every_part_of_the_page_shows_an_erasure_of_every_method(name):
+def test_every_part_of_the_page_shows_an_erasure_of_every_method(name, monkeypatch):
+    monkeypatch.setattr(preview, "PAUSE", 0)
     recipe = recipe_of(name)
     made = datetime(2020, 3, 1, 9, 5)
     entry = Entry(name="x", path=Path("x"), recipe=recipe, made=made, size=1, conditions={}, warnings=())
@@ -87,7 +105,7 @@ def test_every_part_of_the_page_shows_an_erasure_of_every_method(name):
     if name != "mace":
         assert f"Made by {METHODS[name].title}: only models of MACE can be composed." in shown
         assert METHODS[name].title in shown
-    assert preview._images(recipe, "a cat").guidance == usual_guidance(recipe)
+    assert previewed(recipe).guidance == usual_guidance(recipe)
     changed = "The form has changed" in mask_grid.status(MaskSheet(Recipe(concepts=TWO), []), recipe)
     assert changed == (name != "mace")
 
@@ -119,7 +137,9 @@ def test_the_run_shows_the_stages_of_its_method(name, titles):
 
 
 def test_a_stage_that_was_passed_over_is_left_out():
-    at = progress._stages("fmn", {"images": "8 of 8"}, "train")
+    job = Job("Erase", recipe_of("fmn"))
+    job.events = [Progress("images", step=8, total=8), Progress("train", step=1, total=9)]
+    at = progress.run(job, None)
     assert at.count("is-done") == 2 and at.count("left out") == 1 and at.count("is-now") == 1
 
 

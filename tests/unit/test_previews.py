@@ -103,5 +103,8 @@ def test_a_job_has_the_newest_preview_alone_and_no_event_keeps_one():
 def test_the_page_shows_the_image_at_work_beside_finished_ones():
     image = Image.new("RGB", (8, 8), "teal")
     finished = Progress("images", "cat", result=image)
-    assert progress._latest([finished], image).count("<img") == 2
-    assert 'alt="The image at work, not finished yet"' in progress._latest([], image)
+    job = Job("a job")
+    job.events, job.preview = [finished], image
+    assert progress.work(job, None).count("<img") == 2
+    job.events = [Progress("images", "cat")]
+    assert 'alt="The image at work, not finished yet"' in progress.work(job, None)
