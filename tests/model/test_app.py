@@ -1,5 +1,7 @@
 """The flags of app.py, and what is set before gradio is imported."""
 
+import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -75,3 +77,16 @@ def test_a_hosted_space_finds_the_page_and_nothing_is_told_outside():
         [sys.executable, "-B", "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_port_in_use_is_a_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "app.py", "--port", str(port), "--host", "127.0.0.1"], capture_output=True, cwd=ROOT,
+            env=os.environ | {"http_proxy": "http://127.0.0.1:9"}, timeout=300, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"port {port}: it is in use by another program" in done.stderr

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mace_studio.miniature import autoencoder, judge_training, world
+from mace_studio.miniature import autoencoder, evaluate, judge_training, world
 from mace_studio.miniature.judge import HEADS, NONE, Judge
 from mace_studio.miniature.vocabulary import FOLDER, THINGS
 
@@ -141,3 +141,15 @@ def test_worn_pictures_follow_the_generator():
     assert not torch.equal(first, other)
     assert first.shape == pixels.shape
     assert (first - pixels).abs().mean() < 0.3
+
+
+def test_groups_ask_for_what_a_head_can_answer():
+    judge = Judge(widths=(8,))
+    asked = evaluate.groups(judge)
+    assert [g.name for g in asked] == [
+        "objects", "synonyms", "other things", "people, portraits", "people, all five forms", "artists, all five forms",
+        "scenes",
+    ]  # fmt: skip
+    assert [len(g.answers) for g in asked] == [10, 30, 60, 200, 200, 40, 10]
+    for group in asked:
+        assert set(group.answers.values()) <= set(HEADS[group.head])
