@@ -197,7 +197,7 @@ def load(path: Path | str) -> Erasure:
             pairs.get(i, {}), header.losses[concept.phrase], header.origins.get(concept.phrase, "")
         )
         for i, concept in enumerate(header.recipe.concepts)
-        if concept.phrase in header.losses and header.recipe.method == "mace"
+        if concept.phrase in header.losses and header.recipe.composes
     }
     result = Erasure(
         recipe=header.recipe,

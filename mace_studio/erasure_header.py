@@ -51,7 +51,7 @@ class Header:
     @property
     def composable(self) -> bool:
         """Whether MACE can fuse its concepts again: they need no LoRAs, or the file has all of them."""
-        if self.recipe.method != "mace":
+        if not self.recipe.composes:
             return False
         return not self.recipe.settings.lora.steps or {c.phrase for c in self.recipe.concepts} <= set(self.origins)
 

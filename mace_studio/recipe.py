@@ -113,6 +113,11 @@ class Recipe:
         """Whether its method trains on images with masks, of which users may draw their own."""
         return _method(self.method).masks
 
+    @property
+    def composes(self) -> bool:
+        """Whether erasures of its method can be composed."""
+        return _method(self.method).composes
+
     def title(self) -> str:
         """A name for the result: the given one, or one made of the first concepts."""
         if self.name.strip():

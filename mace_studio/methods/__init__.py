@@ -72,6 +72,7 @@ class Method:
         stages: of a run, in order, as its progress names them.
         masks: whether it trains on images with masks, of which users may draw their own.
         on_cluster: whether `cluster.erase` knows how to share out a run of it.
+        composes: whether its erasures can be composed: their files hold a LoRA of each concept, for `mace.compose`.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Method:
     stages: tuple[str, ...] = ("refine",)
     masks: bool = False
     on_cluster: bool = False
+    composes: bool = False
 
 
 def _runs(module: str, function: str = "erase") -> Callable[..., Any]:
@@ -107,6 +109,8 @@ def _mace(recipe: Recipe) -> Work:
         side_by_side=count,
         at_once=settings.concepts_at_once,
         captions=bool(settings.refine.general or (settings.lora.steps and settings.fuse.general)),
+        rank=settings.lora.rank,
+        kept_samples=settings.lora.kept_samples,
     )
 
 
@@ -168,6 +172,7 @@ OWN: dict[str, Method] = {
         stages=("images", "masks", "refine", "lora", "fuse"),
         masks=True,
         on_cluster=True,
+        composes=True,
     ),
     "mace-free": Method(
         title="MACE without training",

@@ -24,6 +24,8 @@ class Work:
         at_once: how many of those go through one forward.
         captions: whether all general captions are read.
         sentences: that are read beside these; None for those of MACE, `prompts.count`.
+        rank: of the LoRA that each of these things trains; 0 for none.
+        kept_samples: that each of them keeps to train on again.
     """
 
     images: int = 0
@@ -34,6 +36,8 @@ class Work:
     at_once: int = 1
     captions: bool = False
     sentences: int | None = None
+    rank: int = 0
+    kept_samples: int = 0
 
 
 LARGEST = 1e12  # of what has no bound of its own: more leaves the numbers that weights are computed in

@@ -69,17 +69,14 @@ def _estimate(task: str, arguments: tuple) -> float:
 
 def _erase(recipe: Recipe, user_masks: object = None) -> tuple[float, float]:
     """Samples through the UNet, two an image and step for the guidance; steps of training, each of rank 1."""
-    work, rank = find(recipe.method).work(recipe), recipe.settings.lora.rank if recipe.method == "mace" else 1
-    return work.images * work.image_steps * 2, work.training_steps * (1 + 0.7 * (rank - 1) / RANK)
+    work = find(recipe.method).work(recipe)
+    return work.images * work.image_steps * 2, work.training_steps * (1 + 0.7 * (max(work.rank, 1) - 1) / RANK)
 
 
 def _erase_bytes(recipe: Recipe, user_masks: object = None) -> float:
-    images = IMAGE_BYTES * find(recipe.method).work(recipe).images
-    if recipe.method != "mace":
-        return images + CONCEPT_BYTES
-    lora = recipe.settings.lora
-    each = CONCEPT_BYTES + RANK_BYTES * lora.rank + SAMPLE_BYTES * lora.kept_samples
-    return images + each * min(len(recipe.concepts), recipe.settings.concepts_at_once)
+    work = find(recipe.method).work(recipe)
+    each = CONCEPT_BYTES + RANK_BYTES * work.rank + SAMPLE_BYTES * work.kept_samples
+    return IMAGE_BYTES * work.images + each * min(work.side_by_side, work.at_once)
 
 
 def _masks(recipe: Recipe) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from mace_studio.errors import FileError, RecipeError
 from mace_studio.evaluation.report import Harmonic
+from mace_studio.methods import METHODS
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import library, result_files
 from mace_studio.settings import LoraSettings
@@ -176,6 +177,9 @@ def test_only_what_has_all_its_loras_can_be_composed(folder):
     erasure_file(folder / "old.safetensors")
     erasure_file(folder / "refined.safetensors", CAT.with_settings(lora=LoraSettings(steps=0)))
     assert not library.find(folder, "old").composable and library.find(folder, "refined").composable
+    for name, method in METHODS.items():
+        erasure_file(folder / "x.safetensors", Recipe(concepts=CAT.concepts, method=name), origins={"cat": "00000000"})
+        assert library.find(folder, "x").composable == method.composes == (name == "mace")
 
 
 def test_base_models_are_remembered_newest_first_and_each_once(folder):

@@ -61,6 +61,10 @@ def test_work_is_counted_by_hand():
     mace = work("mace")
     assert (mace.images, mace.image_steps, mace.guidance, mace.training_steps) == (2 * 8, 15, 7.5, 2 * 50)
     assert (mace.side_by_side, mace.at_once, mace.captions) == (2, 4, True)
+    assert (mace.rank, mace.kept_samples) == (LoraSettings().rank, 0)
+    kept_twice = work("mace", lora=LoraSettings(rank=3, kept_samples=2))
+    assert (kept_twice.rank, kept_twice.kept_samples) == (3, 2)
+    assert not any(work(name).rank or work(name).kept_samples for name in OTHERS)
     assert not work("mace", refine=KeepWeights(), lora=LoraSettings(steps=0)).captions  # nothing is fused
     assert work("mace", refine=KeepWeights()).captions and work("mace", lora=LoraSettings(steps=0)).captions
     assert work("esd", steps=10) == Work(images=10, image_steps=26, guidance=3.0, training_steps=10, sentences=3)
