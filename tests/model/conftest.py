@@ -13,6 +13,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
+from mace_studio.caption_files import captions_of
 from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import model as sd_model
 from tests import families, segmenters
@@ -23,6 +24,15 @@ from tests.steps import untouched
 def model():
     """The built-in miniature in float32 on the CPU."""
     return sd_model.load(str(BUILT_IN), "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def few_captions(tmp_path_factory):
+    """The first 60 of the built-in model's 1,500 general captions, which take seconds to encode."""
+    path = tmp_path_factory.mktemp("captions") / "few.txt"
+    lines = captions_of(str(BUILT_IN)).read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:60]), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="session")

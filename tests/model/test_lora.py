@@ -149,9 +149,9 @@ def test_steps_come_in_order_and_carry_the_losses_of_the_delta(model, unchanged)
 def test_training_lowers_the_attention_that_it_is_trained_on(model, unchanged):
     one = subject(model, "cat")
     seen = []
-    _ = lora.train(model, [one], replace(FAST, steps=40, learning_rate=3e-3), progress=seen.append)
+    _ = lora.train(model, [one], replace(FAST, steps=20, learning_rate=6e-3), progress=seen.append)
     losses = [s.loss for s in seen]
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_the_value_projection_of_the_last_layer_gets_no_gradient_and_every_other_one_does(model, unchanged):
@@ -199,11 +199,11 @@ def test_an_error_unwraps_the_model(model, unchanged):
 
 @pytest.fixture(scope="module")
 def wide_folder(tmp_path_factory):
-    """A random model with the widths of SD's first block, on latents of 16 x 16, stored in float16."""
+    """A random model with the widths of SD's first block, on latents of 8 x 8, stored in float16."""
     torch.manual_seed(0)
     tokens = families.tokenizer()
     denoiser = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
+        sample_size=8, block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
         up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768, attention_head_dim=8,
     )  # fmt: skip
     encoder = families.text_encoder(tokens, 768)
@@ -227,21 +227,21 @@ def clipped(monkeypatch, train):
     return seen[0]
 
 
-def gradients(folder, dtype, monkeypatch):
+def gradients(loaded, monkeypatch):
     """What is clipped in the first step, as one vector."""
-    loaded = sd_model.load(str(folder), "cpu", dtype)
     own = clipped(monkeypatch, lambda: lora.train(loaded, [subject(loaded, "cat")], replace(FAST, steps=1)))
     return torch.cat([gradient.flatten() for gradient in own if gradient is not None])
 
 
 def test_gradients_in_float16_are_those_of_float32(wide_folder, monkeypatch):
-    exact = gradients(wide_folder, "float32", monkeypatch)
-    scaled = gradients(wide_folder, "float16", monkeypatch)
+    exact = gradients(sd_model.load(str(wide_folder), "cpu", "float32"), monkeypatch)
+    half = sd_model.load(str(wide_folder), "cpu", "float16")
+    scaled = gradients(half, monkeypatch)
     assert scaled.dtype == torch.float32
     assert (scaled - exact).norm() < 0.02 * exact.norm()
-    # What underflow does: gradients 256 times smaller, as larger maps and more tokens make them, are noise.
-    monkeypatch.setattr(lora, "LOSS_SCALE", 2.0**-8)
-    assert (gradients(wide_folder, "float16", monkeypatch) - exact).norm() > 0.5 * exact.norm()
+    # What underflow does: gradients 1,024 times smaller, as larger maps and more tokens make them, are noise.
+    monkeypatch.setattr(lora, "LOSS_SCALE", 2.0**-10)
+    assert (gradients(half, monkeypatch) - exact).norm() > 0.5 * exact.norm()
 
 
 def test_a_step_that_overflows_leaves_its_concept_as_it_is_and_halves_the_scale():

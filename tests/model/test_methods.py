@@ -27,6 +27,12 @@ def recipe_of(method, **settings):
 
 
 @pytest.fixture(scope="module")
+def model(model, few_captions):
+    """The built-in one with few general captions."""
+    return replace(model, captions=few_captions)
+
+
+@pytest.fixture(scope="module")
 def erased(model):
     return {name: METHODS[name].erase(model, recipe_of(name)) for name in CLOSED}
 
