@@ -51,7 +51,8 @@ def tidy(output: Path, now: float | None = None) -> None:
         now: seconds since 1970; the clock's when None.
     """
     now = time.time() if now is None else now
-    folders = [held(path) for path in _inside(output / "users")]
+    users = output / "users"
+    folders = [held(path) for path in (users.iterdir() if users.is_dir() else ())]
     for old in [folder for folder in folders if now - folder.newest > AGE]:
         folders.remove(old)
         _remove(old.path)
@@ -82,10 +83,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _inside(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _files(folder: Path) -> Iterator[Path]:

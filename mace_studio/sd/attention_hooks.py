@@ -20,6 +20,7 @@ CONTEXT = "encoder_hidden_states"
 
 Receive = Callable[[str, Tensor], None]
 
+# Weak, so that a model that another has taken the place of is not held in memory.
 _watched: WeakSet[nn.Module] = WeakSet()
 _aside: WeakSet[nn.Module] = WeakSet()
 
@@ -46,9 +47,14 @@ def attention(unet: nn.Module, receive: Receive) -> Iterator[None]:
         raise RuntimeError("the attention of this UNet is captured already; leave that block first")
     handles = []
     _watched.add(unet)
+
+    def on_key(name: str, layer: Attention, query: Tensor, inputs: tuple, key: Tensor) -> None:
+        if unet not in _aside:
+            receive(name, probabilities(query, key, layer.heads, layer.scale))
+
     try:
         for name, layer in _layers(unet).items():
-            handles += _hooks(name, layer, lambda *layer_maps: None if unet in _aside else receive(*layer_maps))
+            handles += _pair_hooks(layer, partial(on_key, name, layer))
         yield
     finally:
         for handle in handles:
@@ -162,13 +168,6 @@ def anew(unet: nn.Module, read: Mapping[str, tuple[Tensor, Tensor]]) -> list[Ten
 
 def _layers(unet: nn.Module) -> dict[str, Attention]:
     return {name: cast("Attention", module) for name, module in unet.named_modules() if name.endswith("attn2")}
-
-
-def _hooks(name: str, layer: Attention, receive: Receive) -> list[RemovableHandle]:
-    def on_key(query: Tensor, inputs: tuple, key: Tensor) -> None:
-        receive(name, probabilities(query, key, layer.heads, layer.scale))
-
-    return _pair_hooks(layer, on_key)
 
 
 def _pair_hooks(layer: Attention, on_key: Callable[[Tensor, tuple, Tensor], None]) -> list[RemovableHandle]:
