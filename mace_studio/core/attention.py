@@ -25,6 +25,7 @@ def probabilities(query_BQC: Tensor, key_BTC: Tensor, heads: int, scale: float) 
     Returns:
         probabilities_BHQT, which sum to 1 over T.
     """
+    # In float32 before the product: in float16 its sums can leave the range, and small shares are rounded to 0.
     query_BHQc = query_BQC.unflatten(-1, (heads, -1)).transpose(1, 2).float()
     key_BHTc = key_BTC.unflatten(-1, (heads, -1)).transpose(1, 2).float()
     return (query_BHQc @ key_BHTc.transpose(-1, -2) * scale).softmax(dim=-1)
@@ -50,6 +51,7 @@ def masked_loss(
         chosen_HQn = layer_HQT[..., list(positions)]
         if mask_IJ is not None:
             chosen_HQn = chosen_HQn * resize_mask(mask_IJ, layer_HQT.shape[1]).to(chosen_HQn).flatten()[:, None]
+        # `vector_norm` has a gradient of 0 where all is 0; the root of a sum of squares has none.
         total = total + (chosen_HQn.square().sum() if squared else torch.linalg.vector_norm(chosen_HQn))
     return total
 
@@ -74,6 +76,7 @@ def map_size(pixels: int, rows: int, columns: int) -> tuple[int, int]:
     if level[0] * level[1] == pixels:
         return level
     height = round(math.sqrt(pixels * rows / columns))
+    # Its neighbours too: the root is of rounded proportions.
     for candidate in (height, height - 1, height + 1):
         if candidate > 0 and pixels % candidate == 0:
             return candidate, pixels // candidate
@@ -106,6 +109,7 @@ def upsample(maps_BIJ: Tensor, rows: int, columns: int) -> Tensor:
         columns: of the result.
     """
     resized_BIJ = functional.interpolate(maps_BIJ[:, None], (rows, columns), mode="bilinear")[:, 0]
+    # Bilinear values at other places have another mean, and layers are added up with equal weights.
     before_B, after_B = maps_BIJ.mean(dim=(1, 2)), resized_BIJ.mean(dim=(1, 2))
     ratio_B = torch.where(after_B > 0, before_B / after_B, torch.ones_like(after_B))
     return resized_BIJ * ratio_B[:, None, None]
@@ -125,6 +129,7 @@ def otsu(values: Tensor) -> float:
     """
     flat = values.detach().double().flatten().cpu()
     low, high = flat.min().item(), flat.max().item()
+    # All values are equal: bins would have no width.
     if not high > low:
         return high
     counts = torch.histc(flat, BINS, low, high)

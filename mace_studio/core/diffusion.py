@@ -44,6 +44,7 @@ def ddim(
             eps_BCHW = predicted_BCHW
             clean_BCHW = (x_BCHW - noise * eps_BCHW) / signal
         else:
+            # v = signal eps - noise x_0 and x = signal x_0 + noise eps: both parts come from a rotation of (x, v).
             eps_BCHW = signal * predicted_BCHW + noise * x_BCHW
             clean_BCHW = signal * x_BCHW - noise * predicted_BCHW
         abar = abar_S[after].double()

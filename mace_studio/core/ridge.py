@@ -85,6 +85,7 @@ def refinement(moments: Moments, keep_gram_DD: Tensor) -> Refinement:
         SingularGram: F + R is not positive definite.
     """
     factor_DD, condition = _factorise(moments.gram_DD + keep_gram_DD.double())
+    # Of M - I, not of M: it is exactly 0 where nothing moves, and its digits are not lost beside the ones.
     shift_DD = torch.cholesky_solve((moments.cross_DD - moments.gram_DD).T, factor_DD).T
     return Refinement(torch.eye(len(shift_DD)).double() + shift_DD, condition)
 
@@ -177,6 +178,7 @@ class Fusion:
         Args:
             moments: over their pairs of a guide g and a context e.
         """
+        # Eq. 7 in correction form: W' g - W' e is what is missing at e, so C - F takes the place of C.
         crossed_DD = self._divided(moments.cross_DD - moments.gram_DD)
         self._crossed_DD = crossed_DD if self._crossed_DD is None else self._crossed_DD + crossed_DD
 
@@ -270,10 +272,12 @@ def weighted_sum(
 
 def _factorise(matrix_DD: Tensor) -> tuple[Tensor, float]:
     """The lower Cholesky factor of the symmetrised matrix, and its condition number."""
+    # Sums in another order differ in their last digits, and the factorisation reads one half alone.
     matrix_DD = (matrix_DD + matrix_DD.T) / 2
     values_D = torch.linalg.eigvalsh(matrix_DD)
     smallest, largest = values_D[0].item(), values_D[-1].item()
     factor_DD, info = torch.linalg.cholesky_ex(matrix_DD)
+    # Where the smallest eigenvalue is a rounding error of the largest, it may get through by chance: the rest is noise.
     if info.item() or smallest <= len(values_D) * torch.finfo(torch.float64).eps * largest:
         raise SingularGram(
             "There is too little to keep, so the weights are not determined. Add phrases to the preserve list, or "

@@ -20,6 +20,7 @@ def basis(vectors_ND: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """
     if not len(vectors_ND):
         return vectors_ND.detach().cpu().double()
+    # Of the vectors and not of their Gram, whose singular values are squares: a share of 1e-7 would be 1e-14 there.
     _, values, directions = torch.linalg.svd(vectors_ND.detach().cpu().double(), full_matrices=False)
     return directions[values > tolerance * values[0]]
 

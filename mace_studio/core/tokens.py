@@ -20,6 +20,7 @@ def occurrences(ids: Sequence[int], phrases: Iterable[Sequence[int]]) -> list[ra
     ids = tuple(ids)
     found, start = [], 0
     while start < len(ids):
+        # The longest first, as they are sorted: “Ada” must not end the search for “Ada Finch”.
         length = next((len(p) for p in spellings if ids[start : start + len(p)] == p), 0)
         if length:
             found.append(range(start, start + length))
@@ -48,6 +49,7 @@ def pair_positions(concept_ids: Sequence[int], mapping_ids: Sequence[int], lengt
     if longest > length:
         raise ValueError(f"a prompt of {longest} tokens does not fit {length} positions")
     prefix = _common(concept_ids, mapping_ids)
+    # No more than the prefix leaves: in “a a” and “a a a” the same tokens are both prefix and suffix.
     suffix = min(_common(concept_ids[::-1], mapping_ids[::-1]), shortest - prefix)
     concept = [*range(prefix), *range(len(concept_ids) - suffix, len(concept_ids) + length - longest)]
     mapping = [*range(prefix), *range(len(mapping_ids) - suffix, len(mapping_ids) + length - longest)]

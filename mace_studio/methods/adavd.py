@@ -106,6 +106,7 @@ def _taken_out(values_BTP: Tensor, targets_KP: Tensor, unit_KP: Tensor, settings
     if settings.token_sim:
         cosine_BT1K = functional.normalize(own_BT1P, dim=-1) @ functional.normalize(targets_KP, dim=-1).mT
         weight_BT1K = settings.scale * torch.sigmoid(settings.steepness * (cosine_BT1K - settings.threshold))
+    # The start token is the same in every prompt: what is taken from it is taken from all images.
     weight_BT1K[:, 0] = 0
     own_BTP = own_BTP - ((weight_BT1K * (own_BT1P @ unit_KP.mT)) @ unit_KP).squeeze(-2)
     if settings.jointly:
@@ -156,6 +157,8 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
     with ExitStack() as stack:
         for name in projections.names(model.unet, "value"):
             layer = model.unet.get_submodule(name)
+            # Of the weights in place: with an erasure applied beside this, the targets' values are those
+            # of its weights.
             weight_DP = layer.weight.detach().cpu().double().T
             take_out = projection(vectors_KD @ weight_DP, settings, empty_TD @ weight_DP)
 

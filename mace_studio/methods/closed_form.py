@@ -25,6 +25,7 @@ def each_weight(weights: Weights, edit: Callable[[Tensor], Tensor]) -> Weights:
         The same as it got: one weight_PD or a mapping.
     """
     if isinstance(weights, Tensor):
+        # Rounded once, at the end: a solve multiplies the rounding of what goes in by its condition number.
         return edit(weights.detach().cpu().double()).to(weights)
     return {name: each_weight(weight_PD, edit) for name, weight_PD in weights.items()}
 

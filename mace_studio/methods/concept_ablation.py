@@ -165,6 +165,7 @@ def _parts(
         batch = images[start : start + model.batches.size]
         noised = training.noised(model, pair.latents_NCHW[batch], generator)
         noise_BCHW = noised.target_BCHW.to(model.device)
+        # Image i was made from sentence i of the M, counted round, and is trained under the same one.
         rows = [image % len(pair.anchor.context_NTD) for image in batch]
         predict = partial(
             training.predict,
@@ -176,6 +177,7 @@ def _parts(
         )
         anchor_BCHW = noise_BCHW
         if settings.target == "model":
+            # Only the prior trains the anchor's own prediction; without it half of the graph need not be kept.
             with torch.set_grad_enabled(prior > 0):
                 anchor_BCHW = predict(pair.anchor.rows(rows))
         yield (

@@ -54,6 +54,7 @@ def edit(
     # Only what lies outside of the span of the kept vectors may move, so these move by exactly nothing.
     outside_RD = complement(preserve_KD, directions or None)
     shift_ND = concepts_ND @ projector(safe_MD) - concepts_ND
+    # What hardly sticks out of the kept span is left alone: divided by next to nothing, it would move all else.
     inverse_RN = torch.linalg.pinv(concepts_ND @ outside_RD.T, atol=OUTSIDE * concepts_ND.norm(dim=1).max().item())
     change_DD = shift_ND.T @ inverse_RN.T @ outside_RD
     return each_weight(weights, lambda weight_PD: weight_PD + weight_PD @ change_DD)

@@ -165,9 +165,11 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
     def losses() -> tuple[str, Iterable[Tensor]]:
         number, j = training.one_of(len(phrases), generator), training.one_of(GRID, generator)
         both = prompts.rows([0, number + 1])
+        # Drawn anew in every step, by the weights as they are now: the student must unlearn what it still makes.
         noisy_1CHW = partly_denoised(model, copies, both, j, settings, generator)
         timestep = timesteps(j)[training.one_of(len(timesteps(j)), generator)]
         with torch.no_grad():
+            # Both prompts in one forward of the frozen model, whose weights are the UNet's own.
             frozen_BCHW = training.predict(
                 model, noisy_1CHW.repeat(2, 1, 1, 1), timestep, both, guidance=settings.guidance
             )
@@ -201,6 +203,7 @@ def partly_denoised(
 
     def predict(noisy_1CHW: Tensor, timestep: int) -> Tensor:
         scale = settings.guidance
+        # An LCM has no unconditional half: its UNet reads the scale.
         if scale == 1 or model.embeds_guidance:
             own = both.rows([1])
             return training.predict(model, noisy_1CHW, timestep, own, guidance=scale, copies=copies).float()

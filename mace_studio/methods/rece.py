@@ -81,6 +81,7 @@ def each_round(
     if len(shape) != 3 or anchored not in (shape, shape[1:], (1, *shape[1:])):
         raise ValueError(f"concepts have shape {shape}, anchors {anchored}; they must be (N, T, D) and that or (T, D)")
     anchors_NTD = anchors_NTD.expand(len(concepts_NTD), *anchors_NTD.shape[-2:])
+    # In float64 from round to round: C_adv is solved from these weights, and rounding would add up in it.
     current: Mapping[str, Tensor] = {name: weight_PD.double() for name, weight_PD in edited.items()}
     for _ in range(settings.rounds):
         current = uce.edit(

@@ -67,6 +67,7 @@ def guidance(
     momentum = torch.zeros_like(null) if momentum_BCHW is None else momentum_BCHW.to(wide)
     same_shape(null_BCHW=null, momentum_BCHW=momentum)
     steer = prompt - null
+    # As in the authors' code, where a scale below 1 switches it off.
     if settings.safety_scale >= 1:
         difference = prompt - safety
         strength = (settings.safety_scale * difference.abs()).clamp(max=1)
@@ -74,6 +75,7 @@ def guidance(
         scale = torch.where((difference >= settings.threshold) | (difference == 0), 0, strength)
         safe = scale * (safety - null) + settings.momentum_scale * momentum
         momentum = settings.momentum_beta * momentum + (1 - settings.momentum_beta) * safe
+        # nu has been summed during the warm-up; only its use begins here.
         if step >= settings.warmup:
             steer = steer - safe
     return Guided((null + settings.guidance * steer).to(null_BCHW), momentum)
@@ -156,6 +158,7 @@ def guide(model: Model, recipe: Recipe) -> Iterator[None]:
             safety_BCHW = unet.forward(noisy_BCHW, timestep, **other)[0]
         guided = guidance(null_BCHW, prompt_BCHW, safety_BCHW, run.momentum_BCHW, run.step, settings)
         run.step, run.momentum_BCHW = run.step + 1, guided.momentum_BCHW
+        # In float64: the pipeline multiplies by the scale again, and in half precision the rounding with it.
         moved_BCHW = (guided.noise_BCHW.double() - null_BCHW.double()) / pipeline.guidance_scale
         return (torch.cat([null_BCHW, (null_BCHW.double() + moved_BCHW).to(null_BCHW)]),)
 

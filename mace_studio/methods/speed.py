@@ -69,6 +69,7 @@ def edit(
     paired = pairs(concepts, anchors, width)
     retained_ND, held_MD = rows("retained vectors", retain_ND, width), rows("invariants", invariants_MD, width)
     contexts_ND, targets_ND = (torch.cat(side) for side in zip(*paired, strict=True))
+    # The mean over the concepts, not the sum: `prior` stands beside it, and weighs the same whatever their number.
     moments = Moments.of(contexts_ND, targets_ND) * (1 / len(paired))
     gram_DD, pull_DD = moments.gram_DD, moments.cross_DD - moments.gram_DD
     eye_DD = torch.eye(len(gram_DD)).double()
@@ -152,6 +153,7 @@ def constrained(gram_DD: Tensor, projector_DD: Tensor, invariants_MD: Tensor, pr
     solved_DD = torch.linalg.solve(gram_DD @ projector_DD + prior * eye_DD, projector_DD, left=False)  # P M
     moved_DM = solved_DD @ invariants_MD.T
     inner_MM = invariants_MD @ moved_DM + ridge * torch.eye(len(invariants_MD)).double()
+    # With lambda = 0 the inner matrix has no inverse where P removes an invariant.
     return solved_DD - moved_DM @ torch.linalg.pinv(inner_MM) @ invariants_MD @ solved_DD
 
 

@@ -113,6 +113,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
                 at = Progress("fuse", concept.phrase, i, count)
                 yield _targeted(model, concept, always(progress, at))
 
+        # W' in float64 and not as `refine.weights` rounded it: the fusion pulls to it.
         original = projections.read(model.unet)
         refined = {key: weight_PD.cpu().double() @ solved.matrix_DD for key, weight_PD in original.items()}
         fused = edit(original, refined, moments(), keep)

@@ -65,7 +65,7 @@ def edit(
     solved = refinement(erase_scale * Moments.of(contexts_ND, targets_ND), keep_DD)
     if technique == "replace":
         return each_weight(weights, lambda weight_PD: refine(weight_PD, solved))
-    total_DD = erase_scale * Moments.of(contexts_ND).gram_DD + keep_DD
+    total_DD = erase_scale * Moments.of(contexts_ND).gram_DD + keep_DD  # no one M here: targets depend on the weight
 
     def suppressed(weight_PD: Tensor) -> Tensor:
         pull_PD = torch.zeros_like(weight_PD)
@@ -133,6 +133,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         whole = inputs.expanded(concept, anchor) if settings.expand else [(concept.phrase.strip(), anchor)]
         pairs += whole
     first_form = settings.form == "tail"
+    # The first code keeps the empty prompt too, which is half of every image with guidance.
     kept = ["", *recipe.kept] if first_form else list(recipe.kept)
     encode = inputs.Encoder(model, progress, 2 * len(pairs) + len(kept))
     concepts, anchors = encode([concept for concept, _ in pairs]), encode([anchor for _, anchor in pairs])

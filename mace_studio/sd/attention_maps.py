@@ -46,6 +46,7 @@ class TokenMaps:
         if group is not None:
             maps_SHTIJ = self.maps[group]
             return maps_SHTIJ.mean(dim=1) if head is None else maps_SHTIJ[:, head]
+        # Groups have other sizes, so that they can be added up at one size alone; the largest loses nothing.
         rows, columns = max((maps_SHTIJ.shape[-2:] for maps_SHTIJ in self.maps.values()), key=lambda size: size[0])
         total_STIJ = torch.zeros(())
         for name, layers in self.layers.items():
@@ -108,6 +109,7 @@ class Recorder:
         for words, sums, layer_HQT in zip(self.words[-halves:], self._sums, probabilities_BHQT, strict=True):
             if group not in sums:
                 sums[group] = torch.zeros(len(self.steps), heads, len(words), rows, columns)
+            # As a product, since words have different numbers of tokens: their shares are added up.
             belongs_TW = torch.zeros(layer_HQT.shape[-1], len(words)).to(layer_HQT)
             for i, word in enumerate(words):
                 belongs_TW[list(word.positions), i] = 1

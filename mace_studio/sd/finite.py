@@ -61,6 +61,7 @@ def decoder(vae: nn.Module) -> Iterator[None]:
         if isinstance(output, Tensor):
             check(output, "The image that the VAE decoded")
 
+    # A hook and not a look at the images: the pipeline turns what is no number into black pixels before.
     decodes = getattr(vae, "decoder", None)
     handle = decodes.register_forward_hook(after) if isinstance(decodes, nn.Module) else None
     try:

@@ -105,6 +105,7 @@ class ZeroShotClip:
         """
         tokens = self._tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
         text_LF = _embedded(self._model.get_text_features(**tokens.to(self._model.device)))
+        # In float64 from here on, so that rows of a softmax sum to 1 to the last digits.
         return self.features(images).double() @ text_LF.double().cpu().T
 
     @torch.no_grad()
@@ -168,8 +169,10 @@ def fingerprint(judged: Judge, clip: ZeroShotClip | None) -> str:
         judged: from `choose`.
         clip: from `clip_of`.
     """
+    # Weights and not paths: two machines may have other folders, and must have the same judge.
     networks: dict[str, Any] = {judged.name: judged}
     networks |= {one.name: one._model for one in (judged, clip) if isinstance(one, ZeroShotClip)}
+    # Taken in float16, so that a judge is the same one on a machine that loads it in float32.
     return digest(networks)
 
 

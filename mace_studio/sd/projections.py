@@ -78,6 +78,7 @@ def swapped(unet: nn.Module, weights: Mapping[str, Tensor], changes: str = "proj
             # Convolutions lie in memory with their channels last, see `sd.model.load`.
             layout = torch.channels_last if weights[key].dim() == 4 else torch.preserve_format
             other = weights[key].to(originals[key], memory_format=layout)
+            # Another Parameter in its place, no copy into it: the own one is never touched, and comes back bit for bit.
             setattr(module, name, nn.Parameter(other, requires_grad=False))
         yield
     finally:

@@ -144,6 +144,7 @@ def encode(model: Model, sentences: Sequence[str], progress: Report = silent) ->
     contexts, pooled = [], []
     for start in range(0, len(sentences), BATCH):
         batch = list(sentences[start : start + BATCH])
+        # Without guidance: it would encode a negative prompt for each sentence, which nobody reads here.
         context_BTD, _, *more = model.pipeline.encode_prompt(
             prompt=batch, device=model.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
@@ -187,6 +188,7 @@ def occurrences(model: Model | Reader, sentence: str, phrase: str) -> list[tuple
     reader = _reader(model)
     written = reader.written(sentence)
     offsets = reader.offsets(written)
+    # The end token of what is read; a phrase that reaches it is cut off.
     last = len(ids(reader, [sentence])[0]) - 1
     found = []
     for start, end in phrases.spans(written, reader.written(phrase)):
@@ -217,6 +219,7 @@ def check(model: Model | Reader, recipe: Recipe) -> None:
         recipe: all of its phrases are looked at.
     """
     reader = _reader(model)
+    # Each phrase is put into the longest template only: thousands of them are checked before every run.
     templates = {  # of each kind the one with the most tokens
         kind: max(prompts.templates(kind), key=lambda template: count(reader, template.format("x")))
         for kind in {concept.kind for concept in recipe.concepts}

@@ -60,6 +60,7 @@ def fuse(
         at = Progress("fuse", concept.phrase, i, total)
         progress(at)
         pairs, pulls = loras[concept.phrase].pairs, pulled.get(concept.phrase)
+        # On a cluster it comes from the worker that trained the LoRA, and no prompt is encoded here.
         if pulls is None:
             context_NTD = embeddings.of(prompts.about(concept), always(progress, at)).context_NTD
             pulls = ridge.pulls(followed(context_NTD, own.positions(concept)), pairs)

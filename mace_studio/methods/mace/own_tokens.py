@@ -24,6 +24,7 @@ class OwnTokens:
     def __init__(self, model: Model, recipe: Recipe) -> None:
         self._model, self._alone = model, recipe.settings.lora.own_tokens
         kept = text.ids(model, recipe.preserve) if self._alone and recipe.preserve else []
+        # Every beginning of every kept phrase, so that each concept is looked up and not searched for.
         self._begun = {tuple(row[1 : end + 1]) for row in kept for end in range(1, len(row) - 1)}
 
     def shared(self, concept: Concept) -> int:
@@ -43,6 +44,7 @@ class OwnTokens:
         """
         if not self._alone:
             return None
+        # A phrase may be split otherwise inside a sentence, so its last token is left to it whatever is shared.
         shared = self.shared(concept)
         return [
             [at for run in text.occurrences(self._model, s, concept.phrase) for at in run[min(shared, len(run) - 1) :]]

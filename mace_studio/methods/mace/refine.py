@@ -55,6 +55,7 @@ def gather(
         progress: called with stage "refine" at every batch of sentences: sentences done of all.
         embeddings: of the same model; keeps the concepts' prompts for the stages after this one.
     """
+    # With a limit of 0 nothing is remembered: no later stage of the caller reads these prompts.
     embeddings = embeddings or Embeddings(model, limit=0)
     general, preserve, done = kept(model, recipe, cache, progress)
     total, sums = done + _own_sentences(recipe), PairSums(model.width)
@@ -82,6 +83,7 @@ def kept(
     preserved, captions, rest = list(prompts.preserved(recipe)), 0, _own_sentences(recipe)
 
     def on_captions(at: Progress) -> None:
+        # Nobody knows how many there are before their file is read, which the first report tells.
         nonlocal captions
         captions = at.total
         progress(Progress("refine", "general captions", at.step, captions + len(preserved) + rest))
@@ -106,6 +108,7 @@ def parts(recipe: Recipe) -> list[tuple[Concept, ...]]:
         recipe: its concepts.
     """
     found = []
+    # `PairSums` shares a product between concepts of one mapping only where they are added in succession.
     for _, group in groupby(sorted(recipe.concepts, key=prompts.mapped), key=prompts.mapped):
         concepts = tuple(group)
         found += [concepts[i : i + TOGETHER] for i in range(0, len(concepts), TOGETHER)]

@@ -59,6 +59,7 @@ def train(
         report = within(progress, "lora", "", before, total)
         return lora_store.train(model, subjects, settings.lora, digits, cache, report)
 
+    # Eq. 4 trains beside the refined weights W', not beside the original ones.
     with projections.swapped(model.unet, refined):
         deltas = batches.map(list(zip(recipe.concepts, images, strict=True)), train_batch)
     if batches.size < settings.concepts_at_once:
@@ -97,6 +98,7 @@ def _subject(
     """The concept as the training needs it; `on_batch` is called for every batch of prompts that is encoded."""
     sentences = prompts.about(concept)
     positions = [text.positions(model, sentence, concept.phrase) for sentence in sentences]
+    # End and padding have read the whole prompt, and carry the concept where its words do not.
     if recipe.settings.lora.pad_tokens:
         ids = text.ids(model, sentences)
         positions = [p + text.closing(row, model.length) for p, row in zip(positions, ids, strict=True)]
