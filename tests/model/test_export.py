@@ -81,7 +81,7 @@ def single(path, config=BUILT_IN):
     )
     folder = path.parent / f"{path.stem} as it was read"
     pipeline.save_pretrained(folder, safe_serialization=True)
-    return sd_model.load(str(folder), "cpu", "float32")
+    return replace(sd_model.load(str(folder), "cpu", "float32"), source=str(path))
 
 
 def test_the_folder_is_a_model_that_generates_the_same(model, unchanged, erased, wanted, tmp_path):
