@@ -141,7 +141,7 @@ def erase(model: Model, recipe: Recipe, progress: Report = silent, cache: Path |
         report(Progress("train", step=1, total=1))
         return inputs.result(model, recipe, copies, warnings)
     surrogates, replay = _images(model, recipe, cache, warnings, report)
-    held = _fisher(model, settings, replay, copies, cache, report)
+    held = cached_fisher(model, settings, replay, copies, cache, report)
     start = {name: master.detach().clone() for name, master in copies.items()}
 
     def predicted(images: Images) -> tuple[str, Tensor, Tensor]:
@@ -223,7 +223,7 @@ def _images(
     )
 
 
-def _fisher(
+def cached_fisher(
     model: Model,
     settings: SelectiveAmnesiaSettings,
     replay: Images,
@@ -231,7 +231,19 @@ def _fisher(
     cache: Path | None,
     report: Report,
 ) -> dict[str, Tensor]:
-    """F of the replayed images on the model's device, from the cache where it is there."""
+    """`fisher` of the replayed images at every `stride`th timestep, from the cache where it is there.
+
+    Args:
+        model: whose predictions are differentiated, with the copies in place.
+        settings: of the run; without a weight of the Fisher information nothing is computed.
+        replay: N images with their sentences.
+        copies: name -> theta, with gradients.
+        cache: folder that keeps F, one file for each model, captions and settings, or None.
+        report: told of stage "fisher": gradients of all.
+
+    Returns:
+        name -> F in the shape of theta, float32 on the model's device; empty without a weight.
+    """
     if not settings.fisher_weight:
         return {}
     asked = (settings.select, settings.replay, settings.stride, settings.image_steps, settings.image_guidance)

@@ -9,16 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mace_studio import caption_files
-from mace_studio.methods import inputs, selective_amnesia
+from mace_studio.methods import inputs, selective_amnesia, training
 from mace_studio.methods.settings import SelectiveAmnesiaSettings
 from mace_studio.progress import silent
-from mace_studio.recipe import Concept, ImageRequest, Recipe
+from mace_studio.recipe import ImageRequest
 from mace_studio.sd import files, grams, image_cache, sampling
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings
 
 WANTED = [sampling.TrainingImage("a photo of a cat", "cat", 3)]
-CAT = (Concept("cat", "ship"),)
 SHORT = ImageSettings(steps=1, guidance=2.0)
 
 
@@ -37,13 +36,12 @@ def gram(model, cache):
 
 
 def fisher(model, cache):
-    """Of a run of SA, whose training images are no part of this."""
-    settings = SelectiveAmnesiaSettings(steps=1, surrogates=1, replay=1, stride=1000, image_steps=1, image_guidance=1.0)
-    selective_amnesia.erase(model, Recipe(concepts=CAT, method="sa", settings=settings), cache=cache)
-    (path,) = cache.glob("fisher-*.safetensors")
-    for other in set(cache.iterdir()) - {path}:
-        other.unlink()
-    return load_file(path)["conv_in.bias"].clone()  # the file is mapped, and will be cut
+    replay = selective_amnesia.Images(
+        phrases=[""], latents_NCHW=torch.ones(1, 4, 8, 12), prompts=training.Prompts.of(model, ["a cat"])
+    )
+    settings = SelectiveAmnesiaSettings(replay=1, stride=1000, image_guidance=1.0)
+    copies = training.masters(model, ["conv_in.bias"])
+    return selective_amnesia.cached_fisher(model, settings, replay, copies, cache, silent)["conv_in.bias"]
 
 
 # What keeps tensors in the cache, but for LoRAs, which have a test of their own.
