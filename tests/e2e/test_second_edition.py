@@ -12,6 +12,7 @@ from PIL import Image
 from mace_studio.runtime import library, tasks
 from mace_studio.ui.cards import beyond
 from mace_studio.ui.components import glossary, verdict
+from mace_studio.ui.tabs import compare
 from tests.steps import choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -104,12 +105,10 @@ def test_first_steps_words_and_suggestions(page):
     expect(page.locator("#suggested-neighbours").get_by_role("button", name="+ truck")).to_have_count(0)
 
 
-def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, erased, gentle, studio):
+def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, erased, gentle, studio, monkeypatch):
     page.get_by_role("tab", name="Compare").click()
     choose_model(page, "#erased-model", "erased car")
-    page.locator("#other-models input").click()
-    page.locator("#other-models [role=option]", has_text="gentle car").click()
-    expect(page.locator("#other-models")).to_contain_text("gentle car")
+    page.locator("#other-models label", has_text="gentle car").locator("input").check()
     field(page, "prompts").fill("a photo of the car")
     expect(page.locator("#prompts-tokens")).to_have_text(re.compile(r"\d of 32 tokens"))
     field(page, "prompts").fill("a photo of the car" + " and a ship" * 40)
@@ -117,6 +116,16 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     field(page, "prompts").fill("a photo of the car")
     field(page, "seeds").fill("0-2")
     field(page, "compare-steps").fill("1")
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "OTHERS", 0)
+        page.locator("#generate").click()
+        too_many = page.locator("#other-models .field-problem")
+        expect(too_many).to_have_text("Beside it: 1 erased model is checked; leave at most 0.")
+    beside = page.locator("#other-models").get_by_role("checkbox", name=re.compile("^gentle car · .* · MACE$"))
+    assert beside.locator("..").bounding_box()["height"] >= 24
+    beside.uncheck()
+    expect(too_many).to_have_count(0)
+    beside.check()
     page.locator("#generate").click()
     expect(page.locator("#pairs img")).to_have_count(9)
     called = [re.compile(f"^{title} · .* · MACE$") for title in ("erased car", "gentle car")]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import gradio as gr
 
+from mace_studio.errors import RecipeError
 from mace_studio.methods import usual_guidance
 from mace_studio.prompts import suggestions
 from mace_studio.runtime import result_files
+from mace_studio.runtime.estimate import counted_as
 from mace_studio.runtime.jobs import Job
 from mace_studio.ui import form, kinds
 from mace_studio.ui.cards.job import JobCard, Shows, results
@@ -30,6 +33,7 @@ OTHERS = 3  # models beside the first
 BEGUN_WITH = {"erased": 3, "kept": 1}  # role -> how many prompts stand in the box at first
 NO_PAIR = '<p class="hint">Nothing is generated yet.</p>'
 PLACES = {
+    "others": ("Beside it", "#other-models"),
     "prompt": ("Prompts", "#prompts textarea"),
     "seed": ("Seeds", "#seeds input"),
     "steps": ("Steps", "#compare-steps input"),
@@ -72,10 +76,14 @@ class CompareTab:
             self.name = gr.Dropdown(
                 [], label="Erased model", info="The Erase tab makes them", **enabled("erased-model")
             )
-            self.others = gr.Dropdown(
-                [], multiselect=True, max_choices=OTHERS, label="Beside it", info="More erased models, a row each",
-                elem_classes="expert", **enabled("other-models"),
-            )  # fmt: skip
+            self.others = gr.CheckboxGroup(
+                [],
+                label="Beside it",
+                info=f"Up to {OTHERS} more erased models, a row each",
+                visible=False,
+                elem_classes="expert",
+                **enabled("other-models"),
+            )
             self.prompts = gr.Textbox("", label="Prompts", info="One a line", lines=4, **enabled("prompts"))
             counted(self.studio, self.prompts, lines=True)
             self.seeds = gr.Textbox(
@@ -146,8 +154,9 @@ class CompareTab:
     def on_open(self, newest: str, chosen: str | None, others: list[str]) -> tuple[Any, Any]:
         """List the erased models, with the newest chosen."""
         listed = choices(self.studio.entries())
-        kept = [name for name in others or [] if name in [value for _, value in listed]]
-        return erased_models(self.studio, newest, chosen), listing(gr.Dropdown, listed, kept, others or [])
+        kept = [name for name in others if name in [value for _, value in listed]]
+        beside = partial(gr.CheckboxGroup, visible=len(listed) > 1)
+        return erased_models(self.studio, newest, chosen), listing(beside, listed, kept, others)
 
     @readable
     def on_model_loaded(self, steps: str, guidance: str) -> tuple[Any, Any]:
@@ -171,7 +180,7 @@ class CompareTab:
         job = self.studio.job(job_id)
         if job is None or not name:
             return gr.skip()
-        missing = called(self.studio, [one for one in (name, *(others or [])) if one not in job.request[0]])
+        missing = called(self.studio, [one for one in (name, *others) if one not in job.request[0]])
         return _shown_models(self._called(job), missing)
 
     @readable
@@ -182,7 +191,10 @@ class CompareTab:
 
     def on_generate(self, name: str | None, others: list[str], prompts: str, suggested: str, *settings: Any) -> Job:
         """Start a comparison. Prompts that nobody typed are those of the chosen model, which may be chosen just now."""
-        beside, lines = [other for other in others or [] if other != name], form.prompts_from(prompts)
+        beside, lines = [other for other in others if other != name], form.prompts_from(prompts)
+        if len(beside) > OTHERS:
+            checked = f"{counted_as(len(beside), 'erased model')} {'is' if len(beside) == 1 else 'are'} checked"
+            raise RecipeError("others", f"{checked}; leave at most {OTHERS}.")
         if name and lines and lines == form.prompts_from(suggested):
             lines = form.prompts_from(_first_of(self._offered(name)))
         return self.studio.compare(name or "", form.images_from(lines, *settings), beside)
