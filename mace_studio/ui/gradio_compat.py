@@ -35,6 +35,11 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api
 # The same for handlers that may wait for minutes: by default only one call of a handler runs at a time.
 WAITING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 
+# For events that say what was pressed: each is answered, in the order of the presses. By default one is dropped while
+# an earlier one is answered, and "always_last" answers the first once more in place of the last. No public issue was
+# found.
+PICKED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+
 SERVED = 1000  # files that are served in place; the oldest of more are not any longer
 UNFINISHED = 128  # events of one machine; an open page has a few
 CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")

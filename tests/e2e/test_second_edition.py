@@ -4,12 +4,13 @@ import importlib
 import json
 import os
 import re
+import time
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from mace_studio.runtime import library, tasks
+from mace_studio.runtime import library, result_files, tasks
 from mace_studio.ui.cards import beyond
 from mace_studio.ui.components import glossary, verdict
 from mace_studio.ui.tabs import compare
@@ -136,7 +137,15 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     expect(marked).to_have_accessible_name("a photo of the car, seed 1, original")
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*1"))
     expect(page.locator("#pairs thead th")).to_have_text(["", "seed 0", "seed 1", "seed 2"])
-    page.get_by_role("button", name="a photo of the car, seed 2, gentle car · ").click()
+    real = result_files.write_pair
+
+    def late(*args):
+        time.sleep(0.7)
+        return real(*args)
+
+    monkeypatch.setattr(result_files, "write_pair", late)
+    page.get_by_role("button", name="a photo of the car, seed 0, original").click()
+    page.get_by_role("button", name="a photo of the car, seed 2, gentle car · ").click()  # before that is answered
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*2"))
     with page.expect_download() as download:
         page.locator("#sheet-file").click()

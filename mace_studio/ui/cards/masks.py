@@ -20,7 +20,7 @@ from mace_studio.ui.cards.job import JobCard, Shows
 from mace_studio.ui.components import mask_grid
 from mace_studio.ui.components.notice import CLEAR, notice
 from mace_studio.ui.components.text import heading, hint
-from mace_studio.ui.gradio_compat import QUIET, enabled, image_file
+from mace_studio.ui.gradio_compat import PICKED, QUIET, enabled, image_file
 from mace_studio.ui.notices import readable
 
 ALL = "All concepts"
@@ -119,7 +119,7 @@ class MasksCard:
         self.job.wire([self.on_show], [self.sheet, *controls], [self.status, *made], shows)
         self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
         opened = [self.chosen, self.title, self.editor, self.tools]
-        picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **QUIET)
+        picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **PICKED)
         picked.then(None, js=SHOW_EDITOR)
         chosen, changed = [self.sheet, self.chosen, self.concept], [self.grid, self.title, self.editor, self.notice]
         self.use.click(self.on_use, [*chosen, self.editor], changed, **QUIET)

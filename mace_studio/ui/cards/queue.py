@@ -14,7 +14,7 @@ from mace_studio.ui import notices
 from mace_studio.ui.components import job_list
 from mace_studio.ui.components.notice import CLEAR, notice
 from mace_studio.ui.components.text import heading
-from mace_studio.ui.gradio_compat import QUIET
+from mace_studio.ui.gradio_compat import PICKED, QUIET
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
@@ -57,7 +57,7 @@ class QueueCard:
         self.show = Listener(self.on_show, self.gone_on, self._shown, also=[self.timer.tick])
         changed = [self.problem, self.goes_on, self.gone_on, *self._shown]
         for shown in (self.list, self.broken_off):
-            shown.act(self.on_act, [job_id, self.gone_on], changed, **QUIET)
+            shown.act(self.on_act, [job_id, self.gone_on], changed, **PICKED)
 
     def wire(self, queue: Callable[..., Job], inputs: Sequence[Any]) -> None:
         """Connect the button that queues; `queue` makes a job of the values of `inputs`."""

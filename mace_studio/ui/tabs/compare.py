@@ -25,7 +25,7 @@ from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import QUIET, download, enabled, unless_shown
+from mace_studio.ui.gradio_compat import PICKED, QUIET, download, enabled, unless_shown
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -143,7 +143,7 @@ class CompareTab:
         self.job.wire(
             [self.on_generate], asked, [self.grid_card, self.grid, self.sheet, self.shown_model, *pair], shows
         )
-        self.grid.pick(self.on_pair, self.job_id, pair, **QUIET)
+        self.grid.pick(self.on_pair, self.job_id, pair, **PICKED)
         suggested = [self.suggestions, self.prompts, self.suggested]
         self.name.change(self.on_model, [self.name, self.prompts, self.suggested], suggested, **QUIET)
         models = Listener(self.on_models, [self.job_id, self.name, self.others], self.shown_model)
