@@ -172,8 +172,8 @@ def images_from(prompts: Sequence[str], seeds: str, steps: Any, guidance: Any, n
     return ImageRequest(tuple(prompts), tuple(seeds_from(seeds)), steps=count, guidance=scale, negative=negative or "")
 
 
-def usual_settings(studio: Studio, steps: str, guidance: str, first: str) -> tuple[str, str]:
-    """Steps and guidance for a tab, once the model is known.
+def usual_settings(studio: Studio, steps: str, guidance: str, first: str) -> list[list[str]]:
+    """Steps and guidance for a tab, once the model is known: of each what stands in its field, and what suits.
 
     Args:
         studio: knows what suits the loaded model.
@@ -181,9 +181,9 @@ def usual_settings(studio: Studio, steps: str, guidance: str, first: str) -> tup
         first: the guidance that the page began with.
     """
     if (steps, guidance) != (GENERATED_STEPS, first):
-        return steps, guidance
+        return [[steps, steps], [guidance, guidance]]
     usual = studio.with_defaults(ImageSettings(steps=int(GENERATED_STEPS), guidance=float(first)))
-    return str(usual.steps), number_text(usual.guidance)
+    return [[steps, str(usual.steps)], [guidance, number_text(usual.guidance)]]
 
 
 def rank_from(value: Any) -> int | None:

@@ -39,6 +39,11 @@ WAITING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 # an earlier one is answered, and "always_last" answers the first once more in place of the last. No public issue was
 # found.
 PICKED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+# Puts what an `offer` holds into its fields, in the browser, where they are as they were.
+FILL = """(offer, ...shown) => {
+  const lines = (text) => String(text ?? "").split("\\n").map((line) => line.trim()).filter(Boolean).join("\\n");
+  return shown.map((now, i) => (offer[i] && lines(now) === lines(offer[i][0]) ? offer[i][1] : undefined));
+}"""
 
 SERVED = 1000  # files that are served in place; the oldest of more are not any longer
 UNFINISHED = 128  # events of one machine; an open page has a few
@@ -66,16 +71,16 @@ def remembered(name: str) -> gr.BrowserState:
     return gr.BrowserState("", storage_key=f"mace-{name}", secret="mace-studio")
 
 
-def unless_shown(value: Any, shown: Any) -> Any:
-    """A component's new value; none where it showed that value already when it was asked.
+def offer(*texts: str) -> gr.JSON:
+    """What a handler would put into text fields, one (text before, new text) for each, where the user typed no other.
 
-    An answer puts each of its values back, so one that only repeats what was there undoes what the user did meanwhile.
+    A handler that put it there itself would undo what is typed until its answer comes. `FILL` compares in the browser,
+    where a gr.State is not. No public issue was found.
 
     Args:
-        value: what it is to show.
-        shown: what it showed when the event happened.
+        texts: what was put into each field at first.
     """
-    return gr.skip() if value == shown else value
+    return gr.JSON([[text, text] for text in texts], visible=False)
 
 
 def serve_in_place(path: Path) -> None:

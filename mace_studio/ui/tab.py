@@ -10,7 +10,7 @@ import gradio as gr
 
 from mace_studio.recipe import Recipe
 from mace_studio.runtime.studio import Studio
-from mace_studio.ui.gradio_compat import QUIET, WAITING
+from mace_studio.ui.gradio_compat import FILL, QUIET, WAITING
 
 # Events. SELECTED is the tab's own; the others are the same for all tabs.
 PAGE_OPENED = "page opened"
@@ -27,6 +27,7 @@ class Listener:
     Attributes:
         fn, inputs, outputs: as a component's event takes them.
         also: more events, such as `button.click`, that call it.
+        fills: one of `outputs`, made by `gradio_compat.offer`, and the fields that it is for.
         waits: it may take minutes, so any number of its calls may run at a time.
         options: more of the event's options.
     """
@@ -36,6 +37,7 @@ class Listener:
     outputs: Any
     _: KW_ONLY
     also: Sequence[Any] = ()
+    fills: Sequence[Any] = ()
     waits: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -46,7 +48,10 @@ class Listener:
         page shows by then: an answer to an earlier question never takes the place of an answer to a later one.
         """
         options = {"trigger_mode": "always_last"} | (WAITING if self.waits else QUIET) | self.options
-        return gr.on([*events, *self.also], self.fn, self.inputs, self.outputs, **options)
+        event = gr.on([*events, *self.also], self.fn, self.inputs, self.outputs, **options)
+        if self.fills:
+            event.then(None, self.fills, self.fills[1:], js=FILL, **QUIET)
+        return event
 
 
 def of_an_erasure(choose: Listener, resume: Listener, loaded: Listener) -> dict[str, list[Listener]]:

@@ -31,7 +31,9 @@ def test_the_page_begins_with_what_suits_the_model(folders, tmp_path, family):
     studio = Studio(folders[family], output=tmp_path)
 
     def settle(steps, guidance):
-        return form.usual_settings(studio, steps, guidance, "7.5")
+        shown, usual = zip(*form.usual_settings(studio, steps, guidance, "7.5"), strict=True)
+        assert shown == (steps, guidance)
+        return usual
 
     assert settle("20", "7.5") == ("20", "7.5")  # nothing is known of it yet
     studio.load().wait()

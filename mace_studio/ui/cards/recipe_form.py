@@ -29,7 +29,7 @@ from mace_studio.ui.components.text import estimate_missing, heading, hint
 from mace_studio.ui.components.text_download import text_download
 from mace_studio.ui.concept_text import Row
 from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, STRENGTH, Field, Group, told
-from mace_studio.ui.gradio_compat import QUIET, enabled
+from mace_studio.ui.gradio_compat import FILL, QUIET, enabled, offer
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
@@ -177,6 +177,7 @@ class RecipeForm:
                 self._control(BY_KEY["seed"])
                 self._control(BY_KEY["name"])
         self._built["about"] = gr.State(self._start["about"])
+        self._named = offer("")
         method.change(self.on_method, method, panels, **QUIET)
         for group in (group for groups in METHOD_GROUPS.values() for group in groups if group.chart is not None):
             self._wire_chart(group)
@@ -240,14 +241,12 @@ class RecipeForm:
             The event of `edited`.
         """
         # One listener for all: of two that write the same, the older answer could come last.
-        changes = [c.change for c in [self.preset, *self.controls, *others]]
-        event = edited.on(*changes)
-        for edit in (self._built["concepts"].edited, self.added.then):
-            named = [self._built[key] for key in ("name", "concepts", "about")]
-            edit(form.name_from, named, self._built["name"], trigger_mode="always_last", **QUIET)
-        self.suggested.wire(self._built["concepts"], self._built["preserve"])
-        dialled = [self._built[key] for key in STRENGTH_KEYS]
+        event = edited.on(*(c.change for c in [self.preset, *self.controls, *others]))
         last = {"trigger_mode": "always_last", **QUIET}
+        named = [self._built[key] for key in ("name", "concepts", "about")]
+        for edit in (self._built["concepts"].edited, self.added.then):
+            edit(_named, named, self._named, **last).then(None, [self._named, named[0]], named[0], js=FILL, **QUIET)
+        dialled = [self._built[key] for key in STRENGTH_KEYS]
         self.strength.turned(self.on_strength, [self.strength, *self.controls], dialled, **last)
         shown = [self._built["method"], *dialled]
         gr.on([c.change for c in shown], _dial_text, shown, self.strength_text, **last)
@@ -365,6 +364,12 @@ class RecipeForm:
         """Hand the form's recipe to the browser as a file."""
         recipe = form.recipe_from(values).check()
         return {"name": f"recipe-{recipe.digest()}.json", "text": recipe.to_json(), "count": saves}, saves + 1
+
+
+@readable
+def _named(name: str, concepts: Any, about: Any) -> list[list[str]]:
+    """The name without what came with other concepts, unless the user types another meanwhile."""
+    return [[name, form.name_from(name, concepts, about)]]
 
 
 @readable

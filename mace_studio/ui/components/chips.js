@@ -1,4 +1,5 @@
-// Suggestions as buttons. value: {title, texts: [text], picks: [what each stands for]}, or nothing.
+// Suggestions as buttons. value: {title, texts: [text], picks: [what each stands for]}, or nothing. props: taker, the
+// selector of what takes a pressed one: here and not on the server, whose answer would undo what is typed until it comes.
 const box = element.querySelector(".chips");
 
 function show() {
@@ -7,7 +8,9 @@ function show() {
   const buttons = texts.map((text, index) => {
     const button = Object.assign(document.createElement("button"), { type: "button", className: "chip", textContent: text });
     button.tabIndex = index ? -1 : 0;
-    button.addEventListener("click", () => trigger("pick", { pick: props.value.picks[index] }));
+    button.addEventListener("click", () => {
+      document.querySelector(props.taker).dispatchEvent(new CustomEvent("suggested", { detail: props.value.picks[index] }));
+    });
     return button;
   });
   box.replaceChildren(...(texts.length ? [title, ...buttons] : []));

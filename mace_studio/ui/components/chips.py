@@ -1,4 +1,4 @@
-"""Suggestions, each a button; a press is the event `pick` with the `index` of the suggestion."""
+"""Suggestions, each a button that a list or table of the form takes in the browser."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import gradio as gr
 from mace_studio.ui.components.files import script
 
 
-def chips(label: str, elem_id: str) -> gr.HTML:
-    """No suggestion yet; its value is made by `listed`. It takes no place while there is none."""
+def chips(label: str, elem_id: str, taker: str) -> gr.HTML:
+    """No suggestion yet; its value is made by `listed`. It takes no place while there is none.
+
+    Args:
+        label, elem_id: as of any component.
+        taker: CSS selector of the component whose script listens to `suggested`, the event of a press.
+    """
     return gr.HTML(
         {},
         label=label,
@@ -19,6 +24,7 @@ def chips(label: str, elem_id: str) -> gr.HTML:
         js_on_load=script(__file__),
         apply_default_css=False,
         elem_id=elem_id,
+        taker=taker,
     )
 
 

@@ -163,8 +163,8 @@ function showSelection() {
   bulk.querySelector(".concept-all").checked = count > 0 && count === list.children.length;
 }
 
-function setAll(column, value) {
-  selected().forEach((row) => {
+function setAll(rows, column, value) {
+  rows.forEach((row) => {
     cellsOf(row)[column].value = value;
     row.touched.add(column);
     check(row);
@@ -197,9 +197,9 @@ list.addEventListener("click", (event) => {
 });
 props.kinds.forEach((one) => kind.add(new Option(one, one)));
 kind.value = "";
-kind.addEventListener("change", () => { if (kind.value) setAll(2, kind.value); kind.value = ""; });
+kind.addEventListener("change", () => { if (kind.value) setAll(selected(), 2, kind.value); kind.value = ""; });
 mapping.addEventListener("keydown", (event) => { if (event.key === "Enter") mapping.blur(); });
-mapping.addEventListener("change", () => { if (mapping.value.trim()) setAll(1, mapping.value.trim()); mapping.value = ""; });
+mapping.addEventListener("change", () => { if (mapping.value.trim()) setAll(selected(), 1, mapping.value.trim()); mapping.value = ""; });
 bulk.querySelector(".concept-all").addEventListener("input", (event) => {
   list.querySelectorAll(".concept-select").forEach((box) => { box.checked = event.target.checked; });
   showSelection();
@@ -209,6 +209,10 @@ bulk.querySelector("button").addEventListener("click", () => {
   number();
   commit();
   document.querySelector("#add-concept").focus();
+});
+element.closest("#concepts").addEventListener("suggested", ({ detail: [phrase, target] }) => {
+  const row = [...list.children].find((one) => cellsOf(one)[0].value === phrase);
+  if (row) setAll([row], 1, target);
 });
 element.closest("#concepts").addEventListener("add-row", () => addAfter(list.lastElementChild));
 element.closest("#concepts").addEventListener("clear-rows", () => { show([]); commit(); });

@@ -41,6 +41,7 @@ list.addEventListener("keydown", (event) => {
   go(to);
 });
 element.closest("#preserve")?.addEventListener("clear-list", () => set([]));
+element.closest("#preserve")?.addEventListener("suggested", ({ detail }) => add([detail]));
 
 // What is set here is not told to `watch`.
 function set(value) {

@@ -1,11 +1,20 @@
-// Prompts to choose from, as buttons by role. value: list of [role, prompt].
+// Prompts to choose from, as buttons by role. value: list of [role, prompt]. props: field, the selector of a text field.
 const box = element.querySelector(".suggestions");
 const titles = { erased: "Erased", synonym: "Synonyms", kept: "Kept" };
+
+// Here and not on the server, whose answer would undo what is typed or pressed until it comes.
+function add(prompt) {
+  const field = document.querySelector(props.field);
+  const lines = field.value.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (lines.includes(prompt)) return;
+  field.value = [...lines, prompt].join("\n");
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+}
 
 function buttonFor([role, prompt]) {
   const button = document.createElement("button");
   Object.assign(button, { type: "button", className: `chip suggestion is-${role}`, textContent: prompt });
-  button.addEventListener("click", () => trigger("pick", { prompt }));
+  button.addEventListener("click", () => add(prompt));
   return button;
 }
 

@@ -7,8 +7,8 @@ import gradio as gr
 from mace_studio.ui.components.files import script
 
 
-def suggested_prompts(elem_id: str) -> gr.HTML:
-    """The buttons. The value is a list of [role, prompt]; the event `pick` says which prompt was pressed."""
+def suggested_prompts(elem_id: str, field: str) -> gr.HTML:
+    """The buttons. The value is a list of [role, prompt]; a press adds a line to the text `field`, a CSS selector."""
     return gr.HTML(
         [],
         label="Suggested prompts",
@@ -16,4 +16,5 @@ def suggested_prompts(elem_id: str) -> gr.HTML:
         js_on_load=script(__file__),
         apply_default_css=False,
         elem_id=elem_id,
+        field=field,
     )

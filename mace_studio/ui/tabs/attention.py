@@ -18,7 +18,7 @@ from mace_studio.ui.components.model_list import erased_models, listing
 from mace_studio.ui.components.text import heading, hint, number_text
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled, unless_shown
+from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled, offer
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -35,6 +35,7 @@ PLACES = {
 }
 
 Update = dict[Any, Any]
+Offer = list[list[str]]
 
 
 class AttentionTab:
@@ -43,7 +44,7 @@ class AttentionTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.job_id = shared.studio, shared.jobs["attention"]
         self.usual = number_text(usual_guidance(shared.start))
-        self.suggested = gr.State("")
+        self.suggested, self.usually = offer(""), offer(GENERATED_STEPS, self.usual)
         self.inspected = gr.State("")  # the job whose maps are shown, and how many runs of one that goes on
         with gr.Row(elem_classes="columns", elem_id="attention-columns"):
             with gr.Column(scale=4, min_width=310):
@@ -54,7 +55,8 @@ class AttentionTab:
         self._wire()
         choose = Listener(self.on_open, [shared.newest, self.name], self.name)
         settings = [self.steps, self.guidance]
-        self.listens = of_an_erasure(choose, self.job.resume, Listener(self.on_model_loaded, settings, settings))
+        loaded = Listener(self.on_model_loaded, settings, self.usually, fills=[self.usually, *settings])
+        self.listens = of_an_erasure(choose, self.job.resume, loaded)
         self.emits: dict[str, list[Any]] = {}
 
     def _prompt_card(self) -> None:
@@ -130,9 +132,10 @@ class AttentionTab:
         # Drawn as the choices are by then, and in the order asked, or an older answer could stand over a newer.
         asking = [self.inspected.change, *(choice.input for choice in views)]
         gr.on(asking, self.on_view, [self.job_id, *views], [self.head, self.maps], concurrency_limit=1, **QUIET)
-        self.name.change(
-            self.on_model, [self.name, self.prompt, self.suggested], [self.prompt, self.suggested], **QUIET
+        chosen = Listener(
+            self.on_model, [self.name, self.suggested], self.suggested, fills=[self.suggested, self.prompt]
         )
+        chosen.on(self.name.change)
 
     @readable
     def on_open(self, newest: str, chosen: str | None) -> Any:
@@ -140,30 +143,29 @@ class AttentionTab:
         return erased_models(self.studio, newest, chosen, AS_IT_IS)
 
     @readable
-    def on_model_loaded(self, steps: str, guidance: str) -> tuple[Any, Any]:
+    def on_model_loaded(self, steps: str, guidance: str) -> Offer:
         """Fill in what suits a distilled model, unless the user typed something else."""
-        usual = form.usual_settings(self.studio, steps, guidance, self.usual)
-        return unless_shown(usual[0], steps), unless_shown(usual[1], guidance)
+        return form.usual_settings(self.studio, steps, guidance, self.usual)
 
     @readable
-    def on_model(self, name: str | None, prompt: str, suggested: str) -> tuple[Any, str]:
+    def on_model(self, name: str | None, suggested: Offer) -> Offer:
         """Put a prompt about the first concept into the box, unless the user typed another."""
-        asked = self._asked(name, prompt, suggested)
-        return (gr.skip(), suggested) if asked == prompt.strip() else (asked, asked)
+        before = suggested[0][1]
+        return [[before, self._asked(name, before, suggested)]]
 
-    def _asked(self, name: str | None, prompt: str, suggested: str) -> str:
+    def _asked(self, name: str | None, prompt: str, suggested: Offer) -> str:
         """The prompt; where nobody typed it, that of the chosen model, which may be chosen just now."""
-        if not _erased(name) or prompt.strip() != suggested:
+        if not _erased(name) or prompt.strip() != suggested[0][1]:
             return prompt.strip()
         recipe = self.studio.entry(_erased(name)).recipe
         return suggestions(recipe, kinds.of_kept(recipe, self.studio.vocabulary()))[0][1]
 
-    def on_read(self, name: str | None, prompt: str, suggested: str, *settings: str) -> Job:
+    def on_read(self, name: str | None, prompt: str, suggested: Offer, *settings: str) -> Job:
         """Read the attention before and after."""
         asked = self._asked(name, prompt, suggested)
         return self.studio.inspect(_erased(name) or None, form.images_from([asked], *settings))
 
-    def on_residual(self, name: str | None, prompt: str, suggested: str, *settings: str) -> Job:
+    def on_residual(self, name: str | None, prompt: str, suggested: Offer, *settings: str) -> Job:
         """Generate what is left without the concept's words."""
         asked = self._asked(name, prompt, suggested)
         return self.studio.residual(_erased(name), form.images_from([asked], *settings))

@@ -25,7 +25,7 @@ from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import PICKED, QUIET, download, enabled, unless_shown
+from mace_studio.ui.gradio_compat import PICKED, download, enabled, offer
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mace_studio.analysis.compare import Pair
 
 Update = dict[Any, Any]
+Offer = list[list[str]]
 
 
 class CompareTab:
@@ -52,7 +53,7 @@ class CompareTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.job_id = shared.studio, shared.jobs["compare"]
         self.usual = number_text(usual_guidance(shared.start))
-        self.suggested = gr.State("")
+        self.suggested, self.usually = offer(""), offer(GENERATED_STEPS, self.usual)
         self._labels: WeakKeyDictionary[Job, list[str]] = WeakKeyDictionary()  # of the erased models of a job
         self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
@@ -67,7 +68,8 @@ class CompareTab:
         self._wire()
         choose = Listener(self.on_open, [shared.newest, self.name, self.others], [self.name, self.others])
         settings = [self.steps, self.guidance]
-        self.listens = of_an_erasure(choose, self.job.resume, Listener(self.on_model_loaded, settings, settings))
+        loaded = Listener(self.on_model_loaded, settings, self.usually, fills=[self.usually, *settings])
+        self.listens = of_an_erasure(choose, self.job.resume, loaded)
         self.emits: dict[str, list[Any]] = {}
 
     def _prompt_card(self) -> None:
@@ -124,7 +126,7 @@ class CompareTab:
     def _suggestion_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="suggestion-card"):
             heading("suggestion-title", "", "Suggested prompts", "Press one to add it to the prompts.")
-            self.suggestions = suggested_prompts("suggestions")
+            self.suggestions = suggested_prompts("suggestions", "#prompts textarea")
 
     def _grid_card(self) -> None:
         with gr.Column(elem_classes="card", elem_id="grid-card", visible=False) as self.grid_card:
@@ -144,11 +146,10 @@ class CompareTab:
             [self.on_generate], asked, [self.grid_card, self.grid, self.sheet, self.shown_model, *pair], shows
         )
         self.grid.pick(self.on_pair, self.job_id, pair, **PICKED)
-        suggested = [self.suggestions, self.prompts, self.suggested]
-        self.name.change(self.on_model, [self.name, self.prompts, self.suggested], suggested, **QUIET)
+        asked, told = [self.name, self.suggested], [self.suggestions, self.suggested]
+        Listener(self.on_model, asked, told, fills=[self.suggested, self.prompts]).on(self.name.change)
         models = Listener(self.on_models, [self.job_id, self.name, self.others], self.shown_model)
         models.on(self.name.change, self.others.change)
-        self.suggestions.pick(self.on_suggestion, self.prompts, self.prompts, **QUIET)
 
     @readable
     def on_open(self, newest: str, chosen: str | None, others: list[str]) -> tuple[Any, Any]:
@@ -159,20 +160,17 @@ class CompareTab:
         return erased_models(self.studio, newest, chosen), listing(beside, listed, kept, others)
 
     @readable
-    def on_model_loaded(self, steps: str, guidance: str) -> tuple[Any, Any]:
+    def on_model_loaded(self, steps: str, guidance: str) -> Offer:
         """Fill in what suits a distilled model, unless the user typed something else."""
-        usual = form.usual_settings(self.studio, steps, guidance, self.usual)
-        return unless_shown(usual[0], steps), unless_shown(usual[1], guidance)
+        return form.usual_settings(self.studio, steps, guidance, self.usual)
 
     @readable
-    def on_model(self, name: str | None, prompts: str, suggested: str) -> tuple[Any, ...]:
+    def on_model(self, name: str | None, suggested: Offer) -> tuple[Any, ...]:
         """Suggest prompts for the chosen model, and put the first ones into the box unless the user typed others."""
         if not name:
-            return [], gr.skip(), suggested
+            return [], gr.skip()
         offered = self._offered(name)
-        start = _first_of(offered)
-        typed = form.prompts_from(prompts) != form.prompts_from(suggested)
-        return [list(pair) for pair in offered], gr.skip() if typed else unless_shown(start, prompts), start
+        return [list(pair) for pair in offered], [[suggested[0][1], _first_of(offered)]]
 
     @readable
     def on_models(self, job_id: str, name: str | None, others: list[str]) -> Any:
@@ -183,19 +181,13 @@ class CompareTab:
         missing = called(self.studio, [one for one in (name, *others) if one not in job.request[0]])
         return _shown_models(self._called(job), missing)
 
-    @readable
-    def on_suggestion(self, prompts: str, event: gr.EventData) -> str:
-        """Add the pressed prompt to the prompts."""
-        lines = form.prompts_from(prompts)
-        return "\n".join([*lines, event.prompt] if event.prompt not in lines else lines)
-
-    def on_generate(self, name: str | None, others: list[str], prompts: str, suggested: str, *settings: Any) -> Job:
+    def on_generate(self, name: str | None, others: list[str], prompts: str, suggested: Offer, *settings: Any) -> Job:
         """Start a comparison. Prompts that nobody typed are those of the chosen model, which may be chosen just now."""
         beside, lines = [other for other in others if other != name], form.prompts_from(prompts)
         if len(beside) > OTHERS:
             checked = f"{counted_as(len(beside), 'erased model')} {'is' if len(beside) == 1 else 'are'} checked"
             raise RecipeError("others", f"{checked}; leave at most {OTHERS}.")
-        if name and lines and lines == form.prompts_from(suggested):
+        if name and lines and lines == form.prompts_from(suggested[0][1]):
             lines = form.prompts_from(_first_of(self._offered(name)))
         return self.studio.compare(name or "", form.images_from(lines, *settings), beside)
 
