@@ -14,6 +14,7 @@ from mace_studio.runtime import result_files
 from mace_studio.runtime import studio as studio_module
 from mace_studio.settings import ImageSettings
 from mace_studio.ui.cards import beyond
+from tests.e2e.axe import faults_at_both_sizes
 from tests.steps import choose, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -100,6 +101,7 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard, qu
             break
         tab.wait_for_timeout(200)
     assert all(f"\n| {word} | 1 | " in text for word in near)
+    assert not (found := faults_at_both_sizes(tab)), found
 
     tab.reload()
     tab.get_by_role("tab", name="Evaluate").click()

@@ -1,8 +1,6 @@
 """The page's second edition: first steps, glossary, suggestions, grids of several models, spill-over, accessibility."""
 
-import importlib
 import json
-import os
 import re
 import time
 from dataclasses import replace
@@ -14,24 +12,15 @@ from mace_studio.runtime import library, result_files, tasks
 from mace_studio.ui.cards import beyond
 from mace_studio.ui.components import glossary, verdict
 from mace_studio.ui.tabs import compare
+from tests.e2e.axe import PHONE, faults, faults_at_both_sizes
 from tests.steps import choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
-try:
-    axe_playwright = importlib.import_module("axe_playwright_python.sync_playwright")
-except ImportError:
-    axe_playwright = None
 expect = sync_api.expect
 expect.set_options(timeout=60_000)
 
 pytestmark = pytest.mark.browser
 
-# With a rule of WCAG 2.2: controls are 24 px high and wide, or far apart. A theme changes no more than colours.
-AXE = {
-    "light": {"rules": {"target-size": {"enabled": True}}, "resultTypes": ["violations"]},
-    "dark": {"runOnly": {"type": "rule", "values": ["color-contrast"]}, "resultTypes": ["violations"]},
-}
-WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 TABS = ("Erase", "Compare", "Attention", "Evaluate", "Models")
 OVER_CONTROLS = """() => {
   const shown = (node) => node.checkVisibility({ visibilityProperty: true });
@@ -233,21 +222,6 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
     library.delete(studio.output, made.name)  # other tests choose a model by this title
 
 
-def faults(page, themes=("light", "dark")):
-    """The serious faults of accessibility of what is on the page, in some themes."""
-    if axe_playwright is None:
-        missing = pytest.fail if os.environ.get("CI") else pytest.skip
-        missing("no axe: pip install axe-playwright-python")
-    axe = axe_playwright.Axe()
-    found = {}
-    for theme in themes:
-        page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
-        for fault in axe.run(page, options=AXE[theme]).response["violations"]:
-            if fault["impact"] in ("serious", "critical"):
-                found[theme, fault["id"]] = [node["html"][:160] for node in fault["nodes"]]
-    return found
-
-
 def test_no_tab_has_a_serious_fault_of_accessibility(page, erased):
     found = {}
     for tab in TABS:
@@ -267,15 +241,18 @@ def test_no_tab_with_results_has_a_serious_fault_of_accessibility(page, erased, 
     found = {}
 
     def look(tab):
-        found[tab] = faults(page)
-        page.set_viewport_size(PHONE)
-        found[f"{tab}, phone"] = faults(page, ["light"])
-        page.set_viewport_size(WIDE)
+        found[tab] = faults_at_both_sizes(page)
 
     open_recipe(page, replace(fast, seed=99))  # that of `erased`, whose images and LoRA are in the cache
     page.locator("#erase").click()
     expect(page.locator("#outcome .verdict")).to_be_visible()
-    found["Erase"] = faults(page)
+    page.locator("#paste-list").click()
+    field(page, "pasted").fill("Van Gogh -> an artist\nwhale, sea")
+    expect(page.get_by_label("Several concepts")).to_be_visible()
+    page.get_by_label("Several concepts").check()
+    expect(page.locator("#paste-preview li")).to_have_count(3)
+    look("Erase")
+    page.locator("#close-paste").click()
 
     page.locator("#to-compare").click()
     expect(field(page, "prompts")).not_to_have_value("")
