@@ -34,6 +34,11 @@ OVER_CONTROLS = """() => {
 }"""
 
 
+# Rows of buttons that are not of one height.
+UNEVEN = """() => [...document.querySelectorAll(".run-buttons")].filter((row) =>
+  new Set([...row.querySelectorAll("button")].map((button) => button.offsetHeight)).size > 1).map((row) => row.id)"""
+
+
 @pytest.fixture(scope="module")
 def gentle(studio, fast):
     """A second erased model of the same concept."""
@@ -234,6 +239,7 @@ def test_no_tab_has_a_serious_fault_of_accessibility(page, erased):
     for tab in TABS:
         page.get_by_role("tab", name=tab).click()
         found[f"{tab}, Simple"] = faults(page, ["light"])
+        assert page.evaluate(UNEVEN) == [], tab
     assert not any(found.values()), found
 
 
