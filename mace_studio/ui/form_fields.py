@@ -163,11 +163,11 @@ MACE = (
         fields=(
             Field(
                 key="lambda3_fuse", label="λ3 in the fusion", path="fuse.preserve", kind="decimal",
-                hint="Blank: same as in Refine", same_as="lambda3",
+                hint="How much your keep list must stay, in Fuse; blank: as in Refine", same_as="lambda3",
             ),
             Field(
                 key="identity_fuse", label="Identity weight in the fusion", path="fuse.identity", kind="decimal",
-                hint="Blank: same as in Refine", same_as="identity",
+                hint="How much everything else must stay, in Fuse; blank: as in Refine", same_as="identity",
             ),
             Field(
                 key="tune", label="LoRA trains", path="lora.tune", kind="choice", choices=TUNE,

@@ -12,7 +12,7 @@ from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row, Tally
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.ui.cards import beyond
-from mace_studio.ui.components import glossary, pair_grid, verdict
+from mace_studio.ui.components import glossary, pair_grid, progress, text, verdict
 
 IMAGE = Image.new("RGB", (2, 2))
 
@@ -117,3 +117,10 @@ def test_the_glossary_has_what_the_page_names(word):
     known = {normalize("NFKC", one).strip().lower() for words, _ in glossary.entries() for one in words.split(",")}
     assert normalize("NFKC", word).lower() in known
     assert all(meaning and "](" not in meaning and "`" not in meaning for _, meaning in glossary.entries())
+
+
+def test_figures_are_explained_in_a_line_each():
+    lines = text.explained(["Method", "H_o, top-1", "H_o, mean probability", "λ1 · λ2 · λ3", "KID"])
+    assert [line.partition(":")[0] for line in lines.split('<p class="hint">')[1:]] == ["H_o", "λ1, λ2", "KID"]
+    assert "How many times rounding errors can grow" in progress.condition("Refine 1.0e+03")
+    assert text.explained(["Seed"]) == ""

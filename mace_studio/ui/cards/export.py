@@ -47,8 +47,8 @@ class ExportCard:
                     **enabled("export-rank"),
                 )  # fmt: skip
                 self.energy = gr.Textbox(
-                    "", label="Share kept", info=f"Or of the change; blank: {ENERGY}", max_lines=1, min_width=100,
-                    **enabled("export-energy"),
+                    "", label="Share kept", info=f"Or how much of the change it holds; blank: {ENERGY}", max_lines=1,
+                    min_width=100, **enabled("export-energy"),
                 )  # fmt: skip
             self.job = JobCard(studio, "export", [("export", "Export")], job_id, PLACES)
             self.result = gr.HTML("", label="Exported", apply_default_css=False, elem_id="exported")

@@ -111,8 +111,8 @@ def _pair(preview: Preview, seconds: float) -> str:
     )
     facts = f"{preview.request.prompts[0]} · seed {preview.request.seeds[0]} · {STEPS} steps · {seconds:.1f} s"
     return (
-        f'<div class="preview-pair">{images}</div><p class="hint">{html.escape(facts)} · '
-        f"condition number {preview.condition:.1e}</p>"
+        f'<div class="preview-pair">{images}</div><p class="hint">{html.escape(facts)}</p>'
+        f"{progress.condition(f'{preview.condition:.1e}')}"
     )
 
 

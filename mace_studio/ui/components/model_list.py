@@ -19,7 +19,7 @@ from mace_studio.runtime.library import Entry
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import KeepWeights
 from mace_studio.ui.components.files import script
-from mace_studio.ui.components.text import estimate, number_text, pairs
+from mace_studio.ui.components.text import estimate, explained, number_text, pairs
 from mace_studio.ui.components.text import warnings as warning_list
 from mace_studio.ui.form import differences
 
@@ -137,7 +137,9 @@ def details(entry: Entry, status: Status, local: bool = False, made: Mapping[str
         *((mean.name, f"{100 * mean.value:.1f} %") for mean in entry.scores),
     ]
     notes = [note for note in (_note(entry, status), *entry.warnings) if note]
-    return f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}"
+    return (
+        f"<h2>{html.escape(entry.name)}</h2>{warning_list(notes)}{pairs(facts)}{explained(name for name, _ in facts)}"
+    )
 
 
 def _method(recipe: Recipe) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from mace_studio.runtime.library import Entry
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui.components.charts import loss_curves
 from mace_studio.ui.components.files import jpeg_url
-from mace_studio.ui.components.text import pairs, warnings
+from mace_studio.ui.components.text import explained, pairs, warnings
 
 SHOWN = 6
 STAGES = {
@@ -150,8 +150,13 @@ def summary(entry: Entry) -> str:
         f'<p class="saved">Saved as <b>{html.escape(entry.name)}</b>, {size(entry.size)}. '
         "It is in the list of erased models on the Compare tab.</p>"
         + warnings(_with_row(warning, entry.recipe) for warning in entry.warnings)
-        + (pairs([("Condition number", numbers)]) if numbers else "")
+        + (condition(numbers) if numbers else "")
     )
+
+
+def condition(numbers: str) -> str:
+    """The condition numbers of the solves, and what that is."""
+    return pairs([("Condition number", numbers)]) + explained(["Condition number"])
 
 
 def _with_row(warning: str, recipe: Recipe) -> str:

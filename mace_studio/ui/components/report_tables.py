@@ -23,6 +23,7 @@ from mace_studio.evaluation.report import (
 )
 from mace_studio.prompts import TESTS
 from mace_studio.ui.components.files import strip_url
+from mace_studio.ui.components.text import explained
 from mace_studio.ui.components.verdict import SHOWN, seeds
 
 EMPTY = '<p class="hint">Nothing is measured yet.</p>'
@@ -69,7 +70,8 @@ def headline(reports: Sequence[Report]) -> str:
     columns = [*names, *(["H_a"] if clip else []), "KID", *ways]
     lines = "".join(_summary(report, name, columns) for report, name in zip(reports, called(reports), strict=True))
     head = _head(["Erased model", *ROLES.values(), *columns])
-    return f'<table class="scores is-summary"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
+    table = f'<table class="scores is-summary"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
+    return table + explained(columns)
 
 
 def spill_over(reports: Sequence[Report]) -> str:

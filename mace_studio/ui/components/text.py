@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 
 import gradio as gr
+
+# First word of a name -> what it means, in one plain line; the glossary says more.
+MEANINGS = {
+    "Condition": "How many times rounding errors can grow in a solve: at 1e9 it costs 9 of its 16 digits, and weights "
+    "need 7.",
+    "λ1": "λ1, λ2: how much everyday scenes must stay, in Refine and in Fuse; λ3: how much your keep list must stay.",
+    "H": "H: one figure for the whole; 100 % is best: what was erased is gone, and what is kept is still there. H_o "
+    "counts the synonyms too, H_c does not.",
+    "H_o": "H_o: one figure for the whole; 100 % is best: concept and synonyms are gone, and what is kept is still "
+    "there.",
+    "H_c": "H_c: one figure for the whole; 100 % is best: what was erased is gone, and what is kept is still there.",
+    "H_a": "H_a: by how much images fit prompts about kept styles better than those about erased ones; higher is "
+    "better.",
+    "KID": "KID: how far images that have nothing to do with the erasure moved, all together; 0 is not at all.",
+}
 
 
 def heading(elem_id: str, number: str, title: str, below: str = "") -> None:
@@ -24,6 +40,12 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
     """Names and values, one a line."""
     lines = "".join(f"<div><dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd></div>" for a, b in rows)
     return f'<dl class="pairs">{lines}</dl>'
+
+
+def explained(names: Iterable[str]) -> str:
+    """What names such as "H_o, top-1" mean, a line each; nothing of those that speak for themselves."""
+    lines = dict.fromkeys(MEANINGS.get(re.split("[, ]", name)[0], "") for name in names)
+    return "".join(f'<p class="hint">{html.escape(line)}</p>' for line in lines if line)
 
 
 def estimate(sentence: str) -> str:

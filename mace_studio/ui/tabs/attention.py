@@ -108,9 +108,14 @@ class AttentionTab:
                 "Press a word to enlarge it; point at a map to read it.",
             )
             with gr.Row(elem_classes="triple-grid", elem_id="maps-settings"):
-                self.group = self._choice([ALL_LAYERS], "Layers", "maps-layers")
-                self.head = self._choice([ALL_HEADS], "Heads", "maps-heads")
-                self.side = self._choice(list(attention_maps.SIDES)[:1], "Half", "maps-side")
+                self.group = self._choice([ALL_LAYERS], "Layers", "Where in the UNet", "maps-layers")
+                self.head = self._choice([ALL_HEADS], "Heads", "Parts of a layer that look on their own", "maps-heads")
+                self.side = self._choice(
+                    list(attention_maps.SIDES)[:1],
+                    "Half",
+                    "Of each step: with your prompt, or the negative one",
+                    "maps-side",
+                )
             self.maps = attention_maps.viewer()
             self.presence = gr.HTML("", label="What the judge sees", elem_id="presence")
             with gr.Row(elem_classes="button-row", elem_id="maps-files"):
@@ -119,8 +124,8 @@ class AttentionTab:
                     for i, (_, text) in enumerate(FILES)
                 ]
 
-    def _choice(self, choices: list[str], label: str, elem_id: str) -> gr.Dropdown:
-        return gr.Dropdown(choices, value=choices[0], label=label, min_width=120, **enabled(elem_id))
+    def _choice(self, choices: list[str], label: str, info: str, elem_id: str) -> gr.Dropdown:
+        return gr.Dropdown(choices, value=choices[0], label=label, info=info, min_width=120, **enabled(elem_id))
 
     def _wire(self) -> None:
         asked = [self.name, self.prompt, self.suggested, self.seed, self.steps, self.guidance, self.negative]
