@@ -35,6 +35,11 @@ class Vocabulary:
         """Those of some phrases that have a word which the model was not trained with."""
         return [p for p in dict.fromkeys(phrases) if not set(WORD.findall(p.lower())) <= self.words]
 
+    def unknown_words(self, texts: Iterable[str]) -> list[str]:
+        """Those words of some prompts, of two letters and more, that the model was not trained with."""
+        found = dict.fromkeys(word for text in texts for word in WORD.findall(text.lower()) if len(word) > 1)
+        return [word for word in found if word not in self.words]
+
     def unknown_in(self, recipe: Recipe) -> list[str]:
         """The unknown phrases among a recipe's concepts, mappings and preserve list."""
         return self.unknown(
@@ -42,13 +47,17 @@ class Vocabulary:
         )
 
     def warning(self, recipe: Recipe) -> str:
-        """A sentence about the unknown phrases of a recipe, with the rows of several concepts; "" without any."""
-        if not (unknown := self.unknown_in(recipe)):
-            return ""
+        """Sentences about the unknown phrases and synonyms of a recipe, with the rows of several concepts; or ""."""
         numbered = [*enumerate(recipe.concepts, 1)] if len(recipe.concepts) > 1 else []
-        rows = {text: f" (row {i})" for i, c in reversed(numbered) for text in (c.phrase, c.mapping)}
-        named = ", ".join(f"“{phrase}”{rows.get(phrase, '')}" for phrase in unknown)
-        return f"The model has not learned {named}: nothing of it can be erased or shown. Use words that it knows."
+        rows = {text: f" (row {i})" for i, c in reversed(numbered) for text in (*c.synonyms, c.phrase, c.mapping)}
+        unknown, synonyms = self.unknown_in(recipe), self.unknown(s for c in recipe.concepts for s in c.synonyms)
+        named, also = (
+            ", ".join(f"“{phrase}”{rows.get(phrase, '')}" for phrase in some)
+            for some in (unknown, [synonym for synonym in synonyms if synonym not in unknown])
+        )
+        said = f"The model has not learned {named}: nothing of it can be erased or shown. Use words that it knows."
+        tests = f"The model has not learned {also}: as a synonym that tests nothing."
+        return " ".join([*([said] if named else []), *([tests] if also else [])])
 
 
 def known(own: Vocabulary | None) -> dict[str, str]:

@@ -578,8 +578,14 @@ def test_words_that_the_model_has_not_learned_are_named(page):
         expect(cell(page, 0, 2)).to_have_value("style")
     cell(page, 0, 0).fill("Mickey Mouse")
     expect(page.locator("#estimate")).to_contain_text("The model has not learned “Mickey Mouse”, “a xylophone”")
+    cell(page, 0, 3).fill('automobile, "moggy, the", feline')
+    expect(warning).to_contain_text(
+        "erased or shown. “moggy, the”: the loaded model has not learned this, so as a synonym it tests nothing."
+    )
+    expect(page.locator("#estimate")).to_contain_text("“moggy, the”: as a synonym that tests nothing.")
     page.locator("#erase").click()
     expect(page.locator("#summary .warnings")).to_contain_text("The model has not learned “Mickey Mouse”")
+    cell(page, 0, 3).fill("")
     cell(page, 0, 0).fill("Ada Finch")
     cell(page, 0, 1).fill("a person")
     expect(warning).to_have_count(0)

@@ -181,7 +181,7 @@ def test_tokens_of_all_that_is_typed_are_counted(page):
     page.keyboard.press("Enter")
     too_long("#preserve-tokens", "the longest prompt")
     too_long("#preserve-tokens", "whale”")
-    long = "a photo of the car" + " and a ship" * 9 + " and a whale"
+    long = "a photo of the xylophone" + " and a ship" * 9 + " and a whale"
     for tab, elem_ids in {
         "Erase": ["preview-prompt"],
         "Compare": ["prompts", "negative"],
@@ -191,6 +191,7 @@ def test_tokens_of_all_that_is_typed_are_counted(page):
         for elem_id in elem_ids:
             field(page, elem_id).fill(long)
             too_long(f"#{elem_id}-tokens", "whale”")
+            expect(page.locator(f"#{elem_id}-tokens")).to_contain_text("The loaded model has not learned “xylophone”")
     field(page, "attention-negative").fill("")
     expect(page.locator("#attention-negative-tokens")).to_have_text("")
 

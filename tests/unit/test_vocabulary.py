@@ -1,5 +1,7 @@
 """What the built-in model is said to know."""
 
+from dataclasses import replace
+
 import pytest
 
 from mace_studio.presets import presets
@@ -10,12 +12,17 @@ from mace_studio.ui.components.preset_select import groups_of
 
 @pytest.mark.parametrize("preset", [p for p in presets() if p.name.startswith("miniature/")], ids=lambda p: p.name)
 def test_it_knows_every_phrase_of_its_presets(preset):
-    assert built_in().unknown_in(preset.recipe) == []
+    assert built_in().warning(preset.recipe) == ""
 
 
 def test_other_words_are_found_in_any_case_and_only_once():
     recipe = Recipe(concepts=(Concept("Mickey Mouse", "a xylophone"), Concept("CAT", "art")), preserve=("xylophone",))
     assert built_in().unknown_in(recipe) == ["Mickey Mouse", "a xylophone", "xylophone"]
+    told = replace(recipe, concepts=(Concept("cat", "forest", synonyms=("feline", "moggy")), Concept("dog", "art")))
+    assert built_in().warning(replace(told, preserve=())) == (
+        "The model has not learned “moggy” (row 1): as a synonym that tests nothing."
+    )
+    assert built_in().unknown_words(["a cat's xylophone", "A Xylophone and a moggy"]) == ["xylophone", "moggy"]
     assert built_in().kinds["Ada Finch"] == "celebrity" and built_in().kinds["forest"] == ""
 
 

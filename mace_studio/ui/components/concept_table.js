@@ -96,13 +96,26 @@ function kindOf(phrase, otherwise) {
 // Words that the model was not trained with: what they are mapped from or to cannot be shown by it.
 const isUnknown = (text) => (text.toLowerCase().match(/\p{L}+/gu) || []).some((word) => !words.has(word));
 
+const SYNONYM = /\s*"(?:[^"]|"")*"|[^,]+/g;
+
+function sentence(phrases, means) {
+  const unknown = phrases.filter(isUnknown);
+  const named = unknown.map((text) => `“${text}”`).join(" and ");
+  return unknown.length && `${named}: the loaded model has not learned ${unknown.length > 1 ? "these" : "this"}, so ${means}.`;
+}
+
 function check(row) {
   row.querySelector(".concept-warning")?.remove();
-  const unknown = words ? cellsOf(row).slice(0, 2).map((cell) => cell.value.trim()).filter(isUnknown) : [];
-  if (!unknown.length) return;
+  if (!words) return;
+  const [phrase, target, , synonyms] = cellsOf(row).map((cell) => cell.value.trim());
+  const said = [
+    sentence([phrase, target], "nothing of it can be erased or shown"),
+    sentence((synonyms.match(SYNONYM) || []).map((one) => one.trim().replace(/^"|"$/g, "")), "as a synonym it tests nothing"),
+  ].filter(Boolean);
+  if (!said.length) return;
   const warning = document.createElement("p");
   warning.className = "concept-warning";
-  warning.textContent = `${unknown.map((text) => `“${text}”`).join(" and ")}: the loaded model has not learned ${unknown.length > 1 ? "these" : "this"}, so nothing of it can be erased or shown.`;
+  warning.textContent = said.join(" ");
   row.append(warning);
 }
 

@@ -1,8 +1,7 @@
-"""How many tokens prompts have, and what of them the model does not read, as escaped HTML."""
+"""How many tokens prompts have, and what of them the model does not read or know, as escaped HTML."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import gradio as gr
@@ -10,8 +9,11 @@ import gradio as gr
 from mace_studio import sources
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import form
+from mace_studio.ui.components.text import estimate_missing
 from mace_studio.ui.gradio_compat import QUIET
 from mace_studio.ui.notices import readable
+
+NAMED = 5  # words that are not known
 
 
 def counted(studio: Studio, field: gr.Textbox, lines: bool = False) -> None:
@@ -26,9 +28,9 @@ def counted(studio: Studio, field: gr.Textbox, lines: bool = False) -> None:
 
     @readable
     def on_prompts(text: str) -> str:
-        """Count tokens, and say what the model does not read."""
+        """Count tokens, and say what the model does not read and which words it does not know."""
         prompts = form.prompts_from(text) if lines else [(text or "").strip()]
-        return token_counter(studio, [prompt for prompt in prompts if prompt])
+        return token_counter(studio, [prompt for prompt in prompts if prompt]) + _unknown(studio, prompts)
 
     field.change(on_prompts, field, shown, trigger_mode="always_last", **QUIET)
 
@@ -41,8 +43,17 @@ def token_counter(studio: Studio, prompts: Sequence[str]) -> str:
     count, most, _ = max(counts)
     said = f"{count} of {most} tokens{', the longest prompt' if len(counts) > 1 else ''}"
     cut = "".join(
-        f'<p class="estimate is-missing">{html.escape(f"Not read, beyond {most} tokens: “{sources.shown(rest)}”")}</p>'
-        for _, _, rest in counts
-        if rest
+        estimate_missing(f"Not read, beyond {most} tokens: “{sources.shown(rest)}”") for _, _, rest in counts if rest
     )
     return f'<p class="hint tokens">{said}</p>{cut}'
+
+
+def _unknown(studio: Studio, prompts: Sequence[str]) -> str:
+    """Which words of the prompts the model has not learned, where that is known."""
+    own = studio.vocabulary()
+    words = own.unknown_words(prompts) if own else []
+    if not words:
+        return ""
+    named = ", ".join(f"“{word}”" for word in words[:NAMED])
+    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return estimate_missing(f"The loaded model has not learned {named}{more}: it shows nothing of that.")
