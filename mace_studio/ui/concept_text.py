@@ -96,7 +96,7 @@ def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[st
         phrase, *mapping = ARROW.split(line, maxsplit=1)
         parts = [part.strip() for part in line.split(",") if part.strip()]
         if mapping or len(parts) < 2 or comma == "phrase" or _unquoted(line) != line:
-            found = [(phrase.strip(), "".join(mapping).strip())]
+            found = [(phrase.strip().strip(", "), "".join(mapping).strip())]
         elif comma == "mapping":
             found = [(parts[0], ", ".join(parts[1:]))]
         else:

@@ -39,6 +39,11 @@ WHAT_COVERS_THE_BAR = """(selector) => {
   }
   return null;
 }"""
+PASTE = """(input, text) => {
+  const data = new DataTransfer();
+  data.setData("text", text);
+  input.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+}"""
 NEWCOMER = pytest.mark.parametrize("context", [{"mode": ""}], indirect=True)
 
 
@@ -547,11 +552,25 @@ def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe
     entry = page.get_by_label("Phrases to keep", exact=True)
     entry.fill("dog")
     entry.press("Enter")
-    entry.evaluate("""input => {
-      const data = new DataTransfer();
-      data.setData("text", Array.from({ length: 100 }, (_, i) => `phrase ${i}`).join("\\n"));
-      input.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
-    }""")
+
+    def paste(text):
+        entry.evaluate(PASTE, text)
+
+    paste("Monet, Claude\nlion,\n")
+    question = page.get_by_role("group", name="A comma in what was pasted")
+    expect(question).to_contain_text("How is “Monet, Claude” meant?")
+    question.get_by_role("button", name="One phrase with a comma in it").click()
+    expect(question).to_be_hidden()
+    paste("whale, seal")
+    question.get_by_role("button", name="Add nothing").click()
+    paste("whale, seal")
+    question.get_by_role("button", name="Several phrases").click()
+    paste("owl; fox")
+    kept = ["dog", "Monet, Claude", "lion", "whale", "seal", "owl", "fox"]
+    expect(page.locator("#preserve li span")).to_have_text(kept)
+    for phrase in kept[1:]:
+        page.get_by_role("button", name=f"Remove {phrase}", exact=True).click()
+    paste("\n".join(f"phrase {i}" for i in range(100)))
     expect(page.locator("#preserve li")).to_have_count(101)
     assert page.locator("#preserve ul").bounding_box()["height"] <= 200
     page.get_by_role("button", name="Remove phrase 3", exact=True).click()

@@ -323,7 +323,7 @@ def test_synonyms_are_read_as_people_write_them():
 
 def test_pasted_lines():
     text = "Van Gogh -> an artist\n\n  cat→forest \nBruno => a person\nbird\tsky\nlonely\na -> b -> c\n"
-    text += "one --> 1\ntwo —> 2\nthree ==> 3\nfour ⇒ 4\nfive – 5\n"
+    text += "one --> 1\ntwo —> 2\nthree ==> 3\nfour ⇒ 4\nfive – 5\nsix,\n"
     found = [(c.phrase, c.mapping) for c in concept_text.pasted(text, "style")]
     assert found == [
         ("Van Gogh", "an artist"),
@@ -337,6 +337,7 @@ def test_pasted_lines():
         ("three", "3"),
         ("four", "4"),
         ("five – 5", ""),
+        ("six", ""),
     ]
     assert {c.kind for c in concept_text.pasted(text, "style")} == {"style"}
 

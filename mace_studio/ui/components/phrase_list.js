@@ -2,6 +2,8 @@
 // value: list of texts, which only ever become text. props: name, of the list; vocabulary: as of the table of concepts.
 const list = element.querySelector("ul");
 const input = element.querySelector("input");
+const question = element.querySelector(".phrase-ask");
+let asked = []; // what was pasted, until the question is answered
 let words = null;
 const phrases = () => props.value || [];
 input.setAttribute("aria-label", props.name);
@@ -65,12 +67,29 @@ input.addEventListener("keydown", (event) => {
   if (event.key === "Backspace" && !input.value) set(phrases().slice(0, -1));
 });
 input.addEventListener("change", take);
+// Lines are phrases, and so are parts of one line between semicolons or tabs. A comma may part phrases or stand in one.
 input.addEventListener("paste", (event) => {
   const lines = event.clipboardData.getData("text").split(/[\r\n]+/).filter((line) => line.trim());
-  const parts = lines.length > 1 ? lines : lines.join("").split(/[,;\t]/);
-  if (parts.length < 2) return;
+  const parts = (lines.length > 1 ? lines : lines.join("").split(/[;\t]/)).map((part) => part.replace(/^[,\s]+|[,\s]+$/g, ""));
+  const unclear = parts.find((part) => part.includes(","));
+  if (parts.length < 2 && !unclear) return;
   event.preventDefault();
-  add(parts);
+  if (unclear) ask(parts, unclear); else add(parts);
+});
+
+function ask(parts, unclear) {
+  asked = parts;
+  question.querySelector("span").textContent = `How is “${unclear.slice(0, 60)}” meant?`;
+  question.hidden = false;
+  question.querySelector("button").focus();
+}
+
+question.addEventListener("click", ({ target }) => {
+  if (!target.matches("button")) return;
+  if (target.value === "several") add(asked.flatMap((part) => part.split(",")));
+  if (target.value === "one") add(asked);
+  question.hidden = true;
+  input.focus();
 });
 
 function show() {

@@ -10,7 +10,11 @@ from mace_studio.ui.components.files import script
 
 TEMPLATE = """<div class="phrase-list"><ul></ul>
 <input type="text" placeholder="Type a phrase and press Enter, or paste a list" autocomplete="off"
-list="known-mappings"></div>"""
+list="known-mappings">
+<div class="phrase-ask" role="group" aria-label="A comma in what was pasted" hidden><span role="status"></span>
+<button type="button" class="chip" value="several">Several phrases</button>
+<button type="button" class="chip" value="one">One phrase with a comma in it</button>
+<button type="button" class="chip" value="none">Add nothing</button></div></div>"""
 
 
 def phrase_list(phrases: Sequence[str], label: str, elem_id: str, vocabulary: str) -> gr.HTML:
