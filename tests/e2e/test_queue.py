@@ -7,6 +7,7 @@ import pytest
 
 from mace_studio.recipe import Concept
 from mace_studio.runtime import job_log
+from mace_studio.ui.cards import queue
 from tests.steps import choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -24,10 +25,17 @@ def row(page, title):
     return page.locator("#queue li", has_text=title)
 
 
-def test_erasures_wait_change_places_and_are_cancelled(page, studio, slow, fast, open_recipe):
+@pytest.fixture
+def soon(monkeypatch):
+    """A page that is opened after this looks soon at the jobs of others."""
+    monkeypatch.setattr(queue, "IDLE", 0.5)
+
+
+def test_erasures_wait_change_places_and_are_cancelled(soon, page, studio, slow, fast, open_recipe):
     expect(page.locator("#wait")).to_be_empty()
     first = studio.erase(named(slow, "first one"), watched=False)
     try:
+        expect(page.locator("#wait")).to_contain_text("A new erasure waits for 1 job")
         for name, phrase in (("Aaa", "frog"), ("Bbb", "horse")):
             open_recipe(page, named(fast, name, phrase))
             page.locator("#queue-add").click()

@@ -19,6 +19,7 @@ from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
 BEAT = 3.0  # seconds between two looks at jobs that are under way
+IDLE = 15.0  # where none is: others may begin some, for which a new erasure waits
 ABOUT = "Erasures run one after another, also while no page is open."
 SHARED = "Erasures run one after another, while this page is open."
 
@@ -74,7 +75,7 @@ class QueueCard:
 
     @readable
     def on_show(self, gone_on: list[str]) -> Update:
-        """List the jobs; look again soon while there are any under way."""
+        """List the jobs; look again soon while there are any under way, and later in any case."""
         return self._listed(gone_on)
 
     @readable
@@ -113,6 +114,6 @@ class QueueCard:
         return {
             self.list: job_list.rows(jobs),
             self.broken_off: job_list.broken_off(self.studio.interrupted(), [job for job in jobs if job.id in gone_on]),
-            self.timer: gr.Timer(BEAT, active=bool(under_way) or ahead > 0),
+            self.timer: gr.Timer(BEAT if under_way or ahead else IDLE, active=True),
             self.wait: job_list.wait(ahead, seconds),
         }
