@@ -17,7 +17,12 @@ from mace_studio.settings import CHARACTERS, counted
 from mace_studio.ui.kinds import guess
 
 GUESS = "guess"  # in place of a kind
-COMMAS = ("mapping", "concepts", "phrase")
+# What a comma may mean -> one word for it.
+COMMAS = {
+    "One concept that maps to the other": "mapping",
+    "Several concepts": "concepts",
+    "One phrase with a comma in it": "phrase",
+}
 COLUMNS = ("phrase", "mapping", "kind", "synonyms")
 ARROW = re.compile(r"[-–—=]{1,9}>|[→⇒⟶➔]|\t")
 BULLET = re.compile(r"\s{0,40}[-–—*+•‣◦▪·]\s")
@@ -61,8 +66,8 @@ def concepts_from(rows: Any) -> list[Concept]:
     return [Concept(phrase, mapping, kind, synonyms_from(text)) for phrase, mapping, kind, text in rows]
 
 
-def appended(rows: list[Row], concepts: Sequence[Concept]) -> list[Row]:
-    """The table with more concepts below it; rows in which nothing is typed make way.
+def fresh_rows(rows: list[Row], concepts: Sequence[Concept]) -> list[Row]:
+    """What the table shows of more concepts, for which rows in which nothing is typed make way.
 
     Raises:
         RecipeError: the table would be too long.
@@ -70,7 +75,7 @@ def appended(rows: list[Row], concepts: Sequence[Concept]) -> list[Row]:
     kept = [row for row in rows or [] if any(row[i].strip() for i in (0, 1, 3))]
     if len(kept) + len(concepts) > MAX_CONCEPTS:
         raise RecipeError("concepts", f"{len(kept) + len(concepts)} concepts are too many; at most {MAX_CONCEPTS} fit.")
-    return [*kept, *rows_from(concepts)]
+    return rows_from(concepts)
 
 
 def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[str], str] = guess) -> list[Concept]:
@@ -81,7 +86,7 @@ def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[st
     Args:
         text: what was pasted.
         kind: of all of them; `GUESS`: of each what `kind_of` says of its phrase.
-        comma: how a line such as `whale, sea` is read, one of `COMMAS`; None where that is not said.
+        comma: how a line such as `whale, sea` is read, one of the words of `COMMAS`; None where that is not said.
         kind_of: (phrase) -> its kind.
 
     Raises:
@@ -89,7 +94,7 @@ def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[st
     """
     _check_length(text)
     unclear = first_unclear(text)
-    if unclear and comma not in COMMAS:
+    if unclear and comma not in COMMAS.values():
         raise RecipeError("", f"Say above how “{unclear}” is to be read.")
     concepts: list[Concept] = []
     for line in _lines(text):

@@ -44,6 +44,10 @@ FILL = """(offer, ...shown) => {
   const lines = (text) => String(text ?? "").split("\\n").map((line) => line.trim()).filter(Boolean).join("\\n");
   return shown.map((now, i) => (offer[i] && lines(now) === lines(offer[i][0]) ? offer[i][1] : undefined));
 }"""
+# Hands an answer to the script of a table or list, whose rows would else be those of when it was asked.
+HAND_OVER = """(fresh) => {{
+  document.querySelector("{}").dispatchEvent(new CustomEvent("added", {{ detail: fresh }}));
+}}"""
 
 SERVED = 1000  # files that are served in place; the oldest of more are not any longer
 UNFINISHED = 128  # events of one machine; an open page has a few

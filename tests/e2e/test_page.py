@@ -13,6 +13,7 @@ from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
 from mace_studio.runtime import tasks
 from mace_studio.settings import KeepWeights
+from mace_studio.ui import concept_text
 from mace_studio.ui.cards import outcome
 from tests.steps import choose_model, choose_preset, field
 
@@ -510,7 +511,18 @@ def test_a_csv_file_of_something_else_is_refused(page, upload):
     expect(page.locator("#csv-notice")).not_to_contain_text("columns")
 
 
-def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(page):
+def late(monkeypatch, module, name):
+    """Let a function take a second."""
+    real = getattr(module, name)
+
+    def slowed(*args):
+        time.sleep(1)
+        return real(*args)
+
+    monkeypatch.setattr(module, name, slowed)
+
+
+def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(page, monkeypatch):
     page.locator("#paste-list").click()
     field(page, "pasted").fill("whale, sea\nguitar -> room")
     expect(page.locator("#paste-preview")).to_contain_text("Say above how “whale, sea” is to be read")
@@ -535,6 +547,16 @@ def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(pag
     expect(page.locator(".concept-row")).to_have_count(1)
     page.locator("#clear-concepts").click()
     expect(page.locator(".concept-row")).to_have_count(0)
+    page.locator("#paste-list").click()
+    page.get_by_label("Replace what is in the table").uncheck()
+    field(page, "pasted").fill("owl -> sky")
+    expect(page.locator("#paste-preview li")).to_have_text(["owl → sky · object"])
+    late(monkeypatch, concept_text, "fresh_rows")
+    page.locator("#add-pasted").click()
+    page.locator("#add-concept").click()
+    cell(page, 0, 0).fill("guitar")  # before that is answered
+    expect(cell(page, 1, 0)).to_have_value("owl")
+    expect(cell(page, 0, 0)).to_have_value("guitar")
 
 
 def test_new_empties_the_form(page, saved_recipe):
@@ -547,7 +569,7 @@ def test_new_empties_the_form(page, saved_recipe):
     assert saved.title() == "guitar" and saved.settings.lora.steps == 2 and saved.preserve == ()
 
 
-def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe):
+def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe, monkeypatch):
     page.locator("#clear-keep").click()
     entry = page.get_by_label("Phrases to keep", exact=True)
     entry.fill("dog")
@@ -579,11 +601,14 @@ def test_the_preserve_list_by_keyboard_paste_and_file(page, upload, saved_recipe
     assert box["width"] >= 24 and box["height"] >= 24
     upload(page, "#import-keep", "other.csv", b"foo,bar\n1,2\n")
     expect(page.locator("#keep-notice")).to_contain_text("does not name them")
+    late(monkeypatch, concept_text, "phrases_of_file")
     upload(page, "#import-keep", "keep.csv", b"phrase,note\nlion,x\ndog,y\n")
-    expect(page.locator("#preserve li")).to_have_count(101)
+    entry.fill("zebra")  # before that is answered
+    entry.press("Enter")
+    expect(page.locator("#preserve li")).to_have_count(102)
     expect(page.locator("#keep-notice")).not_to_contain_text("name them")
     kept = saved_recipe(page).preserve
-    assert kept[:2] == ("dog", "phrase 0") and kept[-1] == "lion" and "phrase 3" not in kept
+    assert kept[:2] == ("dog", "phrase 0") and kept[-2:] == ("zebra", "lion") and "phrase 3" not in kept
 
 
 def test_words_that_the_model_has_not_learned_are_named(page):

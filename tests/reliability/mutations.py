@@ -101,7 +101,7 @@ def csv_file(dice: random.Random, own: list[Recipe]) -> None:
 def pasted_list(dice: random.Random, own: list[Recipe]) -> None:
     text = scrambled(b"cat -> forest\nVan Gogh, an artist\nwhale\n", dice).decode("utf-8", "replace")
     concept_text.phrases_of_file(scrambled(b"phrase\ndog\nlion, x\n", dice))
-    concept_text.pasted(text, "object", dice.choice((None, *concept_text.COMMAS)))
+    concept_text.pasted(text, "object", dice.choice((None, *concept_text.COMMAS.values())))
 
 
 TYPED: tuple[Callable[[str], object], ...] = (

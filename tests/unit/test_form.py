@@ -440,9 +440,9 @@ def test_phrases_of_a_file():
 
 def test_empty_rows_make_way_for_added_ones():
     rows = [["", " ", "object", ""], ["cat", "", "object", ""]]
-    assert concept_text.appended(rows, [Concept("dog", "sky")]) == [rows[1], ["dog", "sky", "object", ""]]
+    assert concept_text.fresh_rows(rows, [Concept("dog", "sky")]) == [["dog", "sky", "object", ""]]
     with pytest.raises(RecipeError, match="too many"):
-        concept_text.appended(rows, [Concept("dog", "sky")] * MAX_CONCEPTS)
+        concept_text.fresh_rows(rows, [Concept("dog", "sky")] * MAX_CONCEPTS)
 
 
 @pytest.mark.parametrize(

@@ -29,17 +29,12 @@ from mace_studio.ui.components.text import estimate_missing, heading, hint
 from mace_studio.ui.components.text_download import text_download
 from mace_studio.ui.concept_text import Row
 from mace_studio.ui.form_fields import BY_KEY, FIELDS, METHOD_GROUPS, STRENGTH, Field, Group, told
-from mace_studio.ui.gradio_compat import FILL, QUIET, enabled, offer
+from mace_studio.ui.gradio_compat import FILL, HAND_OVER, QUIET, enabled, offer
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
 PASTE_HINT = "Van Gogh -> an artist\nairplane -> sky"
 STRENGTH_KEYS = list(dict.fromkeys(key for keys in STRENGTH.values() for key in keys))
-COMMA_CHOICES = {
-    "One concept that maps to the other": "mapping",
-    "Several concepts": "concepts",
-    "One phrase with a comma in it": "phrase",
-}
 DIAL = (
     "It sets how much must stay as it is, by four weights, and how far each training step goes. Smaller weights and "
     "longer steps erase more, and change more of the rest."
@@ -68,6 +63,8 @@ class RecipeForm:
         self._built: dict[str, Any] = {}
         self._charts: dict[str, gr.HTML] = {}
         self.suggested = Suggested(studio)
+        # Answers for the browser to take in, where what is typed meanwhile stands.
+        self._named, self._pasted, self._listed = offer(""), offer(), offer()
 
     @property
     def controls(self) -> list[Any]:
@@ -122,7 +119,7 @@ class RecipeForm:
                 label="Kind of these concepts", **enabled("paste-kind"),
             )  # fmt: skip
             self.comma = gr.Radio(
-                list(COMMA_CHOICES.items()), value=None, label="A comma", visible=False, **enabled("paste-comma")
+                list(concept_text.COMMAS.items()), value=None, label="A comma", visible=False, **enabled("paste-comma")
             )
             self.replace = gr.Checkbox(
                 False, label="Replace what is in the table", container=False, **enabled("paste-replace")
@@ -138,14 +135,15 @@ class RecipeForm:
         closed = [self.panel, self.pasted, self.comma, self.from_file, self.paste_preview]
         self.paste.click(lambda: gr.Column(visible=True), None, self.panel, **QUIET)
         close.click(self.on_close_paste, None, closed, **QUIET)
-        self.added = take.click(self.on_add_pasted, asked, [table, *closed], **QUIET)
+        added = take.click(self.on_add_pasted, asked, [self._pasted, *closed], **QUIET)
+        added.success(None, self._pasted, js=HAND_OVER.format("#concepts"))
         self.csv.upload(self.on_csv, self.csv, [self.panel, self.pasted, self.from_file, self._notices[1]], **QUIET)
 
     def keep_card(self) -> None:
         """The preserve list."""
         with gr.Column(elem_classes="card", elem_id="keep-card"):
             heading("keep-title", "2", "Keep unchanged", "Neighbours of what you erase help most.")
-            kept = self._built["preserve"] = phrase_list(
+            self._built["preserve"] = phrase_list(
                 self._start["preserve"], "Phrases to keep", "preserve", self._vocabulary()
             )
             self.suggested.below_keep()
@@ -155,7 +153,8 @@ class RecipeForm:
                 )
                 clear = gr.Button("Clear", size="sm", elem_id="clear-keep")
             self._notices.append(notice("keep-notice"))
-        file.upload(self.on_keep_file, [file, kept], [kept, self._notices[2]], **QUIET)
+        read = file.upload(self.on_keep_file, file, [self._listed, self._notices[2]], **QUIET)
+        read.success(None, self._listed, js=HAND_OVER.format("#preserve"))
         clear.click(None, js="() => document.querySelector('#preserve').dispatchEvent(new Event('clear-list'))")
 
     def settings_card(self) -> None:
@@ -177,7 +176,6 @@ class RecipeForm:
                 self._control(BY_KEY["seed"])
                 self._control(BY_KEY["name"])
         self._built["about"] = gr.State(self._start["about"])
-        self._named = offer("")
         method.change(self.on_method, method, panels, **QUIET)
         for group in (group for groups in METHOD_GROUPS.values() for group in groups if group.chart is not None):
             self._wire_chart(group)
@@ -244,8 +242,8 @@ class RecipeForm:
         event = edited.on(*(c.change for c in [self.preset, *self.controls, *others]))
         last = {"trigger_mode": "always_last", **QUIET}
         named = [self._built[key] for key in ("name", "concepts", "about")]
-        for edit in (self._built["concepts"].edited, self.added.then):
-            edit(_named, named, self._named, **last).then(None, [self._named, named[0]], named[0], js=FILL, **QUIET)
+        emptied = self._built["concepts"].edited(_named, named, self._named, **last)
+        emptied.then(None, [self._named, named[0]], named[0], js=FILL, **QUIET)
         dialled = [self._built[key] for key in STRENGTH_KEYS]
         self.strength.turned(self.on_strength, [self.strength, *self.controls], dialled, **last)
         shown = [self._built["method"], *dialled]
@@ -314,7 +312,8 @@ class RecipeForm:
     ) -> tuple[Any, ...]:
         """Put the concepts into the table."""
         concepts = [*from_file, *concept_text.pasted(text, kind, comma, self._kind_of)]
-        return concept_text.appended([] if replaces else rows, concepts), *self.on_close_paste()
+        fresh = concept_text.fresh_rows([] if replaces else rows, concepts)
+        return {"rows": fresh, "replaces": replaces}, *self.on_close_paste()
 
     @readable
     def on_close_paste(self) -> tuple[Any, ...]:
@@ -322,12 +321,12 @@ class RecipeForm:
         return gr.Column(visible=False), "", None, [], ""
 
     @readable
-    def on_keep_file(self, data: bytes, kept: list[str]) -> tuple[Any, dict[str, str]]:
+    def on_keep_file(self, data: bytes) -> tuple[list[str], dict[str, str]]:
         """Add the phrases of a file to those that are kept."""
         try:
-            return list(dict.fromkeys([*(kept or []), *concept_text.phrases_of_file(data)])), CLEAR
+            return concept_text.phrases_of_file(data), CLEAR
         except RecipeError as error:
-            return gr.skip(), notices.plain(error)
+            return [], notices.plain(error)
 
     @readable
     def on_new(self) -> list[Any]:

@@ -227,6 +227,11 @@ element.closest("#concepts").addEventListener("suggested", ({ detail: [phrase, t
   const row = [...list.children].find((one) => cellsOf(one)[0].value === phrase);
   if (row) setAll([row], 1, target);
 });
+element.closest("#concepts").addEventListener("added", ({ detail: { rows, replaces } }) => {
+  const kept = replaces ? [] : read().filter((row) => [0, 1, 3].some((i) => row[i].trim()));
+  show([...kept, ...rows]);
+  commit();
+});
 element.closest("#concepts").addEventListener("add-row", () => addAfter(list.lastElementChild));
 element.closest("#concepts").addEventListener("clear-rows", () => { show([]); commit(); });
 watch("value", () => { if (pause === null && JSON.stringify(props.value || []) !== JSON.stringify(read())) show(props.value || []); });

@@ -44,6 +44,7 @@ list.addEventListener("keydown", (event) => {
 });
 element.closest("#preserve")?.addEventListener("clear-list", () => set([]));
 element.closest("#preserve")?.addEventListener("suggested", ({ detail }) => add([detail]));
+element.closest("#preserve")?.addEventListener("added", ({ detail }) => add(detail));
 
 // What is set here is not told to `watch`.
 function set(value) {
