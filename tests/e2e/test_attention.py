@@ -10,6 +10,7 @@ from PIL import Image
 from mace_studio.runtime import result_files
 from mace_studio.sd import sampling
 from mace_studio.settings import KeepWeights
+from mace_studio.ui.tabs import attention
 from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -196,7 +197,7 @@ def test_the_residual_experiment_has_three_rows(tab):
     expect(field(tab, "attention-prompt")).to_have_attribute("aria-invalid", "true")
 
 
-def test_a_model_as_it_is_and_a_reload(tab, guard):
+def test_a_model_as_it_is_and_a_reload(tab, guard, monkeypatch):
     guard.allow_unloading()
     choose(tab, "#attention-model", "None: the model as it is")
     tab.locator("#read").click()
@@ -207,9 +208,22 @@ def test_a_model_as_it_is_and_a_reload(tab, guard):
     field(tab, "attention-seed").fill("7")
     tab.locator("#read").click()
     expect(tab.locator(PROGRESS)).to_contain_text("Finished")
+    real, asked, go_on = attention.suggestions, threading.Event(), threading.Event()
+
+    def late(*args):
+        asked.set()
+        assert go_on.wait(30)
+        return real(*args)
+
+    monkeypatch.setattr(attention, "suggestions", late)
     tab.reload()
     tab.get_by_role("tab", name="Attention").click()
     expect(tab.locator(".maps-grid tbody th b")).to_have_text(["before"])
+    assert asked.wait(30)  # for a prompt about the first model of the list
+    field(tab, "attention-prompt").fill("a boat")
+    go_on.set()
+    tab.wait_for_timeout(700)
+    expect(field(tab, "attention-prompt")).to_have_value("a boat")
 
 
 def test_cancel_stops_the_reading(tab):
