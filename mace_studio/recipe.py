@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mace_studio.errors import RecipeError
 from mace_studio.phrases import distinct, folded
-from mace_studio.schema import build
+from mace_studio.schema import build, listed
+from mace_studio.schema import check as check_types
 from mace_studio.settings import MOST, PIXELS, SIDE, bounded, counted, fits, one_of
 from mace_studio.text_files import blank, broken, visible
 
@@ -47,7 +48,7 @@ class Concept:
     def __post_init__(self) -> None:
         for part in ("phrase", "mapping"):
             object.__setattr__(self, part, _visible(getattr(self, part)))
-        object.__setattr__(self, "synonyms", tuple(map(_visible, self.synonyms)))
+        object.__setattr__(self, "synonyms", tuple(map(_visible, listed(self.synonyms, "synonyms"))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "concepts", tuple(self.concepts))
-        object.__setattr__(self, "preserve", tuple(map(_visible, self.preserve)))
+        object.__setattr__(self, "concepts", listed(self.concepts, "concepts"))
+        object.__setattr__(self, "preserve", tuple(map(_visible, listed(self.preserve, "preserve"))))
         object.__setattr__(self, "name", _visible(self.name))
         if self.settings is None:
             object.__setattr__(self, "settings", _method(self.method).settings())
@@ -93,6 +94,7 @@ class Recipe:
         """Return this recipe, or raise a RecipeError that names the first field at fault and the remedy."""
         counted("concepts", len(self.concepts))
         counted("preserve", len(self.preserve))
+        check_types(self)
         for i, concept in enumerate(self.concepts):
             counted(f"concepts[{i}].synonyms", len(concept.synonyms), "synonyms")
         _check_text(self)
@@ -101,6 +103,7 @@ class Recipe:
         method = _method(self.method)
         if not isinstance(self.settings, method.settings):
             raise RecipeError("settings", f"These are not the settings of {method.title}; leave them out.")
+        check_types(self.settings)
         self.settings.check()
         # Masks may be looked at without training, so their images count then too.
         own = len(self.concepts) * self.settings.images.per_concept if method.masks else 0
@@ -142,6 +145,7 @@ class Recipe:
             RecipeError: not JSON, an unknown key, or a value of the wrong type; the message names the field. Fields of
                 the settings are named as they are there, such as "lora.steps".
         """
+        text = text.removeprefix("\ufeff")  # which Windows writes before a text
         fits("", text, "recipe")
         try:
             data = json.loads(text)
@@ -206,6 +210,7 @@ class ImageRequest:
 
     def check(self) -> ImageRequest:
         """Return this request, or raise a RecipeError that names the setting at fault and the remedy."""
+        check_types(self)
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise RecipeError("prompt", "Type a prompt, or choose a suggested one.")
         counted("prompt", len(self.prompts), "prompts")
@@ -227,8 +232,10 @@ class ImageRequest:
     def _check_size(self) -> None:
         if self.size is None:
             return
-        height, width = self.size
-        if not all(0 < side <= SIDE and side % SIZE_STEP == 0 for side in self.size) or height * width > PIXELS:
+        if len(sides := listed(self.size, "size")) != 2 or not all(type(side) is int for side in sides):
+            raise RecipeError("size", "Give height and width, two whole numbers of pixels.")
+        height, width = sides
+        if not all(0 < side <= SIDE and side % SIZE_STEP == 0 for side in sides) or height * width > PIXELS:
             raise RecipeError(
                 "size",
                 f"{height} x {width} cannot be generated; use multiples of {SIZE_STEP} pixels, at most {SIDE}, and at "

@@ -321,8 +321,8 @@ def find(name: str) -> Method:
     Raises:
         RecipeError: there is none of this name; the field is "method".
     """
-    if name not in METHODS:
-        raise RecipeError("method", f"“{name[:80]}” is not known; use one of {', '.join(METHODS)}.")
+    if not isinstance(name, str) or name not in METHODS:
+        raise RecipeError("method", f"“{str(name)[:80]}” is not known; use one of {', '.join(METHODS)}.")
     return METHODS[name]
 
 

@@ -106,9 +106,9 @@ def pasted(text: str, kind: str, comma: str | None = None, kind_of: Callable[[st
             found = [(parts[0], ", ".join(parts[1:]))]
         else:
             found = [(part, "") for part in parts]
+        counted("concepts", len(concepts) + len(found))
         found = [(_unquoted(name), _unquoted(target)) for name, target in found]
         concepts += [Concept(name, target, kind_of(name) if kind == GUESS else kind) for name, target in found]
-        counted("concepts", len(concepts))
     return concepts
 
 

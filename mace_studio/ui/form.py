@@ -216,8 +216,9 @@ def _value(field: Field, typed: dict[str, Any]) -> Any:
 
 
 def _number(path: str, value: Any, kind: type) -> Any:
-    text = "" if value is None else str(value).strip()
+    text = "This number"
     try:
+        text = "" if value is None else str(value).strip()  # of thousands of digits Python writes none
         return kind(text)
     except (ValueError, OverflowError):
         pass

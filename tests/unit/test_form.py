@@ -565,6 +565,19 @@ def test_a_list_of_too_many_is_refused_and_of_many_the_first_are_shown():
     assert shown.count("<li>") == 51 and "10000 concepts" in shown and "and 9,950 more" in shown
 
 
+def test_of_a_line_of_too_many_no_concept_is_made(monkeypatch):
+    """Half a million of them took 7.5 seconds, and then were refused."""
+    monkeypatch.setattr(concept_text, "Concept", None)
+    with pytest.raises(RecipeError, match="500000 concepts are too many"):
+        concept_text.pasted("a," * 500_000, "object", "concepts")
+
+
+def test_a_number_that_python_does_not_write_is_refused():
+    for path, kind in (("lora.rank", int), ("lora.alpha", float)):
+        with pytest.raises(RecipeError, match="is not a number here"):
+            form._number(path, 10**6000, kind)
+
+
 def test_what_a_program_sends_is_a_recipe_or_a_sentence():
     deep: list = []
     for _ in range(2000):

@@ -341,3 +341,55 @@ def test_what_is_asked_of_images_has_bounds():
             request.check()
         assert caught.value.field == field
     assert replace(one, size=(4096, 1024)).check() and replace(one, size=(1088, 264)).check()
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: Recipe(concepts=[CAT], preserve="dog"), "preserve"),
+        (lambda: Recipe(concepts=[CAT], preserve=None), "preserve"),
+        (lambda: Recipe(concepts=[CAT], preserve=["dog", 5]), "preserve[1]"),
+        (lambda: Recipe(concepts="cat"), "concepts"),
+        (lambda: Recipe(concepts={"phrase": "cat", "mapping": "forest"}), "concepts"),
+        (lambda: Recipe(concepts=["cat"]), "concepts[0]"),
+        (lambda: Recipe(concepts=[Concept("cat", "forest", synonyms="kitty")]), "synonyms"),
+        (lambda: Recipe(concepts=[Concept("cat", None)]), "concepts[0].mapping"),
+        (lambda: Recipe(concepts=[Concept(7, "forest")]), "concepts[0].phrase"),
+        (lambda: replace(GOOD, name=5), "name"),
+        (lambda: replace(GOOD, seed=1.5), "seed"),
+        (lambda: replace(GOOD, seed="1"), "seed"),
+        (lambda: replace(GOOD, seed=True), "seed"),
+        (lambda: replace(GOOD, settings=None, method=None), "method"),
+        (lambda: replace(GOOD, settings=None, method=["mace"]), "method"),
+        (lambda: GOOD.with_settings(lora=LoraSettings(rank=2.5)), "lora.rank"),
+        (lambda: GOOD.with_settings(lora=LoraSettings(alpha="1")), "lora.alpha"),
+        (lambda: GOOD.with_settings(lora=LoraSettings(squared="no")), "lora.squared"),
+        (lambda: GOOD.with_settings(images=ImageSettings(steps=1.5)), "images.steps"),
+        (lambda: GOOD.with_settings(images={"steps": 2}), "images"),
+        (lambda: ImageRequest("cat"), "prompts"),
+        (lambda: ImageRequest(("cat", None)), "prompts[1]"),
+        (lambda: ImageRequest(("cat",), 5), "seeds"),
+        (lambda: ImageRequest(("cat",), (1.5,)), "seeds[0]"),
+        (lambda: ImageRequest(("cat",), steps=2.5), "steps"),
+        (lambda: ImageRequest(("cat",), guidance="7"), "guidance"),
+        (lambda: ImageRequest(("cat",), negative=None), "negative"),
+        (lambda: ImageRequest(("cat",), size=(64,)), "size"),
+        (lambda: ImageRequest(("cat",), size="64"), "size"),
+        (lambda: ImageRequest(("cat",), size=(64.0, 64)), "size"),
+    ],
+)
+def test_what_a_program_makes_of_other_types_is_refused(make, field):
+    """“dog” as the preserve list would keep d, o and g, and “cat” as the prompts would be three images."""
+    with pytest.raises(RecipeError) as caught:
+        make().check()
+    assert caught.value.field == field and str(caught.value).endswith(".")
+
+
+def test_lists_and_whole_numbers_of_a_program_are_as_good():
+    Recipe(concepts=[Concept("cat", "forest", synonyms=["kitty"])], preserve={"dog": 1}.keys()).check()
+    GOOD.with_settings(lora=LoraSettings(alpha=1, t1=200, t2=400)).check()
+    assert ImageRequest(["cat"], [0, 1], guidance=4, size=[64, 64]).check().pairs() == [("cat", 0), ("cat", 1)]
+
+
+def test_a_byte_order_mark_before_a_recipe_is_no_part_of_it():
+    assert Recipe.from_json("\ufeff" + GOOD.to_json()) == GOOD
