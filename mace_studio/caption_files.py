@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mace_studio.errors import FileError
 from mace_studio.paths import ASSETS
+from mace_studio.text_files import broken
 
 GENERAL_CAPTIONS = ASSETS / "captions" / "general.txt"
 
@@ -32,7 +33,7 @@ def read_captions(path: Path) -> list[str]:
     """The captions in a text file, one a line, or in an annotation file of MS-COCO, `captions_*.json`.
 
     Args:
-        path: of the file, UTF-8.
+        path: of the file, UTF-8. Captions with broken characters are left out.
 
     Raises:
         FileError: it is neither, or holds none.
@@ -43,8 +44,8 @@ def read_captions(path: Path) -> list[str]:
         lines = written.splitlines()
         if path.suffix == ".json":
             lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
-        found = [line.strip() for line in lines if line.strip()]
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        found = [line.strip() for line in lines if line.strip() and not broken(line)]
+    except (OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise FileError(f"{path} is no file of captions: neither text, one a line, nor MS-COCO's JSON.") from error
     if not found:
         raise FileError(f"{path} holds no captions; give a file with one a line.")

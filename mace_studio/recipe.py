@@ -18,7 +18,7 @@ from mace_studio.phrases import distinct, folded
 from mace_studio.schema import build, listed
 from mace_studio.schema import check as check_types
 from mace_studio.settings import MOST, PIXELS, SIDE, bounded, counted, fits, one_of
-from mace_studio.text_files import blank, broken, visible
+from mace_studio.text_files import blank, broken, unattached, visible
 
 if TYPE_CHECKING:
     from mace_studio.methods import Method
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KINDS = ("object", "celebrity", "style", "explicit")
 MAX_CONCEPTS = MOST["concepts"]
 BROKEN = "This text has a broken character in it; type it again."
+UNATTACHED = "This begins with an accent or another mark of a letter that is not there; type it again."
 SIZE_STEP = 8  # what the pipelines of diffusers ask of height and width
 
 
@@ -286,8 +287,8 @@ def _check_text(recipe: Recipe) -> None:
     texts += [(f"preserve[{i}]", phrase, "phrase") for i, phrase in enumerate(recipe.preserve)]
     for field, text, what in texts:
         fits(field, text, what)
-        if broken(text):
-            raise RecipeError(field, BROKEN)
+        if broken(text) or (what == "phrase" and unattached(text)):
+            raise RecipeError(field, BROKEN if broken(text) else UNATTACHED)
 
 
 def _check_concepts(concepts: Sequence[Concept]) -> None:

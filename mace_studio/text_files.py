@@ -113,6 +113,11 @@ def broken(text: str) -> bool:
     return BROKEN.search(text) is not None
 
 
+def unattached(text: str) -> bool:
+    """Whether a text begins with a mark, such as an accent, that would belong to whatever letter stands before it."""
+    return unicodedata.category(text.strip()[:1] or " ")[0] == "M"
+
+
 def printable(text: str) -> str:
     """A text for the terminal, which may be of a stranger's file: what would steer it is shown as a question mark."""
     return BROKEN.sub("?", text)

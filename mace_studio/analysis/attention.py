@@ -309,6 +309,6 @@ def load(path: Path) -> Inspection:
                 presence=run["presence"],
             )
         mask = Mask(about["mask"], arrays["mask_IJ"]) if "mask" in about else None
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        return Inspection(runs, mask, about["settings"])
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, BadZipFile) as error:
         raise FileError(f"{path} is no inspection of MACE Studio, or the JSON file beside it is missing.") from error
-    return Inspection(runs, mask, about["settings"])

@@ -183,6 +183,6 @@ def _without_missing(folder: Path) -> dict[str, object] | None:
 
 def _index(folder: Path) -> dict[str, object]:
     try:
-        return json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads((folder / INDEX).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"The base model's {INDEX} cannot be read; load the model again first.") from error

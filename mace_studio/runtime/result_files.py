@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL.Image import DecompressionBombError
 from PIL.Image import open as open_image
 from safetensors import SafetensorError, safe_open
 
@@ -156,7 +157,8 @@ def made_from(entry: Entry, output: Path) -> dict[str, str]:
     recipe = json.loads(entry.recipe.to_json())
 
     def found_in(folder: str, names: str, recipes: Callable[[Path], list[Any]]) -> list[Path]:
-        paths = sorted((output / folder).glob(names), key=lambda path: path.stat().st_mtime)[-LOOKED_AT:]
+        there = [path for path in (output / folder).glob(names) if path.exists()]  # no link to nowhere
+        paths = sorted(there, key=lambda path: path.stat().st_mtime)[-LOOKED_AT:]
         return [path for path in paths if recipe in recipes(path)]
 
     def count(folder: str, names: str, recipes: Callable[[Path], list[Any]]) -> str:
@@ -182,11 +184,14 @@ def _part(data: Any, key: str) -> Any:
 def _recipes_of_image(path: Path) -> list[Any]:
     """The recipes that a pair or a sheet is of; its pixels are not read."""
     try:
+        if not path.is_file():  # to open a pipe would wait for its writer
+            return []
         with open_image(path) as image:
             settings = json.loads(image.info.get("mace_studio", "null"))
-    except (OSError, ValueError, SyntaxError, TypeError):
+    except (OSError, ValueError, SyntaxError, TypeError, RecursionError, DecompressionBombError):
         return []
-    return [_part(settings, "recipe"), *(_part(settings, "recipes") or {}).values()]
+    several = _part(settings, "recipes")
+    return [_part(settings, "recipe"), *(several.values() if isinstance(several, dict) else ())]
 
 
 def _recipes_of_export(path: Path, fingerprint: str) -> list[Any]:

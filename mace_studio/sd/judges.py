@@ -129,9 +129,17 @@ def of(model: Model) -> Judge | None:
 
     Args:
         model: its source is looked at.
+
+    Raises:
+        ModelError: there is one that cannot be read.
     """
     folder = Path(model.source).parent / "judge"
-    return judge.Judge.load(folder) if (folder / "judge.json").is_file() else None
+    try:
+        return judge.Judge.load(folder) if (folder / "judge.json").is_file() else None
+    except Exception as error:  # files of strangers: torch raises anything over weights of another shape
+        raise ModelError(
+            "The judge in the folder “judge” beside the model cannot be read; take it away, or name a CLIP model."
+        ) from error
 
 
 def choose(model: Model, source: str | None) -> Judge:

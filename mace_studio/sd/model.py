@@ -295,7 +295,8 @@ def _check_finite(module: nn.Module, called: str, source: str) -> None:
 def _unfit(pipeline: DiffusionPipeline) -> str | None:
     """Why a UNet with cross-attention can still not be used, as the end of a sentence."""
     schedule, components = pipeline.scheduler.config, pipeline.components
-    if "beta_schedule" not in schedule:
+    # The configuration alone does not tell: it keeps what the class of another scheduler had in the same file.
+    if "beta_schedule" not in schedule or not hasattr(pipeline.scheduler, "betas"):
         return "has a noise schedule without betas (EDM, flow matching), which an erasure cannot be trained on"
     if not _works(pipeline.scheduler):
         return "has a noise schedule by which no image can be made"

@@ -11,7 +11,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import SchedulerMixin, UNet2DConditionModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -186,8 +186,13 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str =
             folder, subfolder=name or None, dtype=dtype, use_safetensors=True, local_files_only=True,
             output_loading_info=True, **options,
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
-        if "size mismatch" in str(error) or "shape" in str(error):
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"The weights of the {called} of {said} cannot be read: a file is missing, cut or damaged. Download the "
+            "model again."
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        if any(word in str(error) for word in ("size mismatch", "mismatched", "shape")):
             raise ModelError(
                 f"The weights of the {called} of {said} have other shapes than its config.json says; download the "
                 "model again."

@@ -166,11 +166,16 @@ def positions(model: Model | Reader, sentence: str, phrase: str) -> list[int]:
         phrase: in any case and spacing; it stands only where a word begins.
 
     Raises:
-        RecipeError: the phrase is not in the prompt as far as the model reads it.
+        RecipeError: the phrase is not in the prompt, or not as far as the model reads it.
     """
     found = [position for run in occurrences(model, sentence, phrase) for position in run]
     if not found:
-        raise RecipeError("concepts", too_long(_reader(model), phrase))
+        reader = _reader(model)
+        if phrases.spans(reader.written(sentence), reader.written(phrase)):
+            raise RecipeError("concepts", too_long(reader, phrase))
+        raise RecipeError(
+            "concepts", f"“{sources.shown(phrase)}” is no word of its own in “{sources.shown(sentence)}”."
+        )
     return found
 
 

@@ -195,6 +195,11 @@ def test_what_is_no_inspection_is_refused(inspected, tmp_path):
     path.write_bytes(b"PK nothing")
     with pytest.raises(FileError, match="no inspection"):
         inspection.load(path)
+    inspection.save(inspected, path)
+    for odd in ("[]", '{"runs": []}', '{"runs": {"before": {"conditional": []}}}', "[" * 100_000):
+        path.with_suffix(".json").write_text(odd)
+        with pytest.raises(FileError, match="no inspection"):
+            inspection.load(path)
     path.with_suffix(".json").unlink()
     with pytest.raises(FileError, match="JSON file beside it"):
         inspection.load(path)

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def test_the_judge_of_a_model_is_its_own_unless_another_is_named(model, other, c
     assert isinstance(judges.choose(model, None), Judge)
     assert isinstance(judges.choose(model, str(clip_folder)), ZeroShotClip)
     assert judges.of(other) is None
+
+
+@pytest.mark.parametrize("held", ["", "[]", "{}", "[" * 100_000, '{"widths": [1], "heads": {}, "temperatures": {}}'])
+def test_a_damaged_judge_beside_a_model_is_a_sentence(model, tmp_path, held):
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "judge.json").write_text(held)
+    with pytest.raises(ModelError, match="beside the model cannot be read; take it away"):
+        judges.of(replace(model, source=str(tmp_path / "model")))
 
 
 def test_a_missing_judge_is_a_sentence(tmp_path):

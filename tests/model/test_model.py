@@ -141,6 +141,8 @@ def test_captions_are_read_from_text_and_from_coco(tmp_path):
         ("a.json", "{"),
         ("a.txt", " \n"),
         ("a.txt", b"\xff\xfe\x00"),
+        ("a.json", "[" * 100_000),
+        ("a.json", '{"annotations": [{"caption": "half of a \\ud800"}]}'),
     ],
 )
 def test_what_holds_no_captions_is_a_sentence(tmp_path, name, content):

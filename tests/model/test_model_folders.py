@@ -98,7 +98,27 @@ def test_shards_are_loaded(reference, tmp_path, variant):
     assert len(shards) > 2 and all(bool(variant) == ("fp16" in path.name) for path in shards)
     same(load(tmp_path / "cut"), reference)
     shards[1].unlink()
-    refuse(tmp_path / "cut", "not a model in the diffusers layout|lacks|could not be loaded")
+    refuse(tmp_path / "cut", "The weights of the UNet of .* cannot be read: a file is missing, cut or damaged")
+
+
+@pytest.mark.parametrize("length", [0, 4, 5000], ids=["empty", "no header", "half a header"])
+@pytest.mark.parametrize(
+    ("part", "file", "called"),
+    [("unet", UNET, "UNet"), ("vae", UNET, "VAE"), ("text_encoder", "model", "text encoder")],
+)
+def test_cut_weights_are_said_to_be_cut(sd1, part, file, called, length):
+    path = sd1 / part / f"{file}.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    refuse(sd1, f"The weights of the {called} of .* cannot be read: a file is missing, cut or damaged")
+
+
+@pytest.mark.parametrize("part, file", [("unet", UNET), ("vae", UNET), ("text_encoder", "model")])
+def test_weights_of_another_shape_are_said_to_be_such(sd1, part, file):
+    path = sd1 / part / f"{file}.safetensors"
+    weights = load_file(path)
+    key = next(name for name, tensor in weights.items() if tensor.ndim == 2)
+    save_file(weights | {key: torch.zeros(3, 5)}, path)
+    refuse(sd1, "have other shapes than its config.json says")
 
 
 def test_shards_in_the_older_order_are_loaded(reference, tmp_path):
@@ -442,6 +462,14 @@ def test_a_scheduler_that_needs_scipy_names_it(sd1, kind, changes):
     edit(sd1 / "model_index.json", scheduler=["diffusers", kind])
     edit(sd1 / "scheduler" / "scheduler_config.json", _class_name=kind, skip_prk_steps=None, **changes)
     refuse(sd1, "needs the package scipy. Install it with: pip install scipy")
+
+
+@pytest.mark.parametrize(
+    "kind", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "CMStochasticIterativeScheduler"]
+)
+def test_a_scheduler_without_betas_is_refused_though_its_configuration_has_those_of_another(sd1, kind):
+    edit(sd1 / "model_index.json", scheduler=["diffusers", kind])
+    refuse(sd1, "a noise schedule without betas")
 
 
 # Other shapes of UNets

@@ -1,6 +1,7 @@
 """What the lists of erased models say."""
 
 import json
+import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_what_was_made_from_an_erasure_is_told_by_its_recipe(tmp_path):
         (tmp_path / place).write_text(json.dumps(data))
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs" / "bad.png").write_text("dear")
+    (tmp_path / "pairs" / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pairs" / "pipe.png")
+    for name, odd in {
+        "deep": "[" * 100_000,
+        "list": '{"recipes": [1]}',
+        "number": f'{{"recipe": {"9" * 5000}}}',
+    }.items():
+        about = PngInfo()
+        about.add_text("mace_studio", odd)
+        Image.new("RGB", (2, 2)).save(tmp_path / "pairs" / f"{name}.png", pnginfo=about)
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "pairs" / "large.png")  # more pixels than Pillow opens
     for name, settings in {"pair": {"recipe": recipe}, "sheet": {"recipes": {"a": other, "b": recipe}}}.items():
         about = PngInfo()
         about.add_itxt("mace_studio", json.dumps(settings))

@@ -393,3 +393,12 @@ def test_lists_and_whole_numbers_of_a_program_are_as_good():
 
 def test_a_byte_order_mark_before_a_recipe_is_no_part_of_it():
     assert Recipe.from_json("\ufeff" + GOOD.to_json()) == GOOD
+
+
+@pytest.mark.parametrize("phrase", ["\u0301cat", " \u0301cat", "\u20dd", "\ufe0fcat", "\u0903cat"])
+def test_a_mark_without_its_letter_begins_no_phrase(phrase):
+    """In a prompt it belongs to the word before, so that the phrase stands nowhere."""
+    refused(Recipe(concepts=[Concept(phrase, "forest")]), "concepts[0].phrase", "a letter that is not there")
+    refused(Recipe(concepts=[Concept("cat", phrase)]), "concepts[0].mapping", "a letter that is not there")
+    refused(Recipe(concepts=[CAT], preserve=["dog", phrase]), "preserve[1]", "a letter that is not there")
+    Recipe(concepts=[Concept(f"e{phrase.strip()}", "forest")], name=phrase).check()
