@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 from mace_studio.errors import FileError
 from mace_studio.paths import ASSETS
-from mace_studio.text_files import broken
 
+HALF = re.compile("[\ud800-\udfff]")  # of a character, as JSON can write it; no tokenizer takes it
 GENERAL_CAPTIONS = ASSETS / "captions" / "general.txt"
 
 
@@ -44,7 +45,7 @@ def read_captions(path: Path) -> list[str]:
         lines = written.splitlines()
         if path.suffix == ".json":
             lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
-        found = [line.strip() for line in lines if line.strip() and not broken(line)]
+        found = [line.strip() for line in lines if line.strip() and not HALF.search(line)]
     except (OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise FileError(f"{path} is no file of captions: neither text, one a line, nor MS-COCO's JSON.") from error
     if not found:

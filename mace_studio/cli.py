@@ -31,6 +31,7 @@ from mace_studio.runtime.perform import Place
 from mace_studio.runtime.studio import Studio
 
 INTERRUPTED = 130
+WRITING = ("masks", "compare", "inspect", "evaluate", "study")  # what their work makes is written at its end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     surroundings.make_console_forgiving()
     options = command_parser().parse_args(arguments)
     try:
+        if options.command in WRITING:
+            text_files.make_folder(options.out)
         COMMANDS[options.command](options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -228,12 +231,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    if options.study == "methods":
-        _study_methods(options)
-    elif options.method:
-        _search_method(options)
-    else:
-        _study_presets(options)
+    chosen = _search_method if options.method else _study_presets
+    (_study_methods if options.study == "methods" else chosen)(options)
 
 
 def _study_presets(options: argparse.Namespace) -> None:
@@ -363,7 +362,7 @@ def _say(sentence: str) -> None:
 def _image_request(
     studio: Studio, options: argparse.Namespace, prompts: Sequence[str], seeds: Sequence[int]
 ) -> ImageRequest:
-    size = tuple(options.size) if options.size else None
+    size = options.size and tuple(options.size)
     request = ImageRequest(tuple(prompts), tuple(seeds), negative=options.negative, size=size)
     chosen = {name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None}
     _result(studio.load())  # it says how many tokens it reads, and what suits it
@@ -388,10 +387,9 @@ def _result(job: Job) -> Any:
     usual = signal.signal(signal.SIGINT, on_interrupt)
     try:
         with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}<{remaining}", desc=job.title) as bar:
-            for event in job.watch():
-                if event is not None:
-                    bar.set_description(f"{event.stage} {event.concept}".strip())
-                    bar.update(100 * event.fraction - bar.n)
+            for event in filter(None, job.watch()):
+                bar.set_description(f"{event.stage} {event.concept}".strip())
+                bar.update(100 * event.fraction - bar.n)
     finally:
         signal.signal(signal.SIGINT, usual)
     result = job.wait()

@@ -111,6 +111,7 @@ class Erasure:
         Raises:
             FileError: the UNet lacks a weight that the method may change, or has one of another shape, or the method
                 changes no weights; nothing is changed then.
+            NotFinite: the pipeline's dtype has no room for a weight; nothing is changed then either.
         """
         check_has_weights(self)
         check_finite(self)
@@ -122,7 +123,8 @@ class Erasure:
                     f"“{self.recipe.title()}” does not fit this pipeline: it has {key} of {tuple(weight.shape)}, "
                     f"the pipeline has {had}. Use a pipeline of the family that the erasure was made from."
                 )
-        for key, weight in self.weights.items():
+        fitting = {key: finite.converted(weight, parameters[key], key) for key, weight in self.weights.items()}
+        for key, weight in fitting.items():
             parameters[key].copy_(weight)
 
     def save(self, path: Path | str) -> None:

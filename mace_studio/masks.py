@@ -95,7 +95,9 @@ def black_and_white(image: Image.Image) -> Image.Image:
         return image.convert("L").point(lambda value: 255 * value)  # as arrays of 0 and 1 are saved
     flat = Image.new("RGBA", image.size, "black")
     flat.alpha_composite(image.convert("RGBA"))
-    return flat.convert("L").point(lambda value: 255 if value >= WHITE else 0)
+    grey = flat.convert("L")  # of a palette or with transparency, too
+    white = 1 if grey.getextrema()[1] == 1 else WHITE
+    return grey.point(lambda value: 255 if value >= white else 0)
 
 
 def full(size: tuple[int, int]) -> Image.Image:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from mace_studio.errors import QUOTED
 from mace_studio.evaluation.methods_search import SEARCHED
 from mace_studio.evaluation.methods_study import TASKS
+from mace_studio.evaluation.plan import IMAGES
 from mace_studio.evaluation.study import STUDIES
 from mace_studio.exports.formats import ENERGY, FORMATS
 
@@ -99,6 +100,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(" ".join(w if len(w) <= QUOTED else f"{w[: QUOTED - 1]}…" for w in message.split(" ")))
+
+
+def _plan(text: str) -> str:
+    if text not in IMAGES:  # said before anything is generated
+        raise argparse.ArgumentTypeError(f"“{text}” is no plan; use one of {', '.join(IMAGES)}")
+    return text
 
 
 def _port(text: str) -> int:
@@ -207,6 +214,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan",
+        type=_plan,
         default="quick",
         help="quick: at least 8 images a word, of up to 24 words a list; full: at least 56 of all",
     )

@@ -45,7 +45,8 @@ def check(value: object, where: str = "") -> None:
         where: dotted path of it, for messages.
     """
     prefix = f"{where}." if where else ""
-    for name, kind in _hints(type(value)).items():
+    own: typing.Any = type(value)
+    for name, kind in _hints(own).items():
         _check(kind, getattr(value, name), f"{prefix}{name}")
 
 

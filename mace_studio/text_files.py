@@ -146,6 +146,20 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, before hours of work whose result belongs there.
+
+    Raises:
+        FileError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise FileError(f"{path} cannot be written to: {error.strerror or error}. Choose another folder.") from error
+
+
 def write(path: Path, text: str) -> None:
     """Write a text whole, in UTF-8."""
     with whole(path) as part:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mace_studio.errors import FileError
 from mace_studio.exports.formats import INDEX
 from mace_studio.progress import Progress, Report, silent
-from mace_studio.sd import files
+from mace_studio.sd import files, finite
 from mace_studio.sd.model import Model
 
 # Beside the sub-folders: what the studio and a licence need. The base model's card is about another model.
@@ -125,7 +125,7 @@ def rewrite(
     except (SafetensorError, OSError) as error:
         raise FileError(f"{source.name} of the base model cannot be read; load the model again first.") from error
     present = weights.keys() & tensors.keys()
-    tensors |= {key: weights[key].to(tensors[key].dtype) for key in present}
+    tensors |= {key: finite.converted(weights[key], tensors[key], key) for key in present}
     files.stream(target, tensors, {**about, **metadata}, progress)
     return present
 
@@ -153,7 +153,7 @@ def parts(model: Model, folder: Path) -> dict[str, dict[str, Tensor]]:
         found[name], stored = module.state_dict(), _dtype(folder / name)
         for key, tensor in found[name].items():
             if stored is not None and tensor.is_floating_point() and stored.itemsize < tensor.element_size():
-                found[name][key] = tensor.to(stored)
+                found[name][key] = finite.converted(tensor, stored, key)
     return found
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mace_studio.sd import finite
+
 WEIGHT, BIAS = ".weight", ".bias"
 # Half as large as float32, and finer for a difference than float16 is for the weight that it is added to.
 STORED = torch.float16
@@ -40,7 +42,10 @@ def kohya_name(key: str) -> str:
 
 def differences(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State-dict key -> new weight_PD minus that of the base model, in float32 on the CPU."""
-    return {key: weight_PD.float().cpu() - base[key].float().cpu() for key, weight_PD in weights.items()}
+    return {
+        key: finite.converted(weight_PD, torch.float32, key).cpu() - base[key].float().cpu()
+        for key, weight_PD in weights.items()
+    }
 
 
 def full(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,7 +58,7 @@ def full(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, delta in deltas.items():
         name = kohya_name(key)
         weight, bias = ("w_norm", "b_norm") if name in norms else ("diff", "diff_b")
-        tensors[f"{name}.{bias if key.endswith(BIAS) else weight}"] = delta.to(STORED)
+        tensors[f"{name}.{bias if key.endswith(BIAS) else weight}"] = finite.converted(delta, STORED, key)
     return tensors
 
 
@@ -92,8 +97,9 @@ def low_rank(delta: Tensor, rank: int) -> LowRank:
     root_N = s_N[:rank].sqrt()
     up_PR, down_RD = u_PN[:, :rank] * root_N, root_N[:, None] * v_ND[:rank]
     lacking = rank - len(root_N[:rank])
-    up_PR = torch.nn.functional.pad(up_PR, (0, lacking)).to(STORED)
-    down_RD = torch.nn.functional.pad(down_RD, (0, 0, 0, lacking)).to(STORED)
+    up_PR = torch.nn.functional.pad(up_PR, (0, lacking))
+    down_RD = torch.nn.functional.pad(down_RD, (0, 0, 0, lacking))
+    up_PR, down_RD = (finite.converted(side, STORED, "The LoRA") for side in (up_PR, down_RD))
     left = torch.linalg.matrix_norm(delta_PD - up_PR.to(delta_PD) @ down_RD.to(delta_PD))
     whole = torch.linalg.vector_norm(s_N)
     return LowRank(up_PR, down_RD, float(left / whole) if whole > 0 else 0.0, kernel)

@@ -219,7 +219,7 @@ def train(
         Phrase -> the loss of each step in which it was at work.
 
     Raises:
-        NotFinite: a loss is no finite number.
+        NotFinite: a loss or a gradient is no finite number.
     """
     seen: dict[str, list[float]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -246,6 +246,8 @@ def train(
             optimizer.step()
         else:
             scale /= 2
+            if scale < 1:  # no smaller loss would help: no step would change anything
+                raise NotFinite(f"The gradient of “{phrase}” at step {step + 1} {finite.is_not_finite(model.dtype)}")
         seen.setdefault(phrase, []).append(total)
         progress(Progress("train", phrase, step + 1, steps, loss=total))
     return seen

@@ -169,7 +169,13 @@ class Job:
         except Cancelled:
             state = CANCELLED
         except BaseException as error:
-            log.exception("%s failed", self.title)
+            # What a user can solve is told in its sentence; a terminal shows the log, too.
+            log.log(
+                logging.INFO if isinstance(error, StudioError) else logging.ERROR,
+                "%s failed",
+                self.title,
+                exc_info=True,
+            )
             # The frames of a traceback keep alive all that the work had in memory, gigabytes of a large model.
             error.__traceback__ = error.__cause__ = error.__context__ = None
             self.error, state = error, FAILED

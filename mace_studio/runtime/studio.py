@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mace_studio import caption_files, presets, sources
+from mace_studio import presets, sources
 from mace_studio.caption_files import captions_of, read_captions
 from mace_studio.errors import FileError, ModelError, RecipeError
 from mace_studio.evaluation.plan import FIRST_SEED, Plan, make_plan, with_one_guidance
@@ -77,7 +77,7 @@ class Studio(JobDesk):
         machine: Callable[[], str] = lambda: "",
     ) -> None:
         if captions is not None:
-            caption_files.check(captions)  # they are read late, after a run's images are made
+            read_captions(captions)  # what cannot be read is said now: a run reads them after its images are made
         place = Place(
             source=sources.cleaned(source) if source else str(BUILT_IN),
             device=device,

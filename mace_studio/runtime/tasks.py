@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_studio import erasure as erasure_file
+from mace_studio import text_files
 from mace_studio.analysis import attention
 from mace_studio.analysis import capacity as capacities
 from mace_studio.analysis import compare as comparison
@@ -124,7 +125,10 @@ def token_counts(prompts: Sequence[str]) -> list[tuple[int, int, str]]:
     if (reader := _reader()) is None:
         return []
     # No longer one is generated, and to count tokens takes seconds for a megabyte.
-    prompts = [prompt[: CHARACTERS["prompt"]] for prompt in prompts[: MOST["prompts"]]]
+    # Half a character, which no tokenizer takes, counts as a question mark.
+    prompts = [
+        prompt[: CHARACTERS["prompt"]].encode(errors="replace").decode() for prompt in prompts[: MOST["prompts"]]
+    ]
     counts = [text.count(reader, prompt) for prompt in prompts]
     return [
         (count, reader.length, text.unread(reader, prompt) if count > reader.length else "")
@@ -191,6 +195,7 @@ def erase(place: Place, recipe: Recipe, user_masks: UserMasks | None = None, pro
         user_masks: for MACE: masks that a user made for some of its training images.
         progress: gets the events of the method.
     """
+    text_files.make_folder(place.output)
     model, machines = process_model(place).model, Machines(place.cluster, place.worker_gpus)
     return _save(place, machines.erase(model, recipe, progress, place.cache, user_masks=user_masks))
 
@@ -204,6 +209,7 @@ def compose(
     progress: Report = silent,
 ) -> Entry:
     """Fuse the erasures at `paths` into one and write it into the output folder; the rest as `mace.compose`."""
+    text_files.make_folder(place.output)
     model = process_model(place).model
     erasures = [erasure_file.load(path) for path in paths]
     result = composition.compose(

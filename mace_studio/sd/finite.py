@@ -33,6 +33,23 @@ def check_weights(weights: Mapping[str, Tensor], what: str) -> None:
         check(tensor, f"{what}, {key},")
 
 
+def converted(tensor: Tensor, like: Tensor | torch.dtype, what: str) -> Tensor:
+    """A tensor in another dtype, or in the dtype and on the device of another one.
+
+    Args:
+        tensor: of any shape, with finite numbers.
+        like: the dtype, or the other tensor.
+        what: begins the sentence, such as "The weight".
+
+    Raises:
+        NotFinite: the dtype has no room for its numbers.
+    """
+    found = tensor.to(like)
+    if tensor.dtype != found.dtype:
+        check(found, what)
+    return found
+
+
 def is_not_finite(dtype: torch.dtype) -> str:
     """The end of a sentence, with what helps against it.
 

@@ -10,6 +10,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from mace_studio.sd import finite
+
 ENDINGS = {"both": ("attn2.to_k", "attn2.to_v"), "key": ("attn2.to_k",), "value": ("attn2.to_v",)}
 WEIGHT = ".weight"
 
@@ -60,6 +62,7 @@ def swapped(unet: nn.Module, weights: Mapping[str, Tensor], changes: str = "proj
     Raises:
         RuntimeError: weights are already swapped on this UNet.
         ValueError: a key that may not change, or a weight of another shape.
+        NotFinite: the UNet's dtype has no room for a weight.
     """
     if unet in _swapped:
         raise RuntimeError("the projections of this UNet are swapped already; leave that block first")
@@ -77,7 +80,7 @@ def swapped(unet: nn.Module, weights: Mapping[str, Tensor], changes: str = "proj
         for key, (module, name) in places.items():
             # Convolutions lie in memory with their channels last, see `sd.model.load`.
             layout = torch.channels_last if weights[key].dim() == 4 else torch.preserve_format
-            other = weights[key].to(originals[key], memory_format=layout)
+            other = finite.converted(weights[key], originals[key], key).to(memory_format=layout)
             # Another Parameter in its place, no copy into it: the own one is never touched, and comes back bit for bit.
             setattr(module, name, nn.Parameter(other, requires_grad=False))
         yield

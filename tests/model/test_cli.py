@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import shutil
@@ -355,3 +356,45 @@ def test_one_that_cannot_go_on_or_fails_leaves_the_others(tmp_path, capsys):
     said = capsys.readouterr()
     assert Path(said.out.strip()).read_bytes() == before
     assert "“Erase gone” cannot go on: " in said.err and "Error: Erase bad: " in said.err
+
+
+def test_a_job_that_cannot_run_shows_its_sentence_alone(tmp_path, capsys, caplog):
+    """No traceback in the terminal: an error that the user can solve is no fault of the program."""
+    assert cli.main(["erase", "cat", "--device", "cuda:9", "--out", str(tmp_path)]) == 1
+    assert "Error: " in capsys.readouterr().err
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_the_work(recipe_file, tmp_path, capsys, monkeypatch):
+    def worked(*_):
+        raise AssertionError("nothing may be generated")
+
+    monkeypatch.setattr("mace_studio.runtime.machines.Machines.erase", worked)
+    monkeypatch.setattr("mace_studio.sd.sampling.generate", worked)
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    for command in (
+        ["erase", str(recipe_file)],
+        ["masks", str(recipe_file)],
+        ["inspect", "--prompt", "a cat"],
+        ["evaluate", "nothing"],
+        ["compare", "nothing", "--prompt", "a cat"],
+    ):
+        assert cli.main([*command, "--out", str(taken)]) == 1
+        assert "Choose another folder" in capsys.readouterr().err
+
+
+def test_captions_and_plans_are_looked_at_before_the_work(recipe_file, tmp_path, capsys):
+    (tmp_path / "none.txt").write_text("")
+    assert cli.main(["erase", str(recipe_file), "--out", str(tmp_path), "--captions", str(tmp_path / "none.txt")]) == 1
+    assert "none.txt holds no captions" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(recipe_file), "--plan", "huge", "--out", str(tmp_path)])
+    assert "“huge” is no plan; use one of quick, full" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_half_a_character_of_a_terminal_is_a_sentence(tmp_path, capsys):
+    for given in (["--prompt", "\udcff"], ["--prompt", "a cat", "--negative", "\udcff"]):
+        assert cli.main(["inspect", *given, "--out", str(tmp_path)]) == 1
+        assert "broken character" in capsys.readouterr().err

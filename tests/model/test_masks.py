@@ -243,7 +243,7 @@ def test_concepts_with_one_slug_have_files_of_their_own(tmp_path):
     assert [found[phrase, 1].getextrema()[0] for phrase in phrases] == [0, 255] * 4
 
 
-@pytest.mark.parametrize("mode", ["L", "I", "I;16", "RGB", "1", "P"])
+@pytest.mark.parametrize("mode", ["L", "I", "I;16", "RGB", "1", "P", "grey P", "LA", "RGBA"])
 def test_a_mask_of_zeros_and_ones_counts(mode):
     image = Image.new("L", (8, 8))
     image.paste(1, (0, 0, 4, 8))
@@ -251,7 +251,7 @@ def test_a_mask_of_zeros_and_ones_counts(mode):
         image = image.convert("P")
         image.putpalette([0, 0, 0, 255, 255, 255])
     else:
-        image = image.point(lambda value: 255 * value).convert("1") if mode == "1" else image.convert(mode)
+        image = image.point(lambda value: 255 * value).convert("1") if mode == "1" else image.convert(mode.split()[-1])
     mask = np.asarray(masks.black_and_white(image))
     assert (mask[:, :4] == 255).all() and (mask[:, 4:] == 0).all()
     assert masks.black_and_white(Image.new("L", (8, 8), 0)).getextrema() == (0, 0)

@@ -1,5 +1,6 @@
 """What is not finite stops at once, and is never saved, loaded, applied or fused."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,9 @@ from mace_studio import erasure as erasures
 from mace_studio import methods
 from mace_studio.erasure import Erasure
 from mace_studio.errors import NotFinite
-from mace_studio.methods import METHODS, inputs
+from mace_studio.methods import METHODS, inputs, training
 from mace_studio.methods.mace import MaceSettings, erase
+from mace_studio.progress import silent
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.sd import files, projections, sampling, text
 from mace_studio.sd import model as sd_model
@@ -37,6 +39,7 @@ def other(other_folder, tmp_path_factory):
     ("changes", "says"),
     [
         ({"alpha": 1e300}, "an alpha of 1e\\+300"),
+        ({"alpha": 1e30}, "gradient of “cat” at step [12] is no finite number any more, .* an alpha of 1e\\+30 in"),
         ({"learning_rate": 1e30}, "learning rate of 1e\\+30"),
         ({"learning_rate": 1e300}, "learning rate of 1e\\+300"),
     ],
@@ -153,3 +156,27 @@ def test_such_an_erasure_is_not_saved_applied_or_loaded(infinite, other, tmp_pat
     files.write(path, infinite.weights, header.metadata())
     with pytest.raises(NotFinite):
         erasures.load(path)
+
+
+@pytest.mark.parametrize(("number", "dtype"), [(1e300, torch.float32), (1e6, torch.float16)])
+def test_an_erasure_that_the_models_dtype_has_no_room_for_is_not_applied(other, number, dtype):
+    """In float64, or in float32 for a model in float16, its numbers are finite; in the model they would not be."""
+    weights = {key: weight.double() for key, weight in projections.read(other.unet).items()}
+    last = list(weights)[-1]
+    weights[last] = torch.full_like(weights[last], number)
+    made, pipeline = Erasure(recipe=QUICK, weights=weights, fingerprint=""), copy.deepcopy(other.pipeline).to(dtype)
+    before = {key: tensor.clone() for key, tensor in pipeline.unet.state_dict().items()}
+    says = f"{last} left the range of {str(dtype).removeprefix('torch.')}"
+    with pytest.raises(NotFinite, match=says):
+        made.apply(pipeline)
+    with pytest.raises(NotFinite, match=says), projections.swapped(pipeline.unet, weights):
+        pass
+    assert all(torch.equal(before[key], tensor) for key, tensor in pipeline.unet.state_dict().items())
+
+
+def test_training_whose_gradients_overflow_stops(other):
+    """Dropped at every step, they would leave the model as it is, with a loss that looks like one."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([weight], lr=1e-3)
+    with pytest.raises(NotFinite, match="The gradient of “cat” at step 1 left the range of float32"):
+        training.train(other, optimizer, 3, lambda: ("cat", [(weight * 0).sqrt().sum()]), silent)

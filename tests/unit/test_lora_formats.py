@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mace_studio.errors import NotFinite
 from mace_studio.exports import lora_formats
 
 KEY = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -109,3 +110,14 @@ def test_ranks_that_no_loader_could_scale_are_refused():
     }
     with pytest.raises(ValueError, match=r"the same rank, not \[1, 2\]"):
         lora_formats.lora(layers)
+
+
+def test_what_float16_has_no_room_for_is_not_written():
+    large = {"attn2.to_k.weight": torch.full((4, 4), 1e6)}
+    with pytest.raises(NotFinite, match="weight left the range of float16"):
+        lora_formats.full(large)
+    with pytest.raises(NotFinite, match="The LoRA left the range of float16"):
+        lora_formats.low_rank(torch.full((4, 4), 1e12), 1)
+    base = {"attn2.to_k.weight": torch.zeros(4, 4)}
+    with pytest.raises(NotFinite, match="left the range of float32"):
+        lora_formats.differences({"attn2.to_k.weight": torch.full((4, 4), 1e300, dtype=torch.float64)}, base)
