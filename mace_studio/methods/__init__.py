@@ -374,7 +374,7 @@ def erase(
     from torch.linalg import LinAlgError  # noqa: PLC0415 - which takes seconds
 
     from mace_studio import masks  # noqa: PLC0415 - which imports recipes, and these the table of methods
-    from mace_studio.sd import metering, text  # noqa: PLC0415 - torch
+    from mace_studio.sd import finite, metering, projections, text  # noqa: PLC0415 - torch
 
     text.check(model, recipe.check())
     run = find(recipe.method).erase
@@ -389,5 +389,6 @@ def erase(
             f"apart in {str(model.dtype).removeprefix('torch.')}. Use smaller scales, or load the model in float32."
         ) from error
     # MACE, which composing calls too, says the doubts itself.
-    warnings = tuple(dict.fromkeys((*doubts(recipe.concepts), *made.warnings)))
+    grown = finite.grown(projections.read(model.unet, find(recipe.method).changes), made.weights)
+    warnings = tuple(dict.fromkeys((*doubts(recipe.concepts), *made.warnings, *grown)))
     return replace(made, spent=spent, warnings=warnings)

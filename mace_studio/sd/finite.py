@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mace_studio.errors import NotFinite
 
+GROWN = 100  # times the norm of a weight; what erases well stays below 3
+
 
 def check(tensor: Tensor, what: str) -> None:
     """Raise a NotFinite unless all numbers of a tensor of any shape are finite.
@@ -48,6 +50,23 @@ def converted(tensor: Tensor, like: Tensor | torch.dtype, what: str) -> Tensor:
     if tensor.dtype != found.dtype:
         check(found, what)
     return found
+
+
+def grown(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    """A sentence where weights are finite, but so much larger than those before that no image can come of them.
+
+    Args:
+        before: name -> weight of the model.
+        after: name -> weight that takes its place, of the same shape; not of all.
+    """
+    norms = [(float(before[key].float().norm()), float(tensor.float().norm())) for key, tensor in after.items()]
+    worst = max((new / old for old, new in norms if old), default=0.0)
+    if worst <= GROWN:
+        return []
+    return [
+        f"Weights have become up to {worst:.2g} times as large as those of the model, so its images will show little. "
+        "Use smaller rates, scales and weights."
+    ]
 
 
 def is_not_finite(dtype: torch.dtype) -> str:

@@ -141,8 +141,8 @@ def train(
             optimizer.zero_grad()
             torch.stack([value * scales[i] for i, value in values.items()]).sum().backward()
             for i in at_work:
-                scales[i] = clip(parameters[i], scales[i])
-                over = [torch.tensor(torch.nan if scales[i] < 1 else 0.0)]
+                before, scales[i] = scales[i], clip(parameters[i], scales[i])
+                over = [torch.tensor(torch.nan if scales[i] < min(before, 1) else 0.0)]
                 _check(f"The gradient of “{subjects[i].phrase}” at step {step + 1}", over, model, settings)
             optimizer.step()
             for i, value in values.items():
@@ -187,7 +187,7 @@ def clip(group: Sequence[nn.Parameter], scale: float) -> float:
     Returns:
         The scale of the next step. Where gradients overflowed it is half, and they are dropped, so that the step leaves
         the concept as it is: the loss scaling of Micikevicius et al., "Mixed Precision Training", ICLR 2018.
-        One below 1 says that no smaller loss helps.
+        If it is below 1 then, no smaller loss helps.
     """
     gradients = [p.grad for p in group if p.grad is not None]
     torch._foreach_div_(gradients, scale)

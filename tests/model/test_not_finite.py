@@ -14,7 +14,7 @@ from mace_studio.methods import METHODS, inputs, training
 from mace_studio.methods.mace import MaceSettings, erase
 from mace_studio.progress import silent
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.sd import files, projections, sampling, text
+from mace_studio.sd import files, finite, projections, sampling, text
 from mace_studio.sd import model as sd_model
 from mace_studio.settings import ImageSettings, LoraSettings
 from tests.steps import untouched
@@ -180,3 +180,17 @@ def test_training_whose_gradients_overflow_stops(other):
     optimizer = torch.optim.Adam([weight], lr=1e-3)
     with pytest.raises(NotFinite, match="The gradient of “cat” at step 1 left the range of float32"):
         training.train(other, optimizer, 3, lambda: ("cat", [(weight * 0).sqrt().sum()]), silent)
+
+
+def test_weights_that_are_finite_and_far_too_large_are_warned_of(other):
+    """A learning rate of 1e3 ends with finite weights after few steps; the images are noise."""
+    own = projections.read(other.unet)
+    first, second, *_ = own
+    assert finite.grown(own, {first: own[first] * 90, second: own[second]}) == []
+    (said,) = finite.grown(own, {first: own[first] * 2e8, second: own[second]})
+    assert said.startswith("Weights have become up to 2e+08 times as large")
+    try:
+        made = methods.erase(other, QUICK.with_settings(lora=replace(QUICK.settings.lora, learning_rate=1e3)))
+    except NotFinite:
+        return
+    assert any("times as large" in warning for warning in made.warnings)
