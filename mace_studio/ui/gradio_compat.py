@@ -36,9 +36,9 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api
 WAITING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 
 # For events that say what was pressed: each is answered, in the order of the presses. By default one is dropped while
-# an earlier one is answered, and "always_last" answers the first once more in place of the last. No public issue was
-# found.
-PICKED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+# an earlier one is answered, and "always_last" answers the first once more in place of the last; with several of them
+# at work at once, the answer to an earlier press may come last and stay. No public issue was found.
+PICKED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple", "concurrency_limit": 1}
 # Puts what an `offer` holds into its fields, in the browser, where they are as they were.
 FILL = """(offer, ...shown) => {
   const lines = (text) => String(text ?? "").split("\\n").map((line) => line.trim()).filter(Boolean).join("\\n");

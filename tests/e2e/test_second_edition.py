@@ -131,10 +131,10 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     expect(marked).to_have_accessible_name("a photo of the car, seed 1, original")
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Seed\s*1"))
     expect(page.locator("#pairs thead th")).to_have_text(["", "seed 0", "seed 1", "seed 2"])
-    real = result_files.write_pair
+    real, late_by = result_files.write_pair, [1.5]
 
     def late(*args):
-        time.sleep(0.7)
+        time.sleep(late_by.pop() if late_by else 0)  # the first press is answered after the second one comes
         return real(*args)
 
     monkeypatch.setattr(result_files, "write_pair", late)
