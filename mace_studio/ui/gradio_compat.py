@@ -75,16 +75,19 @@ def remembered(name: str) -> gr.BrowserState:
     return gr.BrowserState("", storage_key=f"mace-{name}", secret="mace-studio")
 
 
-def offer(*texts: str) -> gr.JSON:
+def offer(what: str, *texts: str) -> gr.JSON:
     """What a handler would put into text fields, one (text before, new text) for each, where the user typed no other.
 
     A handler that put it there itself would undo what is typed until its answer comes. `FILL` compares in the browser,
     where a gr.State is not. No public issue was found.
 
     Args:
+        what: begins its elem_id.
         texts: what was put into each field at first.
     """
-    return gr.JSON([[text, text] for text in texts], visible=False)
+    return gr.JSON(
+        [[text, text] for text in texts], label=f"Offered for {what}", elem_id=f"{what}-offered", visible=False
+    )
 
 
 def serve_in_place(path: Path) -> None:

@@ -64,7 +64,7 @@ class RecipeForm:
         self._charts: dict[str, gr.HTML] = {}
         self.suggested = Suggested(studio)
         # Answers for the browser to take in, where what is typed meanwhile stands.
-        self._named, self._pasted, self._listed = offer(""), offer(), offer()
+        self._named, self._pasted, self._listed = offer("name", ""), offer("concepts"), offer("preserve")
 
     @property
     def controls(self) -> list[Any]:

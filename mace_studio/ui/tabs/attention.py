@@ -44,7 +44,10 @@ class AttentionTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.job_id = shared.studio, shared.jobs["attention"]
         self.usual = number_text(usual_guidance(shared.start))
-        self.suggested, self.usually = offer(""), offer(GENERATED_STEPS, self.usual)
+        self.suggested, self.usually = (
+            offer("attention-prompt", ""),
+            offer("attention-settings", GENERATED_STEPS, self.usual),
+        )
         self.inspected = gr.State("")  # the job whose maps are shown, and how many runs of one that goes on
         with gr.Row(elem_classes="columns", elem_id="attention-columns"):
             with gr.Column(scale=4, min_width=310):

@@ -53,7 +53,10 @@ class CompareTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.job_id = shared.studio, shared.jobs["compare"]
         self.usual = number_text(usual_guidance(shared.start))
-        self.suggested, self.usually = offer(""), offer(GENERATED_STEPS, self.usual)
+        self.suggested, self.usually = (
+            offer("compare-prompt", ""),
+            offer("compare-settings", GENERATED_STEPS, self.usual),
+        )
         self._labels: WeakKeyDictionary[Job, list[str]] = WeakKeyDictionary()  # of the erased models of a job
         self._showing: WeakSet[Job] = WeakSet()  # jobs of which a pair is under the divider
         with gr.Row(elem_classes="columns", elem_id="compare-columns"):
