@@ -208,6 +208,10 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
     expect(boxes.locator("input:checked")).to_have_count(1)  # the newest
     for box in boxes.locator("input:checked").all():
         box.uncheck()
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_role("tab", name="Evaluate").click()
+    page.wait_for_timeout(500)
+    expect(boxes.locator("input:checked")).to_have_count(0)  # nor does the list check one again
     boxes.filter(has_text="erased car").locator("input").check()
     field(page, "evaluate-judge").fill("/nowhere/clip")
     page.locator("#look-beyond").click()

@@ -41,7 +41,8 @@ class EvaluateTab:
             with gr.Column(scale=10, min_width=330):
                 self._result_card()
         self._wire()
-        choose = Listener(self.on_open, [shared.newest, self.name], self.name)
+        opened = gr.State(False)
+        choose = Listener(self.on_open, [shared.newest, self.name, opened], [self.name, opened])
         self.listens = {
             PAGE_OPENED: [choose, self.job.resume, self.beyond.job.resume],
             SELECTED: [choose],
@@ -122,13 +123,17 @@ class EvaluateTab:
             written.then(self.on_written, [self.written, self.measured], files, **QUIET)
 
     @readable
-    def on_open(self, newest: str, chosen: list[str]) -> Any:
-        """List the erased models: several that were chosen stay so, or else the newest is chosen."""
+    def on_open(self, newest: str, chosen: list[str], opened: bool) -> tuple[Any, bool]:
+        """List the erased models: several that were chosen stay so, or else the newest is chosen.
+
+        Where the user unchecked all of them, perhaps to check another next, none is chosen again.
+        """
         listed = choices(self.studio.entries())
         names = [name for _, name in listed]
         kept = [name for name in chosen if name in names]
         first = [name for name in (newest, *kept, *names) if name in names][:1]
-        return listing(gr.CheckboxGroup, listed, kept if len(kept) > 1 else first, chosen)
+        emptied = opened and not chosen and not newest
+        return listing(gr.CheckboxGroup, listed, kept if len(kept) > 1 or emptied else first, chosen), True
 
     @readable
     def on_plan(self, names: list[str], plan: str) -> str:
