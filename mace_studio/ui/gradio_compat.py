@@ -55,6 +55,7 @@ CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")
 BY_NUMBER = ("predict",)
 ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
 OVERLAYS = re.compile(r"/assets/(statustracker-[\w-]+\.js)$")
+Offer = list[list[str]]  # what `offer` holds
 OUTPUTS_AND_INPUTS = re.compile(r"return (\w)\.concat\(\w\)\.map\(")
 
 

@@ -183,10 +183,13 @@ def test_training_whose_gradients_overflow_stops(other):
 
 
 def test_weights_that_are_finite_and_far_too_large_are_warned_of(other):
-    """A learning rate of 1e3 ends with finite weights after few steps; the images are noise."""
+    """A learning rate of 1e3 ends with finite weights after few steps; the images are noise.
+
+    Presets of the built-in model that erase well let a weight grow to 312 times of what it was.
+    """
     own = projections.read(other.unet)
     first, second, *_ = own
-    assert finite.grown(own, {first: own[first] * 90, second: own[second]}) == []
+    assert finite.grown(own, {first: own[first] * 320, second: own[second]}) == []
     (said,) = finite.grown(own, {first: own[first] * 2e8, second: own[second]})
     assert said.startswith("Weights have become up to 2e+08 times as large")
     try:

@@ -18,7 +18,7 @@ from mace_studio.ui.components.model_list import erased_models, listing
 from mace_studio.ui.components.text import heading, hint, number_text
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled, offer
+from mace_studio.ui.gradio_compat import QUIET, WAITING, Offer, download, enabled, offer
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -35,7 +35,6 @@ PLACES = {
 }
 
 Update = dict[Any, Any]
-Offer = list[list[str]]
 
 
 class AttentionTab:

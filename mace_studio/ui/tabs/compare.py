@@ -25,7 +25,7 @@ from mace_studio.ui.components.suggestions import suggested_prompts
 from mace_studio.ui.components.text import heading, number_text, pairs
 from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
-from mace_studio.ui.gradio_compat import PICKED, download, enabled, offer
+from mace_studio.ui.gradio_compat import PICKED, Offer, download, enabled, offer
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener, Shared, of_an_erasure
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from mace_studio.analysis.compare import Pair
 
 Update = dict[Any, Any]
-Offer = list[list[str]]
 
 
 class CompareTab:
