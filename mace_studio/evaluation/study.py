@@ -148,7 +148,9 @@ def run(
     from mace_studio.methods.mace import train_loras  # noqa: PLC0415
     from mace_studio.sd import model as sd_model  # noqa: PLC0415
 
-    model, cache, measure = sd_model.load(str(BUILT_IN)), folder / "cache", evaluate or _measured
+    # In float32 everywhere, so that tables made on a GPU compare with those made without one.
+    model = sd_model.load(str(BUILT_IN), dtype="float32")
+    cache, measure = folder / "cache", evaluate or _measured
     report = timed(progress, {case.label: 1.0 for case in rows})
 
     def outcome(case: Case) -> Outcome:

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, default=60, help="in all, with what was spent before a --resume")
     train.add_argument("--steps", type=int, help="a budget in steps of each part instead, for runs that come out alike")
     train.add_argument("--batch", type=int, help="samples a step; each part has its own usual number")
+    train.add_argument("--rate", type=float, help="the highest learning rate; each part has its own usual one")
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="gets clip/, model/, judge/ and training/"
     )
@@ -52,9 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
     train.add_argument("--decoder-only", action="store_true", help="leave the autoencoder's encoder as it is")
     train.add_argument(
-        "--image-side-only", action="store_true", help="of the CLIP in DIR: a UNet that reads its captions still fits"
-    )
-    train.add_argument("--device", default="cpu", help="where torch computes, such as cuda")
+        "--image-side-only", action="store_true",
+        help="of the CLIP in DIR, or of a new one around the text encoder of --start; UNets still fit",
+    )  # fmt: skip
+    _add_device(train)
+    train.add_argument("--workers", type=int, default=0, help="processes that compose images; 0: the training itself")
     train.add_argument("--samples", type=int, default=30000, help="composed images that the model is trained on")
     train.set_defaults(run=_train)
 
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--composed", type=int, default=1000, help="composed images that the judge is tried on")
     judged.add_argument("--seed", type=int, default=0)
     judged.add_argument("--steps", type=int, default=20, help="denoising steps of an image")
+    _add_device(judged)
     judged.set_defaults(run=_evaluate)
 
     alike = commands.add_parser("faithful", help="whether the model behaves as Stable Diffusion does")
@@ -75,9 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     alike.add_argument("--seeds", type=int, default=8, help="images of each of them")
     alike.add_argument("--stages", type=int, nargs="*", default=[20, 100], help="numbers of people of the third")
     alike.add_argument("--mass", type=int, nargs="*", default=[1, 5, 10, 50, 100], help="and of the fourth")
+    _add_device(alike)
     alike.add_argument("--cache", type=Path, metavar="DIR", help="keeps training images and Grams")
     alike.set_defaults(run=_faithful)
     return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="where torch computes, such as cuda")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -87,44 +96,52 @@ def _train(options: argparse.Namespace) -> None:
     plans = {"clip": clip.PLAN, "vae": autoencoder.PLAN, "model": diffusion.PLAN, "judge": judge_training.PLAN}
     for part in SHARES if options.part == "all" else (options.part,):
         minutes = options.minutes * (SHARES[part] if options.part == "all" else 1)
-        batch = options.batch or plans[part].batch
-        plan = replace(plans[part], minutes=minutes, steps=options.steps, batch=batch)
+        batch, rate = options.batch or plans[part].batch, options.rate or plans[part].rate
+        plan = replace(plans[part], minutes=minutes, steps=options.steps, batch=batch, rate=rate)
         trains[part](options, plan, options.out / "training" / part)
 
 
 def _train_clip(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     folder, words, only = options.out / "clip", tokenizer.build(), options.image_side_only
-    model = folders.load_clip(folder) if only else clip.build(words)
+    if not only:
+        model = clip.build(words)
+    elif options.start is not None and not folder.exists():
+        model = clip.around(folders.load(options.start).text_encoder, words)
+    else:
+        model = folders.load_clip(folder)
     work = work.with_name("clip-image") if only else work
-    clip.train(model.to(options.device), words, plan, folder, work, options.resume, only)
+    clip.train(model.to(options.device), words, plan, folder, work, options.resume, only, options.workers)
 
 
 def _train_vae(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     vae = autoencoder.build() if options.start is None else folders.load_vae(options.start)
-    autoencoder.train(vae.to(options.device), plan, options.out / "model", work, options.resume, options.decoder_only)
+    autoencoder.train(
+        vae.to(options.device), plan, options.out / "model", work, options.resume, options.decoder_only, options.workers
+    )
 
 
 def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     model = options.out / "model"
     vae = folders.load_vae(model)
-    text, words = folders.load_text(options.out / "clip")
-    width = text.config.hidden_size
-    if options.start is None:
-        unet = diffusion.build_unet(width)
+    started = None if options.start is None else folders.load(options.start)
+    if started is not None and not (options.out / "clip").exists():
+        text, words = started.text_encoder, started.tokenizer
     else:
-        unet = diffusion.fitted(folders.load(options.start).unet, width)
+        text, words = folders.load_text(options.out / "clip")
+    width = text.config.hidden_size
+    unet = diffusion.build_unet(width) if started is None else diffusion.fitted(started.unet, width)
     whole = folders.pipeline(vae, text, unet, words).to(options.device)
-    diffusion.train(whole, plan, model, work, options.resume, options.samples)
+    diffusion.train(whole, plan, model, work, options.resume, options.samples, options.workers)
 
 
 def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     model, judge = options.out / "model", judge_training.build().to(options.device)
     vae = folders.load_vae(model).to(options.device) if (model / "vae").is_dir() else None
-    judge_training.train(judge, plan, options.out / "judge", work, options.resume, vae)
+    judge_training.train(judge, plan, options.out / "judge", work, options.resume, vae, options.workers)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    whole, judge = folders.load(options.model), Judge.load(options.judge)
+    whole, judge = folders.load(options.model).to(options.device), Judge.load(options.judge)
     rows = [
         *evaluate.generated(whole, judge, options.images, options.seed, steps=options.steps),
         *evaluate.composed(judge, options.composed),
@@ -135,7 +152,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _faithful(options: argparse.Namespace) -> None:
-    whole, judge = folders.load(options.model), Judge.load(options.judge)
+    whole, judge = folders.load(options.model).to(options.device), Judge.load(options.judge)
     things, people = faithful.concepts(options.concepts)
     findings: list[faithful.Finding] = []
     if "geometry" in options.only:
@@ -153,7 +170,7 @@ def _faithful(options: argparse.Namespace) -> None:
             numbers if name in options.only else []
             for name, numbers in (("stages", options.stages), ("mass", options.mass))
         )
-        findings += erasing.findings(options.model, judge, stages, mass, options.cache)
+        findings += erasing.findings(options.model, judge, stages, mass, options.cache, options.device)
     print(faithful.table(findings))
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from mace_studio.miniature import folders, pictures, world
+from mace_studio.miniature import ahead, folders, pictures, world
 from mace_studio.miniature.scenes import SIZE
 from mace_studio.miniature.training import Plan, Training
-from mace_studio.miniature.world import HELD_OUT
+from mace_studio.miniature.world import HELD_OUT, Sample
 
 HELD_OUT_NUMBER = 256
 KL_WEIGHT = 1e-5
@@ -32,7 +33,9 @@ def build(seed: int = 0) -> AutoencoderKL:
         )  # fmt: skip
 
 
-def train(vae: AutoencoderKL, plan: Plan, model: Path, work: Path, resume: bool, decoder_only: bool = False) -> None:
+def train(
+    vae: AutoencoderKL, plan: Plan, model: Path, work: Path, resume: bool, decoder_only: bool = False, workers: int = 0
+) -> None:  # fmt: skip
     """Train and write the autoencoder.
 
     Args:
@@ -42,6 +45,7 @@ def train(vae: AutoencoderKL, plan: Plan, model: Path, work: Path, resume: bool,
         work: folder of checkpoints, curve and sheets.
         resume: go on from the checkpoint in `work`.
         decoder_only: leave the encoder as it is, so that diffusion models trained on its latents still fit.
+        workers: processes that compose images; 0 composes here.
     """
     vae.to(memory_format=torch.channels_last).train()
     if decoder_only:
@@ -58,7 +62,8 @@ def train(vae: AutoencoderKL, plan: Plan, model: Path, work: Path, resume: bool,
         pictures.sheet(pictures.to_images(torch.cat(rows))).save(work / "sheet.png")
         log.info("vae: %.2f dB on held-out pictures", psnr(vae))
 
-    training.run(lambda step: _step_loss(vae, step, plan.batch), look)
+    composed_for = ahead.Steps(plan.batch, workers)
+    training.run(lambda step: _step_loss(vae, step, composed_for(step)), look)
     with training.averaged():
         if not decoder_only:  # the latents of held-out images get a standard deviation of 1
             pixels = composed(HELD_OUT_NUMBER, HELD_OUT).to(vae.device).split(32)
@@ -99,8 +104,8 @@ def psnr(vae: AutoencoderKL, number: int = HELD_OUT_NUMBER) -> float:
     return (-10 * (torch.stack(errors).sum() / pixels_NCHW.numel() / 4).log10()).item()
 
 
-def _step_loss(vae: AutoencoderKL, step: int, batch: int) -> Tensor:
-    pixels_NCHW = composed(batch, step).to(vae.device)
+def _step_loss(vae: AutoencoderKL, step: int, samples: Sequence[Sample]) -> Tensor:
+    pixels_NCHW = pictures.to_tensor([sample.image_HWC for sample in samples]).to(vae.device)
     posterior = vae.encode(pixels_NCHW).latent_dist
     noise_NCHW = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
     latent_NCHW = posterior.mean + posterior.std * noise_NCHW.to(vae.device)

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from mace_studio.miniature import folders, latents, pictures, world
+from mace_studio.miniature import ahead, folders, latents, pictures, world
 from mace_studio.miniature.evaluate import Row
 from mace_studio.miniature.scenes import SIZE
 from mace_studio.miniature.spans import Spans
 from mace_studio.miniature.training import Plan, Training
 from mace_studio.miniature.vocabulary import PEOPLE, THINGS
-from mace_studio.miniature.world import HELD_OUT
+from mace_studio.miniature.world import HELD_OUT, Sample
 
 WIDTH, LAYERS, HEADS = 320, 4, 5
 IMAGE_WIDTH, IMAGE_LAYERS, IMAGE_HEADS, PATCH = 192, 4, 4, 8
@@ -84,9 +84,16 @@ def build(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPModel:
     return model
 
 
+def around(text: CLIPTextModel, tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPModel:
+    """A CLIP whose text side is a trained encoder of `build`'s size, and whose image side is fresh."""
+    model = build(tokenizer, seed)
+    model.text_model.load_state_dict(text.state_dict())
+    return model
+
+
 def train(
     model: CLIPModel, tokenizer: CLIPTokenizer, plan: Plan, folder: Path, work: Path, resume: bool,
-    image_side_only: bool = False,
+    image_side_only: bool = False, workers: int = 0,
 ) -> None:  # fmt: skip
     """Train and write the CLIP.
 
@@ -98,6 +105,7 @@ def train(
         work: folder of checkpoints and curve.
         resume: go on from the checkpoint in `work`.
         image_side_only: leave the hidden states of captions as they are, so that UNets trained on them still fit.
+        workers: processes that compose images; 0 composes here.
     """
     if image_side_only:
         model.text_model.requires_grad_(False)
@@ -111,7 +119,8 @@ def train(
         for row in named(model, tokenizer, 600):
             log.info("clip: %s %d of %d", row.group, row.correct, row.count)
 
-    training.run(lambda step: step_loss(model, tokenizer, spans, step, plan.batch), look)
+    composed_for = ahead.Steps(plan.batch, workers)
+    training.run(lambda step: step_loss(model, tokenizer, spans, composed_for(step), step), look)
     with training.averaged():
         write(model, untouched, folder)
 
@@ -222,31 +231,32 @@ def seen_in(model: CLIPModel, images: Sequence[np.ndarray]) -> Tensor:
     return model.get_image_features(pictures.to_tensor(images).to(model.device)).pooler_output.cpu()
 
 
-def _image_loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: int, batch: int) -> Tensor:
+def _image_loss(
+    model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, samples: Sequence[Sample], step: int
+) -> Tensor:
     """InfoNCE alone: nothing that the geometry depends on is trained."""
-    samples = world.samples(batch, step)
     ids_NT = latents.tokens(tokenizer, [s.caption for s in samples]).to(model.device)
     pixels_NCHW = pictures.to_tensor([s.image_HWC for s in samples]).to(model.device)
     end_N = (ids_NT == tokenizer.eos_token_id).int().argmax(dim=1)
     with torch.no_grad():
-        state_ND = model.text_model(ids_NT).last_hidden_state[torch.arange(batch, device=model.device), end_N]
+        state_ND = model.text_model(ids_NT).last_hidden_state[torch.arange(len(samples), device=model.device), end_N]
     with torch.autocast(model.device.type, torch.bfloat16):
         image_NP = model.visual_projection(model.vision_model(pixels_NCHW).pooler_output)
         text_NP = model.text_projection(state_ND)
     return contrast(image_NP.float(), text_NP.float(), model.logit_scale.exp().clamp(max=100), _same(ids_NT))
 
 
-def loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, step: int, batch: int) -> Tensor:
+def loss(model: CLIPModel, tokenizer: CLIPTokenizer, spans: Spans, samples: Sequence[Sample], step: int) -> Tensor:
     """`contrast`, `geometry` and `spread` in one step of the training, a scalar with gradients.
 
     Args:
         model: what is trained.
         tokenizer: of the captions.
         spans: of the same tokenizer.
-        step: its number, which decides the samples and what is exchanged in their captions.
-        batch: how many samples.
+        samples: of the step.
+        step: its number, which decides what is exchanged in their captions.
     """
-    samples, random = world.samples(batch, step), Random(step)
+    batch, random = len(samples), Random(step)
     ids_NT = latents.tokens(tokenizer, [s.caption for s in samples])
     pixels_NCHW = pictures.to_tensor([s.image_HWC for s in samples])
     # What is exchanged in a caption: its thing or person, or its artist; "" where it names neither.

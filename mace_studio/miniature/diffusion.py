@@ -72,6 +72,7 @@ def train(
     work: Path,
     resume: bool = False,
     number: int = 30000,
+    workers: int = 0,
 ) -> None:
     """Train the UNet and write the model, at every look too.
 
@@ -82,18 +83,19 @@ def train(
         work: folder of latents, checkpoints, curve and sheets.
         resume: go on from the checkpoint in `work`.
         number: of composed images to train on.
+        workers: processes that compose them; 0 composes here.
     """
     unet = whole.unet.to(memory_format=torch.channels_last).train()
     folders.write_parts({"tokenizer": whole.tokenizer}, model)  # before its use, which leaves traces in it
-    data = latents.gather(whole.vae.eval(), whole.tokenizer, number, work)
+    data = latents.gather(whole.vae.eval(), whole.tokenizer, number, work, workers).to(unet.device)
     contexts = latents.Contexts(whole.text_encoder.eval(), data.ids_KT)
     training = Training({"unet": unet}, plan, work)
     if resume:
         training.resume()
-    alphas_S = whole.scheduler.alphas_cumprod
+    alphas_S = whole.scheduler.alphas_cumprod.to(unet.device)
 
     def step_loss(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(step)
+        generator = torch.Generator(unet.device).manual_seed(step)
         batch = data.draw(contexts, plan.batch, EMPTY_CAPTIONS, generator)
         with torch.autocast(unet.device.type, torch.bfloat16):
             return loss(unet, batch, alphas_S, generator, step)
@@ -117,17 +119,16 @@ def loss(
 
     Args:
         unet: predicts the velocity.
-        batch: clean latents, contexts and masks, on the CPU; the UNet may be elsewhere.
+        batch: clean latents, contexts and masks, on the UNet's device.
         alphas_S: of the noise schedule, cumulative products.
-        generator: of timesteps, noise, and the tokens that are left out.
+        generator: of timesteps, noise, and the tokens that are left out; on the same device.
         step: now and then one is logged.
     """
-    # Everything random is drawn on the CPU, so that it is the same on every device.
-    timestep_N = torch.randint(TIMESTEPS, (len(batch.latent_NCHW),), generator=generator)
-    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=generator).to(unet.device)
-    seen_NT = grounding.seen(batch, generator).to(unet.device)
-    alpha_N = alphas_S[timestep_N].to(unet.device)
-    timestep_N, batch = timestep_N.to(unet.device), batch.to(unet.device)
+    device = generator.device
+    timestep_N = torch.randint(TIMESTEPS, (len(batch.latent_NCHW),), generator=generator, device=device)
+    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=generator, device=device)
+    seen_NT = grounding.seen(batch, generator)
+    alpha_N = alphas_S[timestep_N]
     signal_N111, spread_N111 = alpha_N.sqrt()[:, None, None, None], (1 - alpha_N).sqrt()[:, None, None, None]
     noisy_NCHW = signal_N111 * batch.latent_NCHW + spread_N111 * noise_NCHW
     with grounding.listening(unet) as ear:
@@ -175,15 +176,15 @@ def caption_gain(
         alphas_S: of the noise schedule, cumulative products.
         timestep: the noisier, the more a caption is worth.
     """
-    generator = torch.Generator().manual_seed(timestep)
+    generator = torch.Generator(unet.device).manual_seed(timestep)
     batch = data.draw(contexts, GAIN_NUMBER, 0.0, generator)
-    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=generator)
+    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=generator, device=unet.device)
     alpha_N = alphas_S[timestep].expand(GAIN_NUMBER)
     noisy_NCHW = alpha_N[0].sqrt() * batch.latent_NCHW + (1 - alpha_N[0]).sqrt() * noise_NCHW
-    none_NTD = contexts.of(torch.tensor([len(data.ids_KT) - 1])).expand_as(batch.context_NTD)
+    none_NTD = contexts.of(torch.tensor([len(data.ids_KT) - 1], device=unet.device)).expand_as(batch.context_NTD)
     errors = []
     for context_NTD in (batch.context_NTD, none_NTD, batch.context_NTD.roll(1, dims=0)):
-        predicted_NCHW = unet(noisy_NCHW.to(unet.device), timestep, context_NTD.to(unet.device)).sample.cpu()
+        predicted_NCHW = unet(noisy_NCHW, timestep, context_NTD).sample
         errors.append(velocity_error(predicted_NCHW, batch.latent_NCHW, noise_NCHW, alpha_N).item())
     return errors[0], errors[1], errors[2]
 

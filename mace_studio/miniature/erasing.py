@@ -16,7 +16,7 @@ from mace_studio.sd.model import load
 
 
 def findings(
-    source: Path, judge: Judge, stages: Sequence[int], mass: Sequence[int], cache: Path | None
+    source: Path, judge: Judge, stages: Sequence[int], mass: Sequence[int], cache: Path | None, device: str = "cpu"
 ) -> Iterator[Finding]:
     """Stages and mass, measured.
 
@@ -26,8 +26,9 @@ def findings(
         stages: numbers of people for the third behaviour.
         mass: numbers of people for the fourth.
         cache: folder of training images and Grams.
+        device: where the model computes, in float32.
     """
-    model = load(str(source), "cpu")
+    model = load(str(source), device, "float32")
     people = studio.People(
         erased=PEOPLE_TO_ERASE, kept=PEOPLE_TO_KEEP, names=lambda images: judge.names(images, "thing")
     )

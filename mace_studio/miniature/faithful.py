@@ -77,7 +77,7 @@ def geometry(whole: StableDiffusionPipeline) -> Iterator[Finding]:
         own_NT = spans.own(ids_NT, names)
         last_N = (own_NT * torch.arange(own_NT.shape[1])).amax(dim=1)
         end_N = (ids_NT == whole.tokenizer.eos_token_id).int().argmax(dim=1)
-        return whole.text_encoder(ids_NT)[0], last_N, end_N
+        return whole.text_encoder(ids_NT.to(whole.device))[0].cpu(), last_N, end_N
 
     forms = (
         ("the end token", "a photo of the {}", "0.45 (0.33 to 0.56), 0.82 in CLIP ViT-L/14"),
@@ -128,8 +128,8 @@ def own_word(whole: StableDiffusionPipeline, names: Sequence[str], seeds: int, k
         for first in range(0, len(samples), AT_ONCE):
             batch = _batch(whole, spans, samples[first : first + AT_ONCE])
             maps = _maps(whole, unet, batch, first)
-            contrasts.append(grounding.contrast(maps, batch))
-            shares.append(_shares(maps, batch))
+            contrasts.append(grounding.contrast(maps, batch).cpu())
+            shares.append(_shares(maps, batch).cpu())
         contrast_N, share_N4 = torch.cat(contrasts), torch.cat(shares)
         outlined = int((contrast_N >= CONTRAST).sum())
         behaviour = f"1. own word, {kind}, {'words after it' if told else 'no word after it'}"
@@ -168,8 +168,8 @@ def residual(whole: StableDiffusionPipeline, judge: Judge, names: Sequence[str],
         ids_NT = latents.tokens(whole.tokenizer, [prompt for prompt, _ in part])
         own_NT = spans.own(ids_NT, [name for _, name in part])
         with torch.no_grad():
-            context_NTD = whole.text_encoder(ids_NT)[0]
-        without_NTD = torch.where(own_NT[..., None], context_NTD[:, -1:], context_NTD)
+            context_NTD = whole.text_encoder(ids_NT.to(whole.device))[0]
+        without_NTD = torch.where(own_NT[..., None].to(whole.device), context_NTD[:, -1:], context_NTD)
         for replaced, given_NTD in ((False, context_NTD), (True, without_NTD)):
             generators = [torch.Generator().manual_seed(first + i) for i in range(len(part))]
             images = whole(
@@ -206,21 +206,23 @@ def table(findings: Sequence[Finding]) -> str:
 def _batch(whole: StableDiffusionPipeline, spans: Spans, samples: Sequence[Sample]) -> Batch:
     ids_NT = latents.tokens(whole.tokenizer, [sample.caption for sample in samples])
     mask_N1HW = torch.from_numpy(np.stack([sample.mask_HW for sample in samples]))[:, None].float()
-    latent_NCHW = whole.vae.encode(pictures.to_tensor([sample.image_HWC for sample in samples])).latent_dist.mode()
-    return Batch(
+    pixels_NCHW = pictures.to_tensor([sample.image_HWC for sample in samples]).to(whole.device)
+    latent_NCHW = whole.vae.encode(pixels_NCHW).latent_dist.mode()
+    batch = Batch(
         latent_NCHW=latent_NCHW * whole.vae.config.scaling_factor,
-        context_NTD=whole.text_encoder(ids_NT)[0],
+        context_NTD=whole.text_encoder(ids_NT.to(whole.device))[0],
         own_NT=spans.own(ids_NT, [sample.words[0] for sample in samples]),
         end_N=(ids_NT == whole.tokenizer.eos_token_id).int().argmax(dim=1),
         mask_NHW=functional.avg_pool2d(mask_N1HW, SIZE // SIDE)[:, 0],
         told_N=torch.ones(len(samples), dtype=torch.bool),
     )
+    return batch.to(whole.device)
 
 
 @torch.no_grad()
 def _maps(whole: StableDiffusionPipeline, unet: torch.nn.Module, batch: Batch, seed: int) -> list[Tensor]:
     """The maps of each layer, averaged over the timesteps."""
-    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=torch.Generator().manual_seed(seed))
+    noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=torch.Generator().manual_seed(seed)).to(whole.device)
     totals: list[Tensor] = []
     for timestep in TIMESTEPS:
         alpha = whole.scheduler.alphas_cumprod[timestep]
@@ -235,7 +237,7 @@ def _maps(whole: StableDiffusionPipeline, unet: torch.nn.Module, batch: Batch, s
 def _shares(maps: Sequence[Tensor], batch: Batch) -> Tensor:
     """The attention that goes to the start, the concept's own, the end and the padding tokens, (N, 4)."""
     token_NT = torch.stack([map_NHQT.mean(dim=(1, 2)) for map_NHQT in maps]).mean(dim=0)
-    place_T = torch.arange(token_NT.shape[1])
+    place_T = torch.arange(token_NT.shape[1], device=token_NT.device)
     end_N1 = batch.end_N[:, None]
     groups = ((place_T == 0).expand_as(token_NT), batch.own_NT, place_T == end_N1, place_T > end_N1)
     return torch.stack([(token_NT * group_NT).sum(dim=1) for group_NT in groups], dim=1)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from torch.nn import functional
 
@@ -61,9 +61,13 @@ class Listening:
 
 @contextmanager
 def listening(unet: UNet2DConditionModel) -> Iterator[Listening]:
-    """Let cross-attention keep its maps for a while, and self-attention be plain: for so narrow heads it is faster."""
+    """Let cross-attention keep its maps for a while.
+
+    Self-attention is plain on the CPU, where that is faster for so narrow heads, and fused elsewhere.
+    """
     before, ear = dict(unet.attn_processors), Listening()
-    unet.set_attn_processor({name: ear if "attn2" in name else AttnProcessor() for name in before})
+    own = AttnProcessor() if unet.device.type == "cpu" else AttnProcessor2_0()
+    unet.set_attn_processor({name: ear if "attn2" in name else own for name in before})
     try:
         yield ear
     finally:
@@ -75,8 +79,8 @@ def seen(batch: Batch, generator: torch.Generator) -> Tensor:
 
     Captions that were left out keep all their tokens: so are they used in guidance.
     """
-    chance_N = torch.rand(len(batch.end_N), generator=generator)
-    place_T = torch.arange(batch.own_NT.shape[1])
+    chance_N = torch.rand(len(batch.end_N), generator=generator, device=generator.device)
+    place_T = torch.arange(batch.own_NT.shape[1], device=generator.device)
     only_words_N = (chance_N < ONLY_WORDS) & batch.told_N
     without_N = (chance_N >= ONLY_WORDS) & (chance_N < ONLY_WORDS + WITHOUT_CONCEPT)
     hidden_NT = only_words_N[:, None] & (place_T >= batch.end_N[:, None]) | without_N[:, None] & batch.own_NT

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from mace_studio.miniature import autoencoder, pictures, world
+from mace_studio.miniature import ahead, autoencoder, pictures, world
 from mace_studio.miniature.judge import HEADS, NONE, Judge
 from mace_studio.miniature.training import Plan, Training
 from mace_studio.miniature.world import HELD_OUT, Sample
@@ -30,7 +30,9 @@ def build(seed: int = 0) -> Judge:
         return Judge()
 
 
-def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool, vae: AutoencoderKL | None = None) -> None:
+def train(
+    judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool, vae: AutoencoderKL | None = None, workers: int = 0
+) -> None:  # fmt: skip
     """Train, calibrate and write the judge.
 
     Args:
@@ -40,13 +42,15 @@ def train(judge: Judge, plan: Plan, folder: Path, work: Path, resume: bool, vae:
         work: folder of checkpoints and curve.
         resume: go on from the checkpoint in `work`.
         vae: every other image is shown as it comes out of this autoencoder; None: all are shown as composed.
+        workers: processes that compose images; 0 composes here.
     """
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, but not declared
     judge.train()
     training = Training({"judge": judge}, plan, work)
     if resume:
         training.resume()
-    training.run(lambda step: loss(judge, step, plan.batch, vae))
+    composed_for = ahead.Steps(plan.batch, workers)
+    training.run(lambda step: loss(judge, composed_for(step), step, vae))
     with training.averaged():
         judge.cpu()
         calibrate(judge, world.samples(CALIBRATION_NUMBER, HELD_OUT), vae)
@@ -93,16 +97,15 @@ def worn(pixels_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     return mixed_NCHW * (0.85 + 0.3 * gain_N) + 0.2 * (shift_N - 0.5) + noise_NCHW
 
 
-def loss(judge: Judge, step: int, batch: int, vae: AutoencoderKL | None) -> Tensor:
+def loss(judge: Judge, samples: Sequence[Sample], step: int, vae: AutoencoderKL | None) -> Tensor:
     """Cross-entropy of all heads in one step of the training, a scalar with gradients.
 
     Args:
         judge: what is trained.
-        step: its number, which decides the samples and how they are worn.
-        batch: how many samples.
+        samples: of the step.
+        step: its number, which decides how they are worn.
         vae: as in `train`.
     """
-    samples = world.samples(batch, step)
     pixels_NCHW = worn(_shown(samples, vae), torch.Generator().manual_seed(step))
     device = next(judge.parameters()).device
     logits = judge(pixels_NCHW.contiguous(memory_format=torch.channels_last).to(device))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mace_studio.miniature import checkpoints, pictures, world
+from mace_studio.miniature import ahead, checkpoints, pictures, world
 from mace_studio.miniature.scenes import SIZE
 from mace_studio.miniature.spans import Spans
 from mace_studio.miniature.world import Sample
@@ -70,18 +70,22 @@ class Latents:
     caption_N: Tensor
     ids_KT: Tensor
 
+    def to(self, device: torch.device) -> Latents:
+        """The same on a device."""
+        return Latents(**{part.name: getattr(self, part.name).to(device) for part in fields(self)})
+
     def draw(self, contexts: Contexts, number: int, empty: float, generator: torch.Generator) -> Batch:
         """Samples at random, with replacement, those of things less often; some of them without their caption.
 
         Args:
-            contexts: of the captions.
+            contexts: of the captions, on the same device.
             number: of samples.
             empty: the share that loses its caption.
-            generator: decides which.
+            generator: decides which, on the same device.
         """
         weight_N = torch.where(self.own_NT.sum(dim=1) == 1, 1.0, OFTEN)  # most names of things are one token
         chosen_N = torch.multinomial(weight_N, number, replacement=True, generator=generator)
-        told_N = torch.rand(number, generator=generator) >= empty
+        told_N = torch.rand(number, generator=generator, device=generator.device) >= empty
         caption_N = torch.where(told_N, self.caption_N[chosen_N].long(), len(self.ids_KT) - 1)
         ids_NT = self.ids_KT[caption_N]
         return Batch(
@@ -99,32 +103,32 @@ class Contexts:
 
     Args:
         text: the text encoder.
-        ids_KT: token ids of the captions.
+        ids_KT: token ids of the captions, on the text encoder's device.
     """
 
     def __init__(self, text: CLIPTextModel, ids_KT: Tensor) -> None:
         self._text, self._ids_KT = text, ids_KT
-        self._context_KTD = torch.zeros(*ids_KT.shape, text.config.hidden_size, dtype=torch.float16)
-        self._known_K = torch.zeros(len(ids_KT), dtype=torch.bool)
+        self._context_KTD = ids_KT.new_zeros(*ids_KT.shape, text.config.hidden_size, dtype=torch.float16)
+        self._known_K = ids_KT.new_zeros(len(ids_KT), dtype=torch.bool)
 
     @torch.no_grad()
     def of(self, caption_N: Tensor) -> Tensor:
         """Last hidden states of captions, (N, T, D), float32, rounded to float16."""
         new_M = caption_N[~self._known_K[caption_N]].unique()
         if len(new_M):
-            self._context_KTD[new_M] = self._text(self._ids_KT[new_M].long().to(self._text.device))[0].half().cpu()
+            self._context_KTD[new_M] = self._text(self._ids_KT[new_M].long())[0].half()
             self._known_K[new_M] = True
         return self._context_KTD[caption_N].float()
 
 
-def gather(vae: AutoencoderKL, tokenizer: CLIPTokenizer, number: int, folder: Path) -> Latents:
+def gather(vae: AutoencoderKL, tokenizer: CLIPTokenizer, number: int, folder: Path, workers: int = 0) -> Latents:
     """The first samples of the world, encoded; from the folder if that was done before."""
     path = folder / f"latents-{_key(vae, tokenizer, number)}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("latents-*.safetensors"):
             old.unlink()
-        made = _encode(vae, tokenizer, number)
+        made = _encode(vae, tokenizer, number, workers)
         checkpoints.atomic(path, lambda part: save_file(made, part))
     return Latents(**load_file(path))
 
@@ -135,12 +139,14 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer, number: int) -> dict[str, Tensor]:
+def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer, number: int, workers: int) -> dict[str, Tensor]:
     spans = Spans(tokenizer)
     captions: dict[str, int] = {}
     parts: dict[str, list[Tensor]] = {"latent_NCHW": [], "mask_NHW": [], "own_NT": [], "caption_N": []}
-    for chunk, first in enumerate(range(0, number, CHUNK)):
-        samples = world.samples(min(CHUNK, number - first), chunk)
+    firsts = range(0, number, CHUNK)
+    for chunk, whole_chunk in enumerate(ahead.batches(CHUNK, workers, range(len(firsts)))):
+        first = firsts[chunk]
+        samples = whole_chunk[: number - first]
         pixels_NCHW = pictures.to_tensor([sample.image_HWC for sample in samples])
         latent_NCHW = vae.encode(pixels_NCHW.to(vae.device)).latent_dist.mode().cpu() * vae.config.scaling_factor
         phrases, masks = zip(*(told(sample, first + i) for i, sample in enumerate(samples)), strict=True)

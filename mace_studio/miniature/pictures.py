@@ -24,7 +24,7 @@ def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
 def to_images(pixels_NCHW: Tensor) -> list[Image.Image]:
     """NCHW in about -1..1 -> RGB images."""
     bytes_NCHW = ((pixels_NCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    return [Image.fromarray(image) for image in bytes_NCHW.permute(0, 2, 3, 1).contiguous().numpy()]
+    return [Image.fromarray(image) for image in bytes_NCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
 
 
 def sheet(images: Sequence[Image.Image], columns: int = 8, zoom: int = 2) -> Image.Image:

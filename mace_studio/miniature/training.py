@@ -61,6 +61,7 @@ class Training:
         self.plan, self.folder = plan, folder
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
+        self._fresh: list[Tensor] = []  # losses that have not been read yet: reading waits for the device
         self._parameters = {
             f"{part}.{name}": parameter
             for part, module in parts.items()
@@ -137,6 +138,7 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self._read()
         weights = {f"now.{name}": p.detach().contiguous() for name, p in self._parameters.items()}
         weights |= {f"average.{name}": p.contiguous() for name, p in self._average.items()}
         state = {
@@ -156,13 +158,14 @@ class Training:
         nn.utils.clip_grad_norm_(self._parameters.values(), CLIP_NORM)
         self._optimizer.step()
         self.step += 1
-        self.losses.append(loss.item())
+        self._fresh.append(loss.detach())
         kept = min(self.plan.average, (1 + self.step) / (20 + self.step))
         now = [parameter.detach() for parameter in self._parameters.values()]
         torch._foreach_lerp_(list(self._average.values()), now, 1 - kept)
 
     def _note(self, steps: int, seconds: float) -> None:
         """Tell how it goes, write a checkpoint and the curve."""
+        self._read()
         recent = self.losses[-max(1, steps) :]
         log.info(
             "%s: step %d, %.0f s, %.1f samples/s, loss %.4f",
@@ -171,6 +174,11 @@ class Training:
         )  # fmt: skip
         self.save()
         pictures.save_curve(self.losses, self.folder.name, self.folder / "loss.png")
+
+    def _read(self) -> None:
+        if self._fresh:
+            self.losses += torch.stack(self._fresh).tolist()
+            self._fresh = []
 
     def _look(self, look: Callable[[], None]) -> None:
         with self.averaged():

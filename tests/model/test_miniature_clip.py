@@ -103,7 +103,7 @@ def test_a_caption_that_ends_with_its_concept_counts_by_its_end_and_padding():
 
 def test_a_step_has_gradients_on_both_sides(words, spans):
     model = clip.build(words)
-    clip.loss(model, words, spans, 1, 8).backward()
+    clip.loss(model, words, spans, world.samples(8, 1), 1).backward()
     for part in (model.text_model, model.vision_model, model.text_projection, model.visual_projection):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
