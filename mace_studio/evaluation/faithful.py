@@ -33,7 +33,7 @@ MAPPING = "a person"
 FORMS = TESTS["celebrity"]
 SETTINGS = MaceSettings(
     refine=KeepWeights(general=3e-5, preserve=1.0), fuse=KeepWeights(general=3e-5, preserve=1.0),
-    lora=LoraSettings(learning_rate=3e-3), images=ImageSettings(guidance=4.0),
+    lora=LoraSettings(learning_rate=6e-3), images=ImageSettings(guidance=4.0),
 )  # fmt: skip
 OURS = "all, at own tokens alone"
 STEPS, GUIDANCE = 12, 4.0

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from mace_studio import text_files
 from mace_studio.analysis.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
 from mace_studio.errors import FileError
+from mace_studio.evaluation.methods_study import title as method_title
 from mace_studio.evaluation.report import ERASED, KEPT, ROLES, TOP1, Report, Row, Tally, called
-from mace_studio.methods import find
 
 WORDS = 12  # of a contact sheet
 PANELS = 4  # of a scatter side by side
@@ -122,7 +122,8 @@ def _place(axis: Axes, point: Point, colour: str, marker: str) -> None:
 def compared(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figure:
     """Efficacy, specificity, their harmonic mean, the worst kept word and the time over how many concepts were erased.
 
-    One line for each method, over erasures of one kind of concept (Fig. 5's axes, without FID); a mixed one is a cross.
+    One line for each method, MACE at own tokens alone apart, over erasures of one kind of concept (Fig. 5's axes,
+    without FID); a mixed one is a cross. Without any time there is no panel of it.
     """
     panels: dict[str, Callable[[Report], float | None]] = {
         "erased, top-1, % (low is good)": lambda r: _share(r.pooled(ERASED)),
@@ -131,23 +132,26 @@ def compared(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figu
         "worst kept word, top-1, %": lambda r: _share(next(iter(r.spill_over()), None)),
         "seconds to erase": lambda r: next(t for other, t in zip(reports, seconds, strict=True) if other is r),
     }
-    methods = list(dict.fromkeys(report.recipe.method for report in reports))
+    if not any(seconds):
+        panels.pop("seconds to erase")
+    methods = list(dict.fromkeys(method_title(report.recipe) for report in reports))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.0 * len(panels), 3.0), layout="constrained")
         for axis, (label, value) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
             for n, method in enumerate(methods):
-                own = [report for report in reports if report.recipe.method == method]
+                own = [report for report in reports if method_title(report.recipe) == method]
                 for mixed, style in ((False, "o-"), (True, "x")):
                     some = [r for r in own if (len({c.kind for c in r.recipe.concepts}) > 1) == mixed]
                     points = [(len(r.recipe.concepts), found) for r in some if (found := value(r)) is not None]
-                    name = None if mixed else find(method).title
                     if points:
+                        name = None if mixed else method
                         axis.plot(*zip(*points, strict=True), style, color=f"C{n}", label=name, markersize=4)
             axis.set_xscale("log")
             axis.set_xlabel("concepts erased")
             axis.set_ylabel(label)
             axis.spines[["top", "right"]].set_visible(False)
-        axis.set_yscale("log")
+            if label.startswith("seconds"):
+                axis.set_yscale("log")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(methods))
     return figure
