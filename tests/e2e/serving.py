@@ -19,7 +19,7 @@ def app(*flags, cwd=APP.parent, **environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "GRADIO_SERVER_PORT": str(port)} | environment
+    variables = os.environ | {"GRADIO_SERVER_PORT": str(port)} | environment
     with subprocess.Popen([sys.executable, str(APP), *flags], cwd=cwd, env=variables) as process:
         try:
             address, end = f"http://127.0.0.1:{port}/", time.monotonic() + 90
