@@ -13,7 +13,7 @@ from mace_studio.runtime.studio import BUILT_IN, Studio
 from mace_studio.ui import api, sessions
 from mace_studio.ui.components.glossary import glossary
 from mace_studio.ui.components.progress import status_chip
-from mace_studio.ui.gradio_compat import QUIET, WAITING, bound_queue, remembered
+from mace_studio.ui.gradio_compat import QUIET, WAITING, bound_queue, remembered, without_statistics
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Shared
 from mace_studio.ui.tabs import TABS
@@ -67,6 +67,7 @@ def build(studio: Studio) -> gr.Blocks:
         api.Api(studio).offer()
     # An open API would let a program pass by the queue.
     demo.queue(api_open=False, max_size=None, default_concurrency_limit=16)
+    without_statistics(demo)
     bound_queue(demo, api.NAMES, api.EACH, api.MOST, sessions.machine_of)
     return demo
 

@@ -5,6 +5,7 @@ import inspect
 import time
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -152,6 +153,16 @@ def test_calls_of_one_program_leave_room_for_others_and_for_the_page():
     assert [send(0, "other") for _ in range(3)] == ["success", "success", "queue_full"]  # five of all
     assert {send(1, "greedy") for _ in range(gradio_compat.UNFINISHED)} == {"success"}
     assert send(1, "greedy") == "queue_full" and send(1, "other") == "success"
+
+
+def test_events_of_the_past_are_not_summed_up_after_each():
+    demo = gr.Blocks()
+    demo.queue()
+    event = {"time": 0.0, "status": "success", "process_time": 0.1, "function": "on_edit", "session_hash": "a"}
+    demo._queue.events_recorded = 1
+    assert demo._queue.compute_analytics_summary([event])["functions"]["on_edit"]["success_rate"] == 1
+    gradio_compat.without_statistics(demo)
+    assert demo._queue.compute_analytics_summary([event]) == {}
 
 
 def test_gradio_awaits_the_check():
