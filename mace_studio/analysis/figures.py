@@ -83,10 +83,8 @@ def residual_rows(inspection: Inspection) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure, grid = _grid(len(maps), 1 + len(shown), inspection, "concept words replaced by the end token")
         for row, (axes, (name, run)) in enumerate(zip(grid, inspection.runs.items(), strict=True)):
-            _image(axes[0], run.image, name)
-            axes[0].set_xlabel(
-                "\n".join(f"p({text_files.visible(phrase)}) = {share:.1%}" for phrase, share in run.presence.items())
-            )
+            presence = [f"p({text_files.visible(phrase)}) = {share:.1%}" for phrase, share in run.presence.items()]
+            _image(axes[0], run.image, name, "\n".join(presence))
             for axis, i in zip(axes[1:], shown, strict=True):
                 axis.imshow(maps[name][i], cmap=COLOURS, norm=scale, interpolation="nearest")
                 frame(axis, words[i] if row == 0 else None)
@@ -128,6 +126,7 @@ def write(inspection: Inspection, folder: Path, name: str) -> list[Path]:
         for path, figure in zip(paths, (f for f in figures.values() for _ in range(2)), strict=True):
             with matplotlib.rc_context(STYLE), text_files.whole(path) as part:
                 figure.savefig(part, dpi=200)
+            figure.set_layout_engine("none")  # the PDF has the places that the PNG has got, which take a second to find
         for path, image in images.items():
             with text_files.whole(path) as part:
                 image.save(part)
@@ -156,21 +155,23 @@ def _title(inspection: Inspection, more: str = "") -> str:
     return text_files.visible(f"“{about['prompts'][0]}”\n" + " · ".join([*parts, *([more] if more else [])]))
 
 
-def _image(axis: Axes, image: Image | None, name: str) -> None:
+def _image(axis: Axes, image: Image | None, name: str, below: str = "") -> None:
     if image is None:
         axis.set_facecolor("none")
     else:
         axis.imshow(image, interpolation="nearest")
-    frame(axis, None)
-    axis.set_ylabel(name)
+    frame(axis, None, name, below)
     for spine in axis.spines.values():
         spine.set_visible(image is not None)
 
 
-def frame(axis: Axes, word: Word | None) -> None:
-    """Take the ticks off an image and put a word above it; that of a concept stands out."""
-    axis.set_xticks([])
-    axis.set_yticks([])
+def frame(axis: Axes, word: Word | None, side: str = "", below: str = "") -> None:
+    """Take the ticks off an image and put a word above it, that of a concept standing out, and labels at two sides."""
+    # The layout measures each axis that can be seen, also an empty one: most of the time that a figure takes.
+    for own, label in ((axis.xaxis, below), (axis.yaxis, side)):
+        own.set_ticks([])
+        own.set_label_text(label)
+        own.set_visible(bool(label))
     if word is not None:
         marked = word.role == "concept"
         title = word.text if word.role in ("word", "concept") else f"⟨{word.text}⟩"

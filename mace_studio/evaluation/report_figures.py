@@ -172,9 +172,9 @@ def contact_sheet(report: Report, role: str, rows: Sequence[Row]) -> Figure:
             for side, name in enumerate(("before", "after")):
                 for axis, pair in zip(grid[2 * r + side], row.images, strict=False):
                     axis.imshow(pair[side], interpolation="nearest")
-                for axis in grid[2 * r + side]:
+                frame(grid[2 * r + side][0], None, f"{row.word}\n{name}" if side == 0 else name)
+                for axis in grid[2 * r + side][1:]:
                     frame(axis, None)
-                grid[2 * r + side][0].set_ylabel(f"{row.word}\n{name}" if side == 0 else name)
     return figure
 
 
