@@ -1,5 +1,6 @@
 """The real studio with the built-in model behind a real page, and guards around every visit."""
 
+import gc
 import json
 import os
 import shutil
@@ -126,6 +127,7 @@ def base_url(studio, fast, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server.launch(demo, "127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+    gc.freeze()  # the page is there until the end, too: see `pytest_collection_finish`
     yield f"http://127.0.0.1:{port}/"
     demo.close()
 
