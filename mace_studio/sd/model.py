@@ -63,9 +63,10 @@ class Model:
     def unet(self) -> UNet2DConditionModel:
         return self.pipeline.unet
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """Where it computes; in low memory its weights may be elsewhere at the moment."""
+        # Asked for once: diffusers walks through all modules for it, and a step of training needs it five times.
         return self.pipeline._execution_device
 
     @property

@@ -138,7 +138,7 @@ def test_the_gpu_is_asked_for_by_the_call():
         "assert app.studio.status().state == 'ready'\n"
     )
     done = subprocess.run(
-        [sys.executable, "-B", "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -149,7 +149,7 @@ def test_the_app_runs_without_spaces():
         "assert app.start.PERFORM is perform"
     )
     done = subprocess.run(
-        [sys.executable, "-B", "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(*flags):
     return subprocess.run(
-        [sys.executable, "-B", "app.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "app.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -22,7 +22,7 @@ def test_help_names_every_flag_and_the_command_serve_has_the_same():
     done = run("--help")
     assert done.returncode == 0
     serve = subprocess.run(
-        [sys.executable, "-B", "-m", "mace_studio", "serve", "--help"],
+        [sys.executable, "-m", "mace_studio", "serve", "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -74,7 +74,7 @@ def test_a_hosted_space_finds_the_page_and_nothing_is_told_outside():
         "assert not unlabelled, unlabelled\n"
     )
     done = subprocess.run(
-        [sys.executable, "-B", "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
 
