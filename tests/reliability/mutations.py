@@ -9,21 +9,25 @@ import io
 import json
 import random
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mace_studio import masks, sources
+from mace_studio.erasure import Erasure
 from mace_studio.errors import StudioError
 from mace_studio.presets import presets
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import library
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.cards.masks import painted
-from tests.reliability.common import Figures, run, sentence
+from tests.reliability.common import Figures, run, sentence, small
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**6, 10**20, -(10**400), 10**400, 0.5, -0.0, 1e300, 1e-320, float("nan"),
@@ -104,9 +108,16 @@ def pasted_list(dice: random.Random, own: list[Recipe]) -> None:
     concept_text.pasted(text, "object", dice.choice((None, *concept_text.COMMAS.values())))
 
 
+def renamed(typed: str) -> None:
+    """Give an erasure the name that was typed."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Erasure(recipe=small("cat"), weights={"none": torch.zeros(1)}, fingerprint="none")
+        made.save(Path(folder) / "cat.safetensors")
+        library.rename(Path(folder), "cat", typed)
+
+
 TYPED: tuple[Callable[[str], object], ...] = (
-    form.rank_from, form.energy_from, form.seeds_from, sources.cleaned,
-    lambda text: library._checked_name(text, "rename"),
+    form.rank_from, form.energy_from, form.seeds_from, sources.cleaned, renamed,
 )  # fmt: skip
 
 
