@@ -162,6 +162,7 @@ class PairSums:
             self._left_out = []
 
     def _finish_mapping(self) -> None:
+        # The contexts of all concepts with one mapping are added up first, so that C takes one product for all of them.
         if self._guide_NTD is not None:
             guide_ND = self._guide_NTD.detach().cpu().flatten(0, 1).double()
             self._cross_DD.addmm_(guide_ND.T, self._aligned_ND)

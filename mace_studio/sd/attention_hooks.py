@@ -167,12 +167,13 @@ def anew(unet: nn.Module, read: Mapping[str, tuple[Tensor, Tensor]]) -> list[Ten
 
 
 def _layers(unet: nn.Module) -> dict[str, Attention]:
+    # diffusers calls the cross-attention of a block attn2, and its self-attention attn1.
     return {name: cast("Attention", module) for name, module in unet.named_modules() if name.endswith("attn2")}
 
 
 def _pair_hooks(layer: Attention, on_key: Callable[[Tensor, tuple, Tensor], None]) -> list[RemovableHandle]:
     """Hooks that call `on_key` with the layer's queries, the inputs of its key projection, and the keys."""
-    query: list[Tensor] = []
+    query: list[Tensor] = []  # one at the most: the processors of diffusers ask for the queries right before the keys
 
     def queried(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         query[:] = [output]

@@ -118,7 +118,7 @@ def train(
     _check("The learning rate", [torch.tensor(settings.learning_rate, dtype=torch.float32)], model, settings)
     total = settings.steps * len(subjects)
     generators = [subject.generator() for subject in subjects]
-    schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)
+    schedule = DDPMScheduler.from_config(model.pipeline.scheduler.config)  # Euler's would scale the noise by sigma
     schedules = [_timesteps(model, settings, s, g) for s, g in zip(subjects, generators, strict=True)]
     losses: list[list[float]] = [[] for _ in subjects]
     at_work = list(range(len(subjects)))
@@ -254,7 +254,7 @@ def _kept(
         samples = [_sample(schedule, subject, own[number], generator) for subject, own, generator in parts]
         with torch.no_grad():
             read = _watched(model, samples, attention_hooks.read_by)
-        for i, sample in enumerate(samples):
+        for i, sample in enumerate(samples):  # cloned, since a view of one would keep the whole batch
             own = {name: (query_BQC[i].clone(), context[i].clone()) for name, (query_BQC, context) in read.items()}
             kept[i].append((sample, own))
     return kept

@@ -59,6 +59,7 @@ def erase(
     images = training_images.make(model, rest, cache, warnings, user_masks, report) if rest.concepts else []
     if images and user_masks:
         warnings.append(masks.summary(user_masks))
+    # Training and fusion read the prompts of the refinement once more; without them nothing has to be remembered.
     embeddings = Embeddings(model, LIMIT if trains else 0)
     sums = refine.gather(model, recipe, cache, report, embeddings=embeddings)
     if sums.general is not None and model.captions != captions_of(model.source):

@@ -94,6 +94,7 @@ def preview(
     if before is None or kept.request != request:
         (before,) = sampling.generate(model, request, within(report, "generate", "before", 0, 2))
         kept.before, kept.request, done = before, request, 1
+    # (W M) e = W (M e): with another context the model draws as the refined weights would, and none has to be made.
     with attention_hooks.context(model.unet, lambda context_BTD: applied(context_BTD, solved.matrix_DD)):
         (after,) = sampling.generate(model, request, within(report, "generate", "after", done, done + 1))
     return Preview(request, before, after, solved.condition)
