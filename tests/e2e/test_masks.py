@@ -56,7 +56,7 @@ def stroke(page, dx, dy):
 
 def given(studio):
     """The masks that were drawn over the newest images."""
-    jobs = [job for job in studio._worker._jobs.values() if job.title.startswith("Masks of")]
+    jobs = [job for job in studio.jobs() if job.title.startswith("Masks of")]
     return jobs[-1].result.user_masks
 
 
