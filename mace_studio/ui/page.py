@@ -15,7 +15,7 @@ from mace_studio.ui.components.glossary import glossary
 from mace_studio.ui.components.progress import status_chip
 from mace_studio.ui.gradio_compat import QUIET, WAITING, bound_queue, remembered, without_statistics
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Shared
+from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Newest, Shared
 from mace_studio.ui.tabs import TABS
 
 FIRST = "miniature/cat"
@@ -43,7 +43,7 @@ def build(studio: Studio) -> gr.Blocks:
         )
         glossary()
         jobs = {name: remembered(name) for tab in TABS for name in tab.jobs}
-        newest = gr.State("")
+        newest = gr.State(Newest())
         shared = Shared(studio=studio, start=first_recipe(studio), header=header, newest=newest, jobs=jobs)
         built = []
         with gr.Tabs(elem_id="tabs") as shared.tabs:

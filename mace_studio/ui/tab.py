@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, NamedTuple, Protocol
 
 import gradio as gr
 
@@ -18,6 +19,27 @@ SELECTED = "tab selected"
 ERASURES_CHANGED = "erasures changed"  # there may be a new erasure, or another is to be chosen
 MODEL_LOADED = "model loaded"
 MODEL_TIMED = "model timed"
+
+
+_asked = count(1)
+
+
+class Newest(NamedTuple):
+    """An erasure that the tabs choose next.
+
+    Attributes:
+        name: of the erasure; "" for none.
+        asked: the number of the request. A tab chooses the erasure once a request: what the user chooses there since
+            then stays.
+    """
+
+    name: str = ""
+    asked: int = 0
+
+    @classmethod
+    def of(cls, name: str) -> Newest:
+        """A request of its own, also for an erasure that was asked for before."""
+        return cls(name, next(_asked))
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,7 @@ class Shared:
         studio: does the work.
         start: the recipe that the form begins with.
         header: of the page; says which model is loaded.
-        newest: name of the erasure that the tabs choose next: the one that was made last.
+        newest: a `Newest`: the erasure that was made last, or that the user wants to see in the other tabs.
         tabs: all tabs; there when the first is built.
         jobs: name -> id of the job of that name that this browser watches, see `gradio_compat.remembered`.
         filled: what `form.filling` fills: the controls of the recipe's form, its dial, and the notices about it; there

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from mace_studio.recipe import Concept
 from mace_studio.runtime import library
-from mace_studio.ui.tabs import compare
+from mace_studio.ui.tabs import attention, compare
 from tests.steps import choose, choose_model, field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -77,6 +77,49 @@ def test_a_late_answer_keeps_what_was_chosen_meanwhile(tab, erased, studio, monk
         tab.wait_for_timeout(2000)
         expect(box(tab, erased)).to_be_checked()
         expect(tab.locator("#details h2")).to_contain_text(erased, timeout=1000)
+
+
+def test_a_model_that_the_user_chose_stays_until_there_is_another_newest(tab, erased, other):
+    press(tab, other)
+    tab.locator("#model-compare").click()
+    chosen, read = tab.locator("#erased-model input"), tab.locator("#attention-model input")
+    measured = tab.locator("#evaluate-model label:has(input:checked)")
+    expect(chosen).to_have_value(re.compile("^green frog · "))
+    choose_model(tab, "#erased-model", "erased car")
+    tab.get_by_role("tab", name="Attention").click()
+    expect(read).to_have_value(re.compile("^green frog · "))
+    choose(tab, "#attention-model", attention.AS_IT_IS)
+    tab.get_by_role("tab", name="Evaluate").click()
+    expect(measured).to_have_text(re.compile(r"^\s*green frog · "))
+    tab.locator("#evaluate-model label", has_text="erased car · ").locator("input").check()
+    tab.locator("#evaluate-model label", has_text="green frog · ").locator("input").uncheck()
+    expect(measured).to_have_text(re.compile(r"^\s*erased car · "))
+
+    for name in ("Models", "Compare", "Attention", "Evaluate", "Models"):
+        tab.get_by_role("tab", name=name).click()
+        tab.wait_for_timeout(700)  # the list is made again
+    tab.locator("#rename").click()
+    field(tab, "new-name").fill("greener frog")
+    tab.locator("#save-name").click()  # which is no other newest
+    expect(tab.locator("#details h2")).to_contain_text("greener frog")
+    expect(tab.locator("#rename-panel")).to_be_hidden()
+    tab.locator("#rename").click()
+    field(tab, "new-name").fill(other)
+    tab.locator("#save-name").click()
+    expect(box(tab, other)).to_be_visible()
+    tab.get_by_role("tab", name="Compare").click()
+    tab.wait_for_timeout(700)
+    expect(chosen).to_have_value(re.compile("^erased car · "))
+    tab.get_by_role("tab", name="Attention").click()
+    expect(read).to_have_value(attention.AS_IT_IS)
+    tab.get_by_role("tab", name="Evaluate").click()
+    expect(measured).to_have_text(re.compile(r"^\s*erased car · "))
+
+    tab.get_by_role("tab", name="Models").click()
+    tab.locator("#model-compare").click()  # asked for once more
+    expect(chosen).to_have_value(re.compile("^green frog · "))
+    tab.get_by_role("tab", name="Attention").click()
+    expect(read).to_have_value(re.compile("^green frog · "))
 
 
 def test_prompts_that_nobody_typed_are_those_of_the_model_that_is_compared(tab, other, erased, studio, monkeypatch):

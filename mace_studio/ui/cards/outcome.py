@@ -38,33 +38,33 @@ class OutcomeCard:
 
     Args:
         studio: generates.
-        newest: name of the erasure.
+        made: name of the erasure.
         job_id: from `gradio_compat.remembered`.
     """
 
-    def __init__(self, studio: Studio, newest: gr.State, job_id: gr.BrowserState) -> None:
+    def __init__(self, studio: Studio, made: gr.State, job_id: gr.BrowserState) -> None:
         self.studio = studio
         self.images = gr.HTML("", label="Before and after", apply_default_css=False, elem_id="outcome")
         self.job = JobCard(studio, "outcome", [("show-outcome", "Show before and after")], job_id, main=False)
-        self.job.wire([self.on_show], [newest], [self.images], Shows(begun=self._begun, found=self._found))
+        self.job.wire([self.on_show], [made], [self.images], Shows(begun=self._begun, found=self._found))
 
-    def on_show(self, newest: str) -> Job:
+    def on_show(self, made: str) -> Job:
         """Let a judge look at the erasure that was made last; without one, generate one prompt of each role.
 
         The built-in model brings a judge of what it has learned, and beside another model may stand a CLIP.
         """
-        recipe = self.studio.entry(newest).recipe
+        recipe = self.studio.entry(made).recipe
         own = self.studio.vocabulary()
         if own and not own.unknown(concept.phrase for concept in recipe.concepts):
-            return self.studio.sample(newest, words=WORDS, beyond=BEYOND)
+            return self.studio.sample(made, words=WORDS, beyond=BEYOND)
         if own is None and (judge := vocabulary.clip_beside(self.studio.source)):
-            return self.studio.sample(newest, words=FEW_WORDS, beyond=FEW_BEYOND, pairs=PAIRS, judge=judge)
+            return self.studio.sample(made, words=FEW_WORDS, beyond=FEW_BEYOND, pairs=PAIRS, judge=judge)
         images = getattr(recipe.settings, "images", ImageSettings())
         usual = self.studio.with_defaults(ImageSettings(steps=STEPS, guidance=images.guidance))
         request = ImageRequest(
             tuple(_prompts(recipe, own).values()), (recipe.seed,), steps=usual.steps, guidance=usual.guidance
         )
-        return self.studio.compare(newest, request)
+        return self.studio.compare(made, request)
 
     def _begun(self, job: Job) -> Update:
         return {self.images: ""}

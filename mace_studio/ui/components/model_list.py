@@ -22,6 +22,7 @@ from mace_studio.ui.components.files import script
 from mace_studio.ui.components.text import estimate, explained, number_text, pairs
 from mace_studio.ui.components.text import warnings as warning_list
 from mace_studio.ui.form import differences
+from mace_studio.ui.tab import Newest
 
 if TYPE_CHECKING:
     from mace_studio.exports.export import Exported
@@ -51,11 +52,18 @@ def model_list() -> gr.HTML:
     )
 
 
-def erased_models(studio: Studio, newest: str, chosen: str | None, *other: str) -> gr.Dropdown:
-    """The choice of erased models: the newest, or what was chosen, or the first; `other` choices come first."""
+def erased_models(studio: Studio, newest: Newest, seen: int | None, chosen: str | None, *other: str) -> gr.Dropdown:
+    """The choice of erased models; `other` choices come first.
+
+    What was chosen stays, unless it is gone or the newest is another request than the one that was `seen`.
+    """
     listed = choices(studio.entries())
     names = [name for _, name in listed]
-    choice = next((name for name in (newest, chosen, *names) if name in names), other[0] if other else None)
+    choice: str | None
+    if seen == newest.asked and chosen in (*other, *names):
+        choice = chosen
+    else:
+        choice = next((name for name in (newest.name, chosen, *names) if name in names), other[0] if other else None)
     return listing(gr.Dropdown, [*((one, one) for one in other), *listed], choice, chosen)
 
 

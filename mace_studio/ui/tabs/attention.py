@@ -20,7 +20,7 @@ from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import QUIET, WAITING, Offer, download, enabled, offer
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import Listener, Shared, of_an_erasure
+from mace_studio.ui.tab import Listener, Newest, Shared, of_an_erasure
 
 if TYPE_CHECKING:
     from mace_studio.analysis.attention import Inspection
@@ -55,7 +55,8 @@ class AttentionTab:
             with gr.Column(scale=10, min_width=330):
                 self._maps_card()
         self._wire()
-        choose = Listener(self.on_open, [shared.newest, self.name], self.name)
+        seen = gr.State(None)  # the last request that this tab has answered
+        choose = Listener(self.on_open, [shared.newest, seen, self.name], [self.name, seen])
         settings = [self.steps, self.guidance]
         loaded = Listener(self.on_model_loaded, settings, self.usually, fills=[self.usually, *settings])
         self.listens = of_an_erasure(choose, self.job.resume, loaded)
@@ -145,9 +146,9 @@ class AttentionTab:
         chosen.on(self.name.change)
 
     @readable
-    def on_open(self, newest: str, chosen: str | None) -> Any:
-        """List the erased models, with the newest chosen."""
-        return erased_models(self.studio, newest, chosen, AS_IT_IS)
+    def on_open(self, newest: Newest, seen: int | None, chosen: str | None) -> tuple[Any, int]:
+        """List the erased models, with the newest chosen once."""
+        return erased_models(self.studio, newest, seen, chosen, AS_IT_IS), newest.asked
 
     @readable
     def on_model_loaded(self, steps: str, guidance: str) -> Offer:

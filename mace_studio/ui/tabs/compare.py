@@ -27,7 +27,7 @@ from mace_studio.ui.components.token_counter import counted
 from mace_studio.ui.form import GENERATED_STEPS
 from mace_studio.ui.gradio_compat import PICKED, Offer, download, enabled, offer
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import Listener, Shared, of_an_erasure
+from mace_studio.ui.tab import Listener, Newest, Shared, of_an_erasure
 
 OTHERS = 3  # models beside the first
 BEGUN_WITH = {"erased": 3, "kept": 1}  # role -> how many prompts stand in the box at first
@@ -68,7 +68,9 @@ class CompareTab:
                 self._suggestion_card()
         self._grid_card()
         self._wire()
-        choose = Listener(self.on_open, [shared.newest, self.name, self.others], [self.name, self.others])
+        seen = gr.State(None)  # the last request that this tab has answered
+        asked = [shared.newest, seen, self.name, self.others]
+        choose = Listener(self.on_open, asked, [self.name, self.others, seen])
         settings = [self.steps, self.guidance]
         loaded = Listener(self.on_model_loaded, settings, self.usually, fills=[self.usually, *settings])
         self.listens = of_an_erasure(choose, self.job.resume, loaded)
@@ -154,12 +156,12 @@ class CompareTab:
         models.on(self.name.change, self.others.change)
 
     @readable
-    def on_open(self, newest: str, chosen: str | None, others: list[str]) -> tuple[Any, Any]:
-        """List the erased models, with the newest chosen."""
+    def on_open(self, newest: Newest, seen: int | None, chosen: str | None, others: list[str]) -> tuple[Any, ...]:
+        """List the erased models, with the newest chosen once."""
         listed = choices(self.studio.entries())
         kept = [name for name in others if name in [value for _, value in listed]]
         beside = partial(gr.CheckboxGroup, visible=len(listed) > 1)
-        return erased_models(self.studio, newest, chosen), listing(beside, listed, kept, others)
+        return erased_models(self.studio, newest, seen, chosen), listing(beside, listed, kept, others), newest.asked
 
     @readable
     def on_model_loaded(self, steps: str, guidance: str) -> Offer:

@@ -28,7 +28,16 @@ from mace_studio.ui.components.notice import notice
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, download
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, MODEL_TIMED, PAGE_OPENED, SELECTED, Listener, Shared
+from mace_studio.ui.tab import (
+    ERASURES_CHANGED,
+    MODEL_LOADED,
+    MODEL_TIMED,
+    PAGE_OPENED,
+    SELECTED,
+    Listener,
+    Newest,
+    Shared,
+)
 
 # On a phone the button is fixed at the bottom and the run is far below the form.
 SHOW_RUN = """(...values) => {
@@ -45,6 +54,7 @@ class EraseTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
         self.returned = gr.State("")
+        self.made = gr.State("")  # name of the erasure that the result is about
         self.form = RecipeForm(shared.start, self.studio)
         first_run()
         self.form.bar()
@@ -64,7 +74,7 @@ class EraseTab:
         edited, erased = self._wire()
         shared.filled = self.form.filled
         for tab, button in self.leads.items():
-            button.click(partial(gr.Tabs, selected=tab), None, shared.tabs, **QUIET)
+            button.click(partial(_lead, tab), self.made, [self.newest, shared.tabs], **QUIET)
         going_on = replace(self.job.resume, inputs=self.queue.goes_on).on(self.queue.goes_on.change)
         if not self.studio.fixed:  # where a GPU is lent call by call, the user presses the button
             for event in (erased, going_on):
@@ -99,7 +109,7 @@ class EraseTab:
             )
             with gr.Column(visible=False, elem_classes="panel", elem_id="result") as self.result:
                 self.summary = gr.HTML("", label="Result", elem_id="summary")
-                self.outcome = OutcomeCard(self.studio, self.newest, self.outcome_id)
+                self.outcome = OutcomeCard(self.studio, self.made, self.outcome_id)
                 with gr.Row(elem_classes="button-row", elem_id="result-buttons"):
                     self.leads = {
                         "compare": gr.Button("Compare", variant="primary", size="sm", elem_id="to-compare"),
@@ -128,7 +138,7 @@ class EraseTab:
         self.preview.wire(self.form.controls, event)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
-        shown = [self.loss, self.result, self.summary, *files, self.newest]
+        shown = [self.loss, self.result, self.summary, *files, self.made, self.newest]
         shows = Shows(begun=self._begun, live=self._losses, done=self._result, resumed=self._begun)
         asked = [self.masks.sheet, *self.form.controls]
         self.queue.wire(self.on_queue, asked)
@@ -186,7 +196,8 @@ class EraseTab:
             self.summary: progress.summary(entry),
             self.weights_file: download(entry.path),
             self.recipe_file: download(library.write_recipe(entry)),
-            self.newest: entry.name,
+            self.made: entry.name,
+            self.newest: Newest.of(entry.name),
         }
 
     def _estimate(self, recipe: Recipe) -> str:
@@ -197,6 +208,11 @@ class EraseTab:
             return estimate(counted) + (estimate_missing(unknown) if unknown else "")
         except RecipeError as error:
             return estimate_missing(notices.problem(error)["text"])
+
+
+def _lead(tab: str, made: str) -> tuple[Newest, Any]:
+    """Go to a tab, with the erasure that was made chosen there."""
+    return Newest.of(made), gr.Tabs(selected=tab)
 
 
 def _button_text(count: int) -> str:

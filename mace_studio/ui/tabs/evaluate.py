@@ -21,7 +21,7 @@ from mace_studio.ui.components.model_list import choices, listing
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
 from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import ERASURES_CHANGED, PAGE_OPENED, SELECTED, Listener, Shared
+from mace_studio.ui.tab import ERASURES_CHANGED, PAGE_OPENED, SELECTED, Listener, Newest, Shared
 
 PLANS = {"Quick: at least 8 images a word": "quick", "Full: at least 56 images a word": "full"}
 
@@ -41,8 +41,8 @@ class EvaluateTab:
             with gr.Column(scale=10, min_width=330):
                 self._result_card()
         self._wire()
-        opened = gr.State(False)
-        choose = Listener(self.on_open, [shared.newest, self.name, opened], [self.name, opened])
+        seen = gr.State(None)  # the last request that this tab has answered
+        choose = Listener(self.on_open, [shared.newest, seen, self.name], [self.name, seen])
         self.listens = {
             PAGE_OPENED: [choose, self.job.resume, self.beyond.job.resume],
             SELECTED: [choose],
@@ -123,17 +123,17 @@ class EvaluateTab:
             written.then(self.on_written, [self.written, self.measured], files, **QUIET)
 
     @readable
-    def on_open(self, newest: str, chosen: list[str], opened: bool) -> tuple[Any, bool]:
-        """List the erased models: several that were chosen stay so, or else the newest is chosen.
+    def on_open(self, newest: Newest, seen: int | None, chosen: list[str]) -> tuple[Any, int]:
+        """List the erased models: several that were chosen stay so, or else the newest is chosen once.
 
         Where the user unchecked all of them, perhaps to check another next, none is chosen again.
         """
         listed = choices(self.studio.entries())
         names = [name for _, name in listed]
         kept = [name for name in chosen if name in names]
-        first = [name for name in (newest, *kept, *names) if name in names][:1]
-        emptied = opened and not chosen and not newest
-        return listing(gr.CheckboxGroup, listed, kept if len(kept) > 1 or emptied else first, chosen), True
+        first = [name for name in (newest.name, *kept, *names) if name in names][:1]
+        stays = len(kept) > 1 or (seen == newest.asked and (kept or not chosen))
+        return listing(gr.CheckboxGroup, listed, kept if stays else first, chosen), newest.asked
 
     @readable
     def on_plan(self, names: list[str], plan: str) -> str:

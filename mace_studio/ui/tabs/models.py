@@ -21,7 +21,7 @@ from mace_studio.ui.components.progress import status_chip
 from mace_studio.ui.components.text import heading, hint
 from mace_studio.ui.gradio_compat import QUIET, download, enabled
 from mace_studio.ui.notices import readable
-from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Shared
+from mace_studio.ui.tab import ERASURES_CHANGED, MODEL_LOADED, PAGE_OPENED, SELECTED, Listener, Newest, Shared
 
 PLACES = {"rename": ("New name", "#new-name input"), "upload": ("File", "")}
 
@@ -157,7 +157,7 @@ class ModelsTab:
         return {self.notice: CLEAR, self.list: self._listed([entry.name])}
 
     @readable
-    def on_rename(self, shown: dict[str, Any], new: str, newest: str) -> Update:
+    def on_rename(self, shown: dict[str, Any], new: str, newest: Newest) -> Update:
         """Give the chosen model another name."""
         old = _one(shown)
         try:
@@ -165,10 +165,10 @@ class ModelsTab:
         except StudioError as error:
             return {self.notice: notices.problem(error, PLACES)}
         update: Update = {self.notice: CLEAR, self.list: self._listed([entry.name])}
-        return update | ({self.newest: entry.name} if newest == old else {})
+        return update | ({self.newest: newest._replace(name=entry.name)} if newest.name == old else {})
 
     @readable
-    def on_delete(self, shown: dict[str, Any], newest: str) -> Update:
+    def on_delete(self, shown: dict[str, Any], newest: Newest) -> Update:
         """Remove the chosen model's file."""
         name = _one(shown)
         try:
@@ -176,12 +176,12 @@ class ModelsTab:
         except StudioError as error:
             return {self.notice: notices.plain(error)}
         update: Update = {self.notice: CLEAR, self.list: self._listed([])}
-        return update | ({self.newest: ""} if newest == name else {})
+        return update | ({self.newest: newest._replace(name="")} if newest.name == name else {})
 
     @readable
-    def on_compare(self, shown: dict[str, Any]) -> tuple[str, Any]:
+    def on_compare(self, shown: dict[str, Any]) -> tuple[Newest, Any]:
         """Choose this model in the other tabs, and go to the first of them."""
-        return _one(shown), gr.Tabs(selected="compare")
+        return Newest.of(_one(shown)), gr.Tabs(selected="compare")
 
     @readable
     def on_recipe(self, shown: dict[str, Any]) -> list[Any]:
@@ -192,7 +192,7 @@ class ModelsTab:
         return model_list.value(*self.studio.listing(), self.studio.status(), chosen)
 
     def _composed(self, job: Job) -> Update:
-        return {self.list: self._listed([job.result.name]), self.newest: job.result.name}
+        return {self.list: self._listed([job.result.name]), self.newest: Newest.of(job.result.name)}
 
     def _status(self) -> Update:
         return {self.header: status_chip(self.studio)}
