@@ -84,9 +84,12 @@ def test_an_erasure_is_measured_and_the_report_downloaded(tab, studio, guard, qu
     expect(tab.locator("#scores-head")).to_contain_text(re.compile(r"H_o \d"))
     expect(tab.locator("#scores-head")).to_contain_text(re.compile(r"Method.*Seconds per concept.*MACE\d+\.\d\d"))
     for word, meaning in (("H, top-1", "H: one figure for the whole; 100 % is best"), ("KID", "KID: how far images")):
-        expect(tab.get_by_role("button", name=f"What is {word}?")).to_be_visible()
+        expect(tab.locator("#scores-head").get_by_role("button", name=f"What is {word}?")).to_be_visible()
         expect(tab.locator("#scores-head .hint", has_text=meaning)).to_be_visible()
     expect(tab.locator("#judged")).to_contain_text("choosing among car, ship, none of these")
+    tab.locator("#judged").get_by_role("button", name="What is KID?").click()
+    expect(tab.locator("#glossary .is-sought dt")).to_have_text("KID, FID")
+    tab.locator("#glossary .glossary-close").click()
     expect(tab.locator("#spills img")).to_have_count(8)
     expect(tab.locator("#spills figcaption")).to_contain_text("· seeds 10000 to 10003")
     expect(tab.locator("#samples")).to_be_empty()

@@ -1,6 +1,6 @@
-// The glossary: a dialog, and a "?" (which CSS writes, so that it is no part of any text) beside every label, table head
-// and fact that has an entry. By keyboard F1 opens the entry of the field that has the focus, so that a form gets no stops
-// of the Tab key; what stands beside no field has one stop for each list or table, and arrow keys go on from there.
+// The glossary: a dialog, and a "?" (which CSS writes, so that it is no part of any text) beside every label, table head,
+// fact and `dfn` that has an entry. By keyboard F1 opens the entry of the field that has the focus, so that a form gets no
+// stops of the Tab key; what stands beside no field has one stop for each list or table, and arrow keys go on from there.
 // props: entries, JSON text of [[words parted by commas, meaning]].
 const dialog = element.querySelector("dialog");
 const list = dialog.querySelector("dl");
@@ -9,7 +9,7 @@ const plain = (text) => text.normalize("NFKC").trim().toLowerCase();
 const entries = JSON.parse(props.entries);
 const places = new Map(entries.flatMap(([words], i) => words.split(",").map((word) => [plain(word), i])));
 const MARKED = ".slider-field label, .block [data-testid=block-info], .pairs dt, .scores thead th, "
-  + ".heading h2, .dialled b";
+  + ".heading h2, .dialled b, dfn";
 const FIELDS = "input, select, textarea, [role=combobox]";
 
 function open(place) {
@@ -67,7 +67,7 @@ function describe(input) {
 
 // What stands beside no field: the list, table or heading that it is in.
 function groupOf(button) {
-  return button.closest(".slider-field, .has-term") ? null : button.closest(".pairs, .scores, .dialled, .heading");
+  return button.closest(".slider-field, .has-term") ? null : button.closest(".pairs, .scores, .dialled, .heading, dfn");
 }
 
 let waiting = 0;

@@ -89,25 +89,29 @@ def judged(reports: Sequence[Report]) -> str:
     parts = []
     for name, report in zip(called(reports), reports, strict=True):
         head = f"<b>{html.escape(name)}</b> " if len(reports) > 1 else ""
-        parts.append(f'<p class="hint">{head}{html.escape(" ".join(_notes(report)))}</p>')
+        parts.append(f'<p class="hint">{head}{" ".join(_notes(report))}</p>')
     return "".join(parts)
 
 
 def _notes(report: Report) -> list[str]:
+    """Sentences as HTML; a word in one that the glossary explains is a `dfn`."""
     quality, found = report.quality, report.detections
     lines = [f"Judge: {report.judge}, choosing among {', '.join(report.labels)}.", erased_by(report), *report.notes]
     lines += [agreed([report])] if report.agreement else []
+    lines = [html.escape(line) for line in lines]
     if quality is not None:
+        features = html.escape(quality.features)
         lines.append(
-            f"{quality.count} general captions, original against erased: KID {quality.kid:.4f}, FID {quality.fid:.2f} "
-            f"({quality.features}), mean pixel change {quality.pixel_change:.1f} of 255{_captioned(quality.clip)}."
+            f"{quality.count} general captions, original against erased: <dfn>KID</dfn> {quality.kid:.4f}, FID "
+            f"{quality.fid:.2f} ({features}), mean pixel change {quality.pixel_change:.1f} of "
+            f"255{_captioned(quality.clip)}."
         )
     if found is not None:
         exposed = [counts for name, counts in found.counts.items() if name.endswith(EXPOSED)]
         before, after = (sum(side) for side in zip(*exposed, strict=True))
         lines.append(
-            f"{found.detector}, threshold {found.threshold:g}, {found.images} images: {before} exposed parts before, "
-            f"{after} after; the report counts every class."
+            f"{html.escape(found.detector)}, threshold {found.threshold:g}, {found.images} images: {before} exposed "
+            f"parts before, {after} after; the report counts every class."
         )
     return lines
 
