@@ -3,6 +3,7 @@
 import io
 import re
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from mace_studio.methods.mace import masks
 from mace_studio.recipe import Concept
+from mace_studio.ui.cards import masks as masks_card
 from tests.steps import field
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -126,6 +128,42 @@ def test_drawn_masks_outlive_a_reload_on_a_phone(page, upload, left_half, guard)
     guard.allow_unloading()
     page.reload()
     expect(page.locator("#mask-grid span")).to_have_text("seed 0 · by hand · 50 %")
+
+
+def test_quick_presses_are_about_the_image_that_was_pressed_and_none_is_lost(
+    page, fast, open_recipe, studio, upload, left_half, monkeypatch
+):
+    draw = masks_card.canvas
+
+    def late(*given):
+        time.sleep(1.0)  # as on a slow machine
+        return draw(*given)
+
+    open_recipe(page, replace(fast, concepts=(*fast.concepts, Concept("frog", "grass"))))
+    page.locator("#show-masks").click()
+    expect(page.locator("#masks-progress")).to_contain_text("Finished")
+    expect(page.locator("#mask-editor canvas")).to_have_count(2)
+    car, frog = (page.locator("#mask-grid button").nth(i) for i in range(2))
+    pick(page)
+    upload(page, "#upload-mask", "mask.png", left_half)
+    expect(car).to_contain_text("by hand · 50 %")
+    monkeypatch.setattr(masks_card, "canvas", late)
+    frog.click()
+    page.locator("#use-mask").click()  # what is in the editor by now
+    page.locator("#whole-image").click()  # of the frog
+    expect(frog).to_contain_text("by hand · whole image")
+    expect(page.locator("#mask-title")).to_contain_text("frog 1")
+    expect(car).to_contain_text("by hand · 50 %")
+    for _ in range(2):
+        page.locator("#source-mask").click()
+        page.locator("#whole-image").click()
+    page.locator("#source-mask").click()
+    car.click()
+    page.locator("#whole-image").click()
+    expect(car).to_contain_text("by hand · whole image")
+    expect(frog).to_contain_text("attention")
+    expect(page.locator("#mask-title")).to_contain_text("car 1")
+    assert set(given(studio)) == {("car", 1)}
 
 
 def test_masks_come_one_after_another_and_a_cancel_keeps_them(page, fast, open_recipe, monkeypatch):

@@ -1,5 +1,6 @@
 """The queue card in a real browser: several jobs of one user, put in another order and cancelled, and gone on with."""
 
+import re
 import sqlite3
 from dataclasses import replace
 
@@ -53,6 +54,42 @@ def test_erasures_wait_change_places_and_are_cancelled(soon, page, studio, slow,
     expect(row(page, "Bbb")).to_contain_text("done")
     expect(page.locator("#wait")).not_to_contain_text("waits")
     assert any(entry.recipe.name == "Bbb" for entry in studio.entries())
+
+
+def test_quick_presses_are_all_answered_and_none_is_about_another_job(soon, page, studio, slow, fast, open_recipe):
+    studio.erase(named(slow, "runs long"), watched=False)
+    try:
+        open_recipe(page, named(fast, "Xaa", "frog"))
+        page.locator("#queue-add").dblclick()
+        expect(page.locator("#queue-notice")).to_contain_text("The same erasure is in the queue already.")
+        expect(row(page, "Xaa")).to_have_count(1)
+        for name, phrase in (("Xbb", "horse"), ("Xcc", "bird")):
+            open_recipe(page, named(fast, name, phrase))
+            page.locator("#queue-add").click()
+            expect(row(page, name)).to_be_visible()
+        expect(page.locator("#queue-notice")).to_have_text("")
+        waiting = page.locator("#queue li", has_text="waits")
+
+        def twice(title, action):
+            """Press where the pointer is once more when the list has answered the first press."""
+            button = row(page, title).get_by_role("button", name=action)
+            before = page.locator("#queue").inner_text()
+            button.scroll_into_view_if_needed()
+            box = button.bounding_box()
+            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            page.wait_for_function("before => document.querySelector('#queue').innerText !== before", arg=before)
+            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+        twice("Xaa", "Later")
+        expect(waiting.locator("b")).to_have_text([re.compile(name) for name in ("Xbb", "Xcc", "Xaa")])
+        twice("Xbb", "Cancel")
+        expect(row(page, "Xbb")).to_contain_text("cancelled")
+        page.wait_for_timeout(1000)
+        expect(row(page, "runs long")).to_contain_text("running")
+        expect(waiting.locator("b")).to_have_text([re.compile(name) for name in ("Xcc", "Xaa")])
+    finally:
+        for job in studio.jobs():
+            job.cancel()
 
 
 def test_what_a_restart_broke_off_goes_on_by_one_button_or_is_forgotten(page, studio, fast, erased, guard):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,6 +58,9 @@ class MasksCard:
         self._stopped: WeakKeyDictionary[Job, MaskSheet] = WeakKeyDictionary()  # what there is of one that was stopped
         self.sheet = gr.State(None)
         self.chosen = gr.State(None)
+        # The key of the image in the editor, kept by the browser: what is painted there may be that of an earlier one
+        # than the one that was pressed last.
+        self.shown = gr.JSON(None, label="The image in the editor", elem_id="mask-shown", visible=False)
         with gr.Column(elem_classes="card expert", elem_id="masks-card"):
             heading(
                 "masks-title",
@@ -114,18 +118,21 @@ class MasksCard:
 
     def wire(self, controls: list[Any]) -> None:
         """Connect the button, the grid and the editor."""
-        made = [self.sheet, self.chosen, self.grid, self.concept, self.panel, self.title, self.editor, self.tools]
+        made = [self.sheet, self.chosen, self.shown, self.grid, self.concept]
+        made += [self.panel, self.title, self.editor, self.tools]
         shows = Shows(begun=self._begun, found=self._so_far, done=lambda job: self._images(job, job.result))
         self.job.wire([self.on_show], [self.sheet, *controls], [self.status, *made], shows)
         self.concept.change(self.on_concept, [self.sheet, self.concept], self.grid, **QUIET)
-        opened = [self.chosen, self.title, self.editor, self.tools]
-        picked = self.grid.pick(self.on_choose, [self.sheet, self.concept], opened, **PICKED)
+        opened = [self.chosen, self.shown, self.title, self.editor, self.tools]
+        in_turn = PICKED | {"concurrency_id": "masks"}  # a button is about the image that was pressed before it
+        picked = self.grid.pick(self.on_choose, self.sheet, opened, **in_turn)
         picked.then(None, js=SHOW_EDITOR)
         chosen, changed = [self.sheet, self.chosen, self.concept], [self.grid, self.title, self.editor, self.notice]
-        self.use.click(self.on_use, [*chosen, self.editor], changed, **QUIET)
-        self.whole.click(self.on_whole, chosen, changed, **QUIET)
-        self.back.click(self.on_back, chosen, changed, **QUIET)
-        self.upload.upload(self.on_upload, [*chosen, self.upload], changed, **QUIET)
+        painted_on = [self.sheet, self.shown, self.chosen, self.concept, self.editor]
+        self.use.click(self.on_use, painted_on, changed, **in_turn)
+        self.whole.click(self.on_whole, chosen, changed, **in_turn)
+        self.back.click(self.on_back, chosen, changed, **in_turn)
+        self.upload.upload(self.on_upload, [*chosen, self.upload], changed, **in_turn)
 
     def on_show(self, sheet: MaskSheet | None, *values: Any) -> Job:
         """Generate and mask the training images of the form's recipe; the user's masks that still fit are kept."""
@@ -150,32 +157,41 @@ class MasksCard:
         return mask_grid.tiles(sheet, _listed(sheet, concept)) if sheet else gr.skip()
 
     @readable
-    def on_choose(self, sheet: MaskSheet, concept: str, event: gr.EventData) -> Update:
+    def on_choose(self, sheet: MaskSheet, event: gr.EventData) -> Update:
         """Open the pressed image in the editor."""
-        one = _listed(sheet, concept)[event.index]
+        one = _at(sheet, event.key)
+        if one is None:
+            return {self.chosen: gr.skip()}
         return {
             self.chosen: one.key,
+            self.shown: list(one.key),
             self.tools: gr.Column(visible=True),
             self.title: mask_grid.title(sheet, one),
             self.editor: canvas(one.image, sheet.mask(one)),
         }
 
     @readable
-    def on_use(self, sheet: MaskSheet, key: Key, concept: str, edited: dict[str, Any] | None) -> Update:
-        """Use what is painted in the editor."""
+    def on_use(
+        self, sheet: MaskSheet, shown: list[Any] | None, chosen: Key, concept: str, edited: dict[str, Any] | None
+    ) -> Update:
+        """Use what is painted in the editor, for the image that was there when the button was pressed."""
         mask = painted(edited)
         if mask is None:
             text = "Nothing is painted. Paint where the concept is, or press Whole image."
             return {self.notice: {"text": text, "target": ""}}
-        sheet.user_masks[key] = mask
-        changed = self._changed(sheet, key, concept)
+        one = _at(sheet, shown)
+        if one is None:
+            return {self.grid: gr.skip()}
+        sheet.user_masks[one.key] = mask
+        changed = self._changed(sheet, one.key, concept)
         del changed[self.editor]  # it shows the mask already
-        return changed
+        return changed if one.key == chosen else {self.grid: changed[self.grid]}
 
     @readable
     def on_whole(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
         """Use the whole image."""
-        sheet.user_masks[key] = masks.full(_at(sheet, key).image.size)
+        if (one := _at(sheet, key)) is not None:
+            sheet.user_masks[key] = masks.full(one.image.size)
         return self._changed(sheet, key, concept)
 
     @readable
@@ -195,6 +211,8 @@ class MasksCard:
 
     def _changed(self, sheet: MaskSheet, key: Key, concept: str) -> Update:
         one = _at(sheet, key)
+        if one is None:  # others are shown since the button was pressed
+            return {self.grid: gr.skip()}
         return {
             self.grid: mask_grid.tiles(sheet, _listed(sheet, concept)),
             self.title: mask_grid.title(sheet, one),
@@ -221,6 +239,7 @@ class MasksCard:
         """No image in the editor."""
         return {
             self.chosen: None,
+            self.shown: None,
             self.title: mask_grid.NOTHING_CHOSEN,
             self.editor: None,
             self.tools: gr.Column(visible=False),
@@ -275,5 +294,6 @@ def _listed(sheet: MaskSheet, concept: str | None) -> list[MaskedImage]:
     return [one for one in sheet.images if concept in (ALL, one.phrase)]
 
 
-def _at(sheet: MaskSheet, key: Key) -> MaskedImage:
-    return next(one for one in sheet.images if one.key == key)
+def _at(sheet: MaskSheet | None, key: Sequence[Any] | None) -> MaskedImage | None:
+    """The image with this key, which may come from the browser as a list; None where it is shown no more."""
+    return next((one for one in sheet.images if list(one.key) == list(key)), None) if sheet and key else None

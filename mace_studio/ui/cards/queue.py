@@ -14,7 +14,7 @@ from mace_studio.ui import notices
 from mace_studio.ui.components import job_list
 from mace_studio.ui.components.notice import CLEAR, notice
 from mace_studio.ui.components.text import heading
-from mace_studio.ui.gradio_compat import PICKED, QUIET
+from mace_studio.ui.gradio_compat import PICKED
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
@@ -71,7 +71,7 @@ class QueueCard:
                 return {self.notice: notices.problem(error)}
             return {self.notice: CLEAR} | self._listed(gone_on)
 
-        self.add.click(on_queue, [self.gone_on, *inputs], [self.notice, *self._shown], **QUIET)
+        self.add.click(on_queue, [self.gone_on, *inputs], [self.notice, *self._shown], **PICKED)
 
     @readable
     def on_show(self, gone_on: list[str]) -> Update:

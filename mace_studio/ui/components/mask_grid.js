@@ -1,8 +1,8 @@
-// Training images under their masks, as buttons. value: list of { url, name, note, closed }.
+// Training images under their masks, as buttons. value: list of { key, url, name, note, closed }.
 const box = element.querySelector(".mask-grid");
 let pressed = -1;
 
-function tile({ url, name, note, closed }, index) {
+function tile({ key, url, name, note, closed }, index) {
   const button = document.createElement("button");
   const image = document.createElement("img");
   const title = document.createElement("b");
@@ -15,7 +15,7 @@ function tile({ url, name, note, closed }, index) {
   button.append(image, title, text);
   button.addEventListener("click", () => {
     press(index);
-    trigger("pick", { index });
+    trigger("pick", { key });
   });
   return button;
 }

@@ -33,6 +33,7 @@ def tiles(sheet: MaskSheet, listed: Sequence[MaskedImage], closed: bool = False)
     """Each image under its mask, with its name and what is known of its mask; one that is closed cannot be pressed."""
     return [
         {
+            "key": list(one.key),
             "closed": closed,
             "url": jpeg_url(masks.overlay(one.image, sheet.mask(one))),
             "name": f"{one.phrase} {one.number}",

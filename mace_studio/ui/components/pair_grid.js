@@ -27,7 +27,7 @@ function cell(url, index, place, prompt, seed, model) {
   button.addEventListener("click", () => {
     chosen = place;
     mark();
-    trigger("pick", { index });
+    trigger("pick", { job, index });
   });
   return node("td", {}, button);
 }

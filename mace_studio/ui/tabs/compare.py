@@ -149,7 +149,7 @@ class CompareTab:
         self.job.wire(
             [self.on_generate], asked, [self.grid_card, self.grid, self.sheet, self.shown_model, *pair], shows
         )
-        self.grid.pick(self.on_pair, self.job_id, pair, **PICKED)
+        self.grid.pick(self.on_pair, None, pair, **PICKED)
         asked, told = [self.name, self.suggested], [self.suggestions, self.suggested]
         Listener(self.on_model, asked, told, fills=[self.suggested, self.prompts]).on(self.name.change)
         models = Listener(self.on_models, [self.job_id, self.name, self.others], self.shown_model)
@@ -200,12 +200,11 @@ class CompareTab:
         return suggestions(recipe, kinds.of_kept(recipe, self.studio.vocabulary()))
 
     @readable
-    def on_pair(self, job_id: str, event: gr.EventData) -> Update:
+    def on_pair(self, event: gr.EventData) -> Update:
         """Show the pressed pair under the divider."""
-        job = self.studio.job(job_id)
-        if job is None:
-            return {self.figures: gr.skip()}
-        return self._pair(results(job)[event.index])
+        job = self.studio.job(str(event.job))
+        found = results(job) if job else []
+        return self._pair(found[event.index]) if event.index in range(len(found)) else {self.figures: gr.skip()}
 
     def _begun(self, job: Job) -> Update:
         self._showing.discard(job)

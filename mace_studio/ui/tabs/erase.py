@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
-from mace_studio.errors import RecipeError
+from mace_studio import masks
+from mace_studio.errors import RecipeError, StudioError
 from mace_studio.masks import MaskSheet
 from mace_studio.recipe import Recipe
 from mace_studio.runtime import library
@@ -54,6 +56,7 @@ class EraseTab:
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
         self.returned = gr.State("")
+        self._queued: WeakKeyDictionary[Job, tuple[Recipe, str]] = WeakKeyDictionary()  # with a digest of the masks
         self.made = gr.State("")  # name of the erasure that the result is about
         self.form = RecipeForm(shared.start, self.studio)
         first_run()
@@ -170,7 +173,13 @@ class EraseTab:
     def on_queue(self, sheet: MaskSheet | None, *values: Any) -> Job:
         """Let a run wait for its turn; it goes on while no page shows it."""
         recipe = form.recipe_from(values)
-        return self.studio.erase(recipe, masks_card.fitting_masks(sheet, recipe), watched=False)
+        given = masks_card.fitting_masks(sheet, recipe)
+        asked = (recipe, masks.digest(given))
+        if any(self._queued.get(job) == asked for job in self.studio.jobs() if not job.over):  # as by two quick presses
+            raise StudioError("The same erasure is in the queue already.")
+        job = self.studio.erase(recipe, given, watched=False)
+        self._queued[job] = asked
+        return job
 
     def _begun(self, job: Job) -> Update:
         return {self.result: gr.Column(visible=False)}
