@@ -76,6 +76,20 @@ def filling(recipe: Recipe) -> list[Any]:
     return [*values_from(recipe), 0, *[CLEAR] * NOTICES]
 
 
+def offered(start: Recipe, recipe: Recipe) -> tuple[Any, list[list[Any]]]:
+    """What fills a form that the user may be typing into, see `gradio_compat.offer`.
+
+    Args:
+        start: what the form began with.
+        recipe: what it is filled with where it still is so.
+
+    Returns:
+        The value of "about", which only the server has, and one (value before, new value) for each other control.
+    """
+    before, after = (dict(zip(BY_KEY, values_from(one), strict=True)) for one in (start, recipe))
+    return after["about"], [[before[key], value] for key, value in after.items() if key != "about"]
+
+
 def name_from(name: str, concepts: Any, about: Any) -> str:
     """The name in the form; one that came with a preset or a file goes when other concepts take the place of its own.
 

@@ -41,7 +41,8 @@ WAITING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 PICKED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple", "concurrency_limit": 1}
 # Puts what an `offer` holds into its fields, in the browser, where they are as they were.
 FILL = """(offer, ...shown) => {
-  const lines = (text) => String(text ?? "").split("\\n").map((line) => line.trim()).filter(Boolean).join("\\n");
+  const lines = (value) => (value && typeof value === "object" ? JSON.stringify(value) : String(value ?? "")
+    .split("\\n").map((line) => line.trim()).filter(Boolean).join("\\n"));
   return shown.map((now, i) => (offer[i] && lines(now) === lines(offer[i][0]) ? offer[i][1] : undefined));
 }"""
 # Hands an answer to the script of a table or list, whose rows would else be those of when it was asked.
@@ -55,7 +56,7 @@ CALL = re.compile(r"/gradio_api/(call|run|api)/+([^/]+)")
 BY_NUMBER = ("predict",)
 ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
 OVERLAYS = re.compile(r"/assets/(statustracker-[\w-]+\.js)$")
-Offer = list[list[str]]  # what `offer` holds
+Offer = list[list[Any]]  # what `offer` holds
 OUTPUTS_AND_INPUTS = re.compile(r"return (\w)\.concat\(\w\)\.map\(")
 
 
@@ -77,7 +78,7 @@ def remembered(name: str) -> gr.BrowserState:
 
 
 def offer(what: str, *texts: str) -> gr.JSON:
-    """What a handler would put into text fields, one (text before, new text) for each, where the user typed no other.
+    """What a handler would put into fields, one (value before, new value) for each, where the user chose no other.
 
     A handler that put it there itself would undo what is typed until its answer comes. `FILL` compares in the browser,
     where a gr.State is not. No public issue was found.

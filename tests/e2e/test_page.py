@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from dataclasses import replace
 
@@ -12,8 +13,8 @@ from mace_studio.analysis import compare
 from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
 from mace_studio.runtime import tasks
-from mace_studio.settings import KeepWeights
-from mace_studio.ui import concept_text
+from mace_studio.settings import KeepWeights, LoraSettings
+from mace_studio.ui import concept_text, form
 from mace_studio.ui.cards import outcome
 from tests.steps import choose_model, choose_preset, field
 
@@ -213,6 +214,36 @@ def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
     expect(page.locator("#erase")).to_be_disabled()
     page.locator("#erase-cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+
+
+def test_what_is_typed_before_a_reload_is_over_stays(page, fast, open_recipe, guard, monkeypatch):
+    guard.allow_unloading()
+    recipe = fast.with_settings(lora=LoraSettings(steps=2, learning_rate=1e-3, rank=3))
+    open_recipe(page, replace(recipe, concepts=(Concept("owl", "sky"),)))
+    page.locator("#erase").click()
+    expect(page.locator(PROGRESS)).to_contain_text("Finished")
+    values, go_on = form.values_from, threading.Event()
+
+    def late(recipe):
+        assert go_on.wait(60)
+        return values(recipe)
+
+    monkeypatch.setattr(form, "values_from", late)
+    slow_machine = page.context.new_cdp_session(page)
+    slow_machine.send("Emulation.setCPUThrottlingRate", {"rate": 6})
+    try:
+        page.reload()
+        field(page, "lora-steps").fill("7")
+        cell(page, 0, 1).fill("sea")
+        page.get_by_label("Phrases to keep", exact=True).fill("moon")
+        page.keyboard.press("Enter")
+    finally:
+        slow_machine.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+        go_on.set()
+    expect(field(page, "rank")).to_have_value("3")
+    expect(field(page, "lora-steps")).to_have_value("7")
+    expect(cell(page, 0, 1)).to_have_value("sea")
+    expect(page.locator("#preserve li")).to_contain_text(["moon"])
 
 
 def test_pairs_appear_as_they_are_generated_and_cancel_keeps_them(page, erased, monkeypatch):

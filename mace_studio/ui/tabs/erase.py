@@ -28,7 +28,7 @@ from mace_studio.ui.components import job_list, progress
 from mace_studio.ui.components.first_run import first_run
 from mace_studio.ui.components.notice import notice
 from mace_studio.ui.components.text import estimate, estimate_missing, heading
-from mace_studio.ui.gradio_compat import QUIET, download
+from mace_studio.ui.gradio_compat import FILL, QUIET, download, offer
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import (
     ERASURES_CHANGED,
@@ -55,7 +55,8 @@ class EraseTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
-        self.returned = gr.State("")
+        self.start = shared.start
+        self.returned, self.came_back = gr.State(""), offer("recipe")
         self._queued: WeakKeyDictionary[Job, tuple[Recipe, str]] = WeakKeyDictionary()  # with a digest of the masks
         self.made = gr.State("")  # name of the erasure that the result is about
         self.form = RecipeForm(shared.start, self.studio)
@@ -145,7 +146,9 @@ class EraseTab:
         shows = Shows(begun=self._begun, live=self._losses, done=self._result, resumed=self._begun)
         asked = [self.masks.sheet, *self.form.controls]
         self.queue.wire(self.on_queue, asked)
-        self.returned.change(self.on_returned, self.returned, self.form.controls, **QUIET)
+        about, *seen = sorted(self.form.controls, key=lambda control: not isinstance(control, gr.State))
+        returned = self.returned.change(self.on_returned, self.returned, [about, self.came_back], **QUIET)
+        returned.then(None, [self.came_back, *seen], seen, js=FILL, **QUIET)
         return edited, self.job.wire([self.on_erase], asked, shown, shows, js=SHOW_RUN)[0]
 
     @readable
@@ -190,10 +193,13 @@ class EraseTab:
         return job_id if self.studio.job(job_id) else ""
 
     @readable
-    def on_returned(self, job_id: str) -> list[Any]:
-        """Fill the form with the recipe of this browser’s job, once: at each of its events the page would be slow."""
+    def on_returned(self, job_id: str) -> tuple[Any, Any]:
+        """Fill the form with the recipe of this browser’s job, once: at each of its events the page would be slow.
+
+        What the user has typed by then stays.
+        """
         job = self.studio.job(job_id)
-        return [gr.skip()] * len(self.form.controls) if job is None else form.values_from(job.request)
+        return (gr.skip(), gr.skip()) if job is None else form.offered(self.start, job.request)
 
     def _losses(self, job: Job) -> Update:
         return {self.loss: progress.losses(job, job.request)}
