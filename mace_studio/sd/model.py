@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import math
@@ -11,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 from torch import nn
 
@@ -24,7 +22,7 @@ from mace_studio.errors import ModelError
 from mace_studio.paths import BUILT_IN
 from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import checkpoints, devices, open_pipeline, parts, projections
+from mace_studio.sd import checkpoints, devices, open_pipeline, parts, projections, schedules
 from mace_studio.sd.batching import Batches, ran_out
 
 log = logging.getLogger(__name__)
@@ -295,12 +293,9 @@ def _check_finite(module: nn.Module, called: str, source: str) -> None:
 
 def _unfit(pipeline: DiffusionPipeline) -> str | None:
     """Why a UNet with cross-attention can still not be used, as the end of a sentence."""
-    schedule, components = pipeline.scheduler.config, pipeline.components
-    # The configuration alone does not tell: it keeps what the class of another scheduler had in the same file.
-    if "beta_schedule" not in schedule or not hasattr(pipeline.scheduler, "betas"):
-        return "has a noise schedule without betas (EDM, flow matching), which an erasure cannot be trained on"
-    if not _works(pipeline.scheduler):
-        return "has a noise schedule by which no image can be made"
+    components = pipeline.components
+    if of_schedule := schedules.fault(pipeline.scheduler):
+        return of_schedule
     size, scale = pipeline.unet.config.sample_size, pipeline.vae.config.get("scaling_factor")
     sides = size if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -315,21 +310,6 @@ def _unfit(pipeline: DiffusionPipeline) -> str | None:
     if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers):
         return "has two tokenizers that split words differently, so a concept has no one place in a prompt"
     return None
-
-
-def _works(scheduler: SchedulerMixin) -> bool:
-    """Whether a noise schedule can take two steps; what its configuration says may fit nothing that there is."""
-    try:
-        trial: Any = copy.deepcopy(scheduler)
-        with torch.random.fork_rng(devices=[]):
-            trial.set_timesteps(2)
-            sample = torch.ones(1, 1, 2, 2)
-            for timestep in trial.timesteps:
-                sample = trial.step(sample, timestep, sample).prev_sample
-    except Exception:  # diffusers raises anything over a bad configuration
-        log.info("the noise schedule fails", exc_info=True)
-        return False
-    return bool(sample.isfinite().all())
 
 
 def _reason(source: str, error: str) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 
 from mace_studio import sources
 from mace_studio.errors import ModelError
-from mace_studio.sd import checkpoints, hub, parts
+from mace_studio.sd import checkpoints, hub, parts, schedules
 from mace_studio.sd.parts import USE_INSTEAD as USE_INSTEAD
 
 # The safety checker would blacken images that are compared and counted; it is no part of an erasure.
@@ -61,7 +61,7 @@ def _folder(folder: Path, source: str, dtype: torch.dtype, others: dict[str, nn.
     configs = {name: parts.read_json(folder / name / "config.json") for name in ("unet", "vae") if name not in others}
     latents: Any = others["vae"].config if "vae" in others else configs["vae"]
     parts.check_unet(source, configs["unet"], latents.get("latent_channels", 4))
-    loaded: dict[str, Any] = {"scheduler": parts.scheduler(kinds["scheduler"], folder, source)}
+    loaded: dict[str, Any] = {"scheduler": schedules.of_folder(kinds["scheduler"], folder, source)}
     for name in kinds:
         if name.startswith("tokenizer"):
             loaded[name] = parts.tokenizer(folder, name, source)

@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import SchedulerMixin, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import CLIPTokenizer
@@ -26,7 +26,6 @@ NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SECOND = ("text_encoder_2", "tokenizer_2")
 CALLED = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 LARGEST_JSON = 4_000_000  # bytes; configurations have some thousand
-MOST_TIMESTEPS = 10_000
 MOST_LAYERS = 200  # of a block or an encoder; all of them are built, without weights, before a file of weights is read
 LARGEST = 1_000_000  # any other number of a configuration
 SHORTEST = 3  # tokens of a prompt: its start, its end and one of its own
@@ -332,36 +331,3 @@ def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
         )
     most = encoder.config.max_position_embeddings
     tokens.model_max_length = tokens.model_max_length if SHORTEST <= tokens.model_max_length < most else most
-
-
-def scheduler(kind: str, folder: Path, source: str) -> SchedulerMixin:
-    """Load a noise scheduler.
-
-    Args:
-        kind: name of its class in diffusers.
-        folder: of the model, in which "scheduler" lies.
-        source: name of the model for messages.
-
-    Raises:
-        ModelError: it is not known, needs a package that is missing, or has no sensible number of timesteps.
-    """
-    config = read_json(folder / "scheduler" / "scheduler_config.json")
-    steps = config.get("num_train_timesteps", 1000)
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 < steps <= MOST_TIMESTEPS:
-        raise ModelError(
-            f"The scheduler of {source} has a num_train_timesteps of {sources.shown(str(steps))}; Stable Diffusion has "
-            "1000. Download the model again."
-        )
-    loader: Any = getattr(diffusers, kind, None)
-    known = isinstance(loader, type) and issubclass(loader, SchedulerMixin)
-    try:
-        if known:
-            return loader.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-        if hasattr(loader, "_backends"):  # what diffusers puts in the place of a class whose packages are missing
-            loader()
-    except ImportError as error:
-        package = next((name for name in ("scipy", "torchsde") if name in str(error)), str(error).splitlines()[0])
-        raise ModelError(
-            f"The scheduler of {source} ({kind}) needs the package {package}. Install it with: pip install {package}"
-        ) from error
-    raise ModelError(f"The scheduler of {source}, {sources.shown(kind)}, is not known. {USE_INSTEAD}")

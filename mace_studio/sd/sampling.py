@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from mace_studio.core import attention
 from mace_studio.errors import RecipeError
 from mace_studio.progress import Progress, Report, silent, within
 from mace_studio.recipe import ImageRequest
-from mace_studio.sd import attention_hooks, files, finite, pixels, text
+from mace_studio.sd import attention_hooks, files, finite, pixels, schedules, text
 from mace_studio.sd.model import Model
 from mace_studio.settings import ImageSettings
 
@@ -108,6 +108,7 @@ def generate_pairs(
     most = model.pipeline.scheduler.config.get("original_inference_steps")
     if most and request.steps > most:
         raise RecipeError("steps", f"{model.name} has no more than {most} steps; {FEW_STEPS} to 8 are enough for it.")
+    schedules.check_steps(model.pipeline.scheduler, request.steps, model.name)
 
     def run_batch(batch: Sequence[tuple[str, int]], done: int) -> list[Image]:
         options = {
@@ -187,7 +188,7 @@ def passed(model: Model, settings: ImageSettings, window: tuple[float, float]) -
         settings: how many steps.
         window: t1 and t2.
     """
-    scheduler = training_scheduler(model.pipeline.scheduler)
+    scheduler = schedules.for_training(model.pipeline.scheduler)
     scheduler.set_timesteps(settings.steps)
     later = [int(timestep) for timestep in scheduler.timesteps][1:]
     inside = [timestep for timestep in later if window[0] <= timestep <= window[1]]
@@ -202,20 +203,9 @@ def steps_until(model: Model, settings: ImageSettings, window: tuple[float, floa
         settings: how many steps there would be.
         window: t1 and t2, timesteps.
     """
-    scheduler = training_scheduler(model.pipeline.scheduler)
+    scheduler = schedules.for_training(model.pipeline.scheduler)
     scheduler.set_timesteps(settings.steps)
     return [int(timestep) for timestep in scheduler.timesteps].index(passed(model, settings, window)[-1])
-
-
-def training_scheduler(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ with a model's noise schedule; how the model's own scheduler solves (DEIS, SA, SDE) stays out.
-
-    Args:
-        usual: the scheduler that came with the model.
-    """
-    return DPMSolverMultistepScheduler.from_config(
-        usual.config, algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero"
-    )
 
 
 def with_defaults(model: Model, settings: Settings) -> Settings:
@@ -256,7 +246,7 @@ def _training_batch(
     options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "latent"}
     usual = model.pipeline.scheduler
     if not model.distilled:
-        model.pipeline.scheduler = training_scheduler(usual)
+        model.pipeline.scheduler = schedules.for_training(usual)
     try:
         with attention_hooks.attention(model.unet, receive):
             output = _run(model, [(image.prompt, image.seed) for image in batch], options, progress, on_way)

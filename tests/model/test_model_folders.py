@@ -1,6 +1,7 @@
 """Folders as people have them: variants, shards, indices of other pipelines, parts that are cut or missing."""
 
 import json
+import re
 import shutil
 import time
 
@@ -9,9 +10,10 @@ import torch
 from diffusers import DEISMultistepScheduler, DPMSolverMultistepScheduler, SASolverScheduler
 from safetensors.torch import load_file, save_file
 
-from mace_studio.errors import ModelError
+from mace_studio.errors import ModelError, RecipeError
+from mace_studio.recipe import ImageRequest
 from mace_studio.sd import model as sd_model
-from mace_studio.sd import sampling, text, weight_files
+from mace_studio.sd import sampling, schedules, text, weight_files
 from mace_studio.settings import ImageSettings
 from tests import families
 
@@ -439,7 +441,7 @@ def test_training_images_are_made_with_dpm_solver_whatever_the_scheduler_of_the_
     scheduler().save_pretrained(sd1 / "scheduler")
     edit(sd1 / "model_index.json", scheduler=["diffusers", type(scheduler()).__name__])
     model = load(sd1)
-    made = sampling.training_scheduler(model.pipeline.scheduler)
+    made = schedules.for_training(model.pipeline.scheduler)
     assert (made.config.algorithm_type, made.config.solver_type) == ("dpmsolver++", "midpoint")
     wanted = [sampling.TrainingImage("a photo of a cat", "cat", 3)]
     settings = ImageSettings(steps=3, guidance=2.0)
@@ -492,3 +494,34 @@ def test_unets_that_were_cut_down_load_and_generate(sd1, changes):
     wanted = [sampling.TrainingImage("a photo of a cat", "cat", 3)]
     made = sampling.training_images(model, wanted, ImageSettings(steps=2, guidance=2.0), None)[0]
     assert made.heat_HW.shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("beta_schedule", "cosine"), ("beta_schedule", None), ("beta_start", "a"), ("trained_betas", "x"),
+     ("trained_betas", [0.1] * 5), ("prediction_type", "x"), ("timestep_spacing", None), ("solver_order", 0),
+     ("lambda_min_clipped", "-inf")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerDiscreteScheduler"])
+def test_the_field_of_a_scheduler_that_does_not_work_is_named(sd1, kind, field, value):
+    edit(sd1 / "model_index.json", scheduler=["diffusers", kind])
+    path = sd1 / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": kind, field: value}), encoding="utf-8")
+    refuse(
+        sd1, rf"its {field} is {re.escape(str(value))}\. Take that line out of the file, or download the model again\."
+    )
+
+
+@pytest.mark.parametrize("kind", ["VQDiffusionScheduler", "AmusedScheduler"])
+def test_a_scheduler_of_another_kind_of_model_is_refused_in_a_sentence(sd1, kind):
+    edit(sd1 / "model_index.json", scheduler=["diffusers", kind])
+    refuse(sd1, f"No {kind} can be made of the scheduler_config.json of .*; download the model again\\.")
+
+
+def test_pndm_with_four_points_is_loaded_and_fewer_steps_are_refused(sd1):
+    edit(sd1 / "scheduler" / "scheduler_config.json", skip_prk_steps=False)
+    edit(sd1 / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    model = sd_model.load(str(sd1), "cpu", "float32")
+    assert len(sampling.generate(model, ImageRequest(("a cat",), steps=4))) == 1
+    with pytest.raises(RecipeError, match=r"steps: The scheduler of .*, PNDMScheduler, takes no 3 steps; ask for 20"):
+        sampling.generate(model, ImageRequest(("a cat",), steps=3))

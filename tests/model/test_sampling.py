@@ -12,7 +12,7 @@ from mace_studio.methods.mace import train_loras
 from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.sd import model as sd_model
+from mace_studio.sd import model as sd_model, schedules
 from mace_studio.sd import pixels, sampling, text
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled
@@ -164,7 +164,7 @@ def test_the_librarys_call_is_the_same_for_one_prompt_and_several(model, unchang
 
 def test_images_on_their_way_are_those_that_a_whole_run_passes_and_cost_fewer_forwards(model, unchanged, tmp_path):
     settings, window, forwards, latents = ImageSettings(steps=10, guidance=3.0, path=True), (200, 400), [], {}
-    scheduler = sampling.training_scheduler(model.pipeline.scheduler)
+    scheduler = schedules.for_training(model.pipeline.scheduler)
     scheduler.set_timesteps(10)
     inside = [int(t) for t in scheduler.timesteps if 200 <= t <= 400]
     assert sampling.passed(model, settings, window) == inside and inside
