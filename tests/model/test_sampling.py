@@ -12,8 +12,8 @@ from mace_studio.methods.mace import train_loras
 from mace_studio.methods.mace.erase import erase
 from mace_studio.progress import Cancelled
 from mace_studio.recipe import Concept, ImageRequest, Recipe
-from mace_studio.sd import model as sd_model, schedules
-from mace_studio.sd import pixels, sampling, text
+from mace_studio.sd import model as sd_model
+from mace_studio.sd import pixels, sampling, schedules, text
 from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 from tests.steps import cancelled
 
