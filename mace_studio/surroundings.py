@@ -33,8 +33,10 @@ def prepare_network(host: str | None = None) -> None:
         host: where the page is to be served.
 
     Raises:
-        StudioError: a proxy is set of a kind that cannot be used, or whose package is missing.
+        StudioError: a proxy is set of a kind that cannot be used, or whose package is missing, or there is no such
+            place to serve the page at.
     """
+    _check_address(host)
     own = (*LOOPBACK, *([host] if host and host not in LOOPBACK else []))
     for name in ("no_proxy", "NO_PROXY"):
         listed = [one for one in os.environ.get(name, "").split(",") if one.strip()]
@@ -51,6 +53,20 @@ def prepare_network(host: str | None = None) -> None:
                 f"{name} names a SOCKS proxy, which needs a package that is not installed: pip install "
                 "'httpx[socks]'. Or unset the variable, if no proxy is needed."
             )
+
+
+def _check_address(host: str | None) -> None:
+    """Raise a StudioError for what Gradio, which reads the variable, takes for no address."""
+    if host and any(sign in host for sign in ":/[] "):
+        raise StudioError(
+            f"The page cannot be served at {host}: --host takes a name or an address such as 127.0.0.1, without a port "
+            "(--port has that) and not of IPv6."
+        )
+    port = os.environ.get("GRADIO_SERVER_PORT", "").strip()
+    if port and not (port.isdecimal() and 1 <= int(port[:9]) <= 65535):
+        raise StudioError(
+            f"GRADIO_SERVER_PORT is {port[:80]}; a port is a number from 1 to 65535. Unset it, or mend it."
+        )
 
 
 def devices() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mace_studio.errors import StudioError
@@ -18,6 +21,8 @@ from mace_studio.ui.access import Password, SameOriginOnly
 from mace_studio.ui.gradio_compat import NamedEndpointsOnly, QuickOverlays
 from mace_studio.ui.sessions import SessionCookie
 from mace_studio.ui.theme import theme
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -34,8 +39,15 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+FOREIGN = (KeyError, UnicodeDecodeError, RecursionError)  # what such a request ends in
 NO_FRAME = "'none'"
 FRAMED_BY_THE_HUB = "'self' https://huggingface.co https://*.huggingface.co"
+
+
+async def _not_understood(request: Request, error: Exception) -> Response:
+    """What Gradio's routes fall over: an event or component that the page does not have, or a body that is no text."""
+    log.info("a request was not understood", exc_info=error)
+    return PlainTextResponse("This request is not one that the page sends.", status_code=400)
 
 
 class SafeHeaders:
@@ -103,7 +115,7 @@ def _launch(
         theme=theme(),
         css_paths=FOLDER / "style.css",
         favicon_path=FOLDER / "icon.svg",
-        app_kwargs={"middleware": middleware},
+        app_kwargs={"middleware": middleware, "exception_handlers": dict.fromkeys(FOREIGN, _not_understood)},
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -43,7 +43,25 @@ def test_only_the_documented_endpoints_can_be_called_by_name(base_url):
     for name in ("on_erase", "on_cancel", "on_read", "predict", "lambda", "//on_erase", "on_erase/", "Erase"):
         assert httpx.post(f"{base_url}gradio_api/call/{name}", json={"data": [""]}).status_code == 404, name
     for name in ("on_erase", "erase", "predict"):
-        assert httpx.post(f"{base_url}gradio_api/run/{name}", json={"data": [""]}).status_code in (404, 500), name
+        assert httpx.post(f"{base_url}gradio_api/run/{name}", json={"data": [""]}).status_code in (400, 404), name
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("queue/join", b'{"fn_index": 99999, "data": [], "session_hash": "a"}'),
+        ("queue/join", b'{"fn_index": -1, "data": [], "session_hash": "a"}'),
+        ("queue/join", b'{"fn_index": 1' + b"0" * 400 + b', "data": [], "session_hash": "a"}'),
+        ("queue/join", b"\xff\xfe"),
+        ("queue/join", b"[" * 100_000),
+        ("run/predict", b'{"fn_index": 99999, "data": []}'),
+        ("component_server", b'{"session_hash": "a", "component_id": 99999, "fn_name": "x", "data": null}'),
+    ],
+)
+def test_what_no_page_sends_is_refused_in_a_sentence(base_url, path, body):
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{base_url}gradio_api/{path}", content=body, headers=headers)
+    assert 400 <= answer.status_code < 500 and answer.text, answer
 
 
 def test_the_run_history_and_the_monitor_are_off(base_url):

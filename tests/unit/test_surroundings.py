@@ -116,3 +116,16 @@ def test_the_devices_that_are_offered_exist():
     from mace_studio.sd import devices  # noqa: PLC0415 - torch takes seconds
 
     assert set(surroundings.devices()) <= set(devices.available()) and surroundings.devices()[0] == "auto"
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "http://127.0.0.1", "127.0.0.1:7860", "a b"])
+def test_a_host_that_is_no_name_and_no_address_is_a_sentence(host):
+    with pytest.raises(StudioError, match="--host takes a name or an address"):
+        surroundings.prepare_network(host)
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "70000", "-1", "1e4", "9" * 400])
+def test_a_port_in_the_variable_that_is_none_is_a_sentence(monkeypatch, port):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", port)
+    with pytest.raises(StudioError, match=r"GRADIO_SERVER_PORT is .*; a port is a number from 1 to 65535"):
+        surroundings.prepare_network()
