@@ -177,5 +177,5 @@ def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:
             count += len(row)
         progress(Progress("captions", "", start + len(batch), len(captions)))
     if path:
-        files.write(path, {"mean_DD": total_DD / count})
+        files.keep(path, {"mean_DD": total_DD / count})
     return total_DD / count

@@ -268,5 +268,5 @@ def cached_fisher(
     # A mean of squared gradients, so the scale of the loss enters it squared.
     found = {key: value / scale**2 for key, value in scaled.items()}
     if cache:
-        files.write(cache / name, found)
+        files.keep(cache / name, found)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from mace_studio.sd import ldm_keys, parts
 
 UNET, VAE = ldm_keys.UNET, ldm_keys.VAE
 LATENTS = 4
+WEIGHTS = (UNET, VAE, "cond_stage_model.", "conditioner.")
+COUNTED = ("position_ids", "num_batches_tracked")  # what is whole numbers beside weights
 # How metadata by https://github.com/Stability-AI/ModelSpec calls what the UNet predicts.
 PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction",
                "epsilon": "epsilon", "eps": "epsilon"}  # fmt: skip
@@ -111,6 +114,19 @@ def _gaps_named(path: Path) -> Iterator[None]:
     single_file_model.dispatch_model = checked
     try:
         yield
+    except KeyError as error:  # of the names that diffusers goes through without asking whether they are there
+        raise ModelError(
+            f"{path.name} lacks weights: {error.args[0] if error.args else 'some'} and perhaps others. Download the "
+            "model again."
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        if "expected shape" not in str(error):
+            raise
+        found = re.search(r"because (\S+) expected shape", str(error))
+        raise ModelError(
+            f"The weights of {path.name} have other shapes than its settings say{f' ({found[1]})' if found else ''}; "
+            f"download the model again, or take away “{settings_of(path)}” if that is of another model."
+        ) from error
     finally:
         single_file_model.dispatch_model = put_in_place
 
@@ -126,9 +142,19 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
         raise ModelError(f"{path.name} is no .safetensors file; pickled checkpoints can run code, so they stay out.")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            stored = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            shapes = {key: tuple(one.get_shape()) for key, one in stored.items()}
+            dtypes = {key: one.get_dtype() for key, one in stored.items()}
+            about = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path.name} could not be read as a checkpoint: {error}") from error
+    for key, dtype in dtypes.items():
+        if key.startswith(WEIGHTS) and not key.endswith(COUNTED) and not dtype.startswith(("F", "BF")):
+            raise ModelError(
+                f"{path.name} is saved as {dtype}, in which no weights can be ({key}); download the model in float32, "
+                "float16 or bfloat16."
+            )
+    return shapes, about
 
 
 def _check_kind(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from mace_studio.errors import FileError
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.text_files import remove_abandoned, staging
 
-__all__ = ["cached", "copy", "remove_abandoned", "staging", "stream", "write", "writing"]
+__all__ = ["cached", "copy", "keep", "remove_abandoned", "staging", "stream", "write", "writing"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ DTYPES = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 BLOCK = 64 * 2**20
+DIGEST = "digest"  # of the tensors of a file that can be made again, in its header
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -51,6 +53,23 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         os.replace(stage / path.name, path)
 
 
+def keep(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors that can be made again, for `cached`; as `write`, with a digest of them."""
+    write(path, tensors, {**(metadata or {}), DIGEST: _digest(tensors)})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digits = hashlib.sha256()
+    for name in sorted(tensors):
+        digits.update(name.encode())
+        digits.update(_bytes(tensors[name]))
+    return digits.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
     """The tensors of a file that can be made again; None where it is missing, damaged or of something else.
 
@@ -62,12 +81,17 @@ def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tenso
         return None
     try:
         tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            digest = (file.metadata() or {}).get(DIGEST)
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("%s is damaged and is made again: %s", path.name, error)
         return None
     right = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == dict(shapes)
     if not right or not all(t.is_floating_point() and bool(t.isfinite().all()) for t in tensors.values()):
         log.warning("%s holds something else than it should and is made again", path.name)
+        return None
+    if digest not in (None, _digest(tensors)):  # version 0.1 kept none
+        log.warning("%s has changed since it was written and is made again", path.name)
         return None
     return tensors
 
@@ -114,7 +138,7 @@ def stream(
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            file.write(_bytes(tensors[name]))
             progress(Progress("write", step=header[name]["data_offsets"][1] / max(end, 1), total=1))
         file.flush()
         os.fsync(file.fileno())

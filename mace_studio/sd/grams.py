@@ -76,7 +76,7 @@ def cached(model: Model, name: str, sentences: Sequence[str], cache: Path | None
 
 
 def _write(path: Path, model: Model, sentences: Sequence[str], sums: Moments) -> None:
-    files.write(path, {"gram_DD": sums.gram_DD}, {"captions": str(len(sentences)), "model": model.fingerprint})
+    files.keep(path, {"gram_DD": sums.gram_DD}, {"captions": str(len(sentences)), "model": model.fingerprint})
 
 
 def general(model: Model, cache: Path | None, progress: Report = silent) -> Moments:

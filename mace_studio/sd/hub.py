@@ -78,7 +78,13 @@ def _downloaded(source: str) -> Path:
         log.warning("%s has moved on the hub; it is %s now", source, info.id)
         source = info.id
     index = Path(hf_hub_download(source, sources.INDEX))
-    parts = json.loads(index.read_text(encoding="utf-8"))
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"What the hub sent as {sources.INDEX} of {sources.shown(source)} is no JSON: the model is damaged "
+            "there, or a proxy answered in its place. Try again, or give a folder."
+        ) from error
     names = [file.rfilename for file in info.siblings or ()]
     wanted = [sources.INDEX, *(name for name in BESIDE if name in names)]
     for part in parts if isinstance(parts, dict) else ():

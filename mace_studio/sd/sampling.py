@@ -167,7 +167,7 @@ def training_images(
         for image, result in zip(batch, results, strict=True):
             if (path := paths[image]) is not None:
                 tensors = {"latent_CHW": result.latent_CHW, "heat_HW": result.heat_HW}
-                files.write(path, tensors | ({} if result.path_SCHW is None else {"path_SCHW": result.path_SCHW}))
+                files.keep(path, tensors | ({} if result.path_SCHW is None else {"path_SCHW": result.path_SCHW}))
         # One image of each batch, small: to be seen while the others are generated, at the cost of one decoding.
         (shown,) = pixels.decoded(model, results[0].latent_CHW[None])
         shown.thumbnail((pixels.THUMBNAIL, pixels.THUMBNAIL))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.route_utils import FnIndexInferError
 from PIL import Image
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -39,7 +40,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-FOREIGN = (KeyError, UnicodeDecodeError, RecursionError)  # what such a request ends in
+FOREIGN = (KeyError, FnIndexInferError, UnicodeDecodeError, RecursionError)  # what such a request ends in
 NO_FRAME = "'none'"
 FRAMED_BY_THE_HUB = "'self' https://huggingface.co https://*.huggingface.co"
 

@@ -149,3 +149,29 @@ def test_a_file_that_is_cut_is_a_sentence(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ModelError, match="could not be read as a checkpoint"):
         load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.complex64, torch.bool])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
+def test_weights_of_a_dtype_that_has_room_for_none_are_refused(place, dtype, prefix):
+    path = place / "sd1.safetensors"
+    tensors = load_file(path)
+    save_file({key: one.to(dtype) if key.startswith(prefix) else one for key, one in tensors.items()}, path)
+    with pytest.raises(ModelError, match=r"is saved as .*, in which no weights can be .*download the model in float32"):
+        load(path)
+
+
+def test_every_second_weight_of_a_part_is_a_sentence(place):
+    path = place / "sd1.safetensors"
+    tensors = dict(list(load_file(path).items()))
+    save_file({k: v for i, (k, v) in enumerate(tensors.items()) if i % 2 or not k.startswith("first_stage")}, path)
+    with pytest.raises(ModelError, match=r"lacks (\d+ )?weights: .*Download the model again"):
+        load(path)
+
+
+@pytest.mark.parametrize("shaped", [lambda one: one.T.contiguous(), lambda one: one.flatten()[0].clone()])
+def test_weights_of_other_shapes_than_the_settings_say_are_named(place, shaped):
+    path, name = place / "sd1.safetensors", "attn2.to_k.weight"
+    save_file({key: shaped(one) if key.endswith(name) else one for key, one in load_file(path).items()}, path)
+    with pytest.raises(ModelError, match=rf"have other shapes than its settings say \(.*{name}\); download"):
+        load(path)

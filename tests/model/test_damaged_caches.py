@@ -81,7 +81,13 @@ def integers(path):
     save_file({name: tensor.to(torch.int32) for name, tensor in load_file(path).items()}, path)
 
 
-@pytest.mark.parametrize("damage", [cut, empty, garbage, misshapen, nameless, infinite, integers])
+def one_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1  # of a number that stays finite
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [cut, empty, garbage, misshapen, nameless, infinite, integers, one_bit])
 @pytest.mark.parametrize("kind", MADE)
 def test_a_damaged_file_is_made_again(few, tmp_path, kind, damage):
     def make():

@@ -169,3 +169,12 @@ def test_what_is_no_hub_id_is_not_asked_for(monkeypatch, source):
     monkeypatch.setattr(hub, "model_info", None)
     with pytest.raises(ModelError, match="There is no folder"):
         sd_model.load(source, "cpu")
+
+
+@pytest.mark.parametrize("text", ["<html>sign in</html>", "", "[" * 100_000])
+def test_an_index_that_is_no_json_is_said(server, tmp_path, text):
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "model_index.json").write_text(text)
+    server.folder = tmp_path / "repository"
+    with pytest.raises(ModelError, match=r"What the hub sent as model_index.json of nobody/model is no JSON"):
+        sd_model.load("nobody/model", "cpu")

@@ -121,7 +121,7 @@ def write(cache: Path, name: str, delta: LoraDelta) -> None:
     for key, (up_PR, down_RD) in delta.pairs.items():
         tensors |= {f"{key}.up": up_PR, f"{key}.down": down_RD}
     finite.check_weights(tensors, "The LoRA")
-    files.write(_path(cache, name), tensors)
+    files.keep(_path(cache, name), tensors)
 
 
 def _path(cache: Path, name: str) -> Path:
