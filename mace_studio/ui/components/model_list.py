@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from mace_studio import sources
 from mace_studio.methods import METHODS
 from mace_studio.paths import slug
 from mace_studio.recipe import Recipe
@@ -136,7 +137,7 @@ def details(entry: Entry, status: Status, local: bool = False, made: Mapping[str
         ("Erased", _few([f"{c.phrase} → {c.mapping}" for c in recipe.concepts])),
         ("Kept", _few(recipe.preserve) or "no list"),
         *_method(recipe),
-        ("Seed", str(recipe.seed)),
+        ("Seed", sources.shown(str(recipe.seed))),
         ("Base model", base),
         *([("File", str(entry.path))] if local else []),
         *made.items(),

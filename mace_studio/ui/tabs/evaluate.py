@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mace_studio.ui.gradio_compat import QUIET, WAITING, download, enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import ERASURES_CHANGED, PAGE_OPENED, SELECTED, Listener, Newest, Shared
 
+SEVERAL, NONE_YET = "One, or several to see side by side", "None yet: the Erase tab makes them"
 PLANS = {"Quick: at least 8 images a word": "quick", "Full: at least 56 images a word": "full"}
 
 Update = dict[Any, Any]
@@ -59,7 +61,7 @@ class EvaluateTab:
             self.name = gr.CheckboxGroup(
                 [],
                 label="Erased models",
-                info="One, or several to see side by side",
+                info=SEVERAL,
                 **enabled("evaluate-model"),
             )
             self.plan = gr.Dropdown(
@@ -133,7 +135,8 @@ class EvaluateTab:
         kept = [name for name in chosen if name in names]
         first = [name for name in (newest.name, *kept, *names) if name in names][:1]
         stays = len(kept) > 1 or (seen == newest.asked and (kept or not chosen))
-        return listing(gr.CheckboxGroup, listed, kept if stays else first, chosen), newest.asked
+        kind = partial(gr.CheckboxGroup, info=SEVERAL if names else NONE_YET)
+        return listing(kind, listed, kept if stays else first, chosen), newest.asked
 
     @readable
     def on_plan(self, names: list[str], plan: str) -> str:
