@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,9 +105,15 @@ def _key(report: Any) -> list[Any]:
 def write_archive(folder: Path) -> Path:
     """All files of a folder as one ZIP file beside it."""
     archive = folder.with_name(f"{folder.name}.zip")
-    with text_files.whole(archive) as part:
-        shutil.make_archive(str(part.with_suffix("")), "zip", folder)
+    with text_files.whole(archive) as part, _zip(part, zipfile.ZIP_DEFLATED) as made:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            made.write(file, file.relative_to(folder))
     return archive
+
+
+def _zip(path: Path, compression: int) -> zipfile.ZipFile:
+    """A new archive, also of files that a machine without a clock has dated before 1980, which ZIP cannot say."""
+    return zipfile.ZipFile(path, "w", compression, strict_timestamps=False)
 
 
 def write_study(text: str, reports: Sequence[Report], seconds: Sequence[float | None], path: Path) -> list[Path]:
@@ -138,7 +143,7 @@ def pack_export(exported: Exported) -> tuple[Path, Path]:
     files = sorted(p for p in path.rglob("*") if p.is_file())
     contents = _contents(path, files)
     if not _holds(archive, contents):
-        with text_files.whole(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as made:
+        with text_files.whole(archive) as part, _zip(part, zipfile.ZIP_STORED) as made:
             # Stored as they are: weights hardly shrink, and gigabytes take minutes to try.
             made.comment = contents
             for file in files:

@@ -56,6 +56,15 @@ def test_an_archive_is_that_of_the_folder_as_it_is(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "model.zip"]
 
 
+@pytest.mark.parametrize("at", [0, 5e9])
+def test_files_of_times_that_an_archive_cannot_say_are_packed(tmp_path, at):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"one")
+    os.utime(tmp_path / "model" / "weights", (at, at))
+    assert zipfile.ZipFile(result_files.pack_export(exported(tmp_path / "model"))[0]).namelist() == ["model/weights"]
+    assert zipfile.ZipFile(result_files.write_archive(tmp_path / "model")).namelist() == ["weights"]
+
+
 def report(name="cat", seed=0, steps=5, judge="j"):
     plan = Plan(probes=(), captions=(), seeds=(seed,), steps=steps, guidance=4.0)
     return Report(
