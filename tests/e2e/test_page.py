@@ -12,7 +12,7 @@ from PIL import Image
 from mace_studio.analysis import compare
 from mace_studio.errors import FileError
 from mace_studio.recipe import Concept
-from mace_studio.runtime import tasks
+from mace_studio.runtime import tasks, vocabulary
 from mace_studio.settings import KeepWeights, LoraSettings
 from mace_studio.ui import concept_text, form
 from mace_studio.ui.cards import outcome
@@ -157,6 +157,7 @@ def test_an_erasure_ends_in_images_and_a_verdict(page, studio, fast, open_recipe
     expect(page.locator("#outcome figure p").first).to_have_text(re.compile(r"judge: \d+ % → \d+ %; should fall"))
     monkeypatch.setattr(outcome, "STEPS", 1)
     monkeypatch.setattr(studio, "vocabulary", lambda: None)  # as of any model but the built-in one
+    monkeypatch.setattr(vocabulary, "clip_beside", lambda source: None)
     page.locator("#show-outcome").click()
     changes = (
         r"car: changed by \d+ of 255 · synonym automobile: changed by \d+ of 255 · kept ship: changed by \d+ of 255"

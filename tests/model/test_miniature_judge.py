@@ -128,7 +128,7 @@ def test_every_other_image_is_seen_through_the_autoencoder(monkeypatch):
     monkeypatch.setattr(autoencoder, "reconstructed", lambda vae, pixels_NCHW: torch.zeros_like(pixels_NCHW))
     monkeypatch.setattr(judge_training, "worn", lambda pixels_NCHW, generator: seen.append(pixels_NCHW) or pixels_NCHW)
     judge = judge_training.build()
-    losses = [judge_training.loss(judge, 0, 6, vae) for vae in (None, "grey")]
+    losses = [judge_training.loss(judge, world.samples(6, 0), 0, vae) for vae in (None, "grey")]
     plain_NCHW, mixed_NCHW = seen
     assert not mixed_NCHW[::2].any() and torch.equal(plain_NCHW[1::2], mixed_NCHW[1::2])
     assert losses[0] != losses[1]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mace_studio.miniature import (
+    ahead,
     autoencoder,
     checkpoints,
     clip,
@@ -20,6 +21,7 @@ from mace_studio.miniature import (
     latents,
     pictures,
     tokenizer,
+    world,
 )
 from mace_studio.miniature.__main__ import main
 from mace_studio.miniature.judge import Judge
@@ -286,8 +288,51 @@ def test_the_image_side_of_a_clip_can_be_trained_alone(tmp_path, tiny):
     assert "text_model" not in changed
 
 
-def test_a_model_without_a_clip_is_told_in_a_sentence(tmp_path, capsys):
-    assert main(["train", "model", "--out", str(tmp_path), "--start", str(BUILT_IN)]) == 1
+def test_a_clip_can_be_put_around_the_text_encoder_of_a_model(tmp_path, tiny):
+    few = ["train", "clip", "--out", str(tmp_path), "--batch", "4", "--steps", "1", "--workers", "1"]
+    assert main([*few, "--image-side-only", "--start", str(BUILT_IN)]) == 0
+    own, made = folders.load(BUILT_IN).text_encoder.state_dict(), folders.load_clip(tmp_path / "clip").text_model
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(own[name], tensor)
+
+
+def test_the_command_goes_on_with_the_text_encoder_of_a_model_where_there_is_no_clip(tmp_path, tiny):
+    few = [
+        "--out",
+        str(tmp_path),
+        "--samples",
+        "70",
+        "--batch",
+        "2",
+        "--steps",
+        "1",
+        "--rate",
+        "1e-9",
+        "--workers",
+        "1",
+    ]
+    assert main(["train", "model", *few, "--rate", "1e-9", "--start", str(BUILT_IN)]) == 0
+    before, after = folders.load(BUILT_IN), folders.load(tmp_path / "model")
+    for part in ("unet", "text_encoder", "vae"):  # at this rate nothing moves by as much as float16 tells apart
+        own, made = (getattr(whole, part).state_dict() for whole in (before, after))
+        assert all(torch.allclose(own[name], made[name], atol=1e-4) for name in own)
+
+
+def test_samples_are_the_same_whoever_composes_them(tmp_path):
+    def seen(samples):
+        return [(sample.caption, sample.image_HWC.tobytes(), sample.mask_HW.tobytes()) for sample in samples]
+
+    here, elsewhere = ahead.Steps(3, workers=0), ahead.Steps(3, workers=2)
+    for step in (4, 5, 6):  # a training that goes on does not begin with the first step
+        asked = seen(world.samples(3, step))
+        assert seen(here(step)) == asked and seen(elsewhere(step)) == asked
+    vae, words = autoencoder.build(), tokenizer.build()
+    one, other = (latents.gather(vae, words, 70, tmp_path / str(n), workers=n) for n in (0, 2))
+    assert one.ids_KT.equal(other.ids_KT) and one.latent_NCHW.equal(other.latent_NCHW) and len(one.mask_NHW) == 70
+
+
+def test_image_sides_without_a_clip_are_told_in_a_sentence(tmp_path, capsys):
+    assert main(["train", "clip", "--image-side-only", "--out", str(tmp_path)]) == 1
     assert "holds no CLIP; train one first" in capsys.readouterr().err
 
 
