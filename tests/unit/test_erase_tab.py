@@ -17,9 +17,10 @@ def test_opening_the_page_updates_no_form_unless_the_browser_comes_back_to_a_job
     """What comes later would take the place of what is typed meanwhile."""
     opening = [one for one in events if any(event == "load" for _, event in one["targets"])]
     assert opening and max(len(one["outputs"]) for one in opening) < len(FIELDS)
-    (fills,) = (one for one in events if one["api_name"] == "on_returned")
-    assert len(fills["outputs"]) == len(FIELDS)
-    ((home, event),) = fills["targets"]
+    (offers,) = (one for one in events if one["api_name"] == "on_returned")
+    (fills,) = (one for one in events if one["trigger_after"] == offers["id"])
+    assert not fills["backend_fn"] and len(fills["outputs"]) == len(FIELDS) - 1  # but what no user types into
+    ((home, event),) = offers["targets"]
     assert event == "change" and any(one["outputs"] == [home] for one in opening)
 
 
