@@ -53,6 +53,7 @@ def test_the_wait_before_a_new_erasure_is_a_sentence():
     assert job_list.wait(0, 0.0) == ""
     assert "A new erasure waits for 1 job and begins in about 1 min 40 s." in job_list.wait(1, 100.0)
     assert "A new erasure waits for 2 jobs." in job_list.wait(2, None)
+    assert "A new erasure waits for 1 job." in job_list.wait(1, 0.2)  # it has run over its estimate
 
 
 def test_training_images_are_shown_while_the_others_are_generated():

@@ -51,7 +51,8 @@ def wait(ahead: int, seconds: float | None) -> str:
     """How long an erasure would wait that is begun now, as HTML; nothing where it would not."""
     if not ahead:
         return ""
-    when = "" if seconds is None else f" and begins in about {duration(seconds)}"
+    # Below a second the job ahead takes longer than was estimated, and nobody knows how much.
+    when = "" if seconds is None or seconds < 1 else f" and begins in about {duration(seconds)}"
     return f'<p class="estimate">A new erasure waits for {counted_as(ahead, "job")}{when}.</p>'
 
 
