@@ -43,8 +43,9 @@ def build(studio: Studio) -> gr.Blocks:
         )
         glossary()
         jobs = {name: remembered(name) for tab in TABS for name in tab.jobs}
-        newest = gr.State(Newest())
-        shared = Shared(studio=studio, start=first_recipe(studio), header=header, newest=newest, jobs=jobs)
+        newest, made = gr.State(Newest()), gr.State("")
+        start = first_recipe(studio)
+        shared = Shared(studio=studio, start=start, header=header, newest=newest, made=made, jobs=jobs)
         built = []
         with gr.Tabs(elem_id="tabs") as shared.tabs:
             for tab in TABS:

@@ -96,6 +96,7 @@ class Shared:
         start: the recipe that the form begins with.
         header: of the page; says which model is loaded.
         newest: a `Newest`: the erasure that was made last, or that the user wants to see in the other tabs.
+        made: name of the erasure that the result of the Erase tab is about.
         tabs: all tabs; there when the first is built.
         jobs: name -> id of the job of that name that this browser watches, see `gradio_compat.remembered`.
         filled: what `form.filling` fills: the controls of the recipe's form, its dial, and the notices about it; there
@@ -107,6 +108,7 @@ class Shared:
     start: Recipe
     header: gr.HTML
     newest: gr.State
+    made: gr.State
     jobs: dict[str, gr.BrowserState]
     tabs: gr.Tabs = field(init=False)
     controls: Sequence[Any] = ()

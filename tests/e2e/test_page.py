@@ -165,6 +165,15 @@ def test_an_erasure_ends_in_images_and_a_verdict(page, studio, fast, open_recipe
     expect(verdict).to_have_text(re.compile(changes))
     page.locator("#to-attention").click()
     expect(page.locator("#attention-model input")).to_have_value(re.compile("^car · "))
+    page.get_by_role("tab", name="Models").click()
+    page.locator("#models input").first.check()
+    page.locator("#rename").click()
+    field(page, "new-name").fill("Mine")
+    page.locator("#save-name").click()
+    expect(page.locator("#details h2")).to_have_text("Mine")
+    page.get_by_role("tab", name="Erase").click()
+    page.locator("#to-compare").click()  # the result is about it still
+    expect(page.locator("#erased-model input")).to_have_value(re.compile("^Mine · "))
 
 
 def test_the_divider_moves_by_keyboard_and_by_mouse(page, erased):

@@ -55,10 +55,9 @@ class EraseTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
-        self.start = shared.start
+        self.start, self.made = shared.start, shared.made
         self.returned, self.came_back = gr.State(""), offer("recipe")
         self._queued: WeakKeyDictionary[Job, tuple[Recipe, str]] = WeakKeyDictionary()  # with a digest of the masks
-        self.made = gr.State("")  # name of the erasure that the result is about
         self.form = RecipeForm(shared.start, self.studio)
         first_run()
         self.form.bar()

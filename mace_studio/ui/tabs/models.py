@@ -33,6 +33,7 @@ class ModelsTab:
 
     def __init__(self, shared: Shared) -> None:
         self.studio, self.newest, self.header = shared.studio, shared.newest, shared.header
+        self.made = shared.made
         self.told = gr.State([])  # names of the models that the panels of the chosen one are about
         with gr.Row(elem_classes="columns", elem_id="models-columns"):
             with gr.Column(scale=7, min_width=340):
@@ -108,9 +109,9 @@ class ModelsTab:
         self.delete.click(lambda: (gr.Column(visible=False), gr.Column(visible=True)), None, panels, **QUIET)
         self.keep.click(lambda: gr.Column(visible=False), None, self.deleting, **QUIET)
         named = [self.save_name.click, self.new_name.submit]
-        shown = [*changed, self.newest]
+        shown, results = [*changed, self.newest], [self.newest, self.made]
         return [
-            gr.on(named, self.on_rename, [self.list, self.new_name, self.newest], shown, **QUIET),
+            gr.on(named, self.on_rename, [self.list, self.new_name, *results], [*shown, self.made], **QUIET),
             self.delete_now.click(self.on_delete, [self.list, self.newest], shown, **QUIET),
         ]
 
@@ -157,7 +158,7 @@ class ModelsTab:
         return {self.notice: CLEAR, self.list: self._listed([entry.name])}
 
     @readable
-    def on_rename(self, shown: dict[str, Any], new: str, newest: Newest) -> Update:
+    def on_rename(self, shown: dict[str, Any], new: str, newest: Newest, made: str) -> Update:
         """Give the chosen model another name."""
         old = _one(shown)
         try:
@@ -165,6 +166,7 @@ class ModelsTab:
         except StudioError as error:
             return {self.notice: notices.problem(error, PLACES)}
         update: Update = {self.notice: CLEAR, self.list: self._listed([entry.name])}
+        update |= {self.made: entry.name} if made == old else {}
         return update | ({self.newest: newest._replace(name=entry.name)} if newest.name == old else {})
 
     @readable
