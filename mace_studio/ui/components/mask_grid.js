@@ -13,11 +13,21 @@ function tile({ key, url, name, note, closed }, index) {
   button.type = "button";
   button.disabled = closed;
   button.append(image, title, text);
-  button.addEventListener("click", () => {
+  button.addEventListener("click", async () => {
     press(index);
+    await editorReady();
     trigger("pick", { key });
   });
   return button;
+}
+
+// Gradio's editor, whose tools are there once it is ready, loads an image that it gets before that twice (6.31). Where it
+// never is, as in a browser without WebGL, the buttons under it are still of use.
+async function editorReady() {
+  const latest = Date.now() + 5000;
+  while (!document.querySelector("#mask-editor .toolbar-wrap") && Date.now() < latest) {
+    await new Promise((resume) => setTimeout(resume, 50));
+  }
 }
 
 function press(index) {
