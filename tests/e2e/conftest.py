@@ -26,6 +26,7 @@ from mace_studio.ui import page as page_module
 from mace_studio.ui import server
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1", None}
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")  # the first takes the least of the processor
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -94,7 +95,7 @@ def studio(lookups, short_looks, tmp_path_factory):
     made = studio_module.Studio(output=tmp_path_factory.mktemp("output"))
     yield made
     # The process must not end while a thread computes: it would be aborted.
-    jobs = list(made._worker._jobs.values())
+    jobs = made.jobs()
     for job in jobs:
         job.cancel()
     for job in jobs:
@@ -134,7 +135,7 @@ def base_url(studio, fast, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not chromium:
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
         missing("no Chromium: apt-get install chromium, or name it in CHROMIUM")
