@@ -182,7 +182,7 @@ def images_from(prompts: Sequence[str], seeds: str, steps: Any, guidance: Any, n
     Raises:
         RecipeError: a value that is no number; the field is "seed", "steps" or "guidance".
     """
-    count, scale = _number("steps", steps, int), _number("guidance", guidance, float)
+    count, scale = number("steps", steps, int), number("guidance", guidance, float)
     return ImageRequest(tuple(prompts), tuple(seeds_from(seeds)), steps=count, guidance=scale, negative=negative or "")
 
 
@@ -202,12 +202,12 @@ def usual_settings(studio: Studio, steps: str, guidance: str, first: str) -> lis
 
 def rank_from(value: Any) -> int | None:
     """The rank of an exported LoRA, as typed; None when blank."""
-    return _number("rank", value, int) if str(value or "").strip() else None
+    return number("rank", value, int) if str(value or "").strip() else None
 
 
 def energy_from(value: Any) -> float | None:
     """The share of a change that an exported LoRA keeps, as typed; None when blank."""
-    return _number("energy", value, float) if str(value or "").strip() else None
+    return number("energy", value, float) if str(value or "").strip() else None
 
 
 def _origin(about: Any) -> dict[str, Any]:
@@ -226,10 +226,15 @@ def _value(field: Field, typed: dict[str, Any]) -> Any:
     value = typed[field.key]
     if field.same_as and (value is None or value == ""):
         value = typed[field.same_as]
-    return _number(field.path, value, NUMBERS[field.kind]) if field.kind in NUMBERS else value
+    return number(field.path, value, NUMBERS[field.kind]) if field.kind in NUMBERS else value
 
 
-def _number(path: str, value: Any, kind: type) -> Any:
+def number(path: str, value: Any, kind: type) -> Any:
+    """What a control holds, as a number of this kind.
+
+    Raises:
+        RecipeError: it is none; the sentence says what to type.
+    """
     text = "This number"
     try:
         text = "" if value is None else str(value).strip()  # of thousands of digits Python writes none

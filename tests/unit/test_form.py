@@ -575,7 +575,7 @@ def test_of_a_line_of_too_many_no_concept_is_made(monkeypatch):
 def test_a_number_that_python_does_not_write_is_refused():
     for path, kind in (("lora.rank", int), ("lora.alpha", float)):
         with pytest.raises(RecipeError, match="is not a number here"):
-            form._number(path, 10**6000, kind)
+            form.number(path, 10**6000, kind)
 
 
 def test_what_a_program_sends_is_a_recipe_or_a_sentence():
