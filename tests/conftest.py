@@ -18,14 +18,19 @@ settings.register_profile("studio", deadline=None, derandomize=True, max_example
 settings.load_profile("studio")
 
 
-# The folders whose files last longest come first: with one file for each process, none is left over at the end.
-LONGEST_FIRST = ("e2e", "model", "slow", "property", "unit", "golden")
+TESTS = Path(__file__).parent
+LONGEST_FIRST = ("slow", "model", "property", "unit", "golden")
 
 
 def pytest_collection_modifyitems(items):
-    """Order the folders; within one the order stays."""
-    folders = [Path(__file__).parent / name for name in LONGEST_FIRST]
-    items.sort(key=lambda item: [folder in item.path.parents for folder in folders], reverse=True)
+    """Order the files: the longest ones first, and those of the page, which often wait, spread among the others."""
+    tests = Counter(item.path for item in items)
+    pages = sorted((path for path in tests if TESTS / "e2e" in path.parents), key=lambda path: -tests[path])
+    place = {path: (i + 0.5) / len(pages) for i, path in enumerate(pages)}
+    for number, folder in enumerate(LONGEST_FIRST):
+        files = [path for path in tests if TESTS / folder in path.parents]
+        place |= {path: max(0, number - 1) + i / len(files) for i, path in enumerate(files)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST_FIRST)))
 
 
 def pytest_collection_finish():
