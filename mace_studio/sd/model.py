@@ -293,16 +293,29 @@ def _check_finite(module: nn.Module, called: str, source: str) -> None:
 
 def _unfit(pipeline: DiffusionPipeline) -> str | None:
     """Why a UNet with cross-attention can still not be used, as the end of a sentence."""
-    components = pipeline.components
-    if of_schedule := schedules.fault(pipeline.scheduler):
-        return of_schedule
+    return schedules.fault(pipeline.scheduler) or _unfit_for_images(pipeline) or _unfit_for_texts(pipeline)
+
+
+def _unfit_for_images(pipeline: DiffusionPipeline) -> str | None:
     size, scale = pipeline.unet.config.sample_size, pipeline.vae.config.get("scaling_factor")
     sides = size if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         return "has a UNet whose config.json does not say how large its images are (sample_size)"
     if not isinstance(scale, int | float) or not (math.isfinite(scale) and scale):
         return "has a VAE whose config.json does not say the scale of its latents (scaling_factor)"
-    width = projections.width(pipeline.unet)
+    pixels = [side * pipeline.vae_scale_factor for side in sides]
+    if any(side % 8 for side in pixels):
+        return f"makes images of {pixels[0]} × {pixels[1]} pixels, and diffusers makes only multiples of 8"
+    embeds, kind = pipeline.unet.config.time_cond_proj_dim is not None, type(pipeline.scheduler).__name__
+    if embeds and kind not in FEW_STEP_SCHEDULERS:
+        return f"has the UNet of an LCM, which needs LCMScheduler, not {kind}, in its {sources.INDEX}"
+    return None
+
+
+def _unfit_for_texts(pipeline: DiffusionPipeline) -> str | None:
+    components, width = pipeline.components, projections.width(pipeline.unet)
+    if any(weight.shape[1] != width for weight in projections.read(pipeline.unet).values()):
+        return "has a UNet whose layers read texts of several widths"
     texts = [part.config.hidden_size for name, part in components.items() if name.startswith("text_encoder")]
     if width != sum(texts):
         return f"has a UNet that reads a text of {width} numbers a token, and text encoders that make {sum(texts)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from transformers import CLIPTokenizer
 from mace_studio import sources
 from mace_studio.errors import ModelError
 from mace_studio.sd import weight_files
+
+log = logging.getLogger(__name__)
 
 USE_INSTEAD = "Use Stable Diffusion 1.x, 2.x or XL, a Turbo or LCM model, or a model made from one of them."
 TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -144,6 +147,11 @@ def check_unet(source: str, unet: Mapping[str, Any], latents: int) -> None:
         raise ModelError(
             f"{source} generates from more than a prompt (inpainting, depth, upscaling, a refiner), which an erasure "
             f"cannot be trained on. {USE_INSTEAD}"
+        )
+    if unet.get("out_channels", 4) != latents:
+        raise ModelError(
+            f"The UNet of {source} predicts {sources.shown(str(unet.get('out_channels')))} channels for latents of "
+            f"{latents}, such as a variance beside the noise, which an erasure cannot be trained on. {USE_INSTEAD}"
         )
     if unet.get("dual_cross_attention"):
         raise ModelError(
@@ -303,7 +311,14 @@ def tokenizer(folder: Path, name: str, source: str) -> CLIPTokenizer:
             f"The {name} of {source} has no vocabulary: neither tokenizer.json nor vocab.json with merges.txt is in "
             f"its folder “{name}”. Download the model again."
         )
-    return CLIPTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
+    except Exception as error:  # transformers raises anything over a bad file
+        log.info("the tokenizer cannot be made", exc_info=True)
+        raise ModelError(
+            f"The {name} of {source} cannot be read: a file in its folder “{name}”, such as tokenizer_config.json, is "
+            "damaged. Download the model again."
+        ) from error
 
 
 def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
@@ -329,5 +344,5 @@ def fit(tokens: CLIPTokenizer, encoder: Any, name: str, source: str) -> None:
             f"The {name} of {source} does not say with which token prompts are padded (pad_token); download the model "
             "again."
         )
-    most = encoder.config.max_position_embeddings
-    tokens.model_max_length = tokens.model_max_length if SHORTEST <= tokens.model_max_length < most else most
+    own, most = tokens.model_max_length, encoder.config.max_position_embeddings
+    tokens.model_max_length = own if isinstance(own, int) and SHORTEST <= own < most else most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,12 @@ from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from mace_studio import sources
 from mace_studio.errors import ModelError, RecipeError
 from mace_studio.sd.parts import USE_INSTEAD, read_json
+from mace_studio.settings import TIMESTEPS
 
 log = logging.getLogger(__name__)
 
-MOST_TIMESTEPS = 10_000
+FLOW = ("prediction_type", "use_flow_sigmas")  # fields that tell of flow matching
+LATENTS = 4  # channels; a scheduler that takes some of them for a variance must fail
 TRIED = 4  # denoising steps: PNDM of four points takes no fewer
 
 
@@ -34,11 +37,11 @@ def of_folder(kind: str, folder: Path, source: str) -> SchedulerMixin:
         ModelError: it is not known, needs a package that is missing, or nothing can be made of its configuration.
     """
     config = read_json(folder / "scheduler" / "scheduler_config.json")
-    steps = config.get("num_train_timesteps", 1000)
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 < steps <= MOST_TIMESTEPS:
+    steps = config.get("num_train_timesteps", TIMESTEPS)
+    if not isinstance(steps, int) or steps != TIMESTEPS:
         raise ModelError(
             f"The scheduler of {source} has a num_train_timesteps of {sources.shown(str(steps))}; Stable Diffusion has "
-            "1000. Download the model again."
+            f"{TIMESTEPS}, of which recipes name some. Download the model again."
         )
     loader: Any = getattr(diffusers, kind, None)
     known = isinstance(loader, type) and issubclass(loader, SchedulerMixin)
@@ -65,6 +68,9 @@ def fault(scheduler: SchedulerMixin) -> str | None:
     # The configuration alone does not tell: it keeps what the class of another scheduler had in the same file.
     if "beta_schedule" not in scheduler.config or not hasattr(scheduler, "betas"):
         return "has a noise schedule without betas (EDM, flow matching), which an erasure cannot be trained on"
+    own = _own(scheduler)
+    if flow := next((key for key in FLOW if own.get(key) in (True, "flow_prediction")), None):
+        return f"is a model of flow matching ({flow}), which an erasure cannot be trained on"
     if _works(scheduler):
         return None
     config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -74,12 +80,27 @@ def fault(scheduler: SchedulerMixin) -> str | None:
 def for_training(usual: SchedulerMixin) -> DPMSolverMultistepScheduler:
     """DPM-Solver++ with a model's noise schedule; how the model's own scheduler solves (DEIS, SA, SDE) stays out.
 
+    So do settings that the scheduler does not read itself: they are of another class that was in the file before.
+
     Args:
         usual: the scheduler that came with the model.
     """
     return DPMSolverMultistepScheduler.from_config(
-        usual.config, algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero"
+        _own(usual),
+        algorithm_type="dpmsolver++",
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+        variance_type=None,
     )
+
+
+def _own(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """The settings that a scheduler reads; its configuration also keeps what it does not.
+
+    Those of diffusers stay too: they tell which ones are its defaults, in whose place another class has its own.
+    """
+    read = inspect.signature(type(scheduler).__init__).parameters
+    return {key: value for key, value in scheduler.config.items() if key in read or key.startswith("_")}
 
 
 def check_steps(scheduler: SchedulerMixin, steps: int, name: str) -> None:
@@ -111,12 +132,13 @@ def _works(scheduler: SchedulerMixin) -> bool:
 
 
 def _is_finite(trial: Any, steps: int) -> bool:
+    """Whether a trial ends in numbers, and on the way to less noise: an inverse scheduler's timesteps rise."""
     with torch.random.fork_rng(devices=[]):
         trial.set_timesteps(steps)
-        sample = torch.ones(1, 1, 2, 2)
+        sample = torch.ones(1, LATENTS, 2, 2)
         for timestep in trial.timesteps:
             sample = trial.step(sample, timestep, sample).prev_sample
-    return bool(sample.isfinite().all())
+    return bool(sample.isfinite().all()) and bool(trial.timesteps[0] > trial.timesteps[-1])
 
 
 def _at_fault(kind: Any, config: Mapping[str, Any]) -> str:

@@ -7,7 +7,17 @@ import time
 
 import pytest
 import torch
-from diffusers import DEISMultistepScheduler, DPMSolverMultistepScheduler, SASolverScheduler
+from diffusers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepInverseScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SASolverScheduler,
+    UniPCMultistepScheduler,
+)
 from safetensors.torch import load_file, save_file
 
 from mace_studio.errors import ModelError, RecipeError
@@ -327,7 +337,7 @@ def test_an_index_that_is_no_object_is_a_sentence(sd1, text):
     assert edit_config.is_file()
 
 
-@pytest.mark.parametrize("steps", [10**8, 0, 1, -5, "many", 1.5, True, 10**400])
+@pytest.mark.parametrize("steps", [10**8, 0, 1, -5, "many", 1.5, True, 10**400, 100, 1001, 1000.0])
 def test_an_absurd_number_of_timesteps_is_refused_quickly(sd1, steps):
     edit(sd1 / "scheduler" / "scheduler_config.json", num_train_timesteps=steps)
     refuse(sd1, "num_train_timesteps")
@@ -343,7 +353,8 @@ def test_an_absurd_number_of_timesteps_is_refused_quickly(sd1, steps):
      ("vae", "scaling_factor", "0.18", "scaling_factor"), ("vae", "scaling_factor", 0, "scaling_factor"),
      ("vae", "scaling_factor", float("nan"), "scaling_factor"), ("scheduler", "prediction_type", "flow", "no image"),
      ("scheduler", "timestep_spacing", "x", "no image"), ("scheduler", "trained_betas", [0.1], "no image"),
-     ("scheduler", "beta_start", 2.0, "no image")],
+     ("scheduler", "beta_start", 2.0, "no image"), ("unet", "out_channels", 8, "predicts 8 channels for latents of 4"),
+     ("unet", "sample_size", 9, "36 × 36 pixels, and diffusers makes only multiples of 8")],
 )  # fmt: skip
 def test_a_configuration_by_which_no_image_can_be_made_is_refused_quickly(sd1, part, key, value, says):
     edit(sd1 / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **{key: value})
@@ -407,7 +418,17 @@ def test_a_tokenizer_of_another_model_is_refused(sd1):
     refuse(sd1, "do not belong together|could not be loaded|layout")
 
 
-@pytest.mark.parametrize("length", [None, 10**30, 77, 2, 0, -1])
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("tokenizer_config.json", "[]"), ("tokenizer_config.json", '{"eos_token": null}'),
+     ("tokenizer_config.json", '{"bos_token": 7}'), ("tokenizer.json", "{}"), ("tokenizer.json", "")],
+)  # fmt: skip
+def test_a_damaged_tokenizer_is_a_sentence(sd1, file, text):
+    (sd1 / "tokenizer" / file).write_text(text, encoding="utf-8")
+    refuse(sd1, "The tokenizer of .* cannot be read: a file in its folder “tokenizer”, .* is damaged")
+
+
+@pytest.mark.parametrize("length", [None, 10**30, 77, 2, 0, -1, "77", [], 1e30])
 def test_the_encoder_says_how_long_a_prompt_may_be_where_the_tokenizer_does_not(sd1, length):
     edit(sd1 / "tokenizer" / "tokenizer_config.json", model_max_length=length, max_length=None)
     model = load(sd1)
@@ -447,6 +468,34 @@ def test_training_images_are_made_with_dpm_solver_whatever_the_scheduler_of_the_
     settings = ImageSettings(steps=3, guidance=2.0)
     own, usual = (sampling.training_images(m, wanted, settings, None)[0].latent_CHW for m in (model, reference))
     assert torch.allclose(own, usual, atol=1e-4) and bool(own.isfinite().all())
+
+
+LEFT = {"thresholding": True, "use_flow_sigmas": True, "rescale_betas_zero_snr": True, "lambda_min_clipped": "-inf"}
+
+
+def test_settings_that_a_scheduler_does_not_read_do_not_change_training_images():
+    left = schedules.for_training(PNDMScheduler.from_config({**LEADING, **LEFT}))
+    plain = schedules.for_training(PNDMScheduler.from_config(LEADING))
+    assert {key: left.config[key] for key in LEFT} == {key: plain.config[key] for key in LEFT}
+    assert schedules.for_training(DDIMScheduler(thresholding=True, clip_sample=False)).config.thresholding
+
+
+def test_a_learned_variance_is_not_looked_for_in_training_images():
+    usual = EulerDiscreteScheduler.from_config({**LEADING, "variance_type": "learned_range"})
+    assert schedules.fault(usual) is None and schedules.for_training(usual).config.variance_type is None
+    fault = schedules.fault(DPMSolverMultistepScheduler(variance_type="learned_range", **LEADING))
+    assert "its variance_type is learned_range" in fault
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, DEISMultistepScheduler, UniPCMultistepScheduler])
+@pytest.mark.parametrize("flow", [{"prediction_type": "flow_prediction"}, {"use_flow_sigmas": True}])
+def test_flow_matching_is_refused_whatever_the_class_of_the_scheduler(kind, flow):
+    assert f"flow matching ({next(iter(flow))})" in schedules.fault(kind(**flow, **LEADING))
+
+
+@pytest.mark.parametrize("kind", [DDIMInverseScheduler, DPMSolverMultistepInverseScheduler])
+def test_a_scheduler_that_makes_noise_of_images_is_refused(kind):
+    assert "no image can be made" in schedules.fault(kind(**LEADING))
 
 
 @pytest.mark.parametrize(
@@ -497,12 +546,25 @@ def test_unets_that_were_cut_down_load_and_generate(sd1, changes):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("beta_schedule", "cosine"), ("beta_schedule", None), ("beta_start", "a"), ("trained_betas", "x"),
-     ("trained_betas", [0.1] * 5), ("prediction_type", "x"), ("timestep_spacing", None), ("solver_order", 0),
-     ("lambda_min_clipped", "-inf")],
+    ("changes", "says"),
+    [({"cross_attention_dim": (32, 16)}, "layers read texts of several widths"),
+     ({"time_cond_proj_dim": 16}, "the UNet of an LCM, which needs LCMScheduler, not PNDMScheduler")],
 )  # fmt: skip
-@pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerDiscreteScheduler"])
+def test_unets_that_the_other_parts_do_not_fit_are_refused(sd1, changes, says):
+    shutil.rmtree(sd1 / "unet")
+    families.unet(32, **changes).save_pretrained(sd1 / "unet")
+    refuse(sd1, says)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [(kind, field, value)
+     for kind in ("PNDMScheduler", "EulerDiscreteScheduler")
+     for field, value in [("beta_schedule", "cosine"), ("beta_schedule", None), ("beta_start", "a"),
+                          ("trained_betas", "x"), ("trained_betas", [0.1] * 5), ("prediction_type", "x"),
+                          ("timestep_spacing", None)]]
+    + [("DPMSolverMultistepScheduler", "solver_order", 0), ("DPMSolverMultistepScheduler", "solver_type", "x")],
+)  # fmt: skip
 def test_the_field_of_a_scheduler_that_does_not_work_is_named(sd1, kind, field, value):
     edit(sd1 / "model_index.json", scheduler=["diffusers", kind])
     path = sd1 / "scheduler" / "scheduler_config.json"
