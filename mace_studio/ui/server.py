@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import fastapi
 import gradio as gr
+import starlette
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from gradio.route_utils import FnIndexInferError
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -20,6 +26,7 @@ from mace_studio.masks import MOST_PIXELS
 from mace_studio.ui import api
 from mace_studio.ui.access import Password, SameOriginOnly
 from mace_studio.ui.gradio_compat import NamedEndpointsOnly, QuickOverlays
+from mace_studio.ui.notices import UNEXPECTED
 from mace_studio.ui.sessions import SessionCookie
 from mace_studio.ui.theme import theme
 
@@ -40,15 +47,39 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-FOREIGN = (KeyError, FnIndexInferError, UnicodeDecodeError, RecursionError)  # what such a request ends in
+# What a request that no page sends ends in: an event, component, icon or text that is none.
+FOREIGN = (KeyError, FnIndexInferError, UnicodeDecodeError, RecursionError, UnidentifiedImageError)
+NOT_SENT = "This request is not one that the page sends."
+OWN = f"{Path(__file__).parents[1]}{os.sep}"
+ROUTES = tuple(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (gr, fastapi, starlette))
 NO_FRAME = "'none'"
 FRAMED_BY_THE_HUB = "'self' https://huggingface.co https://*.huggingface.co"
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:
-    """What Gradio's routes fall over: an event or component that the page does not have, or a body that is no text."""
+    """What Gradio's routes fall over, unless the studio's own code is at fault."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    last = next((file for file in reversed(files) if file.startswith((OWN, *ROUTES))), OWN)
+    if last.startswith(OWN):
+        return await _own_fault(request, error)
     log.info("a request was not understood", exc_info=error)
-    return PlainTextResponse("This request is not one that the page sends.", status_code=400)
+    return PlainTextResponse(NOT_SENT, status_code=400)
+
+
+async def _own_fault(request: Request, error: Exception) -> Response:
+    log.error("a request failed", exc_info=error)
+    return PlainTextResponse(UNEXPECTED, status_code=500)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """What is wrong with a request, for programs. JSON has no way to repeat a number that is not finite."""
+    try:
+        return await request_validation_exception_handler(request, cast(RequestValidationError, error))
+    except ValueError:
+        return PlainTextResponse(NOT_SENT, status_code=400)
+
+
+HANDLERS = dict.fromkeys(FOREIGN, _not_understood) | {RequestValidationError: _invalid, Exception: _own_fault}
 
 
 class SafeHeaders:
@@ -116,7 +147,7 @@ def _launch(
         theme=theme(),
         css_paths=FOLDER / "style.css",
         favicon_path=FOLDER / "icon.svg",
-        app_kwargs={"middleware": middleware, "exception_handlers": dict.fromkeys(FOREIGN, _not_understood)},
+        app_kwargs={"middleware": middleware, "exception_handlers": HANDLERS},
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -52,6 +52,7 @@ def test_only_the_documented_endpoints_can_be_called_by_name(base_url):
         ("queue/join", b'{"fn_index": 99999, "data": [], "session_hash": "a"}'),
         ("queue/join", b'{"fn_index": -1, "data": [], "session_hash": "a"}'),
         ("queue/join", b'{"fn_index": 1' + b"0" * 400 + b', "data": [], "session_hash": "a"}'),
+        ("queue/join", b'{"fn_index": NaN, "data": [], "session_hash": "a"}'),
         ("queue/join", b"\xff\xfe"),
         ("queue/join", b"[" * 100_000),
         ("run/predict", b'{"fn_index": 99999, "data": []}'),
@@ -62,6 +63,10 @@ def test_what_no_page_sends_is_refused_in_a_sentence(base_url, path, body):
     headers = {"content-type": "application/json"}
     answer = httpx.post(f"{base_url}gradio_api/{path}", content=body, headers=headers)
     assert 400 <= answer.status_code < 500 and answer.text, answer
+
+
+def test_an_icon_of_another_size_is_none_that_the_page_has(base_url):
+    assert httpx.get(f"{base_url}pwa_icon/99").status_code == 400
 
 
 def test_the_run_history_and_the_monitor_are_off(base_url):
