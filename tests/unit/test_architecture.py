@@ -48,7 +48,7 @@ RULES: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ),
     ("ui", "cli", "parser", "__main__", "app"): (
         {"ui", "cli", "parser", "runtime", "analysis.figures", "evaluation", "exports.formats", *ASKED, *TABLE},
-        {"gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},
+        {"fastapi", "gradio", "numpy", "PIL", "starlette", "tqdm", "spaces"},
     ),
     ("miniature",): (set(), {*MODELS, "matplotlib", "tokenizers"}),
 }
