@@ -15,6 +15,8 @@ LONGEST = 255  # characters of a source that is not on this machine
 QUOTED = 80  # characters of a source that a message repeats
 INDEX = "model_index.json"
 CHECKPOINT = ".safetensors"
+WEIGHTS = (CHECKPOINT, ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".onnx")
+BRANCHED = ("tree", "blob", "resolve", "commit", "raw", "edit", "commits", "blame")  # pages of one state of a model
 OPENING, CLOSING = "\"'`“”„‘’‚«»‹›<「『", "\"'`”“‘’»«›‹>」』"  # languages disagree on which is which
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
@@ -125,15 +127,22 @@ def _hub_page(text: str) -> str:
     if names[:1] == ["models"]:
         names = names[1:]
     names[1:2] = [name.removesuffix(".git") for name in names[1:2]]
-    file = names[-1] if len(names) > 3 and names[2] in ("blob", "resolve") else ""
-    if file.endswith(CHECKPOINT):
-        raise ModelError(
-            f"“{shown(text)}” is one file of a hub repository; download it and give its path, or give the repository: "
-            f"{shown('/'.join(names[:2]))}."
-        )
-    if len(names) < 2 or names[0] in ("datasets", "spaces", "collections", "papers", "docs"):
+    hub_id = "/".join(names[:2])
+    _check_letters(hub_id)
+    if len(names) < 2 or names[0] in ("datasets", "spaces", "collections", "papers", "docs") or not is_hub_id(hub_id):
         raise ModelError(f"“{shown(text)}” is not the page of a model; its address ends in owner/name.")
-    return "/".join(names[:2])
+    file = names[-1] if len(names) > 3 and names[2] in ("blob", "resolve") else ""
+    if file.endswith(WEIGHTS):
+        raise ModelError(
+            f"“{shown(text)}” is one file of a hub repository; download a {CHECKPOINT} file and give its path, or give "
+            f"the repository: {shown(hub_id)}."
+        )
+    if len(names) > 3 and names[2] in BRANCHED and names[3] != "main":
+        raise ModelError(
+            f"“{shown(text)}” is the page of {shown(names[3])}, and a repository is loaded from its branch main. "
+            f"Download the model and give its folder, or give the repository: {shown(hub_id)}."
+        )
+    return hub_id
 
 
 def _model_in(folder: Path) -> Path:
@@ -160,7 +169,7 @@ def _snapshot(snapshots: Path) -> Path | None:
     """The snapshot that `main` names, or else the newest."""
     try:
         main = snapshots / (snapshots.parent / "refs" / "main").read_text(encoding="utf-8").strip()
-        if main.is_dir():
+        if main.is_dir() and main.parent == snapshots:
             return main
     except (OSError, ValueError):
         pass

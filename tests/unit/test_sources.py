@@ -76,6 +76,13 @@ def test_marks_quotes_and_homes_of_others_are_read():
         ("https://civitai.com/models/4384", "download the .safetensors file"),
         ("https://huggingface.co/owner/name/blob/main/v1-5.safetensors", "one file of a hub repository"),
         ("https://huggingface.co/owner/name/resolve/main/v1-5.safetensors?download=true", "one file of a hub"),
+        ("https://huggingface.co/owner/name/blob/main/v1-5.ckpt", "one file of a hub"),
+        ("https://huggingface.co/owner/name/resolve/fp16/unet/diffusion_pytorch_model.bin", "one file of a hub"),
+        ("https://huggingface.co/owner/name/tree/fp16", "the page of fp16, and a repository is loaded from its branch"),
+        ("hf.co/owner/name/commit/0123abc", "the page of 0123abc, and"),
+        ("https://huggingface.co/owner/name/tree/refs%2Fpr%2F1", "the page of refs/pr/1, and"),
+        ("https://huggingface.co/%2e%2e/name", "not the page of a model"),
+        ("hf://owner/name@fp16", "not the page of a model"),
         ("https://huggingface.co/owner", "not the page of a model"),
         ("https://huggingface.co/", "not the page of a model"),
         ("https://huggingface.co/datasets/owner/name", "not the page of a model"),
@@ -130,3 +137,13 @@ def test_a_long_path_that_exists_is_taken(tmp_path):
     deep.mkdir(parents=True)
     assert len(str(deep)) > sources.LONGEST and sources.cleaned(str(deep)) == str(deep)
     assert not sources.is_hub_id(str(deep)) and sources.is_hub_id("owner/name") and sources.is_hub_id("gpt2")
+
+
+@pytest.mark.parametrize("main", ["", ".", "../..", "/", "gone"])
+def test_a_damaged_note_of_the_hubs_cache_costs_no_snapshot(tmp_path, main):
+    kept = tmp_path / "models--owner--name"
+    (kept / "snapshots" / "abc").mkdir(parents=True)
+    (kept / "snapshots" / "abc" / "model_index.json").touch()
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(main, encoding="utf-8")
+    assert Path(sources.cleaned(str(kept))) == kept / "snapshots" / "abc"
