@@ -150,8 +150,11 @@ class Recipe:
         fits("", text, "recipe")
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        except json.JSONDecodeError as error:
             raise RecipeError("", f"This is not a recipe: it is not valid JSON ({error}).") from error
+        except (ValueError, RecursionError) as error:
+            message = "This is not a recipe: it is nested too deeply, or has a number of thousands of digits."
+            raise RecipeError("", message) from error
         return _from_data(data)
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from mace_studio.errors import RecipeError
 TUNE = ("both", "key", "value")
 TIMESTEPS = 1000
 LARGEST = 2**63 - 1  # seed that torch takes
+LARGEST_FLOAT = 3.4e38  # number that float32 holds
 
 # What a recipe may hold, and what may be asked of images: the form, the API and files share these bounds, since every
 # way in ends in the same `check`. Least and most of a number, by its field; most of a list or a text.
@@ -139,6 +141,8 @@ def check_lora(lora: LoraSettings) -> None:
     at_least("lora.t2", lora.t2, 0)
     if not lora.t1 < lora.t2:
         raise RecipeError("lora.t1", f"t1 ({lora.t1:g}) must be below t2 ({lora.t2:g}).")
+    if math.ceil(lora.t1) > lora.t2:
+        raise RecipeError("lora.t1", f"No whole timestep lies from t1 ({lora.t1:g}) to t2 ({lora.t2:g}); widen them.")
 
 
 def check_images(images: ImageSettings) -> None:
@@ -194,6 +198,8 @@ def number(value: float) -> str:
 def above_zero(name: str, value: float) -> None:
     if not is_finite(value) or value <= 0:
         raise RecipeError(name, f"{number(value)} is not allowed; use a number above 0.")
+    if value > LARGEST_FLOAT:
+        raise RecipeError(name, f"{number(value)} is too large for any weight.")
 
 
 def is_finite(value: float) -> bool:

@@ -38,10 +38,9 @@ def other(other_folder, tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"alpha": 1e300}, "an alpha of 1e\\+300"),
+        ({"alpha": 1e38}, "an alpha of 1e\\+38"),
         ({"alpha": 1e30}, "gradient of “cat” at step [12] is no finite number any more, .* an alpha of 1e\\+30 in"),
         ({"learning_rate": 1e30}, "learning rate of 1e\\+30"),
-        ({"learning_rate": 1e300}, "learning rate of 1e\\+300"),
     ],
 )
 def test_training_that_diverges_names_the_rate(other, tmp_path, changes, says):
