@@ -61,11 +61,12 @@ class Model:
     def unet(self) -> UNet2DConditionModel:
         return self.pipeline.unet
 
-    @cached_property
+    @property
     def device(self) -> torch.device:
         """Where it computes; in low memory its weights may be elsewhere at the moment."""
-        # Asked for once: diffusers walks through all modules for it, and a step of training needs it five times.
-        return self.pipeline._execution_device
+        # diffusers' own `_execution_device` walks through all modules, and a step of training asks five times.
+        offloaded = getattr(getattr(self.unet, "_hf_hook", None), "execution_device", None)
+        return next(self.unet.parameters()).device if offloaded is None else torch.device(offloaded)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mace_studio.runtime.studio import BUILT_IN
 from mace_studio.sd import devices, open_pipeline
 from mace_studio.sd import grams as knowledge
 from mace_studio.sd import model as sd_model
+from tests import families
 
 
 def test_a_folder_loads_frozen_on_the_device_and_dtype(other_folder):
@@ -166,3 +168,13 @@ def test_captions_of_the_users_own_decide_the_gram_and_are_cached_by_what_they_s
     torch.testing.assert_close(grams["other"].gram_DD, expected)
     kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
     assert len(kept) == 2 and all(f"{model.fingerprint[:32]}-2-" in name for name in kept)
+
+
+def test_a_model_computes_where_its_pipeline_was_moved_to():
+    pipeline = families.sd1()
+    moved = sd_model.Model(pipeline, "")
+    assert moved.device == torch.device("cpu") and moved.where() == "cpu · float32"
+    pipeline.unet.to("meta")
+    assert moved.device == torch.device("meta")
+    pipeline.unet._hf_hook = SimpleNamespace(execution_device="cpu")  # in low memory its weights are elsewhere
+    assert moved.device == torch.device("cpu")
