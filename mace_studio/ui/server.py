@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mace_studio.errors import StudioError
 from mace_studio.masks import MOST_PIXELS
 from mace_studio.ui import api
-from mace_studio.ui.access import Password, SameOriginOnly
+from mace_studio.ui.access import BoundedBodies, Password, SameOriginOnly
 from mace_studio.ui.gradio_compat import NamedEndpointsOnly, QuickOverlays
 from mace_studio.ui.notices import UNEXPECTED
 from mace_studio.ui.sessions import SessionCookie
@@ -120,7 +120,7 @@ def launch(demo: gr.Blocks, host: str | None = None, shared: bool = False, **opt
         Middleware(QuickOverlays),
     ]
     if shared:
-        middleware.append(Middleware(SessionCookie))
+        middleware += [Middleware(SessionCookie), Middleware(BoundedBodies)]
     if host in LOOPBACK:
         # A web page under another name must not reach a studio on this machine (DNS rebinding).
         middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))

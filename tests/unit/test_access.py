@@ -29,6 +29,42 @@ def site(**options):
     )
 
 
+@pytest.fixture
+def bounded(monkeypatch):
+    """A site of small bounds; its client may come from another machine."""
+    monkeypatch.setattr(access, "BODY", 1000)
+    monkeypatch.setattr(access, "EACH", 2500)
+    monkeypatch.setattr(access, "ALL", 4000)
+    monkeypatch.setattr(access, "LEAST", 100)
+
+    async def read(request):
+        return PlainTextResponse(str(len(await request.body())))
+
+    routes = [Route(f"/{name}", read, methods=["POST"]) for name in ("upload", "join")]
+    app = Starlette(routes=routes, middleware=[Middleware(access.BoundedBodies)])
+    return lambda machine="a": TestClient(app, client=(machine, 1))
+
+
+def test_a_request_that_is_too_large_is_stopped_whatever_it_says_of_its_length(bounded):
+    for body in (b"x" * 1001, iter([b"x" * 600] * 2)):
+        answer = bounded().post("/join", content=body)
+        assert (answer.status_code, answer.text) == (413, "This request is too large; 0 MB are the most.")
+    assert [bounded().post("/join", content=b"x" * 1000).text for _ in range(5)] == ["1000"] * 5
+    assert bounded().post("/join").text == "0"
+
+
+def test_uploads_of_a_machine_and_of_all_are_bounded_within_a_day(bounded, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(access.time, "monotonic", lambda: now)
+    upload = lambda machine: bounded(machine).post("/upload", content=b"x" * 900).status_code  # noqa: E731
+    assert [upload("a") for _ in range(100)] == [200, 200, *[429] * 98]  # what is refused does not count
+    assert "can be uploaded here within a day; try again tomorrow" in bounded("a").post("/upload").text
+    assert [upload("b") for _ in range(3)] == [200, 429, 429]  # of all
+    assert bounded("a").post("/join", content=b"x" * 900).status_code == 200
+    now += access.DAY + 1
+    assert [upload("b"), upload("a")] == [200, 200]
+
+
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
