@@ -42,15 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command in WRITING:
             text_files.make_folder(options.out)
         COMMANDS[options.command](options)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as `head`, wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except StudioError as error:
         _say(f"Error: {error}")
         return 1
     except OSError as error:  # such as a name that no file system takes
-        _say(f"Error: {FileError(f'{error.filename} cannot be used: {error.strerror or error}.')}")
+        what = f"{error.filename} cannot be used" if error.filename else "A file or the output cannot be written"
+        _say(f"Error: {FileError(f'{what}: {error.strerror or error}.')}")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

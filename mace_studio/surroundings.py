@@ -7,10 +7,11 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from mace_studio.errors import StudioError
 
@@ -19,11 +20,42 @@ SCHEMES = ("http", "https", "socks5", "socks5h")  # of a proxy, that httpx knows
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
+class Unheard:
+    """A stream for progress and remarks, which nobody may read: what cannot be written to it is dropped.
+
+    Args:
+        stream: what is written to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # a full disk, a reader that is gone; a stream that is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def make_console_forgiving() -> None:
-    """Let the terminal show “?” for what its encoding (cp1252, cp932, ASCII) lacks, rather than end the program."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    """Let no terminal end the program.
+
+    It shows “?” for what its encoding (cp1252, cp932, ASCII) lacks. Progress that cannot be written is dropped, and so
+    is everything where there is no terminal at all.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(errors="replace")
+    if not isinstance(sys.stderr, Unheard):
+        sys.stderr = cast(TextIO, Unheard(sys.stderr))
 
 
 def prepare_network(host: str | None = None) -> None:

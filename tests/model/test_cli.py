@@ -335,7 +335,7 @@ def test_erase_takes_recipes_or_resume(capsys):
 
 def test_one_that_cannot_go_on_or_fails_leaves_the_others(tmp_path, capsys):
     out, files = tmp_path / "out", []
-    for name, alpha in (("bad", 1e300), ("good", 1.0)):
+    for name, alpha in (("bad", 1e38), ("good", 1.0)):
         files.append(tmp_path / f"{name}.json")
         recipe = replace(QUICK.with_settings(lora=LoraSettings(steps=2, alpha=alpha)), name=name)
         files[-1].write_text(recipe.to_json(), encoding="utf-8")
@@ -398,3 +398,12 @@ def test_half_a_character_of_a_terminal_is_a_sentence(tmp_path, capsys):
     for given in (["--prompt", "\udcff"], ["--prompt", "a cat", "--negative", "\udcff"]):
         assert cli.main(["inspect", *given, "--out", str(tmp_path)]) == 1
         assert "broken character" in capsys.readouterr().err
+
+
+def test_an_output_that_is_full_is_told_without_the_name_of_a_file(monkeypatch, capsys):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(cli.COMMANDS, "erase", full)
+    assert cli.main(["erase", "cat"]) == 1
+    assert capsys.readouterr().err == "Error: A file or the output cannot be written: No space left on device.\n"

@@ -1,11 +1,13 @@
 """Consoles that are not UTF-8, proxies, and ports that are none."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from mace_studio import surroundings
 from mace_studio.errors import StudioError
@@ -32,6 +34,25 @@ def test_the_terminal_answers_in_any_console(encoding, arguments):
         [sys.executable, "-m", "mace_studio", *arguments], capture_output=True, cwd=ROOT, env=environment
     )
     assert b"Traceback" not in done.stderr and done.returncode in (0, 1)
+
+
+class Broken(io.StringIO):
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    def flush(self):
+        self.write("")
+
+
+@pytest.mark.parametrize("stream", [Broken(), None], ids=["full", "none"])
+def test_progress_that_nobody_reads_ends_nothing(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream and io.StringIO())
+    monkeypatch.setattr(sys, "stderr", stream)
+    surroundings.make_console_forgiving()
+    surroundings.make_console_forgiving()  # as where one program runs several commands
+    for _ in tqdm(range(3), mininterval=0, file=sys.stderr):
+        print("a remark", file=sys.stderr, flush=True)
+        print("a result", flush=True)
 
 
 def test_a_reader_that_stops_reading_ends_no_command_in_a_traceback():
