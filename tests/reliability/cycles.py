@@ -50,7 +50,7 @@ def _cycles(count: int, seed: int, until: float) -> Figures:
             recipe = small(*dice.sample(PHRASES, dice.choice((1, 1, 2))), seed=dice.randrange(4))
             end, at, told = dice.choice(ENDS) if events > 1 else "done", dice.randrange(events), 0
             if end == "diverged":
-                recipe = recipe.with_settings(lora=replace(recipe.settings.lora, alpha=1e300))
+                recipe = recipe.with_settings(lora=replace(recipe.settings.lora, alpha=1e38))
 
             def report(event: Progress, end: str = end, at: int = at) -> None:
                 nonlocal told
