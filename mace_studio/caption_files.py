@@ -43,7 +43,7 @@ def read_captions(path: Path) -> list[str]:
     try:
         written = path.read_text(encoding="utf-8-sig")
         lines = written.splitlines()
-        if path.suffix == ".json":
+        if path.suffix.lower() == ".json":
             lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
         found = [line.strip() for line in lines if line.strip() and not HALF.search(line)]
     except (OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:

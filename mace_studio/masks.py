@@ -24,6 +24,7 @@ WHITE = 128  # values from here on count as white
 MOST_PIXELS = 4096 * 4096  # of an image that is read: a file of a few kilobytes may hold gigabytes
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # of an image of a user's; Pillow has decoders of dozens more
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of files that are meant as images
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
 UserMasks = Mapping[Key, Image.Image]  # masks that a user made, from `black_and_white`
@@ -140,8 +141,8 @@ def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     check_takes_masks(recipe)
     keys = _file_names(recipe)
     # macOS puts a file ._x.png beside x.png on other systems' disks, which is no image.
-    found = folder.glob("*.png") if os.path.isdir(folder) else ()
-    paths = sorted(path for path in found if not path.name.startswith("."))
+    found = folder.iterdir() if os.path.isdir(folder) else ()
+    paths = sorted(path for path in found if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
     if not paths:
         raise FileError(f"There are no masks in {folder}; they are PNG files named like {next(iter(keys))}.")
     return {_key(path, keys, recipe): _read(path) for path in paths}
@@ -269,8 +270,10 @@ def _file_names(recipe: Recipe) -> dict[str, Key]:
 
 
 def _key(path: Path, keys: Mapping[str, Key], recipe: Recipe) -> Key:
-    if path.name in keys:
-        return keys[path.name]
+    if path.suffix.lower() != ".png":
+        raise FileError(f"{path.name} is no PNG file; save the mask as one.")
+    if (name := path.stem + ".png") in keys:
+        return keys[name]
     name, _, number = path.stem.rpartition("-")
     images = recipe.settings.images.per_concept
     for concept in recipe.concepts:

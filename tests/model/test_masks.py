@@ -216,6 +216,9 @@ def test_masks_fit_as_long_as_their_images_are_the_same(recipe, left):
         (["cat-3.png"], r"“cat” has training images 1 to 2, and no 3"),
         (["cat-0.png"], "no 0"),
         (["ada-finch.png"], "fits no concept"),
+        (["cat-1.png", "cat-2.jpg"], r"cat-2\.jpg is no PNG file; save the mask as one"),
+        (["cat-1.png", "cat-2.BMP"], r"cat-2\.BMP is no PNG file"),
+        (["cat-1.png", "cat-7.PNG"], "and no 7"),
     ],
 )
 def test_a_file_that_is_no_mask_of_the_recipe_is_a_sentence(tmp_path, files, says):
@@ -223,6 +226,12 @@ def test_a_file_that_is_no_mask_of_the_recipe_is_a_sentence(tmp_path, files, say
         half("left").save(tmp_path / name)
     with pytest.raises(FileError, match=says):
         masks.read(tmp_path, QUICK)
+
+
+def test_a_mask_counts_whatever_the_case_of_its_ending(tmp_path):
+    half("left").save(tmp_path / "cat-1.PNG")
+    half("right").save(tmp_path / "cat-2.png")
+    assert set(masks.read(tmp_path, QUICK)) == {("cat", 1), ("cat", 2)}
 
 
 def test_a_file_that_is_no_image_is_a_sentence(tmp_path):

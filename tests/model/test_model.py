@@ -127,8 +127,9 @@ def test_device_and_dtype_that_do_not_exist_are_said(other_folder, device, dtype
 # General captions
 
 
-def test_captions_are_read_from_text_and_from_coco(tmp_path):
-    text, coco = tmp_path / "mine.txt", tmp_path / "captions_val2014.json"
+@pytest.mark.parametrize("name", ["captions_val2014.json", "CAPTIONS.JSON"])
+def test_captions_are_read_from_text_and_from_coco(tmp_path, name):
+    text, coco = tmp_path / "mine.txt", tmp_path / name
     text.write_text("A cat sits. \n\n  Two dogs run.\n", encoding="utf-8")
     annotations = [{"id": 1, "caption": "A cat sits.\n"}, {"id": 5, "caption": "Two dogs run."}]
     coco.write_text(json.dumps({"images": [], "annotations": annotations}), encoding="utf-8")
