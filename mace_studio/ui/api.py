@@ -27,8 +27,8 @@ from mace_studio.ui.api_results import Result
 from mace_studio.ui.notices import readable
 
 LONGEST_WAIT = 600.0
-AT_ONCE = 8  # calls that wait for a job; each holds a thread of the server
 EACH, MOST = 12, 48  # calls of one machine, and of all, that may wait or run at a time
+AT_ONCE = 16  # calls that run; each holds a thread of the server, and those of one machine must not hold all
 NAMES = ("erase", "compare", "inspect", "evaluate", "export", "erasures", "status", "cancel")
 
 

@@ -12,6 +12,7 @@ weights 400 and 700 of the bundled fonts, since other files lack ASCII. No publi
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import re
 from collections.abc import Callable
@@ -106,8 +107,8 @@ def serve_in_place(path: Path) -> None:
 def bound_queue(demo: gr.Blocks, names: tuple[str, ...], each: int, most: int, machine: Callable[[Any], str]) -> None:
     """Let calls of endpoints fill no more than their part of the queue. Gradio has one bound for all events.
 
-    Without this, one program's calls fill it, and the page's own events are answered with 503. No public issue was
-    found.
+    Without this, one program's calls fill it, and the page's own events are answered with 503. A call with fewer values
+    than its endpoint takes gets the defaults of the rest; Gradio answers it with `null`. No public issue was found.
 
     Args:
         demo: its queue is there.
@@ -132,6 +133,11 @@ def bound_queue(demo: gr.Blocks, names: tuple[str, ...], each: int, most: int, m
         alike = [where for call, where in events if call == is_call]
         if alike.count(own) >= (each if is_call else UNFINISHED) or (is_call and len(alike) >= most):
             return False, "Too many calls wait here already; wait for an answer before you ask for more.", "queue_full"
+        if is_call and fn is not None and fn.fn is not None:
+            rest = list(inspect.signature(fn.fn).parameters.values())[len(body.data) :]
+            if missing := [one.name for one in rest if one.default is one.empty]:
+                return False, f"{missing[0]}: This value is missing.", "error"
+            body.data = [*body.data, *(one.default for one in rest)]
         return await push(body=body, request=request, username=username)
 
     queue.push = bounded  # type: ignore[method-assign]

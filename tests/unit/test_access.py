@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from mace_studio import parser
-from mace_studio.ui import access, gradio_compat, sessions
+from mace_studio.ui import access, api, gradio_compat, sessions
 from mace_studio.ui.access import Password, SameOriginOnly
 from tests.loops import awaited
 
@@ -177,18 +177,38 @@ class Queue:
 
 
 def test_calls_of_one_program_leave_room_for_others_and_for_the_page():
-    functions = {0: SimpleNamespace(api_name="erase"), 1: SimpleNamespace(api_name="on_edit")}
+    functions = {
+        0: SimpleNamespace(api_name="erase", fn=lambda: None), 1: SimpleNamespace(api_name="on_edit", fn=lambda: None)
+    }  # fmt: skip
     demo = SimpleNamespace(_queue=Queue(), fns=functions)
     gradio_compat.bound_queue(demo, ("erase",), 3, 5, lambda request: request)
 
     def send(index, machine):
-        body = SimpleNamespace(fn_index=index, fn=functions[index])
+        body = SimpleNamespace(fn_index=index, fn=functions[index], data=[])
         return awaited(demo._queue.push(body=body, request=machine, username=None))[2]
 
     assert [send(0, "greedy") for _ in range(90)].count("success") == 3
     assert [send(0, "other") for _ in range(3)] == ["success", "success", "queue_full"]  # five of all
     assert {send(1, "greedy") for _ in range(gradio_compat.UNFINISHED)} == {"success"}
     assert send(1, "greedy") == "queue_full" and send(1, "other") == "success"
+
+
+def test_one_machine_cannot_hold_every_call_that_runs():
+    assert api.EACH < api.AT_ONCE < api.MOST
+
+
+def test_a_call_with_fewer_values_takes_the_defaults_of_the_rest():
+    endpoint = SimpleNamespace(api_name="compare", fn=lambda name, prompts, steps=20, wait=60.0: None)
+    demo = SimpleNamespace(_queue=Queue(), fns={0: endpoint})
+    gradio_compat.bound_queue(demo, ("compare",), 3, 5, lambda request: request)
+
+    def send(*data):
+        body = SimpleNamespace(fn_index=0, fn=endpoint, data=list(data))
+        return awaited(demo._queue.push(body=body, request="a", username=None))[1:], body.data
+
+    assert send("x") == (("prompts: This value is missing.", "error"), ["x"])
+    assert send("x", ["a cat"]) == (("id", "success"), ["x", ["a cat"], 20, 60.0])
+    assert send("x", ["a cat"], 5, 0.0) == (("id", "success"), ["x", ["a cat"], 5, 0.0])
 
 
 def test_events_of_the_past_are_not_summed_up_after_each():
