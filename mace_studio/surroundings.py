@@ -12,6 +12,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO, cast
+from urllib.parse import urlsplit
 
 from mace_studio.errors import StudioError
 
@@ -74,7 +75,8 @@ def prepare_network(host: str | None = None) -> None:
         listed = [one for one in os.environ.get(name, "").split(",") if one.strip()]
         os.environ[name] = ",".join([*listed, *(one for one in own if one not in listed)])
     for name in (*PROXIES, *(name.upper() for name in PROXIES)):
-        scheme, there, _ = os.environ.get(name, "").strip().lower().partition("://")
+        address = os.environ.get(name, "").strip().lower()
+        scheme, there, _ = address.partition("://")
         if there and scheme not in SCHEMES:
             raise StudioError(
                 f"{name} names a proxy of the kind “{scheme}”, which cannot be used; give one of {', '.join(SCHEMES)}, "
@@ -85,6 +87,12 @@ def prepare_network(host: str | None = None) -> None:
                 f"{name} names a SOCKS proxy, which needs a package that is not installed: pip install "
                 "'httpx[socks]'. Or unset the variable, if no proxy is needed."
             )
+        try:
+            _ = urlsplit(address if there else f"http://{address}").port
+        except ValueError as error:  # such as half of an IPv6 address
+            raise StudioError(
+                f"{name} is no address of a proxy; mend it, such as http://name:8080, or unset it."
+            ) from error
 
 
 def _check_address(host: str | None) -> None:

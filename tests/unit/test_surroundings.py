@@ -108,6 +108,14 @@ def test_a_proxy_of_another_kind_is_a_sentence(proxies, address):
         surroundings.prepare_network()
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://me:secret@proxy:80x", "proxy:99999"])
+def test_a_proxy_that_is_no_address_is_a_sentence(proxies, address):
+    proxies.setenv("https_proxy", address)
+    with pytest.raises(StudioError, match=r"https_proxy is no address of a proxy; mend it") as error:
+        surroundings.prepare_network()
+    assert "secret" not in str(error.value)
+
+
 def test_an_address_of_this_machine_is_asked_without_a_proxy(proxies):
     proxies.setenv("http_proxy", "127.0.0.1:9")
     surroundings.prepare_network("192.168.3.4")
