@@ -269,5 +269,6 @@ def test_an_edit_is_previewed_and_a_new_one_ends_it(page, fast, open_recipe, stu
 def test_the_tab_fits_a_phone(tab):
     tab.locator("#read").click()
     expect(tab.locator(".maps-large canvas")).to_have_count(3)
+    expect(tab.locator(PROGRESS)).to_be_in_viewport()  # far below the button, which stays where it is
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     expect(tab.locator("#read")).to_be_in_viewport()

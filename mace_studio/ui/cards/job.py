@@ -19,6 +19,20 @@ from mace_studio.ui.gradio_compat import QUIET, WAITING
 from mace_studio.ui.tab import Listener
 
 Update = dict[Any, Any]
+# Where the buttons stay at the bottom of a phone, what they start is shown far from them: the page scrolls there, again
+# while it grows, until that is on top or the user touches something.
+SHOW_PROGRESS = """(...values) => {{
+  const [buttons, progress] = ["#{0}-buttons", "#{0}-progress"].map((id) => document.querySelector(id));
+  if (getComputedStyle(buttons).position !== "fixed") return values;
+  const growing = new ResizeObserver(() => {{
+    if (!progress.offsetParent) return;
+    progress.scrollIntoView();
+    if (progress.getBoundingClientRect().top < 1) growing.disconnect();
+  }});
+  growing.observe(document.body);
+  addEventListener("pointerdown", () => growing.disconnect(), {{ once: true }});
+  return values;
+}}"""
 UNDER_WAY = {"text": "A job is under way here; wait for it, or cancel it first.", "target": ""}
 
 
@@ -73,6 +87,7 @@ class JobCard:
         main: bool = True,
     ) -> None:
         self.studio, self.job_id, self._places, self._view = studio, job_id, places, view
+        self._show_progress = SHOW_PROGRESS.format(name)
         self._stopping: WeakSet[Job] = WeakSet()
         with gr.Row(elem_classes="run-buttons", elem_id=f"{name}-buttons"):
             self.start = [
@@ -93,7 +108,6 @@ class JobCard:
         inputs: Sequence[Any],
         outputs: Sequence[Any],
         shows: Shows,
-        js: str | None = None,
     ) -> list[Any]:
         """Connect the buttons.
 
@@ -103,7 +117,6 @@ class JobCard:
             inputs: whose values `starts` take.
             outputs: all that `shows` may update.
             shows: what the tab shows of the job.
-            js: run in the browser when a button is pressed.
 
         Returns:
             The event of each button, whose `then` comes when the job is over.
@@ -112,7 +125,7 @@ class JobCard:
         self.resume = Listener(self.on_return, self.job_id, [*self._own, *outputs], waits=True)
         asked, shown = [self.job_id, *inputs], [*self._own, *outputs]
         return [
-            button.click(self._handler(start), asked, shown, js=js, **WAITING)
+            button.click(self._handler(start), asked, shown, js=self._show_progress, **WAITING)
             for button, start in zip(self.start, starts, strict=True)
         ]
 

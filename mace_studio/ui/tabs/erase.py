@@ -42,10 +42,6 @@ from mace_studio.ui.tab import (
 )
 
 # On a phone the button is fixed at the bottom and the run is far below the form.
-SHOW_RUN = """(...values) => {
-  if (innerWidth <= 700) document.querySelector("#run-card").scrollIntoView({ block: "start" });
-  return values;
-}"""
 
 Update = dict[Any, Any]
 
@@ -148,7 +144,7 @@ class EraseTab:
         about, *seen = sorted(self.form.controls, key=lambda control: not isinstance(control, gr.State))
         returned = self.returned.change(self.on_returned, self.returned, [about, self.came_back], **QUIET)
         returned.then(None, [self.came_back, *seen], seen, js=FILL, **QUIET)
-        return edited, self.job.wire([self.on_erase], asked, shown, shows, js=SHOW_RUN)[0]
+        return edited, self.job.wire([self.on_erase], asked, shown, shows)[0]
 
     @readable
     def on_edit(self, preset: str | None, sheet: MaskSheet | None, *values: Any) -> Update:
