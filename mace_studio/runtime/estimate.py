@@ -61,20 +61,20 @@ class Estimate:
 
     def summary(self) -> str:
         """All of it in one line."""
-        parts = [
-            counted_as(self.concepts, "concept"),
-            counted_as(self.prompts, "prompt"),
-            counted_as(self.unet_forwards, "UNet forward"),
-        ]
+        parts = [counted_as(self.prompts, "prompt"), counted_as(self.unet_forwards, "UNet forward")]
         if self.flops is not None:
             parts.append(f"{self.flops / 1e12:,.1f} TFLOP")
         if self.memory is not None:
             parts.append(f"about {size(self.memory)} of memory")
-        if self.seconds is not None:
-            parts.append(f"about {duration(self.seconds)}")
-        if self.crowded:
-            parts.append(self.crowded)
-        return " · ".join(parts)
+        return self._line(parts)
+
+    def brief(self) -> str:
+        """The same for who knows nothing of how it works: how much is erased, and in what time."""
+        return self._line([])
+
+    def _line(self, parts: list[str]) -> str:
+        time = "" if self.seconds is None else f"about {duration(self.seconds)}"
+        return " · ".join(filter(None, [counted_as(self.concepts, "concept"), *parts, time, self.crowded]))
 
 
 def estimate(

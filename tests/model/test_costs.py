@@ -169,3 +169,4 @@ def test_an_estimate_is_one_line():
     )
     counted = Estimate(concepts=1, prompts=90, unet_forwards=6, memory=None)
     assert counted.summary() == "1 concept · 90 prompts · 6 UNet forwards"
+    assert (whole.brief(), counted.brief()) == ("2 concepts · about 4 min 10 s", "1 concept")

@@ -150,7 +150,7 @@ def summary(entry: Entry) -> str:
         f'<p class="saved">Saved as <b>{html.escape(entry.name)}</b>, {size(entry.size)}. '
         "It is in the list of erased models on the Compare tab.</p>"
         + warnings(_with_row(warning, entry.recipe) for warning in entry.warnings)
-        + (condition(numbers) if numbers else "")
+        + (f'<div class="expert">{condition(numbers)}</div>' if numbers else "")
     )
 
 

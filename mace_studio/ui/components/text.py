@@ -48,9 +48,10 @@ def explained(names: Iterable[str]) -> str:
     return "".join(f'<p class="hint">{html.escape(line)}</p>' for line in lines if line)
 
 
-def estimate(sentence: str) -> str:
-    """What a job will take."""
-    return f'<p class="estimate">{html.escape(sentence)}</p>'
+def estimate(sentence: str, brief: str = "") -> str:
+    """What a job will take; where there is a brief sentence too, that is what the Simple view shows."""
+    shown = f'<p class="estimate{" expert" if brief else ""}">{html.escape(sentence)}</p>'
+    return shown + (f'<p class="estimate simple">{html.escape(brief)}</p>' if brief else "")
 
 
 def estimate_missing(sentence: str) -> str:

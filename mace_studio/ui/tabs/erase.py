@@ -212,10 +212,10 @@ class EraseTab:
 
     def _estimate(self, recipe: Recipe) -> str:
         try:
-            counted = self.studio.estimate(self.studio.check(recipe)).summary()
+            counted = self.studio.estimate(self.studio.check(recipe))
             vocabulary = self.studio.vocabulary()
             unknown = vocabulary.warning(recipe) if vocabulary else ""
-            return estimate(counted) + (estimate_missing(unknown) if unknown else "")
+            return estimate(counted.summary(), counted.brief()) + (estimate_missing(unknown) if unknown else "")
         except RecipeError as error:
             return estimate_missing(notices.problem(error)["text"])
 
