@@ -152,16 +152,24 @@ class CompareTab:
         self.grid.pick(self.on_pair, None, pair, **PICKED)
         asked, told = [self.name, self.suggested], [self.suggestions, self.suggested]
         Listener(self.on_model, asked, told, fills=[self.suggested, self.prompts]).on(self.name.change)
+        Listener(self.on_beside, [self.name, self.others], self.others).on(self.name.change)
         models = Listener(self.on_models, [self.job_id, self.name, self.others], self.shown_model)
         models.on(self.name.change, self.others.change)
 
     @readable
     def on_open(self, newest: Newest, seen: int | None, chosen: str | None, others: list[str]) -> tuple[Any, ...]:
         """List the erased models, with the newest chosen once."""
-        listed = choices(self.studio.entries())
+        return erased_models(self.studio, newest, seen, chosen), self._beside(chosen, others), newest.asked
+
+    @readable
+    def on_beside(self, chosen: str | None, others: list[str]) -> Any:
+        """List the models that may stand beside another one, which is chosen now."""
+        return self._beside(chosen, others)
+
+    def _beside(self, chosen: str | None, others: list[str]) -> Any:
+        listed = [(label, name) for label, name in choices(self.studio.entries()) if name != chosen]
         kept = [name for name in others if name in [value for _, value in listed]]
-        beside = partial(gr.CheckboxGroup, visible=len(listed) > 1)
-        return erased_models(self.studio, newest, seen, chosen), listing(beside, listed, kept, others), newest.asked
+        return listing(partial(gr.CheckboxGroup, visible=bool(listed)), listed, kept, others)
 
     @readable
     def on_model_loaded(self, steps: str, guidance: str) -> Offer:
@@ -187,7 +195,8 @@ class CompareTab:
 
     def on_generate(self, name: str | None, others: list[str], prompts: str, suggested: Offer, *settings: Any) -> Job:
         """Start a comparison. Prompts that nobody typed are those of the chosen model, which may be chosen just now."""
-        beside, lines = [other for other in others if other != name], form.prompts_from(prompts)
+        beside = [other for other in others if other != name]  # it may be chosen just now
+        lines = form.prompts_from(prompts)
         if len(beside) > OTHERS:
             checked = f"{counted_as(len(beside), 'erased model')} {'is' if len(beside) == 1 else 'are'} checked"
             raise RecipeError("others", f"{checked}; leave at most {OTHERS}.")
@@ -203,8 +212,9 @@ class CompareTab:
     def on_pair(self, event: gr.EventData) -> Update:
         """Show the pressed pair under the divider."""
         job = self.studio.job(str(event.job))
-        found = results(job) if job else []
-        return self._pair(found[event.index]) if event.index in range(len(found)) else {self.figures: gr.skip()}
+        if job is not None and event.index in range(len(found := results(job))):
+            return self._pair(job, found[event.index])
+        return {self.figures: gr.skip()}
 
     def _begun(self, job: Job) -> Update:
         self._showing.discard(job)
@@ -230,14 +240,16 @@ class CompareTab:
         update: Update = {self.grid: cells(job.id, request, found, self._called(job))}
         if found and job not in self._showing:
             self._showing.add(job)
-            update |= self._pair(found[0])
+            update |= self._pair(job, found[0])
         if found and job.over:
             path = result_files.write_sheet(found, names, self.studio.output / "pairs")
             update[self.sheet] = download(path, interactive=True)
         return update
 
-    def _pair(self, pair: Pair) -> Update:
+    def _pair(self, job: Job, pair: Pair) -> Update:
+        labels = self._called(job)
         rows = [
+            *([("Erased model", labels[pair.erasure])] if len(labels) > 1 else []),
             ("Prompt", pair.prompt),
             ("Seed", str(pair.seed)),
             ("Mean pixel change", f"{pair.change:.1f} of 255"),
@@ -260,6 +272,7 @@ def _shown_models(labels: Sequence[str], missing: Sequence[str] = ()) -> str:
     """Which erased models the images are of, and a warning where others are chosen that are not among them."""
     listed = ", ".join(labels)
     if not missing:
-        return f'<p class="hint">Erased model: <b>{html.escape(listed)}</b></p>'
+        title = "Erased model" if len(labels) == 1 else "All images are of"
+        return f'<p class="hint">{title}: <b>{html.escape(listed)}</b></p>'
     other = f"These images are of {listed}; generate again to see {', '.join(missing)}."
     return f'<p class="estimate is-missing" role="status">{html.escape(other)}</p>'
