@@ -129,10 +129,15 @@ def with_strength(values: Sequence[Any], turned: int) -> dict[str, str]:
 
 def differences(now: Recipe, then: Recipe) -> list[tuple[str, str, str]]:
     """What changes when `then` takes the place of `now`: (label, value now, value then); of lists, what differs."""
-    pairs = [(f, value_at(now, f), value_at(then, f)) for f in COMMON]
+    pairs = [(f, _common(now, f), _common(then, f)) for f in COMMON]
     if now.method == then.method:
         pairs += [(f, value_at(now.settings, f), value_at(then.settings, f)) for f in method_fields(now.method)]
     return [(field.label, *_apart(a, b)) for field, a, b in pairs if a != b]
+
+
+def _common(recipe: Recipe, field: Field) -> Any:
+    """A value of the recipe itself, of its method what that is called."""
+    return methods.find(recipe.method).title if field.key == "method" else value_at(recipe, field)
 
 
 def recipe_of_file(data: bytes) -> Recipe:

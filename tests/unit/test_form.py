@@ -283,6 +283,8 @@ def test_differences_of_lists_are_their_items_that_differ():
         ("Concepts", "the same", "in another order"), ("Keep unchanged", "a, b, c, d and 1 more", "none"),
     ]  # fmt: skip
     assert "forest · object becomes cat → sky" in preset_change(now, then)
+    by_uce = dataclasses.replace(now, method="uce", settings=METHODS["uce"].settings())
+    assert form.differences(now, by_uce) == [("Method", "MACE", "UCE")]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from mace_studio.ui.gradio_compat import enabled
 from mace_studio.ui.notices import readable
 from mace_studio.ui.tab import Listener
 
-PLACES = {"remove": ("No longer erase", "#leave-out input"), "add": ("The Erase tab’s form", "")}
+PLACES = {"models": ("", ""), "remove": ("No longer erase", "#leave-out input"), "add": ("The Erase tab’s form", "")}
 
 Update = dict[Any, Any]
 
@@ -81,7 +81,7 @@ class ComposeCard:
             # The list still shows the concepts of a model that is chosen no longer.
             recipe = joined(recipes, [phrase for phrase in leave_out or [] if phrase in erased], added, name)
         except StudioError as error:
-            return estimate_missing(notices.sentence(error))
+            return estimate_missing(notices.problem(error, PLACES)["text"])
         training = self.studio.estimate(replace(recipe, concepts=added.concepts)) if added else None
         return model_list.composition(recipe, training)
 

@@ -29,7 +29,7 @@ function rowFor(model, number, chosen) {
   input.addEventListener("change", pick);
   name.scope = "row";
   label.append(input, cell("b", model.name));
-  name.append(label, cell("small", model.method), cell("small", model.note, "model-note"), cell("small", [model.scores, model.size, model.made].filter(Boolean).join(" · "), "on-phone"));
+  name.append(label, cell("small", model.method), cell("small", model.note, "model-note"), cell("small", [model.scores.replaceAll("\n", " · "), model.size, model.made].filter(Boolean).join(" · "), "on-phone"));
   row.classList.toggle("is-chosen", input.checked);
   row.append(name, cell("td", model.erased), cell("td", model.scores || "–", "hide-phone model-scores"));
   row.append(cell("td", model.size, "hide-phone"), cell("td", model.made, "hide-phone"));

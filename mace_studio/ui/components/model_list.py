@@ -174,18 +174,19 @@ def _shown(value: Any) -> str:
 
 def several(entries: Sequence[Entry]) -> str:
     """What is chosen when it is more than one model; of two, in what their recipes differ."""
-    names = "".join(f"<li>{html.escape(entry.name)}</li>" for entry in entries)
-    head = f'<h2>{len(entries)} models</h2><ul class="chosen">{names}</ul>'
-    if len(entries) != 2:
-        return head
-    found = differences(entries[0].recipe, entries[1].recipe)
+    head = f"<h2>{len(entries)} models</h2>"
+    names = [html.escape(entry.name) for entry in entries]
+    found = differences(entries[0].recipe, entries[1].recipe) if len(entries) == 2 else []
+    if not found:
+        listed = "".join(f"<li>{name}</li>" for name in names)
+        same = '<p class="hint">Their recipes are the same.</p>' if len(entries) == 2 else ""
+        return f'{head}<ul class="chosen">{listed}</ul>{same}'
     lines = "".join(
         f"<tr><th scope='row'>{html.escape(label)}</th><td>{html.escape(one)}</td><td>{html.escape(other)}</td></tr>"
         for label, one, other in found
     )
-    columns = "<tr><th scope='col'>Differs</th><th scope='col'>First</th><th scope='col'>Second</th></tr>"
-    table = f'<table class="scores differences"><thead>{columns}</thead><tbody>{lines}</tbody></table>'
-    return head + (table if found else '<p class="hint">Their recipes are the same.</p>')
+    columns = "".join(f"<th scope='col'>{name}</th>" for name in ("Differs", *names))
+    return f'{head}<table class="scores differences"><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def composition(recipe: Recipe, training: Estimate | None) -> str:
