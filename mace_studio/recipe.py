@@ -303,7 +303,7 @@ def _check_concepts(concepts: Sequence[Concept]) -> None:
         if blank(concept.phrase):
             raise RecipeError(f"{where}.phrase", f"Row {i + 1} names no concept; type one or remove the row.")
         if blank(concept.mapping):
-            raise RecipeError(f"{where}.mapping", f"Say what “{concept.phrase}” maps to, for instance “a person”.")
+            raise RecipeError(f"{where}.mapping", f"Say what “{concept.phrase}” maps to: what is shown in its place.")
         one_of(f"{where}.kind", concept.kind, KINDS)
         key = folded(concept.phrase)
         if key == folded(concept.mapping):

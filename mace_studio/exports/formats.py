@@ -49,8 +49,8 @@ class Format:
 
     @property
     def about(self) -> str:
-        """What it is and what reads it, such as "the changed weights: scripts with diffusers"."""
-        return f"{self.content}: {', '.join(self.readers)}"
+        """What it is and what reads it, such as "the changed weights, for scripts with diffusers"."""
+        return f"{self.content}, for {', '.join(self.readers)}"
 
 
 FORMATS: dict[str, Format] = {

@@ -58,8 +58,9 @@ def test_a_prompt_is_read_before_and_after(tab):
     expect(tab.locator(".maps-large h3")).to_have_text("“car”")
     expect(tab.locator(".maps-finding")).to_have_text(
         re.compile(
-            r"^The judge finds “car” in the image with [\d.]+ % before and [\d.]+ % after; the word “car” gets "
-            r"[\d.]+ % of the attention( where the concept was)? before and [\d.]+ % after the erasure\.$"
+            r"^The judge sees “car” in the image with a probability of [\d.]+ % before and [\d.]+ % after; "
+            r"the word “car” gets [\d.]+ % of the attention( where the concept was)? before and [\d.]+ % after "
+            r"the erasure\.$"
         )
     )
     expect(tab.get_by_label("One colour scale")).not_to_be_checked()

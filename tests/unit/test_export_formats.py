@@ -42,7 +42,7 @@ def test_every_row_of_the_table_is_whole():
         == ["diffusers"]
         == [n for n in FORMATS if not FORMATS[n].suffix]
     )
-    assert FORMATS["unet"].about == "the changed weights only, under the UNet's own names: scripts with diffusers"
+    assert FORMATS["unet"].about == "the changed weights only, under the UNet's own names, for scripts with diffusers"
 
 
 def test_the_card_and_the_image_lie_beside_a_file():

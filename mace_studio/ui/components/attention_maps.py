@@ -139,8 +139,8 @@ def finding(inspection: Inspection) -> str:
         return f"The prompt names nothing that was erased; of its words “{word.text}” changed most: it gets {both}."
     before, after = (inspection.runs[name].presence.get(word.text) for name in (names[0], names[-1]))
     said = (
-        f"The judge finds “{word.text}” in the image with {percent(before)} before and {percent(after)} after; "
-        "the word "
+        f"The judge sees “{word.text}” in the image with a probability of {percent(before)} before and "
+        f"{percent(after)} after; the word "
         if before is not None and after is not None
         else ""
     )

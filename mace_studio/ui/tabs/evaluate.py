@@ -68,7 +68,7 @@ class EvaluateTab:
                 list(PLANS),
                 value=next(iter(PLANS)),
                 label="Plan",
-                info="Quick: of up to 24 words a list",
+                info="Quick: up to 24 words of each list",
                 **enabled("evaluate-plan"),
             )
             self.judge = gr.Textbox(
