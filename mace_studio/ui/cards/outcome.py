@@ -11,12 +11,12 @@ import gradio as gr
 from mace_studio.prompts import suggestions
 from mace_studio.recipe import ImageRequest, Recipe
 from mace_studio.runtime import vocabulary
-from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.runtime.studio import Studio
 from mace_studio.settings import ImageSettings
 from mace_studio.ui import kinds
 from mace_studio.ui.cards.job import JobCard, Shows
-from mace_studio.ui.components import verdict
+from mace_studio.ui.components import progress, verdict
 from mace_studio.ui.components.files import png_url
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class OutcomeCard:
     def __init__(self, studio: Studio, made: gr.State, job_id: gr.BrowserState) -> None:
         self.studio = studio
         self.images = gr.HTML("", label="Before and after", apply_default_css=False, elem_id="outcome")
-        self.job = JobCard(studio, "outcome", [("show-outcome", "Show before and after")], job_id, main=False)
+        button = ("show-outcome", "Show before and after")
+        self.job = JobCard(studio, "outcome", [button], job_id, view=_progress, main=False)
         self.job.wire([self.on_show], [made], [self.images], Shows(begun=self._begun, found=self._found))
 
     def on_show(self, made: str) -> Job:
@@ -78,6 +79,11 @@ class OutcomeCard:
         rows = [row for _, row in found]
         said = verdict.verdict if self.studio.vocabulary() else verdict.probabilities
         return {self.images: (said(rows, job.request[1]) if job.over else "") + verdict.figures(rows)}
+
+
+def _progress(job: Job, studio: Studio) -> str:
+    """How far it is; where it came to its end the images say so."""
+    return "" if job.state == DONE else progress.work(job, studio)
 
 
 def _prompts(recipe: Recipe, own: vocabulary.Vocabulary | None) -> dict[str, str]:
