@@ -377,12 +377,13 @@ def _dial_text(method: str, *values: Any) -> str:
     turned = STRENGTH.get(method, {})
     if not turned:
         return '<p class="hint">This method has no dial: its settings are in the Expert view.</p>'
-    listed = " · ".join(
-        f"<span><b>{BY_KEY[key].label}</b> {html.escape(str(value))}</span>"
+    pairs = [
+        f"<b>{BY_KEY[key].label}</b> {html.escape(str(value))}"
         for key, value in zip(STRENGTH_KEYS, values, strict=True)
         if key in turned
-    )
-    return f'<p class="hint">{DIAL}</p><p class="hint dialled">{listed}</p>'
+    ]
+    listed = " ·</span> <span>".join(pairs)  # no line begins with the dot
+    return f'<p class="hint">{DIAL}</p><p class="hint dialled"><span>{listed}</span></p>'
 
 
 def preset_change(now: Recipe, preset: Recipe) -> str:

@@ -268,6 +268,8 @@ function show() {
   root.querySelector(".maps-finding").textContent = data.finding;
   build();
   draw();
+  const column = grid.querySelector("[aria-pressed=true]").closest("th");
+  grid.parentElement.scrollLeft = column.offsetLeft + column.offsetWidth + 8 - grid.parentElement.clientWidth;
 }
 
 first.addEventListener("input", () => limit(first));
