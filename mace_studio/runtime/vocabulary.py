@@ -17,6 +17,7 @@ from mace_studio.paths import BUILT_IN
 from mace_studio.recipe import Recipe
 
 WORD = re.compile(r"[^\W\d_]+")
+NAMED = 8  # unknown phrases that a warning names
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Vocabulary:
         rows = {text: f" (row {i})" for i, c in reversed(numbered) for text in (*c.synonyms, c.phrase, c.mapping)}
         unknown, synonyms = self.unknown_in(recipe), self.unknown(s for c in recipe.concepts for s in c.synonyms)
         named, also = (
-            ", ".join(f"“{phrase}”{rows.get(phrase, '')}" for phrase in some)
+            ", ".join(f"“{phrase}”{rows.get(phrase, '')}" for phrase in some[:NAMED])
+            + (f" and {len(some) - NAMED} more" if len(some) > NAMED else "")
             for some in (unknown, [synonym for synonym in synonyms if synonym not in unknown])
         )
         said = f"The model has not learned {named}: nothing of it can be erased or shown. Use words that it knows."

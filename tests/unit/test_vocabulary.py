@@ -22,6 +22,8 @@ def test_other_words_are_found_in_any_case_and_only_once():
     assert built_in().warning(replace(told, preserve=())) == (
         "The model has not learned “moggy” (row 1): as a synonym that tests nothing."
     )
+    many = Recipe(concepts=tuple(Concept(f"xylophone {i}", "forest") for i in range(100)))
+    assert "“xylophone 7” (row 8) and 92 more: nothing" in built_in().warning(many)
     assert built_in().unknown_words(["a cat's xylophone", "A Xylophone and a moggy"]) == ["xylophone", "moggy"]
     assert built_in().kinds["Ada Finch"] == "celebrity" and built_in().kinds["forest"] == ""
 
