@@ -129,7 +129,7 @@ def finding(inspection: Inspection) -> str:
     first, last = masses[names[0]], masses[names[-1]]
     if inspection.settings["kind"] == figures.RESIDUAL and seen:
         told = ", ".join(f"{percent(share)} {name}" for name, _, share in seen)
-        return f"With its own words taken out, the judge still finds “{seen[0][1]}” in the image: {told}."
+        return f"With its own words taken out, the judge sees “{seen[0][1]}” with a probability of: {told}."
     if len(names) == 1:
         return f"The model spends {percent(first.total)} of its attention on “{word.text}”; brighter is more."
     if inspection.settings["kind"] == figures.RESIDUAL:

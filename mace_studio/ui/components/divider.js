@@ -4,6 +4,7 @@ const figure = element.querySelector("figure");
 const [before, after] = element.querySelectorAll("img");
 const range = element.querySelector("input");
 
+const panes = [...element.querySelectorAll(".pane")];
 const stage = element.querySelector(".divider-stage");
 let timer = 0;
 
@@ -41,6 +42,10 @@ function show() {
   after.alt = `After erasing: ${pair.prompt}`;
 }
 
+// Side by side, both show the same part of what is enlarged.
+panes.forEach((pane, i) => pane.addEventListener("scroll", () => {
+  panes[1 - i].scrollTo(pane.scrollLeft, pane.scrollTop);
+}));
 // Small images are shown with their pixels; a large one that is shrunk would only look rough.
 before.addEventListener("load", () => figure.classList.toggle("is-small", before.naturalWidth < 256));
 range.addEventListener("input", move);

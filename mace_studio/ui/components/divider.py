@@ -18,8 +18,10 @@ TEMPLATE = """<figure class="divider is-empty"><div class="divider-bar">
 <button type="button" data-view="flicker">Flicker</button></div>
 <div class="mode-switch" role="group" aria-label="Zoom"><button type="button" data-zoom="1">Fit</button>
 <button type="button" data-zoom="2">2 ×</button><button type="button" data-zoom="4">4 ×</button></div></div>
-<div class="divider-scroll"><div class="divider-stage"><img class="before" alt="">
-<img class="after" alt=""><span class="divider-line" aria-hidden="true"></span>
+<div class="divider-scroll"><div class="divider-stage">
+<div class="pane" tabindex="0" role="group" aria-label="Before"><img class="before" alt=""></div>
+<div class="pane" tabindex="0" role="group" aria-label="After"><img class="after" alt=""></div>
+<span class="divider-line" aria-hidden="true"></span>
 <input type="range" min="0" max="100" value="50" aria-label="Divider between before and after"></div></div>
 <p class="divider-empty">Generate a prompt to see it here before and after the erasure.</p></figure>"""
 
