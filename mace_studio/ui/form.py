@@ -271,6 +271,8 @@ def _item(item: Any) -> str:
     """A phrase, or a concept in full."""
     if not isinstance(item, Concept):
         return str(item)
+    if not item.phrase:
+        return "an empty row"
     parts = [f"{item.phrase} → {item.mapping}", item.kind, concept_text.synonyms_text(item.synonyms)]
     return " · ".join(part for part in parts if part)
 

@@ -551,6 +551,10 @@ def test_concepts_of_a_csv_file(page, upload):
 def test_a_csv_file_of_something_else_is_refused(page, upload):
     upload(page, "#import-csv", "other.csv", b"foo,bar\n1,2\n")
     expect(page.locator("#csv-notice")).to_contain_text("does not name its columns")
+    cell(page, 0, 1).fill("grass")
+    expect(page.locator("#csv-notice")).not_to_contain_text("columns")  # of a file that was not read
+    upload(page, "#import-csv", "other.csv", b"foo,bar\n1,2\n")
+    expect(page.locator("#csv-notice")).to_contain_text("does not name its columns")
     expect(page.locator(".concept-row")).to_have_count(1)
     upload(page, "#import-csv", "concepts.csv", b"phrase,mapping\nfrog,grass\n")
     expect(page.locator("#csv-notice")).not_to_contain_text("columns")
@@ -683,6 +687,7 @@ def test_words_that_the_model_has_not_learned_are_named(page):
     page.get_by_label("Phrases to keep", exact=True).fill("xylophone")
     page.keyboard.press("Enter")
     expect(page.locator("#preserve .is-unknown")).to_have_text(re.compile("xylophone"))
+    expect(page.locator("#preserve .phrase-warning")).to_be_visible()
 
 
 def test_few_tab_stops_lead_to_the_main_button_and_one_leads_past_all(page):

@@ -283,6 +283,7 @@ def test_differences_of_lists_are_their_items_that_differ():
         ("Concepts", "the same", "in another order"), ("Keep unchanged", "a, b, c, d and 1 more", "none"),
     ]  # fmt: skip
     assert "forest · object becomes cat → sky" in preset_change(now, then)
+    assert form.differences(Recipe(concepts=(Concept("", ""),)), then)[0][1] == "an empty row"
     by_uce = dataclasses.replace(now, method="uce", settings=METHODS["uce"].settings())
     assert form.differences(now, by_uce) == [("Method", "MACE", "UCE")]
 

@@ -10,7 +10,7 @@ const names = (n) => [`Concept ${n}`, `Concept ${n} maps to`, `Kind of concept $
 let known = {};
 let words = null;
 let rules = [];
-const hints = ["such as Van Gogh", "such as an artist", "", "for testing"];
+const hints = ["what to erase", "what instead", "", "for testing"];
 
 const cellsOf = (row) => [...row.querySelectorAll("[data-cell]")];
 const read = () => [...list.children].map((row) => cellsOf(row).map((cell) => cell.value));

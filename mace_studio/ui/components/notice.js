@@ -1,6 +1,6 @@
 // What is wrong with the form: a sentence here and once more at the control it is about, which is marked and focused.
 // value: {text, target}, target being a CSS selector. It goes when the control is changed or leaves the page, and what is
-// said of concepts and of what is kept at any edit of either, whichever button made it.
+// said of concepts and of what is kept, or of a file of them, at any edit of either, whichever button made it.
 const box = element.querySelector(".notice");
 const FRAMES = ".concept-row, .slider-field, .block";
 const LISTS = "#concepts-card, #keep-card";
@@ -21,7 +21,7 @@ function mended() {
 }
 
 const gone = new MutationObserver(() => { if (marked && !marked.isConnected) mended(); });
-document.addEventListener("lists-edited", () => { if (marked?.closest(LISTS)) mended(); });
+document.addEventListener("lists-edited", () => { if ((marked || element).closest(LISTS)) mended(); });
 
 function mark(target, text) {
   const sentence = document.createElement("p");
@@ -40,6 +40,7 @@ function show() {
   const { text, target } = props.value || {};
   clear();
   box.textContent = text || "";
+  box.classList.toggle("is-marked", Boolean(target));
   if (!target) return;
   const closed = document.querySelector("#advanced > button:not(.open)");
   if (!document.querySelector(target)?.offsetParent && closed) closed.click();

@@ -23,7 +23,6 @@ function chip(phrase, i) {
   item.append(text, remove);
   const unknown = words && (phrase.toLowerCase().match(/\p{L}+/gu) || []).some((word) => !words.has(word));
   item.classList.toggle("is-unknown", Boolean(unknown));
-  if (unknown) item.title = "The loaded model has not learned this word.";
   return item;
 }
 
@@ -96,6 +95,7 @@ question.addEventListener("click", ({ target }) => {
 function show() {
   list.replaceChildren(...phrases().map(chip));
   list.hidden = !list.children.length;
+  element.querySelector(".phrase-warning").hidden = !list.querySelector(".is-unknown");
   document.dispatchEvent(new Event("lists-edited")); // to components/notice.js
 }
 

@@ -9,6 +9,7 @@ import gradio as gr
 from mace_studio.ui.components.files import script
 
 TEMPLATE = """<div class="phrase-list"><ul></ul>
+<p class="phrase-warning" hidden>Dashed: the loaded model has not learned this, so nothing of it can be shown.</p>
 <input type="text" placeholder="Type a phrase and press Enter, or paste a list" autocomplete="off"
 list="known-mappings">
 <div class="phrase-ask" role="group" aria-label="A comma in what was pasted" hidden><span role="status"></span>
