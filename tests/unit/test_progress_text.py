@@ -5,7 +5,7 @@ from PIL import Image
 
 from mace_studio.progress import Progress
 from mace_studio.recipe import Concept, Recipe
-from mace_studio.runtime.jobs import Job
+from mace_studio.runtime.jobs import DONE, Job
 from mace_studio.runtime.library import Entry
 from mace_studio.ui.components import job_list, progress
 
@@ -38,6 +38,12 @@ def test_time_left_goes_by_the_pace_of_the_stage():
     training = [Progress("lora", fraction=0.4, seconds=0.2), Progress("lora", fraction=0.6, seconds=10.2)]
     assert "<span>about 20 s left</span>" in progress.work(running(*images, *training), None)
     assert "left" not in progress.work(running(*images), None)
+
+
+def test_a_job_that_told_of_no_step_is_finished_in_whole():
+    job = running()
+    job.state = DONE
+    assert "<b>100 %</b>" in progress.work(job, None)
 
 
 def test_a_warning_about_one_of_several_concepts_says_its_row():

@@ -75,7 +75,7 @@ def waiting(job: Job, studio: Studio) -> str:
 def _progress(job: Job, studio: Studio, stage: str) -> str:
     last = job.events[-1] if job.events else None
     if last is None:
-        return _bar(ENDED.get(job.state) or waiting(job, studio), "", 0.0, "", "")
+        return _bar(ENDED.get(job.state) or waiting(job, studio), "", float(job.state == DONE), "", "")
     gone, fraction = last.seconds, 1.0 if job.state == DONE else last.fraction
     if job.over:
         return _bar(ENDED[job.state], "", fraction, f"{duration(gone)} in all", "")
