@@ -21,7 +21,12 @@ function mended() {
 }
 
 const gone = new MutationObserver(() => { if (marked && !marked.isConnected) mended(); });
-document.addEventListener("lists-edited", () => { if ((marked || element).closest(LISTS)) mended(); });
+document.addEventListener("lists-edited", () => {
+  if (marked?.closest(LISTS)) mended();
+  if (!box.textContent || !element.closest(LISTS)) return; // of a file
+  box.textContent = "";
+  props.value = {};
+});
 
 function mark(target, text) {
   const sentence = document.createElement("p");
