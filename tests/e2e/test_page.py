@@ -455,6 +455,12 @@ def test_phone_in_the_dark(page):
     # The page scrolls to the editor by itself; where it does so later, the bar is elsewhere than it was found.
     page.wait_for_function("document.querySelector('#mask-panel').getBoundingClientRect().top < innerHeight / 2")
     assert page.evaluate(WHAT_COVERS_THE_BAR, "#erase-buttons") is None
+    page.get_by_role("button", name="Simple").click()
+    cell(page, 0, 1).fill("")
+    page.locator("#erase").click()
+    expect(page.locator("#concepts .field-problem")).to_be_in_viewport()  # not the progress, which there is none of
+    page.wait_for_timeout(300)
+    expect(page.locator("#concepts .field-problem")).to_be_in_viewport()
     page.get_by_role("tab", name="Evaluate").click()
     expect(page.locator("#evaluate")).to_be_in_viewport()
     page.set_viewport_size({"width": 390, "height": 700})  # so low that a card's own buttons pass under the bar

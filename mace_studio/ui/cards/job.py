@@ -20,7 +20,7 @@ from mace_studio.ui.tab import Listener
 
 Update = dict[Any, Any]
 # Where the buttons stay at the bottom of a phone, what they start is shown far from them: the page scrolls there, again
-# while it grows, until that is on top or the user touches something.
+# while it grows, until that is on top, the user touches something, or a field that has to be mended gets the focus.
 SHOW_PROGRESS = """(...values) => {{
   const [buttons, progress] = ["#{0}-buttons", "#{0}-progress"].map((id) => document.querySelector(id));
   if (getComputedStyle(buttons).position !== "fixed") return values;
@@ -30,7 +30,7 @@ SHOW_PROGRESS = """(...values) => {{
     if (progress.getBoundingClientRect().top < 1) growing.disconnect();
   }});
   growing.observe(document.body);
-  addEventListener("pointerdown", () => growing.disconnect(), {{ once: true }});
+  for (const one of ["pointerdown", "focusin"]) addEventListener(one, () => growing.disconnect(), {{ once: true }});
   return values;
 }}"""
 UNDER_WAY = {"text": "A job is under way here; wait for it, or cancel it first.", "target": ""}
