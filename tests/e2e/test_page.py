@@ -145,7 +145,8 @@ def test_an_erasure_ends_in_images_and_a_verdict(page, studio, fast, open_recipe
     verdict = page.locator("#outcome .verdict")
     expect(verdict).to_have_text(
         re.compile(
-            r"The judge sees car \d of 1 \(\d before\) · synonyms \d of 1 \(\d before\) · kept \d of 1 \(\d before\) · "
+            r"Of a few images the judge sees car in \d of 1 \(\d before\) · synonyms in \d of 1 \(\d before\) · "
+            r"kept in \d of 1 \(\d before\) · "
             r"not on your list: (4 looked at, none changed|.* changed)"
         ),
         timeout=90_000,
@@ -175,7 +176,7 @@ def test_an_erasure_ends_in_images_and_a_verdict(page, studio, fast, open_recipe
     page.get_by_role("tab", name="Erase").click()
     monkeypatch.setattr(studio, "vocabulary", known)
     page.locator("#show-outcome").click()  # the result is about it still
-    expect(verdict).to_contain_text("The judge sees", timeout=90_000)
+    expect(verdict).to_contain_text("the judge sees", timeout=90_000)
     page.locator("#to-compare").click()
     expect(page.locator("#erased-model input")).to_have_value(re.compile("^Mine · "))
 

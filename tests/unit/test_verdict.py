@@ -40,7 +40,8 @@ ROWS = [
 def test_the_verdict_counts_and_names_what_changed_beyond_the_list():
     said = re.sub("<[^>]*>", "", verdict.verdict(ROWS))
     assert said == (
-        "The judge sees cat 0 of 2 (2 before) · synonyms 1 of 2 (2 before) · kept 3 of 4 (3 before) · "
+        "Of a few images the judge sees cat in 0 of 2 (2 before) · synonyms in 1 of 2 (2 before) · "
+        "kept in 3 of 4 (3 before) · "
         "not on your list: tiger, lion changed"
     )
     assert [one.word for one in verdict.changed(ROWS)] == ["tiger", "lion"]  # the cow lost less than a quarter
@@ -51,7 +52,7 @@ def test_the_verdict_counts_and_names_what_changed_beyond_the_list():
     assert verdict.verdict(ROWS, some).endswith(" · 1 of 3 concepts, 2 of 3 kept phrases looked at</p>")
     assert "looked at" not in verdict.verdict(ROWS, replace(some, concepts=concepts[:1], preserve=("dog", "<b>")))
     assert re.sub("<[^>]*>", "", verdict.probabilities(ROWS)) == (
-        "The judge sees cat 0 % (100 % before) · synonyms 50 % (100 % before) · kept 75 % (75 % before) · "
+        "The judge’s probability: cat 0 % (100 % before) · synonyms 50 % (100 % before) · kept 75 % (75 % before) · "
         "not on your list: tiger, lion changed"
     )
 

@@ -32,15 +32,15 @@ def verdict(rows: Sequence[Row], recipe: Recipe | None = None) -> str:
         rows: of the words that were looked at.
         recipe: of the erasure, to say of how many words these are some.
     """
-    return _line(rows, _count, recipe)
+    return _line("Of a few images the judge sees", rows, lambda some: f"in {_count(some)}", recipe)
 
 
 def probabilities(rows: Sequence[Row], recipe: Recipe | None = None) -> str:
     """The same with a judge's mean probabilities, for one that chooses among the words that it is asked about."""
-    return _line(rows, _probability, recipe)
+    return _line("The judge’s probability:", rows, _probability, recipe)
 
 
-def _line(rows: Sequence[Row], figure: Callable[[Sequence[Row]], str], recipe: Recipe | None) -> str:
+def _line(begins: str, rows: Sequence[Row], figure: Callable[[Sequence[Row]], str], recipe: Recipe | None) -> str:
     words = [row for row in rows if row.word != ALL]
     parts = []
     erased = [row for row in words if row.role == ERASED]
@@ -58,7 +58,7 @@ def _line(rows: Sequence[Row], figure: Callable[[Sequence[Row]], str], recipe: R
         return NOTHING
     if recipe is not None and (some := _some(words, recipe)):
         parts.append(some)
-    return f'<p class="verdict" role="status">The judge sees {" · ".join(parts)}</p>'
+    return f'<p class="verdict" role="status">{begins} {" · ".join(parts)}</p>'
 
 
 def _some(words: Sequence[Row], recipe: Recipe) -> str:
