@@ -61,9 +61,10 @@ class Estimate:
 
     def summary(self) -> str:
         """All of it in one line."""
-        parts = [counted_as(self.prompts, "prompt"), counted_as(self.unet_forwards, "UNet forward")]
-        if self.flops is not None:
-            parts.append(f"{self.flops / 1e12:,.1f} TFLOP")
+        parts = [counted_as(self.prompts, "prompt")]
+        if self.unet_forwards:  # a closed form has none
+            parts.append(counted_as(self.unet_forwards, "UNet forward"))
+            parts += [] if self.flops is None else [f"{self.flops / 1e12:,.1f} TFLOP"]
         if self.memory is not None:
             parts.append(f"about {size(self.memory)} of memory")
         return self._line(parts)

@@ -27,7 +27,7 @@ def test_a_method_is_chosen_set_and_run(page, fast, open_recipe, saved_recipe):
     choose_method(page, "UCE")
     expect(page.locator("#uce-about")).to_contain_text("It reads what each concept maps to and your keep list.")
     expect(page.locator("#weights, #esd-about")).to_have_count(0)
-    expect(page.locator("#estimate")).to_contain_text("1 concept · 3 prompts · 0 UNet forwards")
+    expect(page.locator("#estimate")).to_contain_text("1 concept · 3 prompts · about ")
     field(page, "uce-ridge").fill("0.05")
     expect(page.locator("#uce-ridge")).to_contain_text("Weight of leaving the projections as they are.")
     page.get_by_label("Expand:").check()

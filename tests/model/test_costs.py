@@ -169,4 +169,5 @@ def test_an_estimate_is_one_line():
     )
     counted = Estimate(concepts=1, prompts=90, unet_forwards=6, memory=None)
     assert counted.summary() == "1 concept · 90 prompts · 6 UNet forwards"
+    assert replace(counted, unet_forwards=0, flops=0.0).summary() == "1 concept · 90 prompts"
     assert (whole.brief(), counted.brief()) == ("2 concepts · about 4 min 10 s", "1 concept")
