@@ -84,7 +84,7 @@ def listed(value: typing.Any, where: str) -> tuple:
 def _dataclass(kind: type, value: object, where: str) -> typing.Any:
     if not isinstance(value, dict):
         raise RecipeError(where, f"An object with named fields is needed here, not {_named(value)}.")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in hints:
