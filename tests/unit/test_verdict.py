@@ -10,6 +10,7 @@ from PIL import Image
 
 from mace_studio.evaluation.plan import ERASED, KEPT, NEIGHBOUR, SYNONYM
 from mace_studio.evaluation.report import ALL, Row, Tally
+from mace_studio.methods import METHODS
 from mace_studio.recipe import Concept, ImageRequest, Recipe
 from mace_studio.ui.cards import beyond
 from mace_studio.ui.components import glossary, pair_grid, progress, text, verdict
@@ -55,6 +56,23 @@ def test_the_verdict_counts_and_names_what_changed_beyond_the_list():
         "The judge’s probability: cat 0 % (100 % before) · synonyms 50 % (100 % before) · kept 75 % (75 % before) · "
         "not on your list: tiger, lion changed"
     )
+
+
+@pytest.mark.parametrize(
+    ("after", "kept", "method", "said"),
+    [
+        (0.4, 0.8, "mace", ""),
+        (0.5, 0.8, "mace", "still seen. Move the strength towards Thorough"),
+        (1.0, 0.1, "uce", "still seen. Give the method stronger settings, or choose another, and erase again."),
+        (0.0, 0.75, "mace", "Kept phrases suffer. Move the strength towards Gentle"),
+        (0.0, 0.0, "uce", "Kept phrases suffer. Give the method weaker settings"),
+    ],
+)
+def test_it_is_told_what_to_do_where_an_erasure_did_too_little_or_too_much(after, kept, method, said):
+    recipe = Recipe(concepts=(Concept("cat", "grass"),), method=method, settings=METHODS[method].settings())
+    told = verdict.advice([row(ERASED, "cat", 1.0, after), row(KEPT, "dog", 1.0, kept)], recipe)
+    assert said in told and bool(said) == bool(told)
+    assert verdict.advice([row(ERASED, "cat", 0.0, 0.0)], recipe) == ""  # it was not seen before either
 
 
 def test_the_images_are_of_one_word_of_each_role_and_of_what_changed_most():

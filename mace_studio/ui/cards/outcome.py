@@ -78,7 +78,8 @@ class OutcomeCard:
             return {self.images: (_changes(found) if job.over else "") + _figures(found)}
         rows = [row for _, row in found]
         said = verdict.verdict if self.studio.vocabulary() else verdict.probabilities
-        return {self.images: (said(rows, job.request[1]) if job.over else "") + verdict.figures(rows)}
+        end = said(rows, job.request[1]) + verdict.advice(rows, job.request[1]) if job.over else ""
+        return {self.images: end + verdict.figures(rows)}
 
 
 def _progress(job: Job, studio: Studio) -> str:

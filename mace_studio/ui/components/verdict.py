@@ -13,6 +13,7 @@ from mace_studio.ui.components.files import png_url
 TITLES = {ERASED: "Erased", SYNONYM: "Synonym", KEPT: "Kept", NEIGHBOUR: "Not on your list"}
 NAMED, SHOWN = 3, 4
 LOST = 0.25  # of the judge's probability: from here on a word counts as changed
+LEFT = 0.5  # of the judge's probability of what was to go: from here on it is told what to do
 NOTHING = '<p class="hint">The judge knows none of these words.</p>'
 
 
@@ -59,6 +60,32 @@ def _line(begins: str, rows: Sequence[Row], figure: Callable[[Sequence[Row]], st
     if recipe is not None and (some := _some(words, recipe)):
         parts.append(some)
     return f'<p class="verdict" role="status">{begins} {" · ".join(parts)}</p>'
+
+
+def advice(rows: Sequence[Row], recipe: Recipe) -> str:
+    """What to do where much of what was to go is still seen, or kept phrases suffer; "" where neither is so.
+
+    Args:
+        rows: of the words that were looked at.
+        recipe: of the erasure.
+    """
+    words = [row for row in rows if row.word != ALL]
+    gone = [row for row in words if row.role in (ERASED, SYNONYM)]
+    kept = [row for row in words if row.role == KEPT]
+    dial = recipe.method == "mace"
+    if gone and _sum(gone, "after") >= LEFT * _sum(gone, "before") > 0:
+        how = "Move the strength towards Thorough" if dial else "Give the method stronger settings, or choose another"
+        said = f"Much of what was to go is still seen. {how}, and erase again."
+    elif kept and _sum(kept, "before") - _sum(kept, "after") >= LOST * len(kept):
+        how = "Move the strength towards Gentle" if dial else "Give the method weaker settings, or choose another"
+        said = f"Kept phrases suffer. {how}, and erase again."
+    else:
+        return ""
+    return f'<p class="hint">{said}</p>'
+
+
+def _sum(rows: Sequence[Row], side: str) -> float:
+    return sum(getattr(row, side).probability for row in rows)
 
 
 def _some(words: Sequence[Row], recipe: Recipe) -> str:
@@ -124,10 +151,7 @@ def _count(rows: Sequence[Row]) -> str:
 
 def _probability(rows: Sequence[Row]) -> str:
     """Such as "3 % (91 % before)"."""
-    after, before = (
-        100 * sum(tally.probability for tally in side) / len(rows)
-        for side in ([r.after for r in rows], [r.before for r in rows])
-    )
+    after, before = (100 * _sum(rows, side) / len(rows) for side in ("after", "before"))
     return f"{after:.0f} % ({before:.0f} % before)"
 
 
