@@ -147,11 +147,11 @@ class Worker:
             self._refined = solved.matrix_DD, refine.weights(model, solved)
         loras = train_loras.train(model, recipe, images, self._refined[1], self._embeddings, warnings, report, cache)
         pulls, own = {}, OwnTokens(model, recipe)
-        if recipe.settings.fusion != "weighted-sum":
+        if recipe.settings.fusion == "closed-form":
             for concept in recipe.concepts:
                 at = always(report, Progress("lora", concept.phrase, step=1, total=1))
                 context_NTD = self._embeddings.of(prompts.about(concept), at).context_NTD
-                rows_ND = fuse.followed(context_NTD, own.fused(concept))
+                rows_ND = fuse.followed(context_NTD, own.positions(concept))
                 pulls[concept.phrase] = ridge.pulls(rows_ND, loras[concept.phrase].pairs)
         return number, Trained(loras, pulls, warnings)
 

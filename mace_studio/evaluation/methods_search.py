@@ -20,7 +20,7 @@ from mace_studio.recipe import Recipe
 
 # Method -> settings of each candidate of a search: six of each method, so that all have the same budget.
 SEARCHED: dict[str, Mapping[str, Sequence[Any]]] = {
-    "mace": {"fusion": ("closed-form", "from-concept"), "lora.learning_rate": (3e-3, 6e-3, 1.2e-2)},
+    "mace": {"lora.own_tokens": (False, True), "lora.learning_rate": (3e-3, 6e-3, 1.2e-2)},
     "mace-free": {"preserve": (0.1, 1.0, 10.0), "general": (1e-6, 1e-4)},
     "uce": {"ridge": (0.05, 0.5, 5.0), "anchor": ("published", "mapping")},
     "rece": {"rounds": (1, 2, 3), "rho": (1e-3, 0.1)},

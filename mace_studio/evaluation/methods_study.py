@@ -87,14 +87,10 @@ def cases(task: str, names: Sequence[str] = (), only: Sequence[str] = ()) -> lis
 def title(recipe: Recipe) -> str:
     """What a row calls its method, with its form where it has several: ESD-x and ESD-u.
 
-    MACE is the published one, or with LoRAs at own tokens alone or a fusion from the concept on, which are ours.
+    MACE is the published one, or with LoRAs at own tokens alone, which are ours.
     """
-    kind = f"-{form}" if (form := form_of(recipe)) else ""
-    if recipe.method == "mace" and recipe.settings.lora.own_tokens:
-        kind = ", own tokens"
-    elif recipe.method == "mace" and recipe.settings.fusion == "from-concept":
-        kind = ", from concept"
-    return find(recipe.method).title + kind
+    own = recipe.method == "mace" and recipe.settings.lora.own_tokens
+    return find(recipe.method).title + (", own tokens" if own else f"-{form}" if (form := form_of(recipe)) else "")
 
 
 def form_of(recipe: Recipe) -> str:
@@ -110,10 +106,9 @@ def _variants(recipe: Recipe, name: str) -> list[Recipe]:
     if name in FORMS:
         return [with_method(recipe, name, form) for form in FORMS[name]]
     made = with_method(recipe, name)
-    if name != "mace":
+    if name != "mace" or not recipe.settings.lora.own_tokens:
         return [made]
-    published = made.with_settings(lora=replace(made.settings.lora, own_tokens=False), fusion="closed-form")
-    return [made] if published == made else [published, recipe]
+    return [made.with_settings(lora=replace(made.settings.lora, own_tokens=False)), recipe]
 
 
 def guidance(recipe: Recipe) -> float:

@@ -40,11 +40,9 @@ def recipes(people: Recipe) -> Iterator[tuple[str, Recipe]]:
         *(Concept(artist, "art", "style") for artist in artists[::2]),
     ]
     rest = [*things[THINGS:], *kept, *artists[1::2]]
-    published = people.with_settings(lora=replace(people.settings.lora, own_tokens=False), fusion="closed-form")
     bases = {
-        "MACE": published,
-        "MACE, from concept": published.with_settings(fusion="from-concept"),
-        "MACE, own tokens": published.with_settings(lora=replace(people.settings.lora, own_tokens=True)),
+        "MACE": people.with_settings(lora=replace(people.settings.lora, own_tokens=False)),
+        "MACE, own tokens": people.with_settings(lora=replace(people.settings.lora, own_tokens=True)),
     } | {METHODS[name].title: replace(people, method=name, settings=METHODS[name].settings()) for name in COMPARED}
     for title, base in bases.items():
         for count in [*(n for n in COUNTS if n < len(celebrities)), len(celebrities)]:

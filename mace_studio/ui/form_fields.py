@@ -175,7 +175,7 @@ MACE = (
             ),
             Field(
                 key="fusion", label="Fusion", path="fusion", kind="choice", choices=FUSIONS,
-                hint="From concept: words before it stay",
+                hint="Weighted sum: the ablation",
             ),
             Field(
                 key="masks", label="Masks", path="masks", kind="choice", choices=MASKS,

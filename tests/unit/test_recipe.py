@@ -113,7 +113,7 @@ def test_lora_settings_are_checked(settings, field, word):
         ({"images": ImageSettings(steps=0)}, "images.steps", "at least 1"),
         ({"images": ImageSettings(guidance=0.9)}, "images.guidance", "at least 1"),
         ({"images": ImageSettings(guidance=NAN)}, "images.guidance", "at least 1"),
-        ({"fusion": "sum"}, "fusion", "closed-form, from-concept, weighted-sum"),
+        ({"fusion": "sum"}, "fusion", "closed-form, weighted-sum"),
         ({"masks": "drawn"}, "masks", "attention, clipseg, grounded-sam, none"),
         ({"concepts_at_once": 0}, "concepts_at_once", "at least 1"),
     ],

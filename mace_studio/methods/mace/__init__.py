@@ -16,7 +16,7 @@ from mace_studio.settings import (
     one_of,
 )
 
-FUSIONS = ("closed-form", "from-concept", "weighted-sum")
+FUSIONS = ("closed-form", "weighted-sum")
 MASKS = ("attention", "clipseg", "grounded-sam", "none")
 
 
@@ -28,8 +28,7 @@ class MaceSettings:
         refine: keep weights of stage 1 (Eq. 2).
         fuse: keep weights of stage 3 (Eq. 7).
         lora: stage 2 (Eq. 3-5).
-        fusion: "closed-form" (Eq. 7), "from-concept", the same from the concept's first token on (ours), or
-            "weighted-sum" (Eq. 6, the ablation).
+        fusion: "closed-form" (Eq. 7) or "weighted-sum" (Eq. 6, the ablation).
         images: the training images.
         masks: where they come from, one of `MASKS`; styles and explicit content never have any.
         concepts_at_once: how many LoRAs train in one forward; changes memory and speed, not the result.

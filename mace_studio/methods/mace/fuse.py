@@ -33,7 +33,7 @@ def fuse(
 
     Args:
         model: with its own weights in place; its text encoder is read.
-        recipe: concepts, keep weights of the fusion, and its form.
+        recipe: concepts, keep weights of the fusion, and "closed-form" or "weighted-sum".
         solved: M, from `refine.solve`; the closed form takes W' = W M without rounding.
         loras: phrase -> LoRA, of every concept.
         sums: from `refine.gather`.
@@ -63,7 +63,7 @@ def fuse(
         # On a cluster it comes from the worker that trained the LoRA, and no prompt is encoded here.
         if pulls is None:
             context_NTD = embeddings.of(prompts.about(concept), always(progress, at)).context_NTD
-            pulls = ridge.pulls(followed(context_NTD, own.fused(concept)), pairs)
+            pulls = ridge.pulls(followed(context_NTD, own.positions(concept)), pairs)
         fusion.add_pulls(pairs, pulls)
     fused = {}
     for key, weight_PD in originals.items():
@@ -80,7 +80,7 @@ def followed(context_NTD: Tensor, positions: Sequence[Sequence[int]] | None) -> 
 
     Args:
         context_NTD: of the prompts about a concept.
-        positions: for each prompt, from `OwnTokens.fused`; None for all positions, as in Eq. 7.
+        positions: for each prompt where the LoRA acts; None for all positions, as in Eq. 7.
     """
     if positions is None:
         return context_NTD.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Where a LoRA acts and is fused: at all positions of its prompts, or, which is not of the paper, at fewer of them.
+"""Where a LoRA acts: at all positions of its prompts, or at the concept's own tokens alone, which is not of the paper.
 
 The start token and the words before a concept have the same embeddings whatever the concept is, and what a LoRA
 changes there, the fusion changes in every prompt. A text encoder that looks back alone also gives two phrases the same
@@ -7,8 +7,6 @@ embeddings as far as they begin alike: what is asked of the Ada of Ada Finch is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from mace_studio import prompts
 from mace_studio.recipe import Concept, Recipe
 from mace_studio.sd import text
@@ -16,16 +14,15 @@ from mace_studio.sd.model import Model
 
 
 class OwnTokens:
-    """The positions at which the LoRAs of a recipe act, and those at which the fused weights follow them.
+    """The positions at which the LoRAs of a recipe act.
 
     Args:
         model: its tokenizer splits.
-        recipe: its preserve list, `lora.own_tokens` and `fusion`.
+        recipe: its preserve list, and `lora.own_tokens`.
     """
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         self._model, self._alone = model, recipe.settings.lora.own_tokens
-        self._from_concept = recipe.settings.fusion == "from-concept"
         kept = text.ids(model, recipe.preserve) if self._alone and recipe.preserve else []
         # Every beginning of every kept phrase, so that each concept is looked up and not searched for.
         self._begun = {tuple(row[1 : end + 1]) for row in kept for end in range(1, len(row) - 1)}
@@ -53,14 +50,3 @@ class OwnTokens:
             [at for run in text.occurrences(self._model, s, concept.phrase) for at in run[min(shared, len(run) - 1) :]]
             for s in prompts.about(concept)
         ]
-
-    def fused(self, concept: Concept) -> Sequence[Sequence[int]] | None:
-        """For each of the prompts about a concept where the fused weights follow its LoRA; None for all positions.
-
-        Args:
-            concept: of the recipe.
-        """
-        if self._alone or not self._from_concept:
-            return self.positions(concept)
-        firsts = [text.positions(self._model, sentence, concept.phrase)[0] for sentence in prompts.about(concept)]
-        return [range(first, self._model.length) for first in firsts]
