@@ -6,6 +6,7 @@ The other two of four behaviours need no erasure: `mace_studio.miniature.faithfu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,10 +32,7 @@ from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 
 MAPPING = "a person"
 FORMS = TESTS["celebrity"]
-SETTINGS = MaceSettings(
-    refine=KeepWeights(general=3e-5, preserve=1.0), fuse=KeepWeights(general=3e-5, preserve=1.0),
-    lora=LoraSettings(learning_rate=6e-3), images=ImageSettings(guidance=4.0),
-)  # fmt: skip
+FEW, RATE = 10, 6e-3  # of the presets of up to ten people; that of a hundred has half of it
 OURS = "all, at own tokens alone"
 STEPS, GUIDANCE = 12, 4.0
 LEFT_BY_REFINEMENT = 0.4  # Acc_e at least (the paper: 0.678 of 100 celebrities)
@@ -94,8 +92,21 @@ class People:
     images: int = 5
 
 
+def settings_for(number: int) -> MaceSettings:
+    """Those of the presets: what all LoRAs ask of the weights adds up, so that many have a smaller learning rate.
+
+    Args:
+        number: of people; between ten and a hundred the rate lies on a straight line of logarithms.
+    """
+    return MaceSettings(
+        refine=KeepWeights(general=3e-5, preserve=1.0), fuse=KeepWeights(general=3e-5, preserve=1.0),
+        lora=LoraSettings(learning_rate=RATE * 0.5 ** max(0.0, math.log10(number / FEW))),
+        images=ImageSettings(guidance=4.0),
+    )  # fmt: skip
+
+
 def stages(
-    model: Model, people: People, number: int, cache: Path | None = None, settings: MaceSettings = SETTINGS,
+    model: Model, people: People, number: int, cache: Path | None = None, settings: MaceSettings | None = None,
     progress: Report = silent,
 ) -> Iterator[Measured]:  # fmt: skip
     """Table 4's order: refinement only, LoRAs in a weighted sum, fused in closed form, and with importance sampling.
@@ -107,9 +118,10 @@ def stages(
         people: the first `number` of the erased ones are erased.
         number: of people.
         cache: folder of training images and Grams.
-        settings: of the row of all three; those before it lack something.
+        settings: of the row of all three; those before it lack something. None for those of `settings_for`.
         progress: of the erasures.
     """
+    settings = settings or settings_for(number)
     recipe = _recipe(people, number, settings)
     uniform = replace(settings, lora=replace(settings.lora, uniform=True))
     for done, variant in (
@@ -132,9 +144,7 @@ def own_tokens(settings: MaceSettings) -> MaceSettings:
     return replace(settings, lora=replace(settings.lora, own_tokens=True))
 
 
-def plain(
-    model: Model, people: People, number: int, cache: Path | None = None, settings: MaceSettings = SETTINGS
-) -> Measured:
+def plain(model: Model, people: People, number: int, cache: Path | None = None) -> Measured:
     """A plain map of people to "a person": one closed form over the concepts' own tokens, without LoRAs.
 
     Args:
@@ -142,21 +152,21 @@ def plain(
         people: the first `number` of the erased ones are erased.
         number: of people.
         cache: folder of the Gram of the general captions.
-        settings: whose refinement weights keep the rest.
     """
-    recipe = _recipe(people, number, settings)
+    recipe = _recipe(people, number, settings_for(number))
     sums = gather(model, recipe, cache)
-    keep = ridge.keep_gram(settings.refine, sums.general, sums.preserve, model.width)
+    keep = ridge.keep_gram(recipe.settings.refine, sums.general, sums.preserve, model.width)
     solved = ridge.refinement(_own_tokens(model, recipe.concepts), keep.total_DD)
     weights = {key: ridge.refine(weight_PD, solved) for key, weight_PD in projections.read(model.unet).items()}
     return _measured("plain map of the own tokens", model, people, number, projections.swapped(model.unet, weights))
 
 
 def full(
-    model: Model, people: People, number: int, cache: Path | None = None, settings: MaceSettings = SETTINGS,
+    model: Model, people: People, number: int, cache: Path | None = None, settings: MaceSettings | None = None,
     progress: Report = silent,
 ) -> Measured:  # fmt: skip
     """MACE with all of its stages, beside `plain`."""
+    settings = settings or settings_for(number)
     erasure = erase(model, _recipe(people, number, settings), progress, cache)
     done = "MACE, own tokens alone" if settings.lora.own_tokens else "MACE"
     return _measured(done, model, people, number, erasure.applied(model), _fall(erasure))

@@ -42,7 +42,7 @@ def findings(
                 behaviour=f"3. stages, {number} people", measured=wanted, value="", count=number, wanted="", held=held
             )
     for number in mass:
-        ours = studio.own_tokens(studio.SETTINGS)
+        ours = studio.own_tokens(studio.settings_for(number))
         for row in (
             studio.plain(model, people, number, cache),
             studio.full(model, people, number, cache),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mace_studio.evaluation.faithful import Measured, verdicts
+from mace_studio.evaluation.faithful import OURS, Measured, settings_for, verdicts
 
 ORDER = (
     "nothing",
@@ -30,6 +30,16 @@ def test_the_harmonic_mean_by_hand():
 def test_the_paper_s_order_holds():
     paper = rows((98, 98), (68, 96), (2, 40), (6, 84), (4, 85))
     assert all(verdicts(paper).values())
+
+
+def test_what_is_ours_does_not_count_in_the_paper_s_order():
+    best = {OURS: Measured(done=OURS, people=20, erased=(0, 100), kept=(100, 100))}
+    assert all(verdicts(rows((98, 98), (68, 96), (2, 40), (6, 84), (4, 85)) | best).values())
+
+
+def test_many_people_have_the_learning_rate_of_their_preset():
+    rates = [settings_for(number).lora.learning_rate for number in (1, 10, 20, 50, 100)]
+    assert rates == pytest.approx([6e-3, 6e-3, 4.87e-3, 3.696e-3, 3e-3], rel=1e-3)
 
 
 @pytest.mark.parametrize(
