@@ -166,7 +166,7 @@ def general_words(model: Model, cache: Path | None, progress: Report) -> Tensor:
     """
     captions = read_captions(model.captions)
     path = cache / grams.file_name("words-general", model.fingerprint, captions) if cache else None
-    if path and (known := files.cached(path, {"mean_DD": (model.width, model.width)})):
+    if path and (known := files.cached(path, {"mean_DD": (model.width, model.width)}, (torch.float64,))):
         return known["mean_DD"]
     total_DD, count = torch.zeros(model.width, model.width).double(), 0
     for start in range(0, len(captions), text.BATCH):

@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mace_studio.errors import FileError
 from mace_studio.progress import Progress, Report, silent
 from mace_studio.text_files import remove_abandoned, staging
 
-__all__ = ["cached", "copy", "keep", "remove_abandoned", "staging", "stream", "write", "writing"]
+__all__ = ["cached", "copy", "keep", "make_way", "remove_abandoned", "staging", "stream", "write", "writing"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 BLOCK = 64 * 2**20
 DIGEST = "digest"  # of the tensors of a file that can be made again, in its header
+COMPUTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # what anything is computed in
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,7 +57,20 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def keep(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors that can be made again, for `cached`; as `write`, with a digest of them."""
+    make_way(path)
     write(path, tensors, {**(metadata or {}), DIGEST: _digest(tensors)})
+
+
+def make_way(path: Path) -> None:
+    """Let a folder that stands where a file of the cache belongs step aside, since no file can replace it.
+
+    Args:
+        path: of the file.
+    """
+    if path.is_dir() and not path.is_symlink():
+        with writing(path):
+            os.rename(path, Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}.old-")) / path.name)
+        log.warning("%s was a folder, which is kept beside it", path.name)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -70,12 +85,15 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+def cached(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Container[torch.dtype] = COMPUTED
+) -> dict[str, Tensor] | None:
     """The tensors of a file that can be made again; None where it is missing, damaged or of something else.
 
     Args:
         path: a safetensors file.
         shapes: name -> shape of every tensor that it must hold; all of them finite.
+        dtypes: that they may have.
     """
     if not path.is_file():  # to open a pipe would wait for its writer
         return None
@@ -87,7 +105,8 @@ def cached(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tenso
         log.warning("%s is damaged and is made again: %s", path.name, error)
         return None
     right = {name: tuple(tensor.shape) for name, tensor in tensors.items()} == dict(shapes)
-    if not right or not all(t.is_floating_point() and bool(t.isfinite().all()) for t in tensors.values()):
+    # The dtype first: of some no one can say whether it is finite.
+    if not right or not all(t.dtype in dtypes and bool(t.isfinite().all()) for t in tensors.values()):
         log.warning("%s holds something else than it should and is made again", path.name)
         return None
     if digest not in (None, _digest(tensors)):  # version 0.1 kept none

@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from mace_studio.caption_files import read_captions
 from mace_studio.core.moments import Moments
 from mace_studio.progress import Report, silent, within
@@ -62,7 +64,7 @@ def cached(model: Model, name: str, sentences: Sequence[str], cache: Path | None
         progress: as in `gram`; silent where the cache has the Gram.
     """
     path = cache / file_name(name, model.fingerprint, sentences) if cache else None
-    known = files.cached(path, {"gram_DD": (model.width, model.width)}) if path else None
+    known = files.cached(path, {"gram_DD": (model.width, model.width)}, (torch.float64,)) if path else None
     if known is not None:
         gram_DD = known["gram_DD"]
         log.info("%s: Gram of %d sentences read from the cache", name, len(sentences))

@@ -85,13 +85,13 @@ def _path(cache: Path, key: str, item: Item) -> Path:
 
 
 def _read(path: Path, size: tuple[int, int]) -> Image.Image | None:
-    """The image in a file; None where it is missing, damaged or of another size than (width, height)."""
+    """The image in a file; None where it is missing, damaged, not RGB or of another size than (width, height)."""
     try:
         if not path.is_file():  # to open a pipe would wait for its writer
             return None
         with Image.open(path, formats=["PNG"]) as image:
             # Its header says so; no pixel is decoded before.
-            return image.convert("RGB") if image.size == size else None
+            return image.copy() if (image.mode, image.size) == ("RGB", size) else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         log.warning("%s is damaged and is made again: %s", path.name, error)
         return None
@@ -99,5 +99,6 @@ def _read(path: Path, size: tuple[int, int]) -> Image.Image | None:
 
 def _write(image: Image.Image, path: Path) -> None:
     """Write a PNG file so that a reader sees the whole file or none."""
+    files.make_way(path)
     with files.writing(path), text_files.whole(path) as part:
         image.save(part, "PNG")

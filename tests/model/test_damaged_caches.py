@@ -112,6 +112,16 @@ def test_a_damaged_image_is_made_again(few, tmp_path, damage):
     assert again.tobytes() == first.tobytes() and path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_an_image_of_other_channels_is_made_again(few, tmp_path, mode):
+    request = ImageRequest(("a cat",), steps=1)
+    (first,) = image_cache.generate(few, request.pairs(), request, tmp_path)
+    (path,) = tmp_path.rglob("*.png")
+    first.convert(mode).save(path)
+    (again,) = image_cache.generate(few, request.pairs(), request, tmp_path)
+    assert again.tobytes() == first.tobytes()
+
+
 def test_an_image_of_another_size_is_made_again(few, tmp_path):
     request = ImageRequest(("a cat",), steps=1)
     (first,) = image_cache.generate(few, request.pairs(), request, tmp_path)

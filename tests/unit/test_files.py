@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mace_studio.errors import FileError
 from mace_studio.sd import files
@@ -89,3 +89,26 @@ def test_a_file_in_the_place_of_a_folder_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="Choose another folder"):
         files.write(tmp_path / "file" / "cat.safetensors", TENSORS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.int32])
+def test_a_dtype_that_nothing_is_computed_in_is_made_again(tmp_path, dtype):
+    path = tmp_path / "gram.safetensors"
+    save_file({"gram_DD": torch.zeros(2, 2).to(dtype)}, path)
+    assert files.cached(path, {"gram_DD": (2, 2)}) is None
+
+
+def test_another_dtype_than_was_computed_is_made_again(tmp_path):
+    path = tmp_path / "gram.safetensors"
+    save_file({"gram_DD": torch.zeros(2, 2).half()}, path)
+    assert files.cached(path, {"gram_DD": (2, 2)}, (torch.float64,)) is None
+
+
+def test_a_folder_in_the_place_of_a_file_of_the_cache_steps_aside(tmp_path):
+    path = tmp_path / "gram.safetensors"
+    path.mkdir()
+    (path / "note.txt").write_text("mine")
+    assert files.cached(path, {"gram_DD": (2, 2)}) is None
+    files.keep(path, {"gram_DD": torch.ones(2, 2)})
+    assert files.cached(path, {"gram_DD": (2, 2)})["gram_DD"].sum() == 4
+    assert [found.read_text() for found in tmp_path.rglob("note.txt")] == ["mine"]
