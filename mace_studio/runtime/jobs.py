@@ -21,6 +21,7 @@ from PIL.Image import Image
 
 from mace_studio.errors import StudioError
 from mace_studio.progress import Cancelled, Progress, Report
+from mace_studio.runtime import failures
 
 log = logging.getLogger(__name__)
 
@@ -176,8 +177,7 @@ class Job:
                 self.title,
                 exc_info=True,
             )
-            # The frames of a traceback keep alive all that the work had in memory, gigabytes of a large model.
-            error.__traceback__ = error.__cause__ = error.__context__ = None
+            failures.let_go(error)
             self.error, state = error, FAILED
         size = size_of([self.events, self.result])
         with self._changed:

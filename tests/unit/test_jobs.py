@@ -349,6 +349,51 @@ def test_a_failed_job_keeps_nothing_of_its_frames(worker, monkeypatch, capsys):
     assert [ref() for ref in kept] == [None, None]
 
 
+def one_of_a_group(weights):
+    try:
+        raise ValueError("inner")
+    except ValueError as error:
+        raise ExceptionGroup("several", [error]) from None
+
+
+def around_another(weights):
+    try:
+        raise ValueError("inner")
+    except ValueError as error:
+        raise RuntimeError(error) from None
+
+
+def as_argument(weights):
+    raise ValueError("wrong", weights)
+
+
+def as_attribute(weights):
+    error = RuntimeError("wrong")
+    error.weights = [weights]
+    raise error
+
+
+def without_attribute(weights):
+    return weights.missing
+
+
+@pytest.mark.parametrize("fail", [one_of_a_group, around_another, as_argument, as_attribute, without_attribute])
+def test_a_failed_job_keeps_nothing_that_its_error_holds(worker, monkeypatch, fail):
+    monkeypatch.setattr(jobs.log, "propagate", False)
+    kept = []
+
+    def work(report):
+        weights = Weights()
+        kept.append(weakref.ref(weights))
+        fail(weights)
+
+    job = worker.submit("crash", work)
+    with pytest.raises(Exception, match=r"several|inner|wrong|missing"):
+        job.wait()
+    gc.collect()
+    assert kept[0]() is None
+
+
 def test_a_job_that_is_over_keeps_nothing_of_what_it_was_asked_with(worker):
     weights = Weights()
     kept, job = weakref.ref(weights), worker.submit("work", partial(lambda weights, report: 7, weights))
