@@ -25,6 +25,7 @@ from mace_studio.sd import weight_files
 log = logging.getLogger(__name__)
 
 BESIDE = ("README.md", "captions.txt", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # either switches the hub off
 UNREACHABLE = "Check the network, or give the folder of a model that is on this machine."
 
 
@@ -49,7 +50,7 @@ def fetched(source: str) -> Path:
         return _downloaded(source)
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"There is no folder “{said}”, and it could not be fetched from the hub. Check the spelling. {UNREACHABLE}"
+            f"There is no folder “{said}”, and it could not be fetched from the hub. Check the spelling. {_remedy()}"
         ) from error
     except HfHubHTTPError as error:
         raise ModelError(_refusal(said, error)) from error
@@ -61,8 +62,19 @@ def fetched(source: str) -> Path:
         log.info("%s could not be fetched", said, exc_info=True)
         kind = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ModelError(
-            f"There is no folder “{said}”, and it could not be fetched from the hub ({kind}). {UNREACHABLE}"
+            f"There is no folder “{said}”, and it could not be fetched from the hub ({kind}). {_remedy()}"
         ) from error
+
+
+def _remedy() -> str:
+    """What to do where the hub is not reached: no network helps while a variable forbids to ask it."""
+    if not constants.HF_HUB_OFFLINE:
+        return UNREACHABLE
+    names = [name for name in OFFLINE if os.environ.get(name)] or [OFFLINE[0]]
+    return (
+        f"{' and '.join(names)} forbids to ask the hub, so only what it has sent before can be loaded. Remove that "
+        "from the environment and start again, or give the folder of a model that is on this machine."
+    )
 
 
 def _downloaded(source: str) -> Path:

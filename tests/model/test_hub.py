@@ -155,6 +155,17 @@ def test_without_a_network_the_cache_is_enough(server, folders, models, monkeypa
         sd_model.load("nobody/else", "cpu", "float32")
 
 
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_a_variable_that_forbids_the_hub_is_named(server, monkeypatch, tmp_path, name):
+    for other in hub.OFFLINE:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=f"{name} forbids to ask the hub") as error:
+        sd_model.load("nobody/model", "cpu")
+    assert "network" not in str(error.value)
+
+
 def test_a_proxy_without_its_package_is_said(monkeypatch):
     def needs(*_, **__):
         raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
