@@ -130,8 +130,10 @@ def _credentials_file(path: str) -> tuple[str, str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             line = file.readline(1000)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{path} cannot be read") from error
+    if len(line) == 1000 and not line.endswith("\n"):  # part of a password would let nobody in
+        raise argparse.ArgumentTypeError(f"the first line of {path} is too long; 999 characters are the most")
     return _credentials(line.rstrip("\r\n"))
 
 

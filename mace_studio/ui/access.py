@@ -37,7 +37,7 @@ class Password:
     """
 
     def __init__(self, user: str, password: str) -> None:
-        self._right = (user.encode(), password.encode())
+        self._right = (_bytes(user), _bytes(password))
         self._wrong: list[float] = []
         self._next = 0.0
         self._waiting = 0
@@ -55,12 +55,17 @@ class Password:
                 await asyncio.sleep(self._next - now)
             finally:
                 self._waiting -= 1
-        same = [hmac.compare_digest(a.encode(), b) for a, b in zip((user, password), self._right, strict=True)]
+        same = [hmac.compare_digest(_bytes(a), b) for a, b in zip((user, password), self._right, strict=True)]
         if all(same):
             return True
         self._wrong.append(time.monotonic())
         await asyncio.sleep(DELAY)
         return False
+
+
+def _bytes(text: str) -> bytes:
+    """Of any text: a variable or a request may hold halves of characters (lone surrogates)."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 class BoundedBodies:

@@ -123,6 +123,24 @@ def test_after_several_wrong_ones_attempts_take_turns_however_many_come_at_once(
     assert seconds >= 8 * 0.05
 
 
+def test_halves_of_characters_are_as_wrong_as_any(monkeypatch):
+    monkeypatch.setattr(access, "DELAY", 0.05)
+    assert attempts(Password("me", "right"), "\ud800")[0] == [False]
+    assert attempts(Password("me", "r\udcff"), "r\udcff")[0] == [True]  # as a variable holds bytes that are no UTF-8
+
+
+def test_a_password_too_long_for_its_file_is_refused_not_cut(tmp_path, capsys):
+    file = tmp_path / "auth"
+    for length, fits in ((996, True), (997, False), (5000, False)):
+        file.write_text(f"me:{'x' * length}")
+        if fits:
+            assert len(parser.page_parser().parse_args(["--auth-file", str(file)]).auth[1]) == length
+        else:
+            with pytest.raises(SystemExit):
+                parser.page_parser().parse_args(["--auth-file", str(file)])
+            assert "too long" in capsys.readouterr().err
+
+
 def test_credentials_come_from_the_flag_a_variable_or_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv(parser.AUTH, raising=False)
     assert parser.page_parser().parse_args([]).auth is None
