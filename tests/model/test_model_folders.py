@@ -156,6 +156,9 @@ def test_names_of_weights_are_sorted_by_variant():
     odd = ["diffusion_pytorch_model.fp16.non_ema.safetensors", "model.ema-only-00001-of-00002.safetensors"]
     assert list(weight_files.variants(odd)) == ["ema-only", "fp16.non_ema"]
     assert list(weight_files.variants(["model.safetensors", *odd])) == [None, "ema-only", "fp16.non_ema"]
+    lacking = ["model-00001-of-00002.safetensors", "model.bf16-00001-of-00001.safetensors"]
+    assert list(weight_files.variants(lacking)) == ["bf16", None]
+    assert list(weight_files.variants(["model-00002-of-00002.safetensors", *lacking])) == [None, "bf16"]
     found = weight_files.variants(names)
     assert list(found) == [None, "fp16", "bf16", "non_ema"] and len(found["fp16"]) == 2
     assert set(weight_files.needed(names)) == {
