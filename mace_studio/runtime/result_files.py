@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from mace_studio import text_files
 from mace_studio.analysis import figures
+from mace_studio.errors import FileError
 from mace_studio.evaluation import report_figures, report_files
 from mace_studio.exports.formats import HEADER
 from mace_studio.paths import slug
@@ -140,14 +142,17 @@ def pack_export(exported: Exported) -> tuple[Path, Path]:
     if not path.is_dir():
         return path, path.with_suffix(".md")
     archive = path.with_name(f"{path.name}.zip")
+    if archive.is_dir():
+        raise FileError(f"{archive} is a folder, where the archive of {path.name} belongs; rename one of them.")
     files = sorted(p for p in path.rglob("*") if p.is_file())
     contents = _contents(path, files)
-    if not _holds(archive, contents):
+    inside = {file: Path(path.name) / file.relative_to(path) for file in files}
+    if not _holds(archive, contents, [name.as_posix() for name in inside.values()]):
         with text_files.whole(archive) as part, _zip(part, zipfile.ZIP_STORED) as made:
             # Stored as they are: weights hardly shrink, and gigabytes take minutes to try.
             made.comment = contents
-            for file in files:
-                made.write(file, Path(path.name) / file.relative_to(path))
+            for file, name in inside.items():
+                made.write(file, name)
     return archive, path / "README.md"
 
 
@@ -216,19 +221,22 @@ def _recipes_of_export(path: Path, fingerprint: str) -> list[Any]:
 
 
 def _contents(folder: Path, files: Sequence[Path]) -> bytes:
-    """A digest of the names and contents of files, by which an archive of them is known again."""
-    said = hashlib.sha256()
+    """A digest of the names and contents of a folder and its files, by which an archive of them is known again."""
+    said = hashlib.sha256(f"{folder.name}\n".encode("utf-8", "surrogateescape"))
     for file in files:
         with file.open("rb") as opened:
             said.update(
-                f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()
+                f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode(
+                    "utf-8", "surrogateescape"
+                )
             )
     return said.hexdigest().encode()
 
 
-def _holds(archive: Path, contents: bytes) -> bool:
+def _holds(archive: Path, contents: bytes, names: Sequence[str]) -> bool:
+    """Whether an archive says that it holds these contents, and is whole, too."""
     try:
         with zipfile.ZipFile(archive) as made:
-            return made.comment == contents
-    except (OSError, zipfile.BadZipFile):
+            return made.comment == contents and made.namelist() == names and made.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, zlib.error):
         return False

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mace_studio.analysis.compare import Pair
+from mace_studio.errors import FileError
 from mace_studio.evaluation.plan import Plan
 from mace_studio.evaluation.report import Report
 from mace_studio.exports.export import Exported
@@ -54,6 +55,25 @@ def test_an_archive_is_that_of_the_folder_as_it_is(tmp_path):
     result_files.pack_export(exported(folder))
     assert zipfile.ZipFile(archive).read("model/unet/weights") == b"two"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "model.zip"]
+
+
+def test_an_archive_that_says_the_right_thing_and_holds_another_is_made_again(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"one two three")
+    archive, _ = result_files.pack_export(exported(folder))
+    whole = archive.read_bytes()
+    for damaged in (whole.replace(b"two", b"six"), b"\0" * 30 + whole[30:], whole.replace(b"model/", b"other/")):
+        archive.write_bytes(damaged)
+        assert result_files.pack_export(exported(folder))[0].read_bytes() != damaged
+        assert zipfile.ZipFile(archive).read("model/weights") == b"one two three"
+    # Both renamed by hand: the folder in the archive has the name of the folder beside it.
+    folder, _ = folder.rename(tmp_path / "cat"), archive.rename(tmp_path / "cat.zip")
+    assert zipfile.ZipFile(result_files.pack_export(exported(folder))[0]).namelist() == ["cat/weights"]
+    (tmp_path / "cat.zip").unlink()
+    (tmp_path / "cat.zip").mkdir()
+    with pytest.raises(FileError, match="is a folder, where the archive of cat belongs"):
+        result_files.pack_export(exported(folder))
 
 
 @pytest.mark.parametrize("at", [0, 5e9])
