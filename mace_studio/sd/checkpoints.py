@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,13 +25,16 @@ from mace_studio import sources
 from mace_studio.errors import ModelError
 from mace_studio.sd import ldm_keys, parts
 
+log = logging.getLogger(__name__)
+
 UNET, VAE = ldm_keys.UNET, ldm_keys.VAE
 LATENTS = 4
 WEIGHTS = (UNET, VAE, "cond_stage_model.", "conditioner.")
 COUNTED = ("position_ids", "num_batches_tracked")  # what is whole numbers beside weights
 # How metadata by https://github.com/Stability-AI/ModelSpec calls what the UNet predicts.
-PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction",
-               "epsilon": "epsilon", "eps": "epsilon"}  # fmt: skip
+# Letters alone count, since people write v-pred and v_pred, too.
+PREDICTIONS = {**dict.fromkeys(("v", "vpred", "vprediction", "velocity", "vparameterization"), "v_prediction"),
+               **dict.fromkeys(("epsilon", "eps", "epsilonprediction", "noise"), "epsilon")}  # fmt: skip
 
 
 def settings_of(file: Path) -> Path:
@@ -215,5 +219,8 @@ def _prediction(shapes: Mapping[str, object], about: Mapping[str, str], now: str
     """What the file says of its own noise schedule, where that is not what its settings say."""
     if ldm_keys.V_PREDICTION in shapes:
         return {"prediction_type": "v_prediction", "rescale_betas_zero_snr": ldm_keys.ZERO_SNR in shapes}
-    said = PREDICTIONS.get(str(about.get("modelspec.prediction_type", "")).strip().lower())
+    written = str(about.get("modelspec.prediction_type", ""))
+    said = PREDICTIONS.get("".join(filter(str.isalpha, written.lower())))
+    if said is None and written.strip():
+        log.warning("what the file says it predicts, “%s”, is not known; %s is taken", written[:80], now)
     return {"prediction_type": said} if said not in (None, now) else {}

@@ -123,7 +123,7 @@ def test_a_file_of_a_vae_that_lacks_a_weight_is_refused_by_its_own_name(place, f
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
-@pytest.mark.parametrize("said", ["v", "V", "v_prediction", "v-prediction"])
+@pytest.mark.parametrize("said", ["v", "V", "v_prediction", "v-prediction", "v-pred", "v_pred", " vPred "])
 def test_what_the_file_says_of_its_prediction_counts(place, name, said):
     path = place / f"{name}.safetensors"
     change(path, metadata={"modelspec.prediction_type": said})
@@ -132,6 +132,13 @@ def test_what_the_file_says_of_its_prediction_counts(place, name, said):
     assert load(path).pipeline.scheduler.config.prediction_type == "epsilon"
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["modelspec.prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize("said", ["flow", "sample", "x0"])
+def test_a_prediction_that_nobody_knows_is_said(place, said, caplog):
+    change(place / "sd1.safetensors", metadata={"modelspec.prediction_type": said})
+    load(place / "sd1.safetensors")
+    assert f"what the file says it predicts, “{said}”, is not known" in caplog.text
 
 
 @pytest.mark.parametrize("prefix", [UNET, VAE, TEXT])
