@@ -39,6 +39,8 @@ WAIT = 5.0  # seconds for another process to end its write
 TABLE = """CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, owner TEXT, title TEXT, call TEXT, place TEXT,
 state TEXT, queued REAL, changed REAL)"""
 
+COLUMNS = ["id", "owner", "title", "call", "place", "state", "queued", "changed"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
@@ -82,7 +84,8 @@ class JobLog:
 
         def change(table: sqlite3.Connection) -> None:
             self._hold()
-            row = (job.id, self._owner, job.title, call, where, job.state, now, now)
+            title = job.title.encode("utf-8", "replace").decode()  # SQLite takes no half of a character
+            row = (job.id, self._owner, title, call, where, job.state, now, now)
             table.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             table.execute(
                 "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state NOT IN (?, ?) "
@@ -175,14 +178,16 @@ class JobLog:
                 try:
                     with closing(sqlite3.connect(self._folder / NAME, timeout=WAIT)) as table, table:
                         table.execute(TABLE)
+                        if [row[1] for row in table.execute("PRAGMA table_info(jobs)")] != COLUMNS:
+                            raise sqlite3.DatabaseError("it is of another version")
                         return work(table)
                 except sqlite3.OperationalError:  # locked, full or not to be written
                     raise
                 except sqlite3.DatabaseError as error:  # cut, or no database at all
                     if not again:
                         raise
-                    log.warning("%s is damaged and is begun again: %s", NAME, error)
-                    (self._folder / NAME).unlink(missing_ok=True)
+                    log.warning("%s is put aside and begun again: %s", NAME, error)
+                    os.replace(self._folder / NAME, self._folder / f"{NAME}.old")
         except (sqlite3.Error, OSError) as error:
             log.warning("the jobs could not be written down: %s", error)
         return None

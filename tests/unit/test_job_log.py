@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,25 @@ def process(folder, how):
     )
     assert started.stdout.readline() == b"written\n"
     return started
+
+
+@pytest.mark.parametrize("made", ["TABLE jobs (id TEXT PRIMARY KEY, foo TEXT)", "VIEW jobs AS SELECT 1 AS id"])
+def test_a_log_of_another_version_is_put_aside_and_begun_again(tmp_path, made):
+    with closing(sqlite3.connect(tmp_path / job_log.NAME)) as table:
+        table.execute(f"CREATE {made}")
+        table.commit()
+    log = JobLog(tmp_path)
+    log.add(Job("cat"), Place(source="some/model"), "erase", ())
+    log._lock.close()  # as where its process ends
+    assert [one.title for one in JobLog(tmp_path).interrupted()] == ["cat"]
+    assert (tmp_path / f"{job_log.NAME}.old").is_file()
+
+
+def test_half_of_a_character_in_a_title_costs_no_job(tmp_path):
+    log = JobLog(tmp_path)
+    log.add(Job("cat \udcff"), Place(source="some/model"), "erase", ())
+    log._lock.close()
+    assert [one.title for one in JobLog(tmp_path).interrupted()] == ["cat ?"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
