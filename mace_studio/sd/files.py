@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mace_studio.errors import FileError
@@ -98,8 +97,8 @@ def cached(
     if not path.is_file():  # to open a pipe would wait for its writer
         return None
     try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:  # once: another process may replace it in between
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             digest = (file.metadata() or {}).get(DIGEST)
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("%s is damaged and is made again: %s", path.name, error)

@@ -112,3 +112,15 @@ def test_a_folder_in_the_place_of_a_file_of_the_cache_steps_aside(tmp_path):
     files.keep(path, {"gram_DD": torch.ones(2, 2)})
     assert files.cached(path, {"gram_DD": (2, 2)})["gram_DD"].sum() == 4
     assert [found.read_text() for found in tmp_path.rglob("note.txt")] == ["mine"]
+
+
+def test_a_file_that_another_process_replaces_while_it_is_read_is_whole(tmp_path, monkeypatch):
+    path, opened = tmp_path / "gram.safetensors", files.safe_open
+    files.keep(path, {"gram_DD": torch.ones(2, 2)})
+
+    def replaced(*args, **options):
+        files.keep(path, {"gram_DD": torch.zeros(2, 2)})
+        return opened(*args, **options)
+
+    monkeypatch.setattr(files, "safe_open", replaced)
+    assert files.cached(path, {"gram_DD": (2, 2)})["gram_DD"].sum() == 0
