@@ -36,10 +36,11 @@ NAME = "jobs.sqlite"
 KEPT = 200  # jobs that are over
 LEFT = 3600.0  # seconds after which the lock of a studio that ended is removed
 WAIT = 5.0  # seconds for another process to end its write
-TABLE = """CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, owner TEXT, title TEXT, call TEXT, place TEXT,
-state TEXT, queued REAL, changed REAL)"""
-
-COLUMNS = ["id", "owner", "title", "call", "place", "state", "queued", "changed"]
+COLUMNS = {
+    "id": "TEXT PRIMARY KEY", "owner": "TEXT", "title": "TEXT", "call": "TEXT", "place": "TEXT", "state": "TEXT",
+    "queued": "REAL", "changed": "REAL",
+}  # fmt: skip
+TABLE = f"CREATE TABLE IF NOT EXISTS jobs ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,7 @@ class JobLog:
                 try:
                     with closing(sqlite3.connect(self._folder / NAME, timeout=WAIT)) as table, table:
                         table.execute(TABLE)
-                        if [row[1] for row in table.execute("PRAGMA table_info(jobs)")] != COLUMNS:
+                        if [row[1] for row in table.execute("PRAGMA table_info(jobs)")] != list(COLUMNS):
                             raise sqlite3.DatabaseError("it is of another version")
                         return work(table)
                 except sqlite3.OperationalError:  # locked, full or not to be written

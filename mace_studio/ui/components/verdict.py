@@ -72,16 +72,16 @@ def advice(rows: Sequence[Row], recipe: Recipe) -> str:
     words = [row for row in rows if row.word != ALL]
     gone = [row for row in words if row.role in (ERASED, SYNONYM)]
     kept = [row for row in words if row.role == KEPT]
-    dial = recipe.method == "mace"
     if gone and _sum(gone, "after") >= LEFT * _sum(gone, "before") > 0:
-        how = "Move the strength towards Thorough" if dial else "Give the method stronger settings, or choose another"
-        said = f"Much of what was to go is still seen. {how}, and erase again."
+        said, end, settings = "Much of what was to go is still seen", "Thorough", "stronger"
     elif kept and _sum(kept, "before") - _sum(kept, "after") >= LOST * len(kept):
-        how = "Move the strength towards Gentle" if dial else "Give the method weaker settings, or choose another"
-        said = f"Kept phrases suffer. {how}, and erase again."
+        said, end, settings = "Kept phrases suffer", "Gentle", "weaker"
     else:
         return ""
-    return f'<p class="hint">{said}</p>'
+    how = f"Give the method {settings} settings, or choose another"
+    if recipe.method == "mace":
+        how = f"Move the strength towards {end} in the Simple view"
+    return f'<p class="hint">{said}. {how}, and erase again.</p>'
 
 
 def _sum(rows: Sequence[Row], side: str) -> float:
