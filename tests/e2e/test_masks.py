@@ -134,7 +134,7 @@ def test_quick_presses_are_about_the_image_that_was_pressed_and_none_is_lost(
     draw = masks_card.canvas
 
     def late(*given):
-        time.sleep(1.0)  # as on a slow machine
+        time.sleep(0.5)  # as on a slow machine
         return draw(*given)
 
     open_recipe(page, replace(fast, concepts=(*fast.concepts, Concept("frog", "grass"))))

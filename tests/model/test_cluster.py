@@ -122,27 +122,6 @@ def test_an_error_of_a_worker_is_the_sentence_that_it_raised(model, machines, on
         erase_on_cluster(model, twelve_people(), cache=tmp_path)
 
 
-@needs_ray
-def test_cancelling_ends_the_workers_and_a_second_run_goes_on_from_what_is_stored(
-    model, machines, one_thread, tmp_path
-):
-    recipe = replace(twelve_people(), concepts=twelve_people().concepts[:6])
-
-    def stop(event):
-        # Of three of them, in batches of two, two are of one batch; a batch that is not whole is trained again.
-        if event.stage == "lora" and len(list(tmp_path.glob("loras/*.safetensors"))) >= 3:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        erase_on_cluster(model, recipe, stop, cache=tmp_path)
-    loras = {path: path.stat().st_mtime_ns for path in tmp_path.glob("loras/*.safetensors")}
-    assert len(loras) >= 3
-    result = erase_on_cluster(model, recipe, cache=tmp_path)
-    assert sum(path.stat().st_mtime_ns == written for path, written in loras.items()) >= 2  # not trained again
-    written = list(tmp_path.glob("loras/*.safetensors"))  # beside what a worker that is being ended had begun
-    assert len(written) == len(result.loras) == 6
-
-
 @pytest.mark.slow
 @needs_ray
 def test_a_cancelled_evaluation_ends_its_workers_and_goes_on_where_it_was(model, machines, one_thread, tmp_path):
@@ -179,7 +158,7 @@ def test_a_study_on_the_cluster_has_the_files_and_reports_of_one_process(machine
 
 
 @needs_ray
-def test_a_machine_is_added_and_a_worker_killed_and_the_bytes_are_those_of_one_process(
+def test_a_cancelled_run_goes_on_with_a_machine_more_and_a_worker_killed_and_the_bytes_are_those_of_one_process(
     model, machines, one_thread, tmp_path
 ):
     recipe, seen, killed, earlier = twelve_people(), [], [], worker_processes()
@@ -187,17 +166,31 @@ def test_a_machine_is_added_and_a_worker_killed_and_the_bytes_are_those_of_one_p
     # A mask by hand changes what one of the workers does, and the warnings.
     masks = {(recipe.concepts[-1].phrase, 1): Image.new("L", (8, 8), 255)}
     erase(model, recipe, cache=tmp_path / "a", user_masks=masks).save(one)
+    stored = tmp_path / "b" / "loras"
+
+    def stop(event):
+        # Of three of them, in batches of two, two are of one batch; a batch that is not whole is trained again.
+        if event.stage == "lora" and len(list(stored.glob("*.safetensors"))) >= 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        erase_on_cluster(model, recipe, stop, cache=tmp_path / "b", user_masks=masks)
+    loras = {path: path.stat().st_mtime_ns for path in stored.glob("*.safetensors")}
+    assert 3 <= len(loras) < 12
 
     def interfere(event):
         if event.stage == "refine" and not seen:
             machines.add_node(num_cpus=1, object_store_memory=STORE)
         seen.append(event)
-        if event.stage == "lora" and event.step >= 3 and not killed:
+        if event.stage == "lora" and event.step >= len(loras) + 1 and not killed:
             killed.append(min(worker_processes() - earlier))
             os.kill(killed[0], signal.SIGKILL)
 
     made = erase_on_cluster(model, recipe, interfere, cache=tmp_path / "b", user_masks=masks)
     made.save(other)
+    assert sum(path.stat().st_mtime_ns == written for path, written in loras.items()) >= 2  # not trained again
+    written = list(stored.glob("*.safetensors"))  # beside what a worker that was ended had begun
+    assert len(written) == len(made.loras) == 12
     assert made.spent.seconds > 0 and (made.spent.where, made.spent.memory) == ("a Ray cluster", None)
     assert other.read_bytes() == one.read_bytes()
     assert killed
