@@ -121,15 +121,20 @@ def answers(
         shots: of one word.
         tick: called after every batch.
     """
-    probability = {side: probabilities(judge, _images(shots, side), labels, tick) for side in SIDES}
-    before_NF, after_NF = (_in_batches(judge.features, _images(shots, side), tick) for side in SIDES)
+    features = {side: _in_batches(judge.features, _images(shots, side), tick) for side in SIDES}
+    if clip is None or clip is not judge:
+        probability = {side: probabilities(judge, _images(shots, side), labels, tick) for side in SIDES}
+        embedded = _embedded(clip, shots, tick)
+    else:  # what it compares is what it looks at
+        probability = {side: clip.choice(embedding_ND, labels) for side, embedding_ND in features.items()}
+        embedded = features
     return Answers(
         probability={side: probability_NL[:, right] for side, probability_NL in probability.items()},
         correct={side: probability_NL.argmax(dim=1) == right for side, probability_NL in probability.items()},
-        clip=_clip_scores(clip, shots, tick),
-        agreed_M=_agreed(judge, clip, labels, shots, probability, tick),
+        clip=_clip_scores(clip, embedded, shots),
+        agreed_M=_agreed(judge, clip, labels, embedded, probability),
         change_N=_changes(shots),
-        feature_change_N=_distances(before_NF, after_NF),
+        feature_change_N=_distances(features[BEFORE], features[AFTER]),
     )
 
 
@@ -152,13 +157,14 @@ def row(role: str, word: str, kind: str, parts: Sequence[Answers], shots: Sequen
 def moved(clip: ZeroShotClip | None, features: tuple[str, Features], shots: Sequence[Shot], tick: Tick) -> Moved:
     """What sets of images that have nothing to do with the erasure are compared by; `features` as they were chosen."""
     name, of = features
-    before_NF, after_NF = (_in_batches(of, _images(shots, side), tick) for side in SIDES)
+    seen = {side: _in_batches(of, _images(shots, side), tick) for side in SIDES}
+    embedded = seen if clip is not None and of == clip.features else _embedded(clip, shots, tick)
     return Moved(
         features=name,
-        before_NF=before_NF,
-        after_NF=after_NF,
+        before_NF=seen[BEFORE],
+        after_NF=seen[AFTER],
         change_N=_changes(shots),
-        clip=_clip_scores(clip, shots, tick),
+        clip=_clip_scores(clip, embedded, shots),
     )
 
 
@@ -305,13 +311,17 @@ def _mean(values_N: Tensor) -> Mean:
     return Mean(values_N.mean().item(), scores.bootstrap(values_N, torch.Generator().manual_seed(0)))
 
 
+def _embedded(clip: ZeroShotClip | None, shots: Sequence[Shot], tick: Tick) -> dict[str, Tensor]:
+    """Side -> embedding_ND of its images by a CLIP; empty without one."""
+    return {} if clip is None else {side: _in_batches(clip.features, _images(shots, side), tick) for side in SIDES}
+
+
 def _agreed(
     judge: Judge,
     clip: ZeroShotClip | None,
     labels: Sequence[str],
-    shots: Sequence[Shot],
+    embedded: dict[str, Tensor],
     probability: dict[str, Tensor],
-    tick: Tick,
 ) -> Tensor:
     """agreed_M of `Answers`; `probability` is what the judge said, side -> probability_NL."""
     if clip is None or clip is judge:
@@ -319,24 +329,21 @@ def _agreed(
     words, parts = [label for label in labels if label != judge.none], []
     for side in SIDES:
         first_N = probability[side].argmax(dim=1)
-        second_N = probabilities(clip, _images(shots, side), words, tick).argmax(dim=1)
+        second_N = clip.choice(embedded[side], words).argmax(dim=1)
         parts.append((first_N == second_N)[first_N < len(words)])
     return torch.cat(parts)
 
 
-def _clip_scores(clip: ZeroShotClip | None, shots: Sequence[Shot], tick: Tick) -> dict[str, Tensor]:
+def _clip_scores(clip: ZeroShotClip | None, embedded: dict[str, Tensor], shots: Sequence[Shot]) -> dict[str, Tensor]:
     """Side -> 100 times the cosine of each image and its prompt, clip_N; empty without a CLIP."""
     if clip is None:
         return {}
-    parts: dict[str, list[Tensor]] = {side: [] for side in SIDES}
-    for batch in (shots[start : start + BATCH] for start in range(0, len(shots), BATCH)):
-        sentences = list(dict.fromkeys(shot.prompt for shot in batch))
-        own_N1 = torch.tensor([[sentences.index(shot.prompt)] for shot in batch])
-        for side in SIDES:
-            similarity_NS = clip.similarities(_images(batch, side), sentences)
-            parts[side].append(100 * similarity_NS.gather(1, own_N1).squeeze(1))
-            tick()
-    return {side: torch.cat(found) for side, found in parts.items()}
+    sentences = list(dict.fromkeys(shot.prompt for shot in shots))
+    own_N1 = torch.tensor([[sentences.index(shot.prompt)] for shot in shots])
+    return {
+        side: 100 * clip.similarities(embedding_ND, sentences).gather(1, own_N1).squeeze(1)
+        for side, embedding_ND in embedded.items()
+    }
 
 
 def _distances(first_NF: Tensor, second_NF: Tensor) -> Tensor:

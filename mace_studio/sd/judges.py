@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,6 +81,7 @@ class ZeroShotClip:
                 f"The judge {source} could not be loaded. Name a CLIP model on this machine or on the hub, with "
                 "safetensors weights."
             ) from error
+        self._text_LD = lru_cache(maxsize=8)(self._encoded)  # all words of a report have the same labels
 
     def probabilities(self, images: Sequence[Image], labels: Sequence[str], form: str = FORM) -> Tensor:
         """What a softmax over the cosines with "a photo of LABEL" gives.
@@ -92,21 +94,27 @@ class ZeroShotClip:
         Returns:
             (N, L), float64 on the CPU, rows summing to 1.
         """
-        similarity_NL = self.similarities(images, [form.format(label) for label in labels])
+        return self.choice(self.features(images), labels, form)
+
+    def choice(self, embedding_ND: Tensor, labels: Sequence[str], form: str = FORM) -> Tensor:
+        """`probabilities` of images that are embedded already, as `features` does it."""
+        similarity_NL = self.similarities(embedding_ND, [form.format(label) for label in labels])
         return (self._model.logit_scale.exp().double().cpu() * similarity_NL).softmax(dim=1)
 
-    @torch.no_grad()
-    def similarities(self, images: Sequence[Image], sentences: Sequence[str]) -> Tensor:
+    def similarities(self, embedding_ND: Tensor, sentences: Sequence[str]) -> Tensor:
         """Cosines between images and sentences, (N, sentences), float64; times 100 they are CLIP scores.
 
         Args:
-            images: N images of any size.
+            embedding_ND: of the images, from `features`.
             sentences: L of them, each cut at the tokenizer's length.
         """
-        tokens = self._tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
-        text_LF = _embedded(self._model.get_text_features(**tokens.to(self._model.device)))
         # In float64 from here on, so that rows of a softmax sum to 1 to the last digits.
-        return self.features(images).double() @ text_LF.double().cpu().T
+        return embedding_ND.double() @ self._text_LD(tuple(sentences)).T
+
+    @torch.no_grad()
+    def _encoded(self, sentences: tuple[str, ...]) -> Tensor:
+        tokens = self._tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
+        return _embedded(self._model.get_text_features(**tokens.to(self._model.device))).double().cpu()
 
     @torch.no_grad()
     def features(self, images: Sequence[Image]) -> Tensor:

@@ -286,7 +286,7 @@ def test_clip_scores_styles_and_is_absent_elsewhere(model, erasure, clip_folder,
     found = measured(model, replace(erasure, recipe=style), ["a caption"] * 48, judge)
     gone, kept = found.pooled(ERASED), found.pooled(KEPT)
     prompts = [probe.prompt for probe in found.plan.probes if probe.role == ERASED]
-    expected = 100 * judge.similarities([Image.new("RGB", (8, 8))], prompts).mean().item()
+    expected = 100 * judge.similarities(judge.features([Image.new("RGB", (8, 8))]), prompts).mean().item()
     assert gone.clip["after"].value == pytest.approx(expected, abs=1e-4)
     assert found.h_a["after"] == pytest.approx(kept.clip["after"].value - gone.clip["after"].value)
     text, data = report_files.markdown(found), json.loads(report_files.as_json(found))
@@ -305,9 +305,20 @@ def test_clip_scores_styles_and_is_absent_elsewhere(model, erasure, clip_folder,
 
 def test_a_second_judge_agrees_or_not(model, erasure, clip_folder, painted, monkeypatch):
     """By hand: the words that the oracle sees on either side, and what CLIP says of images of these colours."""
-    clip = judges.ZeroShotClip(str(clip_folder))
+    clip, looked = judges.ZeroShotClip(str(clip_folder)), []
+    embed = clip.features
+
+    def features(images):
+        looked.extend(images)
+        return embed(images)
+
+    monkeypatch.setattr(clip, "features", features)
     monkeypatch.setattr(judges, "clip_of", lambda model, judge: clip)
     found = measured(model, erasure)
+    images = 2 * sum(row.before.count for row in found.rows if row.word != ALL)
+    assert len(looked) == images  # each once, whatever is asked of it
+    assert not measured(model, erasure, judge=clip).agreement
+    assert len(looked) == 2 * images + 1  # also where it is the judge, which first looks whether it knows the words
     words = ["cat", "dog", "ship"]
     images = [Image.new("RGB", (8, 8), COLOURS[word]) for word in words]
     said = [words[i] for i in clip.probabilities(images, words).argmax(dim=1)]
@@ -319,7 +330,7 @@ def test_a_second_judge_agrees_or_not(model, erasure, clip_folder, painted, monk
     for text in (report_files.markdown(found), study.markdown("Study", rows)):
         assert "Of 59 images in which the judge finds one of the words" in text
     assert json.loads(report_files.as_json(found))["agreement"] == [same, 59]
-    assert found.rows[0].clip["after"].value and not measured(model, erasure, judge=clip).agreement
+    assert found.rows[0].clip["after"].value
 
 
 def test_the_clip_of_a_model_lies_beside_its_judge(model, clip_folder, tmp_path):
