@@ -49,10 +49,10 @@ def unet(width, **more):
     )  # fmt: skip
 
 
-def vae():
+def vae(latent_channels=4):
     return AutoencoderKL(
         block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=latent_channels,
     )  # fmt: skip
 
 

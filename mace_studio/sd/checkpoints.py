@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from torch import nn
 
 from mace_studio import sources
 from mace_studio.errors import ModelError
-from mace_studio.sd import ldm_keys, parts
+from mace_studio.sd import ldm_keys, parts, schedules
 
 log = logging.getLogger(__name__)
 
 UNET, VAE = ldm_keys.UNET, ldm_keys.VAE
+AUTOENCODER = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # parts of a VAE in a file of its own
 LATENTS = 4
+REFINER = 2560  # numbers that a refiner reads beside the text: five, each as 256, and a text of 1,280
 WEIGHTS = (UNET, VAE, "cond_stage_model.", "conditioner.")
 COUNTED = ("position_ids", "num_batches_tracked")  # what is whole numbers beside weights
 # How metadata by https://github.com/Stability-AI/ModelSpec calls what the UNet predicts.
@@ -59,15 +61,13 @@ def read(path: Path, dtype: torch.dtype, others: Mapping[str, nn.Module]) -> Dif
     """
     shapes, about = _header(path)
     _check_kind(path, shapes)
-    settings = settings_of(path)
-    here = (settings / sources.INDEX).is_file()
-    known: dict[str, Any] = {"config": str(settings), "local_files_only": True} if here else {}
     large = any(key.startswith(f"{UNET}label_emb.") for key in shapes)
-    given = dict(others) | _missing(path, shapes, large, dtype, others)
+    missing = _missing(path, shapes, large, dtype, others)
+    given = dict(others) | missing | _settings(path, large, {*others, *missing})
     kind = StableDiffusionXLPipeline if large else StableDiffusionPipeline
     checker = {} if large else {"safety_checker": None, "requires_safety_checker": False}
     with _gaps_named(path):
-        pipeline = kind.from_single_file(str(path), dtype=dtype, **known, **given, **checker)
+        pipeline = kind.from_single_file(str(path), dtype=dtype, **given, **checker)
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
             _check_whole(part, parts.CALLED.get(name, name), path)
@@ -97,8 +97,47 @@ def vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
     inner = "vae" if (settings / "vae" / "config.json").is_file() else None
     here = (settings / (inner or "") / "config.json").is_file()
     known = {"config": str(settings), "subfolder": inner, "local_files_only": True} if here else {}
-    with _gaps_named(path):
-        return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype, **known)
+    try:
+        with _gaps_named(path):
+            return AutoencoderKL.from_single_file(str(path), torch_dtype=dtype, **known)
+    except OSError as error:
+        raise ModelError(
+            f"The settings of {path.name} are fetched from the hub, once: check the network, or put the config.json of "
+            f"a VAE of the same family into the folder “{settings}”."
+        ) from error
+
+
+def _settings(path: Path, large: bool, loaded: Collection[str]) -> dict[str, Any]:
+    """The options by which a pipeline's settings come from the folder beside a file, checked first; none without it.
+
+    Raises:
+        ModelError: nothing can be made of that folder, or it is of another family.
+    """
+    settings = settings_of(path)
+    if not (settings / sources.INDEX).is_file():
+        return {}
+    here = settings.name
+    try:
+        parts.check_files(settings, here)
+        kinds = parts.of_index(here, parts.read_json(settings / sources.INDEX))
+        if large != ("text_encoder_2" in kinds):
+            raise ModelError(
+                f"it is {'no' if large else 'a'} Stable Diffusion XL, other than {path.name}. Put the folder of a "
+                "model of the same family there."
+            )
+        options: dict[str, Any] = {"config": str(settings), "local_files_only": True}
+        for name in kinds:
+            if name.startswith("tokenizer"):
+                options[name] = parts.tokenizer(settings, name, here)
+            elif name == "scheduler":
+                options[name] = schedules.of_folder(kinds[name], settings, here)
+            elif name not in loaded:
+                parts.check_sizes(parts.read_json(settings / name / "config.json"), parts.CALLED[name], here)
+    except ModelError as error:
+        raise ModelError(
+            f"The settings of {path.name}, in the folder “{settings}” beside it, cannot be used: {error}"
+        ) from error
+    return options
 
 
 @contextmanager
@@ -119,9 +158,11 @@ def _gaps_named(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:  # of the names that diffusers goes through without asking whether they are there
+        name = str(error.args[0] if error.args else "some")
         raise ModelError(
-            f"{path.name} lacks weights: {error.args[0] if error.args else 'some'} and perhaps others. Download the "
-            "model again."
+            f"{path.name} lacks weights: {name} and perhaps others. Download the model again."
+            if "." in name
+            else f"The settings of {path.name} do not say its {name}; take the folder of another model of its family."
         ) from error
     except (ValueError, RuntimeError) as error:
         if "expected shape" not in str(error):
@@ -142,6 +183,8 @@ def _check_whole(part: nn.Module, called: str, path: Path) -> None:
 
 def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """The shape of every tensor, and the metadata; no weights are read."""
+    if path.suffix != sources.CHECKPOINT and path.suffix.lower() == sources.CHECKPOINT:
+        raise ModelError(f"Rename {path.name} so that it ends in {sources.CHECKPOINT}, in small letters.")
     if path.suffix != sources.CHECKPOINT:
         raise ModelError(f"{path.name} is no .safetensors file; pickled checkpoints can run code, so they stay out.")
     try:
@@ -163,7 +206,8 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
 
 def _check_kind(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if not any(key.startswith(UNET) and key.endswith("attn2.to_k.weight") for key in shapes):
-        part = " It holds a VAE alone; give it as the VAE of a model." if _has_vae(shapes) else ""
+        alone = all(key.startswith((VAE, *AUTOENCODER)) for key in shapes) and _has_vae(shapes)
+        part = " It holds a VAE alone; give it as the VAE of a model." if alone else ""
         raise ModelError(
             f"{path.name} holds no UNet with cross-attention (attn2) in the layout of Stable Diffusion checkpoints, "
             f"so there is nothing to erase from.{part} {parts.USE_INSTEAD}"
@@ -175,6 +219,7 @@ def _check_kind(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
     first = shapes.get(f"{UNET}input_blocks.0.0.weight", (0, LATENTS))
     refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)
+    refiner |= shapes.get(f"{UNET}label_emb.0.0.weight", ())[1:] == (REFINER,)
     # Whether the numbers beside text_time are a class (unCLIP, upscaler) is not seen here; its input is wider anyway.
     parts.check_unet(path.name, {"in_channels": -1 if refiner or len(first) < 2 else first[1]}, LATENTS)
 
@@ -204,14 +249,14 @@ def _missing(
         if name in others:
             continue
         settings = settings_of(path)
-        if not list((settings / name).glob(f"*{sources.CHECKPOINT}")):
+        if not any(file.suffix in sources.WEIGHTS for file in (settings / name).glob("*")):
             option = {"vae": " or name one with --vae", "text_encoder": " or name one with --text-encoder"}
             raise ModelError(
                 f"{path.name} holds no {parts.CALLED[name]}. Put the folder of a model of the same family, with its "
                 f"“{name}”, at “{settings}”{option.get(name, '')}."
             )
-        kind = parts.TEXT[1] if name == "text_encoder_2" else parts.TEXT[0]
-        found[name] = parts.module("AutoencoderKL" if name == "vae" else kind, settings, name, dtype, str(settings))
+        own = settings / name
+        found[name] = parts.module(parts.kind_of(own, name), own, name, dtype, str(settings))
     return found
 
 

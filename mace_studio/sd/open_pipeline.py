@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DiffusionPipeline,
     LatentConsistencyModelPipeline,
     StableDiffusionPipeline,
@@ -19,7 +19,10 @@ from torch import nn
 from mace_studio import sources
 from mace_studio.errors import ModelError
 from mace_studio.sd import checkpoints, hub, parts, schedules
+from mace_studio.sd.batching import ran_out
 from mace_studio.sd.parts import USE_INSTEAD as USE_INSTEAD
+
+log = logging.getLogger(__name__)
 
 # The safety checker would blacken images that are compared and counted; it is no part of an erasure.
 UNUSED = {"safety_checker": None, "feature_extractor": None}
@@ -66,7 +69,9 @@ def _folder(folder: Path, source: str, dtype: torch.dtype, others: dict[str, nn.
         if name.startswith("tokenizer"):
             loaded[name] = parts.tokenizer(folder, name, source)
         elif name != "scheduler":
-            loaded[name] = others[name] if name in others else parts.module(kinds[name], folder, name, dtype, source)
+            loaded[name] = (
+                others[name] if name in others else parts.module(kinds[name], folder / name, name, dtype, source)
+            )
     for name in ("tokenizer", "tokenizer_2"):
         if name in kinds:
             parts.fit(loaded[name], loaded[name.replace("tokenizer", "text_encoder")], name, source)
@@ -82,9 +87,19 @@ def _other(source: str, name: str, dtype: torch.dtype) -> nn.Module:
     """A part that takes the place of a model's own: from its own folder, or from that of another model.
 
     Raises:
-        ModelError: there is no such part.
+        ModelError: there is no such part, or it cannot be read.
     """
-    source = sources.cleaned(source)
+    try:
+        return _taken(sources.cleaned(source), name, dtype)
+    except Exception as error:  # files of strangers: diffusers and transformers raise anything
+        if ran_out(error):
+            raise
+        log.info("the %s of %s could not be loaded", name, source, exc_info=True)
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"The {parts.CALLED[name]} that was named cannot be loaded: {said}") from error
+
+
+def _taken(source: str, name: str, dtype: torch.dtype) -> nn.Module:
     path = Path(source)
     if os.path.isfile(path) and name == "vae":
         return checkpoints.vae(path, dtype)
@@ -92,11 +107,7 @@ def _other(source: str, name: str, dtype: torch.dtype) -> nn.Module:
         raise ModelError(f"{source} is a file; give the folder of the text encoder, or of a model that has one.")
     folder = path if os.path.isdir(path) else hub.fetched(source)
     parts.check_files(folder, source)
-    inner = name if (folder / name / "config.json").is_file() else ""
-    if not (folder / inner / "config.json").is_file():
+    own = folder / name if (folder / name / "config.json").is_file() else folder
+    if not (own / "config.json").is_file():
         raise ModelError(f"{source} holds no {parts.CALLED[name]}: neither a config.json nor a folder “{name}”.")
-    kind = AutoencoderKL.__name__
-    if name == "text_encoder":
-        kinds = parts.read_json(folder / inner / "config.json").get("architectures") or [parts.TEXT[0]]
-        kind = kinds[0] if kinds[0] in parts.TEXT else parts.TEXT[0]
-    return parts.module(kind, folder, inner, dtype, source)
+    return parts.module(parts.kind_of(own, name), own, name, dtype, source)

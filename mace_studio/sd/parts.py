@@ -143,7 +143,13 @@ def check_unet(source: str, unet: Mapping[str, Any], latents: int) -> None:
     """
     more = unet.get("class_embed_type") or unet.get("num_class_embeds")
     more = more or unet.get("addition_embed_type") not in (None, "text_time") or unet.get("encoder_hid_dim_type")
-    if more or unet.get("in_channels", 4) != latents:
+    reads = unet.get("in_channels", 4)
+    if not more and isinstance(reads, int) and 0 < reads < latents:
+        raise ModelError(
+            f"The UNet of {source} reads latents of {reads} channels, and its VAE makes {latents}; they do not belong "
+            "together. Use a VAE of the UNet’s own family."
+        )
+    if more or reads != latents:
         raise ModelError(
             f"{source} generates from more than a prompt (inpainting, depth, upscaling, a refiner), which an erasure "
             f"cannot be trained on. {USE_INSTEAD}"
@@ -160,55 +166,79 @@ def check_unet(source: str, unet: Mapping[str, Any], latents: int) -> None:
         )
 
 
-def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str = "") -> nn.Module:
+def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str) -> nn.Module:
     """Load one part with weights: safetensors only, the best variant there is, and every weight from the files.
 
     Args:
         kind: class of diffusers or transformers.
-        folder: of the model.
-        name: of the part's folder in it; "" where `folder` is the part's own.
+        folder: of the part.
+        name: what the part is in a pipeline, such as "unet".
         dtype: of its weights.
         source: what messages call the model.
 
     Raises:
         ModelError: there are no safetensors weights, some are missing, or they fit another shape.
     """
-    place, said, called = folder / name, source or str(folder), CALLED.get(name or folder.name, name or folder.name)
-    files = [path.name for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+    called = CALLED[name]
+    files = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     found = weight_files.variants(files)
     if not found:
         pickled = any(path.endswith((".bin", ".ckpt", ".pt", ".pth")) for path in files)
         raise ModelError(
-            f"{said} has no safetensors weights for its {called}. Pickled weights can run code, so they are not "
+            f"{source} has no safetensors weights for its {called}. Pickled weights can run code, so they are not "
             "loaded; convert the model to safetensors first."
             if pickled
-            else f"{said} has no safetensors weights for its {called} in the folder “{name or folder.name}”; download "
+            else f"{source} has no safetensors weights for its {called} in the folder “{folder.name}”; download "
             "the model again, with all of its files."
         )
-    check_sizes(read_json(place / "config.json"), called, said)
+    check_sizes(read_json(folder / "config.json"), called, source)
     loader = getattr(diffusers, kind, None) or getattr(transformers, kind)
     options = {"variant": variant} if (variant := next(iter(found))) else {}
     try:
         loaded, report = loader.from_pretrained(
-            folder, subfolder=name or None, dtype=dtype, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, **options,
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **options,
         )  # fmt: skip
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"The weights of the {called} of {said} cannot be read: a file is missing, cut or damaged. Download the "
+            f"The weights of the {called} of {source} cannot be read: a file is missing, cut or damaged. Download the "
             "model again."
         ) from error
     except (ValueError, RuntimeError) as error:
         if any(word in str(error) for word in ("size mismatch", "mismatched", "shape")):
             raise ModelError(
-                f"The weights of the {called} of {said} have other shapes than its config.json says; download the "
+                f"The weights of the {called} of {source} have other shapes than its config.json says; download the "
                 "model again."
             ) from error
         raise
-    check_whole(report["missing_keys"], called, said, report["unexpected_keys"])
+    check_whole(report["missing_keys"], called, source, report["unexpected_keys"])
     for file in next(iter(found.values())):
-        _check_real(place / file, loaded, called, said)
+        _check_real(folder / file, loaded, called, source)
     return loaded
+
+
+def kind_of(folder: Path, name: str) -> str:
+    """The class of a VAE or text encoder, as its own config.json says.
+
+    Args:
+        folder: of the part.
+        name: "vae", "text_encoder" or "text_encoder_2".
+
+    Raises:
+        ModelError: it is something else.
+    """
+    config = read_json(folder / "config.json")
+    known = VAES if name == "vae" else TEXT
+    usual = known[name == "text_encoder_2"]
+    # As diffusers writes it, or transformers; a file by hand may say neither.
+    said = str(config.get("_class_name") or config.get("architectures") or usual).strip("[']")
+    if said == "CLIPModel" and name != "vae":  # which has a text encoder beside that of images
+        return usual
+    if said not in known:
+        raise ModelError(
+            f"{folder.name} holds a {sources.shown(said)}, which cannot be the {CALLED[name]}; give the folder of one, "
+            f"such as a {usual}."
+        )
+    return said
 
 
 def check_sizes(config: Mapping[str, Any], called: str, source: str) -> None:

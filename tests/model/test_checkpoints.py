@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 import torch
+from diffusers import AsymmetricAutoencoderKL, AutoencoderTiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mace_studio.errors import ModelError
+from mace_studio.sd import checkpoints
 from mace_studio.sd import model as sd_model
 from tests import families, single_file
 
@@ -103,10 +105,116 @@ def test_a_refiner_is_refused(place):
         load(path)
 
 
+def test_a_refiner_without_its_texts_is_refused_before_they_are_asked_for(place):
+    path = place / "sdxl.safetensors"
+    beside = torch.zeros(64, checkpoints.REFINER)
+    change(path, lambda key: key.startswith(UNET), **{f"{UNET}label_emb.0.0.weight": beside})
+    with pytest.raises(ModelError, match="a refiner"):
+        load(path)
+
+
 def test_a_file_of_a_vae_alone_says_so(place):
     path = place / "sd1.safetensors"
+    change(path, lambda key: not key.startswith(UNET))
+    with pytest.raises(ModelError, match="holds no UNet") as error:
+        load(path)
+    assert "VAE alone" not in str(error.value)
     change(path, lambda key: key.startswith(VAE))
     with pytest.raises(ModelError, match="It holds a VAE alone"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("model_index.json", "[]", "holds no settings"),
+        ("model_index.json", '{"_class_name": "StableDiffusionPipeline", "vae": []}', "does not say what its vae is"),
+        ("model_index.json", '{"transformer": ["diffusers", "FluxTransformer2DModel"]}', "whose transformer"),
+        ("unet/config.json", "", "cannot be read as JSON"),
+        ("vae/config.json", None, "vae/config.json is missing"),
+        ("text_encoder/config.json", "[" * 100_000, "cannot be read as JSON"),
+        ("scheduler/scheduler_config.json", "[]", "holds no settings"),
+        ("tokenizer/tokenizer_config.json", "[]", "tokenizer of sd1 cannot be read"),
+        ("tokenizer/tokenizer.json", None, "tokenizer of sd1 has no vocabulary"),
+    ],
+)
+def test_a_damaged_settings_folder_is_said_as_a_folders_own(place, file, text, says):
+    path = place / "sd1" / file
+    path.write_text(text) if text is not None else path.unlink()
+    with pytest.raises(ModelError, match=rf"settings of sd1.safetensors, in the folder “.*” beside it.*: .*{says}"):
+        load(place / "sd1.safetensors")
+
+
+@pytest.mark.parametrize(("name", "other"), [("sd1", "sdxl"), ("sdxl", "sd1")])
+def test_settings_of_another_family_are_said(place, name, other):
+    shutil.rmtree(place / name)
+    shutil.copytree(place / other, place / name)
+    with pytest.raises(ModelError, match=rf"a?o? Stable Diffusion XL, other than {name}.safetensors. Put the folder"):
+        load(place / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_settings_without_their_fields_name_one(place, part):
+    (place / "sd1" / part / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"settings of sd1.safetensors do not say its [a-z_]+; take the folder"):
+        load(place / "sd1.safetensors")
+
+
+@pytest.mark.parametrize("kind", [AutoencoderTiny, AsymmetricAutoencoderKL])
+def test_a_named_vae_is_of_the_kind_that_it_says(place, folders, kind):
+    few = (8, 8, 8)
+    made = (
+        kind(encoder_block_out_channels=few, decoder_block_out_channels=few, num_encoder_blocks=(1,) * 3,
+             num_decoder_blocks=(1,) * 3)
+        if kind is AutoencoderTiny
+        else kind(down_block_out_channels=few, up_block_out_channels=few, down_block_types=("DownEncoderBlock2D",) * 3,
+                  up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4)
+    )  # fmt: skip
+    made.save_pretrained(place / "named")
+    for source in (folders["sd1"], place / "sd1.safetensors"):
+        loaded = load(source, vae=str(place / "named"))
+        assert type(loaded.pipeline.vae) is kind
+        assert loaded.generate("a cat", steps=1)
+
+
+def test_a_text_encoder_is_taken_from_its_own_folder(place, folders, models):
+    path = place / "sd1.safetensors"
+    change(path, lambda key: not key.startswith(TEXT))
+    assert load(path, text_encoder=str(folders["sd1"] / "text_encoder")).fingerprint == models["sd1"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("option", "part", "says"),
+    [
+        ("vae", "unet", "VAE that was named cannot be loaded: unet holds a UNet2DConditionModel"),
+        ("vae", "text_encoder", "VAE that was named cannot be loaded: .*text_encoder"),
+        ("text_encoder", "vae", "text encoder that was named cannot be loaded: vae holds a AutoencoderKL"),
+        ("text_encoder", "unet", "text encoder that was named cannot be loaded: unet holds a UNet2D"),
+        ("vae", "no such folder", "VAE that was named cannot be loaded: There is no folder"),
+    ],
+)
+def test_a_named_part_that_is_none_is_told_apart_from_the_model(folders, option, part, says):
+    with pytest.raises(ModelError, match=says):
+        load(folders["sd1"], **{option: str(folders["sd1"] / part)})
+
+
+def test_a_vae_with_more_channels_than_the_unet_is_no_inpainting_model(folders, tmp_path):
+    families.vae(latent_channels=16).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="reads latents of 4 channels, and its VAE makes 16; they do not belong"):
+        load(folders["sd1"], vae=str(tmp_path))
+
+
+def test_a_vae_whose_settings_cannot_be_fetched_says_where_to_put_them(place, folders):
+    path = place / "own-vae.safetensors"
+    shutil.copy(folders["sd1"] / "vae" / "diffusion_pytorch_model.safetensors", path)
+    with pytest.raises(ModelError, match=r"settings of own-vae.safetensors are fetched .* into the folder “.*own-vae”"):
+        load(folders["sd1"], vae=str(path))
+
+
+def test_a_file_whose_ending_has_capitals_is_no_pickle(place):
+    path = place / "sd1.SafeTensors"
+    path.write_bytes((place / "sd1.safetensors").read_bytes())
+    with pytest.raises(ModelError, match=r"Rename sd1.SafeTensors so that it ends in .safetensors"):
         load(path)
 
 
