@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, model_info, snapshot_download
+from huggingface_hub import constants, get_token, hf_hub_download, model_info, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -46,13 +47,11 @@ def fetched(source: str) -> Path:
             f"There is no folder “{said}”. Check the spelling, or give a .safetensors file or a hub id such as "
             "owner/name."
         )
+    if not re.fullmatch("[!-~]*", get_token() or ""):
+        raise ModelError(f"The token {_whence()} holds characters that no token has. Copy it again, or remove it.")
     try:
         return _downloaded(source)
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"There is no folder “{said}”, and it could not be fetched from the hub. Check the spelling. {_remedy()}"
-        ) from error
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ModelError(_refusal(said, error)) from error
     except ImportError as error:  # such as a SOCKS proxy without its package
         raise ModelError(f"The hub cannot be asked for {said}: {str(error).splitlines()[0]}") from error
@@ -106,8 +105,13 @@ def _downloaded(source: str) -> Path:
     return Path(snapshot_download(source, allow_patterns=wanted))
 
 
-def _refusal(said: str, error: HfHubHTTPError) -> str:
-    status = error.response.status_code if error.response is not None else 0
+def _refusal(said: str, error: BaseException | None) -> str:
+    # What is not in the cache is said to be missing there also where the hub has answered why it does not send it.
+    while error is not None and not (isinstance(error, HfHubHTTPError) and error.response is not None):
+        error = error.__cause__
+    if error is None:
+        return f"There is no folder “{said}”, and it could not be fetched from the hub. Check the spelling. {_remedy()}"
+    status = error.response.status_code
     if isinstance(error, GatedRepoError):
         return (
             f"{said} is gated: its owners ask for their terms to be accepted. Open {constants.ENDPOINT}/{said}, accept "
@@ -120,7 +124,7 @@ def _refusal(said: str, error: HfHubHTTPError) -> str:
             f"{said} has no {sources.INDEX} on the hub, so it is not in the diffusers layout. If it holds a "
             ".safetensors checkpoint, download that and give its path."
         )
-    refused = error.response is not None and "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+    refused = "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
     # The hub answers 401 also for what does not exist, unless a token was sent that is no token.
     if isinstance(error, RepositoryNotFoundError) or status == 404 or (status == 401 and not refused):
         return (
@@ -130,10 +134,13 @@ def _refusal(said: str, error: HfHubHTTPError) -> str:
     return _by_status(said, status)
 
 
+def _whence() -> str:
+    return "in HF_TOKEN" if os.environ.get("HF_TOKEN") else "that is kept on this machine"
+
+
 def _by_status(said: str, status: int) -> str:
     if status == 401:
-        where = "in HF_TOKEN" if os.environ.get("HF_TOKEN") else "that is kept on this machine"
-        return f"The hub does not accept the token {where}, asked for {said}. Make a new one, or remove it."
+        return f"The hub does not accept the token {_whence()}, asked for {said}. Make a new one, or remove it."
     if status == 403:
         return f"The hub does not let this token read {said}. Use one that may read it, in HF_TOKEN."
     if status == 410:

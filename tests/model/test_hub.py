@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
 from mace_studio.errors import ModelError
 from mace_studio.sd import hub
@@ -15,9 +16,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers with what the test wants, or serves a folder as the repository nobody/model."""
+    """Answers with what the test wants, or serves a folder as the repository nobody/model.
 
-    folder, refusal, seen = None, None, []
+    `at`: in the address of what is refused.
+    """
+
+    folder, refusal, at, seen = None, None, "", []
 
     def log_message(self, *_):
         pass
@@ -36,7 +40,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         Hub.seen.append((self.path, self.headers.get("Authorization")))
-        if Hub.refusal:
+        if Hub.refusal and Hub.at in self.path:
             status, headers = Hub.refusal
             return self.answer(status, b"{}", headers.items())
         path = self.path.partition("?")[0]
@@ -63,10 +67,10 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     served = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread = threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{served.server_port}"
-    Hub.folder, Hub.refusal, Hub.seen = None, None, []
+    Hub.folder, Hub.refusal, Hub.at, Hub.seen = None, None, "", []
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -89,7 +93,7 @@ def server(monkeypatch, tmp_path):
     thread.join()
 
 
-@pytest.mark.parametrize(
+REFUSALS = pytest.mark.parametrize(
     ("status", "headers", "says"),
     [
         (403, {"X-Error-Code": "GatedRepo"}, "is gated: its owners ask .*HF_TOKEN"),
@@ -108,11 +112,32 @@ def server(monkeypatch, tmp_path):
         (418, {}, r"did not send nobody/model \(status 418\)"),
     ],
 )
+
+
+@REFUSALS
 def test_each_refusal_has_its_own_sentence(server, status, headers, says):
     server.refusal = status, headers
     with pytest.raises(ModelError, match=says) as error:
         sd_model.load("nobody/model", "cpu")
     assert "nobody/model" in str(error.value) and len(str(error.value)) < 400
+
+
+@REFUSALS
+@pytest.mark.parametrize("at", ["/model_index.json", "/unet/diffusion_pytorch_model.safetensors"])
+def test_a_file_that_is_refused_has_the_same_sentence(server, folders, monkeypatch, at, status, headers, says):
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # before it tries again
+    server.folder, server.refusal, server.at = folders["sd1"], (status, headers), at
+    with pytest.raises(ModelError, match=says) as error:
+        sd_model.load("nobody/model", "cpu")
+    assert "nobody/model" in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("token", ["hf_ü", "hf mine", "hf_\x00"])
+def test_a_token_that_is_none_is_said(server, monkeypatch, token):
+    monkeypatch.setattr(hub, "get_token", lambda: token)
+    with pytest.raises(ModelError, match=r"The token .* holds characters that no token has"):
+        sd_model.load("nobody/model", "cpu")
+    assert not server.seen
 
 
 def test_a_model_is_fetched_whole_and_nothing_else(server, folders, models, monkeypatch, tmp_path):
