@@ -14,7 +14,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Image
@@ -29,6 +29,9 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 # Jobs that are over are forgotten, the oldest first, where there are more than this, or they hold more bytes or are
 # older than this; but the newest of them stays for the caller that waits for it.
 KEPT, KEPT_BYTES, KEPT_SECONDS = 50, 512 * 2**20, 24 * 3600.0
+EVENT_BYTES = 300  # measured
+PIXEL_BYTES = {"I": 4, "F": 4, "I;16": 2}  # of each band
+SENTENCE = 1000  # letters; what is shorter counts for nothing
 BEGUN = 0.05  # fraction of a job from which on its pace tells when it ends
 
 Work = Callable[[Report], Any]
@@ -345,21 +348,37 @@ class Worker:
 
 
 def size_of(value: object) -> int:
-    """Bytes of the images, arrays and tensors in a result of dataclasses, mappings and sequences; each counts once."""
+    """Bytes of the images, arrays, tensors, long texts and events in a result, however it holds them; each counts once.
+
+    A view counts as all that it keeps alive. Of what can be called, such as a network, nothing is counted.
+    """
     total, seen, waiting = 0, set[int](), [value]
     while waiting:
         part = waiting.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if isinstance(part, Image):
-            total += part.width * part.height * len(part.getbands())
-        elif hasattr(part, "nbytes"):
-            total += part.nbytes
-        elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-            waiting.extend(vars(part).values())
-        elif isinstance(part, Mapping):
-            waiting.extend(part.values())
-        elif isinstance(part, list | tuple):
-            waiting.extend(part)
+        if id(part) not in seen and not callable(part):
+            seen.add(id(part))
+            own, inner = _content(part)
+            total += own
+            waiting.extend(inner)
     return total
+
+
+def _content(part: Any) -> tuple[int, Iterable[Any]]:
+    """Bytes of a part of a result itself, and its own parts."""
+    if isinstance(part, Progress):
+        return EVENT_BYTES, (part.result,)
+    if isinstance(part, Image):
+        return part.width * part.height * len(part.getbands()) * PIXEL_BYTES.get(part.mode, 1), ()
+    if isinstance(part, str | bytes | bytearray):
+        return len(part) if len(part) > SENTENCE else 0, ()
+    if isinstance(part, Mapping):
+        return 0, (*part, *part.values())
+    if isinstance(part, list | tuple | set | frozenset):
+        return 0, part
+    if hasattr(part, "untyped_storage"):  # a tensor
+        return part.untyped_storage().nbytes(), ()
+    if hasattr(part, "nbytes"):
+        base = getattr(part, "base", None)
+        return (part.nbytes, ()) if base is None else (0, (base,))
+    slots = [name for kind in type(part).__mro__ for name in getattr(kind, "__slots__", ())]
+    return 0, (*getattr(part, "__dict__", {}).values(), *(getattr(part, name, None) for name in slots))

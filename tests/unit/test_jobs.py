@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mace_studio.errors import StudioError
+from mace_studio.progress import Progress
 from mace_studio.runtime import jobs
 from mace_studio.runtime.jobs import CANCELLED, DONE, FAILED, KEPT, QUEUED, RUNNING, Worker, size_of
 
@@ -288,6 +289,36 @@ def test_the_size_of_a_result_is_that_of_its_images_and_arrays():
     assert size_of([Pair(rgb, grey)]) == 384 + 128
     assert size_of({"a": (np.zeros((10, 10), np.float32), {"b": grey})}) == 400 + 128
     assert size_of([rgb, rgb, Pair(rgb, rgb)]) == 384
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    image: Image.Image
+
+
+class Plain:
+    def __init__(self, *parts):
+        self.parts = parts
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (Slots(Image.new("RGB", (16, 8))), 384),
+        (Plain(Slots(Image.new("RGB", (16, 8))), Plain(Image.new("L", (16, 8)))), 384 + 128),
+        (Image.new("F", (16, 8)), 512),
+        (Image.new("I;16", (16, 8)), 256),
+        ({"one": b"x" * 5000, "x" * 2000: bytearray(3000)}, 10_000),
+        ({b"x" * 4000, b"y" * 2000}, 6000),
+        (np.zeros(1000)[:1], 8000),
+        ([array := np.zeros(1000), array[:1], array[1:]], 8000),
+        ([Progress("lora", "cat", loss=0.5), Progress("images", result=Image.new("L", (16, 8)))], 2 * 300 + 128),
+        (lambda: None, 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_size_of_a_result_is_counted_however_it_is_held(value, size):
+    assert size_of(value) == size
 
 
 def test_results_are_forgotten_by_their_bytes_the_oldest_first(worker, monkeypatch):
