@@ -95,7 +95,8 @@ def find(folder: Path, name: str) -> Entry:
 
 def exists(folder: Path, name: str) -> bool:
     """Whether a folder holds a file of this name."""
-    return Path(name).name == name and (folder / f"{name}.safetensors").is_file()
+    # That of Path fails for a name that is too long.
+    return Path(name).name == name and os.path.isfile(folder / f"{name}{SUFFIX}")
 
 
 def read(path: Path) -> Entry:

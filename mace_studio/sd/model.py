@@ -24,6 +24,7 @@ from mace_studio.progress import Report, silent
 from mace_studio.recipe import ImageRequest
 from mace_studio.sd import checkpoints, devices, open_pipeline, parts, projections, schedules
 from mace_studio.sd.batching import Batches, ran_out
+from mace_studio.settings import SIDE
 
 log = logging.getLogger(__name__)
 
@@ -305,6 +306,8 @@ def _unfit_for_images(pipeline: DiffusionPipeline) -> str | None:
     if not isinstance(scale, int | float) or not (math.isfinite(scale) and scale):
         return "has a VAE whose config.json does not say the scale of its latents (scaling_factor)"
     pixels = [side * pipeline.vae_scale_factor for side in sides]
+    if max(pixels) > SIDE:
+        return f"makes images of {pixels[0]} × {pixels[1]} pixels, and a side of {SIDE:,} is the most"
     if any(side % 8 for side in pixels):
         return f"makes images of {pixels[0]} × {pixels[1]} pixels, and diffusers makes only multiples of 8"
     embeds, kind = pipeline.unet.config.time_cond_proj_dim is not None, type(pipeline.scheduler).__name__

@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 from mace_studio import sources
 from mace_studio.errors import ModelError
 from mace_studio.sd import weight_files
+from mace_studio.sd.batching import ran_out
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def of_index(source: str, index: Mapping[str, Any]) -> dict[str, str]:
         ModelError: the index is not that of a text-to-image model with a UNet.
     """
     kind = index.get("_class_name")
-    kind = sources.shown(kind) if isinstance(kind, str) else "model of no kind"
+    kind = sources.shown(kind) if isinstance(kind, str) and kind else "model of no kind"
     found = _named(source, index)
     if "transformer" in found:
         raise ModelError(
@@ -203,13 +204,18 @@ def module(kind: str, folder: Path, name: str, dtype: torch.dtype, source: str) 
             f"The weights of the {called} of {source} cannot be read: a file is missing, cut or damaged. Download the "
             "model again."
         ) from error
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # diffusers and transformers raise anything over a bad configuration
+        if ran_out(error):
+            raise
         if any(word in str(error) for word in ("size mismatch", "mismatched", "shape")):
             raise ModelError(
                 f"The weights of the {called} of {source} have other shapes than its config.json says; download the "
                 "model again."
             ) from error
-        raise
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelError(
+            f"No {called} can be made of the config.json of {source} ({said}); download the model again."
+        ) from error
     check_whole(report["missing_keys"], called, source, report["unexpected_keys"])
     for file in next(iter(found.values())):
         _check_real(folder / file, loaded, called, source)

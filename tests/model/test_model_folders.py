@@ -357,7 +357,13 @@ def test_an_absurd_number_of_timesteps_is_refused_quickly(sd1, steps):
      ("vae", "scaling_factor", float("nan"), "scaling_factor"), ("scheduler", "prediction_type", "flow", "no image"),
      ("scheduler", "timestep_spacing", "x", "no image"), ("scheduler", "trained_betas", [0.1], "no image"),
      ("scheduler", "beta_start", 2.0, "no image"), ("unet", "out_channels", 8, "predicts 8 channels for latents of 4"),
-     ("unet", "sample_size", 9, "36 × 36 pixels, and diffusers makes only multiples of 8")],
+     ("unet", "sample_size", 9, "36 × 36 pixels, and diffusers makes only multiples of 8"),
+     ("unet", "sample_size", 10**6, "4000000 × 4000000 pixels, and a side of 4,096 is the most"),
+     ("unet", "transformer_layers_per_block", [1], "No UNet can be made of the config.json of .*; download the model"),
+     ("unet", "norm_num_groups", 0, "No UNet can be made of the config.json of .*; download the model"),
+     ("unet", "block_out_channels", [], "No UNet can be made of the config.json of .*; download the model"),
+     ("vae", "act_fn", "none", "No VAE can be made of the config.json of .*; download the model"),
+     ("text_encoder", "hidden_act", "none", "No text encoder can be made of the config.json of .*; download the")],
 )  # fmt: skip
 def test_a_configuration_by_which_no_image_can_be_made_is_refused_quickly(sd1, part, key, value, says):
     edit(sd1 / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **{key: value})

@@ -70,6 +70,7 @@ def test_hostile_names_name_no_erasure(folder, outside, name):
     for attempt in (lambda: library.delete(folder, name), lambda: library.rename(folder, name, "new")):
         with pytest.raises(FileError):
             attempt()
+    assert not library.exists(folder, name)
     assert [path.name for path in folder.rglob("*")] == ["cat.safetensors"]
 
 
