@@ -47,7 +47,9 @@ def read_captions(path: Path) -> list[str]:
             lines = [annotation["caption"] for annotation in json.loads(written)["annotations"]]
         found = [line.strip() for line in lines if line.strip() and not HALF.search(line)]
     except (OSError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise FileError(f"{path} is no file of captions: neither text, one a line, nor MS-COCO's JSON.") from error
+        raise FileError(
+            f"{path} is no file of captions: neither text in UTF-8, one a line, nor MS-COCO's JSON."
+        ) from error
     if not found:
         raise FileError(f"{path} holds no captions; give a file with one a line.")
     return found

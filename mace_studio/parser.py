@@ -88,10 +88,12 @@ def _page_flags() -> _Parser:
 
 def _image_flags() -> _Parser:
     flags = _Parser(add_help=False)
-    flags.add_argument("--steps", type=int, help="20 when left out, fewer with a distilled model")
-    flags.add_argument("--guidance", type=float, help="7.5 when left out, 1 with a distilled model")
+    flags.add_argument("--steps", type=_whole, help="20 when left out, fewer with a distilled model")
+    flags.add_argument("--guidance", type=_number, help="7.5 when left out, 1 with a distilled model")
     flags.add_argument("--negative", default="", help="what to steer away from")
-    flags.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the model's own when left out")
+    flags.add_argument(
+        "--size", type=_whole, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the model's own when left out"
+    )
     return flags
 
 
@@ -106,6 +108,20 @@ def _plan(text: str) -> str:
     if text not in IMAGES:  # said before anything is generated
         raise argparse.ArgumentTypeError(f"“{text}” is no plan; use one of {', '.join(IMAGES)}")
     return text
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"“{text}” cannot be read as a whole number; give one such as 7") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"“{text}” cannot be read as a number; give one such as 0.5") from error
 
 
 def _port(text: str) -> int:
@@ -167,7 +183,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         metavar="auto|ADDRESS",
         help="run MACE and evaluations on a Ray cluster, auto for the one of this machine (docs/cluster.md)",
     )
-    parser.add_argument("--worker-gpus", type=float, default=1.0, help="of each worker, such as 0.5 (default: 1)")
+    parser.add_argument("--worker-gpus", type=_number, default=1.0, help="of each worker, such as 0.5 (default: 1)")
 
 
 def _add_masks(parser: argparse.ArgumentParser) -> None:
@@ -191,14 +207,14 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "where the images go; of several erased models, in a folder each, beside one sheet of all",
     )
     parser.add_argument("--prompt", action="append", required=True, help="may be given several times")
-    parser.add_argument("--seed", action="append", type=int, help="may be given several times; 0 when left out")
+    parser.add_argument("--seed", action="append", type=_whole, help="may be given several times; 0 when left out")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("erasure", nargs="?", metavar="ERASURE", help=f"{ERASURE}; the model as it is when left out")
     _add_out(parser, OUTPUT / "attention", "where the maps go")
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_whole, default=0)
     parser.add_argument("--phrase", action="append", default=[], help="what counts as one word, beside the concepts")
     parser.add_argument("--residual", action="store_true", help="replace the concept's words by the end token instead")
 
@@ -234,8 +250,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         f"(default: in {OUTPUT / 'exports'})",
     )
     share = parser.add_mutually_exclusive_group()
-    share.add_argument("--rank", type=int, help="of a lora, the same in all layers")
-    share.add_argument("--energy", type=float, help=f"share of the change that a lora keeps; {ENERGY} when left out")
+    share.add_argument("--rank", type=_whole, help="of a lora, the same in all layers")
+    share.add_argument("--energy", type=_number, help=f"share of the change that a lora keeps; {ENERGY} when left out")
     parser.add_argument(
         "--pair", type=Path, action="append", default=[], metavar="PNG", help="of compare, for the model card"
     )

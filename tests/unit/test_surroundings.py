@@ -158,3 +158,20 @@ def test_a_port_in_the_variable_that_is_none_is_a_sentence(monkeypatch, port):
     monkeypatch.setenv("GRADIO_SERVER_PORT", port)
     with pytest.raises(StudioError, match=r"GRADIO_SERVER_PORT is .*; a port is a number from 1 to 65535"):
         surroundings.prepare_network()
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "says"),
+    [
+        ("--seed", "5-3", "“5-3” cannot be read as a whole number; give one such as 7"),
+        ("--seed", "1e3", "“1e3” cannot be read as a whole number"),
+        ("--seed", "9" * 5000, "cannot be read as a whole number"),
+        ("--steps", "", "“” cannot be read as a whole number"),
+        ("--guidance", "7,5", "“7,5” cannot be read as a number; give one such as 0.5"),
+    ],
+)
+def test_a_number_that_is_none_is_said_with_what_to_give(flag, text, says, capsys):
+    with pytest.raises(SystemExit):
+        command_parser().parse_args(["compare", "cat", "--prompt", "a cat", f"{flag}={text}"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"argument {flag}: " in said and says in said and "9" * 81 not in said
