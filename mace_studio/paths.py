@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -17,8 +18,10 @@ BUILT_IN = ASSETS / "miniature" / "model"
 
 
 def slug(title: str) -> str:
-    """A file name that still reads like the title, in any script."""
-    return re.sub(r"\W+", "-", title.lower()).strip("-_")[:48] or "untitled"
+    """A file name that still reads like the title, in any script of which the file system takes names."""
+    encoding = sys.getfilesystemencoding()
+    taken = title.lower().encode(encoding, "replace").decode(encoding)
+    return re.sub(r"\W+", "-", taken).strip("-_")[:48] or "untitled"
 
 
 def unique_slug(text: str) -> str:

@@ -283,5 +283,7 @@ def _new_file(target: Path, where: str) -> Iterator[None]:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise FileError(f"{path.name} could not be written or removed: {error.strerror or error}.") from error
+    # UnicodeEncodeError: a letter of which this machine's file system takes no names.
+    except (OSError, UnicodeEncodeError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise FileError(f"{path.name} could not be written or removed: {said}.") from error
