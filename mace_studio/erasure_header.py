@@ -7,6 +7,7 @@ Format 1, which versions before 0.2 wrote, has no "format" and the settings of M
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ def read(path: Path) -> Header:
     Raises:
         FileError: there is no such file, it is no erasure, or a newer version made it.
     """
-    if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for its writer
         raise FileError(f"{path.name} is no file.")
     try:
         with safe_open(path, framework="numpy") as file:

@@ -111,7 +111,8 @@ class JobLog:
             return []
         query = "SELECT id, owner, title, call, place, state, queued FROM jobs WHERE state IN (?, ?) ORDER BY queued"
         rows = self._change(lambda table: table.execute(query, (QUEUED, RUNNING)).fetchall()) or []
-        ended = {owner for owner in {row[1] for row in rows} if owner != self._owner and not self._lives(owner)}
+        owners = {row[1] for row in rows if isinstance(row[1], str)}
+        ended = {owner for owner in owners if owner != self._owner and not self._lives(owner)}
         found = []
         for row in rows:
             try:
@@ -153,7 +154,7 @@ class JobLog:
 
     def _lives(self, owner: str) -> bool:
         file = self._file(owner)
-        if not file.is_file():
+        if not os.path.isfile(file):  # that of Path fails for a name that is too long
             return False
         try:
             with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as other:

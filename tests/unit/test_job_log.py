@@ -128,6 +128,19 @@ def test_a_damaged_log_is_begun_again_and_costs_no_job(tmp_path, caplog):
     assert "begun again" in caplog.text
 
 
+@pytest.mark.parametrize("value", [None, b"\xff", 7, "x" * 5000, "../..", "a\0b", "["])
+@pytest.mark.parametrize("column", ["owner", "title", "call", "place", "queued"])
+def test_a_row_that_is_damaged_costs_no_other(tmp_path, column, value):
+    gone = JobLog(tmp_path)
+    for name in ("damaged", "sound"):
+        gone.add(Job(name, job_id=name), Place(source="some/model"), "erase", (RECIPE,))
+    gone._lock.close()  # as where its process was killed
+    with closing(sqlite3.connect(tmp_path / job_log.NAME)) as table:
+        table.execute(f"UPDATE jobs SET {column} = ? WHERE id = 'damaged'", (value,))
+        table.commit()
+    assert "sound" in {one.id for one in JobLog(tmp_path).interrupted()}
+
+
 def test_a_folder_that_cannot_be_written_costs_no_job(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     log = JobLog(tmp_path / "file" / "below")
