@@ -12,7 +12,6 @@ except ImportError:
 
 import gradio as gr
 
-from mace_studio import text_files
 from mace_studio.runtime import examples, perform, quota
 from mace_studio.runtime.studio import Studio
 from mace_studio.ui import page, server, sessions
@@ -30,11 +29,7 @@ def build(options: argparse.Namespace) -> tuple[Studio, gr.Blocks]:
 
     Args:
         options: of `parser.page_parser`.
-
-    Raises:
-        StudioError: nothing can be written into the folder of results, or an option cannot be used.
     """
-    text_files.make_folder(options.out)
     studio = Studio(
         options.model,
         device=options.device,

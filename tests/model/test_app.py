@@ -90,10 +90,3 @@ def test_a_port_in_use_is_a_sentence():
         )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"port {port}: it is in use by another program" in done.stderr
-
-
-def test_a_folder_of_results_that_cannot_be_written_to_is_said_before_the_page_is_served(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    done = run("--output-dir", str(tmp_path / "file"))
-    assert done.returncode == 1 and done.stdout == ""
-    assert "file cannot be written to: " in done.stderr and "Choose another folder." in done.stderr
