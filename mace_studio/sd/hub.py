@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants, get_token, hf_hub_download, model_info, snapshot_download
@@ -30,13 +31,14 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # either switches the hub 
 UNREACHABLE = "Check the network, or give the folder of a model that is on this machine."
 
 
-def fetched(source: str) -> Path:
+def fetched(source: str, part: str = "") -> Path:
     """The folder of a model in the hub's cache; only the files that are read are downloaded, safetensors alone.
 
     A token in HF_TOKEN, or one that `hf auth login` keeps, is sent along.
 
     Args:
         source: hub id.
+        part: "vae" or "text_encoder" where that alone is wanted, of a model or of a repository that holds nothing else.
 
     Raises:
         ModelError: it cannot be had, with a sentence that says why and what to do.
@@ -50,7 +52,7 @@ def fetched(source: str) -> Path:
     if not re.fullmatch("[!-~]*", get_token() or ""):
         raise ModelError(f"The token {_whence()} holds characters that no token has. Copy it again, or remove it.")
     try:
-        return _downloaded(source)
+        return _downloaded(source, part)
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ModelError(_refusal(said, error)) from error
     except ImportError as error:  # such as a SOCKS proxy without its package
@@ -76,7 +78,7 @@ def _remedy() -> str:
     )
 
 
-def _downloaded(source: str) -> Path:
+def _downloaded(source: str, part: str) -> Path:
     try:
         info = model_info(source)
     except (HfHubHTTPError, ImportError):
@@ -88,6 +90,18 @@ def _downloaded(source: str) -> Path:
     if info.id != source:
         log.warning("%s has moved on the hub; it is %s now", source, info.id)
         source = info.id
+    names = [file.rfilename for file in info.siblings or ()]
+    wanted = _files_of(part, names) if part else _files_of_model(source, names)
+    return Path(snapshot_download(source, allow_patterns=wanted))
+
+
+def _files_of(part: str, names: Sequence[str]) -> list[str]:
+    folder = f"{part}/" if f"{part}/config.json" in names else ""
+    inside = [name.removeprefix(folder) for name in names if name.startswith(folder)]
+    return [f"{folder}{name}" for name in weight_files.needed(name for name in inside if "/" not in name)]
+
+
+def _files_of_model(source: str, names: Sequence[str]) -> list[str]:
     index = Path(hf_hub_download(source, sources.INDEX))
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -96,13 +110,12 @@ def _downloaded(source: str) -> Path:
             f"What the hub sent as {sources.INDEX} of {sources.shown(source)} is no JSON: the model is damaged "
             "there, or a proxy answered in its place. Try again, or give a folder."
         ) from error
-    names = [file.rfilename for file in info.siblings or ()]
     wanted = [sources.INDEX, *(name for name in BESIDE if name in names)]
     for part in parts if isinstance(parts, dict) else ():
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         if part not in ("safety_checker", "feature_extractor", "image_encoder"):
             wanted += [f"{part}/{name}" for name in weight_files.needed(inside)]
-    return Path(snapshot_download(source, allow_patterns=wanted))
+    return wanted
 
 
 def _refusal(said: str, error: BaseException | None) -> str:

@@ -105,7 +105,7 @@ def _taken(source: str, name: str, dtype: torch.dtype) -> nn.Module:
         return checkpoints.vae(path, dtype)
     if os.path.isfile(path):
         raise ModelError(f"{source} is a file; give the folder of the text encoder, or of a model that has one.")
-    folder = path if os.path.isdir(path) else hub.fetched(source)
+    folder = path if os.path.isdir(path) else hub.fetched(source, name)
     parts.check_files(folder, source)
     own = folder / name if (folder / name / "config.json").is_file() else folder
     if not (own / "config.json").is_file():

@@ -153,6 +153,21 @@ def test_a_model_is_fetched_whole_and_nothing_else(server, folders, models, monk
         sd_model.load("nobody/other", "cpu")
 
 
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_part_is_fetched_from_its_own_repository_or_from_that_of_a_model(server, folders, models, part, alone):
+    server.folder = folders["sd1"] / part if alone else folders["sd1"]
+    loaded = sd_model.load(str(folders["sd1"]), "cpu", "float32", **{part: "nobody/model"})
+    assert loaded.fingerprint == models["sd1"].fingerprint
+    assert not any("unet" in path or "model_index" in path for path, _ in server.seen)
+
+
+def test_a_repository_without_the_part_that_is_asked_for_says_so(server, folders):
+    server.folder = folders["sd1"] / "tokenizer"
+    with pytest.raises(ModelError, match="VAE that was named cannot be loaded: nobody/model holds no VAE"):
+        sd_model.load(str(folders["sd1"]), "cpu", "float32", vae="nobody/model")
+
+
 def test_a_repository_without_an_index_says_so(server, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "v1.safetensors").write_bytes(b"x")
