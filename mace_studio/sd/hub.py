@@ -118,28 +118,46 @@ def _files_of_model(source: str, names: Sequence[str]) -> list[str]:
     return wanted
 
 
-def _refusal(said: str, error: BaseException | None) -> str:
-    # What is not in the cache is said to be missing there also where the hub has answered why it does not send it.
-    while error is not None and not (isinstance(error, HfHubHTTPError) and error.response is not None):
-        error = error.__cause__
-    if error is None:
-        return f"There is no folder “{said}”, and it could not be fetched from the hub. Check the spelling. {_remedy()}"
-    status = error.response.status_code
-    if isinstance(error, GatedRepoError):
-        return (
-            f"{said} is gated: its owners ask for their terms to be accepted. Open {constants.ENDPOINT}/{said}, accept "
-            "them, and put a token of that account into the environment variable HF_TOKEN."
-        )
-    if isinstance(error, DisabledRepoError):
-        return f"{said} is disabled on the hub, so nobody can load it from there. Use another model or a folder."
-    if isinstance(error, EntryNotFoundError):
+def _refusal(said: str, error: BaseException) -> str:
+    answered = _answered(error)
+    if isinstance(answered, EntryNotFoundError):
         return (
             f"{said} has no {sources.INDEX} on the hub, so it is not in the diffusers layout. If it holds a "
             ".safetensors checkpoint, download that and give its path."
         )
-    refused = "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+    return answer(said, error) or (
+        f"There is no folder “{said}”, and it could not be fetched from the hub. Check the spelling. {_remedy()}"
+    )
+
+
+def _answered(error: BaseException | None) -> HfHubHTTPError | None:
+    """The hub's answer that is the reason of an error, such as that a file is not in the cache."""
+    while error is not None and not (isinstance(error, HfHubHTTPError) and error.response is not None):
+        error = error.__cause__
+    return error
+
+
+def answer(said: str, error: BaseException) -> str:
+    """What the hub has answered and what to do, as sentences; "" where no answer of its own is the reason of an error.
+
+    Args:
+        said: what was asked for, as messages call it.
+        error: of whoever asked the hub.
+    """
+    answered = _answered(error)
+    if answered is None or isinstance(answered, EntryNotFoundError):
+        return ""
+    status = answered.response.status_code
+    if isinstance(answered, GatedRepoError):
+        return (
+            f"{said} is gated: its owners ask for their terms to be accepted. Open {constants.ENDPOINT}/{said}, accept "
+            "them, and put a token of that account into the environment variable HF_TOKEN."
+        )
+    if isinstance(answered, DisabledRepoError):
+        return f"{said} is disabled on the hub, so nobody can load it from there. Use another model or a folder."
+    refused = "Invalid credentials" in answered.response.headers.get("X-Error-Message", "")
     # The hub answers 401 also for what does not exist, unless a token was sent that is no token.
-    if isinstance(error, RepositoryNotFoundError) or status == 404 or (status == 401 and not refused):
+    if isinstance(answered, RepositoryNotFoundError) or status == 404 or (status == 401 and not refused):
         return (
             f"There is no folder “{said}” and no such model on the hub, or it is private. Check the spelling; for a "
             "private model put a token that may read it into the environment variable HF_TOKEN."

@@ -13,9 +13,10 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from mace_studio import sources
 from mace_studio.errors import ModelError
 from mace_studio.miniature import judge
-from mace_studio.sd import parts
+from mace_studio.sd import hub, parts
 from mace_studio.sd.model import Model, digest
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -77,9 +78,9 @@ class ZeroShotClip:
         except ModelError:
             raise
         except Exception as error:  # files of strangers: transformers raises anything over damaged ones
+            remedy = "Name a CLIP model on this machine or on the hub, with safetensors weights."
             raise ModelError(
-                f"The judge {source} could not be loaded. Name a CLIP model on this machine or on the hub, with "
-                "safetensors weights."
+                f"The judge {source} could not be loaded. {hub.answer(source, error) or remedy}"
             ) from error
         self._text_LD = lru_cache(maxsize=8)(self._encoded)  # all words of a report have the same labels
 
@@ -155,13 +156,13 @@ def choose(model: Model, source: str | None) -> Judge:
 
     Args:
         model: brings a judge or none, and the device on which CLIP runs.
-        source: folder or hub id of a CLIP model, or None.
+        source: folder or hub id of a CLIP model, as it was pasted, or None.
 
     Raises:
         ModelError: there is no such CLIP model.
     """
     own = of(model) if source is None else None
-    return own if own is not None else ZeroShotClip(source or CLIP, model.device)
+    return own if own is not None else ZeroShotClip(sources.cleaned(source) if source else CLIP, model.device)
 
 
 def clip_of(model: Model, judged: Judge) -> ZeroShotClip | None:

@@ -28,7 +28,7 @@ from transformers import (
 
 from mace_studio.errors import ModelError
 from mace_studio.progress import Progress, Report, silent
-from mace_studio.sd import parts
+from mace_studio.sd import hub, parts
 
 # What is fetched from the hub, by the name of the folder that may take its place.
 MODELS = {
@@ -232,4 +232,5 @@ def _part(kind: Any, name: str, folder: Path | None, **options: Any) -> Any:
             if folder is None
             else "Put it there as transformers saves it, with safetensors weights"
         )
-        raise ModelError(f"The model {source}, which makes the masks, could not be loaded. {remedy}.") from error
+        said = hub.answer(source, error) or f"{remedy}."
+        raise ModelError(f"The model {source}, which makes the masks, could not be loaded. {said}") from error

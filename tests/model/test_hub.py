@@ -7,9 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
+from transformers import CLIPSegForImageSegmentation
 
 from mace_studio.errors import ModelError
-from mace_studio.sd import hub
+from mace_studio.sd import hub, judges, segmenters
 from mace_studio.sd import model as sd_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -130,6 +131,25 @@ def test_a_file_that_is_refused_has_the_same_sentence(server, folders, monkeypat
     with pytest.raises(ModelError, match=says) as error:
         sd_model.load("nobody/model", "cpu")
     assert "nobody/model" in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "says"),
+    [
+        (403, {"X-Error-Code": "GatedRepo"}, "is gated: its owners ask"),
+        (404, {"X-Error-Code": "RepoNotFound"}, "no such model on the hub"),
+        (410, {}, "was removed from the hub"),
+        (429, {}, "too many requests"),
+        (503, {}, "has trouble at the moment"),
+    ],
+)
+def test_models_beside_the_main_one_have_the_sentences_too(server, monkeypatch, status, headers, says):
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    server.refusal = status, headers
+    with pytest.raises(ModelError, match=f"The judge nobody/clip could not be loaded. .*{says}"):
+        judges.ZeroShotClip("nobody/clip")
+    with pytest.raises(ModelError, match=f"which makes the masks, could not be loaded. .*{says}"):
+        segmenters._part(CLIPSegForImageSegmentation, next(iter(segmenters.MODELS)), None, dtype=None)
 
 
 @pytest.mark.parametrize("token", ["hf_ü", "hf mine", "hf_\x00"])

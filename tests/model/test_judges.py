@@ -36,6 +36,13 @@ def test_zero_shot_probabilities_are_the_softmax_that_transformers_computes(clip
     assert judge.features(images).norm(dim=1).allclose(torch.ones(3))
 
 
+def test_a_judge_is_named_as_a_model_is(model, clip_folder):
+    for pasted in (f'"{clip_folder}"', f" {clip_folder}/ \n", f"file://{clip_folder}"):
+        assert judges.choose(model, pasted).name == "zero-shot CLIP, small-clip"
+    with pytest.raises(ModelError, match="is the address of a page"):
+        judges.choose(model, "https://example.org/clip")
+
+
 def test_the_judge_of_a_model_is_its_own_unless_another_is_named(model, other, clip_folder):
     assert isinstance(judges.choose(model, None), Judge)
     assert isinstance(judges.choose(model, str(clip_folder)), ZeroShotClip)
