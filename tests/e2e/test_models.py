@@ -244,6 +244,7 @@ def test_two_are_composed_and_the_result_is_at_hand_everywhere(tab, studio, eras
     expect(tab.locator("#erased-model input")).to_have_value(re.compile("^Swapped · "))
 
     tab.reload()
+    tab.wait_for_timeout(4000)  # what a page asks when it is opened is answered, before there is a list to show it
     tab.get_by_role("tab", name="Models").click()
     expect(tab.locator("#compose-progress")).to_contain_text("Finished")
     tab.get_by_label("Also erase the concepts in the Erase tab’s form").check()

@@ -14,7 +14,7 @@ from mace_studio.recipe import Concept, Recipe
 from mace_studio.runtime import result_files
 from mace_studio.runtime.estimate import Status
 from mace_studio.runtime.library import Entry
-from mace_studio.ui.components.model_list import OTHER_BASE, OTHER_PARTS, choices, details, rows, value
+from mace_studio.ui.components.model_list import NOTHING_WANTED, OTHER_BASE, OTHER_PARTS, choices, details, rows, value
 
 THREE = Recipe(concepts=tuple(Concept(phrase, "sky") for phrase in ("guitar", "pizza", "penguin")))
 
@@ -110,9 +110,9 @@ def test_what_was_made_from_an_erasure_is_told_by_its_recipe(tmp_path):
 
 def test_files_that_are_not_listed_are_named_the_first_five_of_many():
     status, some = Status(name="m", state="ready"), [f"{i}.safetensors is no file." for i in range(7)]
-    assert value([], some[:1], status, [])["passedOver"] == ["Not listed: 0.safetensors is no file."]
-    assert value([], some, status, [])["passedOver"] == [
+    assert value([], some[:1], status, NOTHING_WANTED)["passedOver"] == ["Not listed: 0.safetensors is no file."]
+    assert value([], some, status, NOTHING_WANTED)["passedOver"] == [
         *(f"Not listed: {i}.safetensors is no file." for i in range(5)),
         "Not listed: 2 more",
     ]
-    assert value([], [], status, [])["passedOver"] == []
+    assert value([], [], status, NOTHING_WANTED)["passedOver"] == []

@@ -1,8 +1,10 @@
 // The erased models. value: {rows: [{name, erased, scores, size, made, method, note}], passedOver: [sentence, ...],
-// chosen: [name, ...]}; where chosen is null, what the user has chosen by now stays.
+// wanted: [number, [name, ...]], chosen: [name, ...]}; where chosen is null, what the user has chosen by now stays, or, at
+// another number than before, what is wanted is chosen.
 // Every text is put in as text, never as markup.
 const box = element.querySelector(".model-list");
 let kept = []; // names of the chosen models
+let asked = 0; // the last number
 
 function cell(kind, text, className) {
   const node = document.createElement(kind);
@@ -39,8 +41,9 @@ function rowFor(model, number, chosen) {
 }
 
 function show() {
-  const { rows = [], passedOver = [], chosen = [] } = props.value || {};
-  kept = chosen || kept.filter((name) => rows.some((model) => model.name === name));
+  const { rows = [], passedOver = [], wanted = [0, []], chosen = [] } = props.value || {};
+  if (!chosen) kept = (wanted[0] === asked ? kept : wanted[1]).filter((name) => rows.some((model) => model.name === name));
+  asked = wanted[0];
   const focused = box.contains(document.activeElement) ? document.activeElement.value : null;
   box.querySelector("tbody").replaceChildren(...rows.map((model, i) => rowFor(model, i, kept)));
   box.classList.toggle("is-empty", !rows.length);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,16 @@ LIST = """<div class="model-list"><table><thead><tr><th scope="col">Name</th><th
 <ul class="warnings passed-over" aria-label="Files that are not listed" hidden></ul></div>"""
 PASSED_OVER = 5  # files that are named
 
+Wanted = tuple[int, Sequence[str]]  # the number of a request that models be chosen, and their names
+
+NOTHING_WANTED: Wanted = (0, ())
+_asked = count(1)
+
 
 def model_list() -> gr.HTML:
     """The list with a checkbox for each model; its value is made by `value`."""
     return gr.HTML(
-        {"rows": [], "passedOver": [], "chosen": []},
+        {"rows": [], "passedOver": [], "wanted": NOTHING_WANTED, "chosen": []},
         label="Erased models",
         html_template=LIST,
         js_on_load=script(__file__),
@@ -238,18 +244,19 @@ def _few(phrases: Sequence[str]) -> str:
     return ", ".join(phrases[:NAMED]) + more
 
 
-def value(
-    entries: Sequence[Entry], passed_over: Sequence[str], status: Status, chosen: Sequence[str] | None
-) -> dict[str, Any]:
-    """The value of the list: its rows, why other files are not among them, and which rows are chosen.
+def value(entries: Sequence[Entry], passed_over: Sequence[str], status: Status, wanted: Wanted) -> dict[str, Any]:
+    """The value of the list: its rows, why other files are not among them, and which are to be chosen.
 
-    What is chosen when the value arrives stays so where `chosen` is None.
+    What is chosen when it arrives stays, unless `wanted` is another request than the last.
     """
-    names = {entry.name for entry in entries}
     notes = [f"Not listed: {sentence}" for sentence in passed_over[:PASSED_OVER]]
     notes += [f"Not listed: {len(passed_over) - PASSED_OVER} more"] if len(passed_over) > PASSED_OVER else []
-    known = None if chosen is None else [name for name in chosen if name in names]
-    return {"rows": rows(entries, status), "passedOver": notes, "chosen": known}
+    return {"rows": rows(entries, status), "passedOver": notes, "wanted": wanted, "chosen": None}
+
+
+def wanted(names: Sequence[str]) -> Wanted:
+    """A request of its own, also for what was asked for before."""
+    return next(_asked), names
 
 
 def chosen_in(value: dict[str, Any] | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ class ModelsTab:
         self.studio, self.newest, self.header = shared.studio, shared.newest, shared.header
         self.made = shared.made
         self.told = gr.State([])  # names of the models that the panels of the chosen one are about
+        # Which are to be chosen. The list has one listener: of two that write it the page may show one answer alone.
+        self.wanted = gr.State(model_list.NOTHING_WANTED)
         with gr.Row(elem_classes="columns", elem_id="models-columns"):
             with gr.Column(scale=7, min_width=340):
                 self._list_card()
@@ -43,7 +44,8 @@ class ModelsTab:
                 self._details_card()
                 self.export = ExportCard(self.studio, self.list, shared.jobs["export"])
                 self.base = None if self.studio.fixed else BaseCard(self.studio, shared.jobs["base"])
-        listing = Listener(self.on_open, None, [self.list, self.base.now] if self.base else [self.list])
+        shown = [self.list, self.base.now] if self.base else [self.list]
+        listing = Listener(self.on_open, self.wanted, shown, also=[self.wanted.change])
         self.listens = {
             PAGE_OPENED: [listing, self.export.job.resume],
             SELECTED: [listing],
@@ -91,19 +93,19 @@ class ModelsTab:
         panels = [self.renaming, self.deleting]
         shown = [self.details, self.buttons, self.file, *panels, self.new_name, self.compose.leave_out, self.told]
         self.list.change(self.on_choose, [self.list, self.compose.leave_out, self.told], shown, **QUIET)
-        changed = [self.list, self.notice]
+        changed = [self.wanted, self.notice]
         listed = [self.upload.upload(self.on_upload, [self.upload, self.list], changed, **QUIET)]
         if not self.studio.fixed:
             listed += self._wire_changes(panels, changed)
         compared = self.compare.click(self.on_compare, self.list, [self.newest, tabs], **QUIET)
         self.emits[ERASURES_CHANGED] = [event.then for event in (compared, *listed)]
-        self.compose.wire([self.list, self.newest], self._composed)
+        self.compose.wire([self.wanted, self.newest], self._composed)
         self.listens[PAGE_OPENED].append(self.compose.job.resume)
         if self.base is not None:
             self.emits[MODEL_LOADED] = [self.base.wire([self.header], self._status).then]
             self.listens[PAGE_OPENED].append(self.base.job.resume)
 
-    def _wire_changes(self, panels: list[gr.Column], changed: list[gr.HTML]) -> list[Any]:
+    def _wire_changes(self, panels: list[gr.Column], changed: list[Any]) -> list[Any]:
         """Connect what a studio of one's own offers; returns the events after which the list is another."""
         self.rename.click(lambda: (gr.Column(visible=True), gr.Column(visible=False)), None, panels, **QUIET)
         self.delete.click(lambda: (gr.Column(visible=False), gr.Column(visible=True)), None, panels, **QUIET)
@@ -116,10 +118,10 @@ class ModelsTab:
         ]
 
     @readable
-    def on_open(self) -> Update:
-        """List the models, with the same ones chosen, and say which base model is loaded."""
+    def on_open(self, wanted: model_list.Wanted) -> Update:
+        """List the models, with the same ones chosen or those that are wanted, and say which base model is loaded."""
         now = {self.base.now: model_list.base(self.studio.status())} if self.base else {}
-        return {self.list: self._listed(None)} | now
+        return {self.list: model_list.value(*self.studio.listing(), self.studio.status(), wanted)} | now
 
     @readable
     def on_choose(self, shown: dict[str, Any], leave_out: list[str], told: list[str]) -> Update:
@@ -155,7 +157,7 @@ class ModelsTab:
             entry = library.add(self.studio.output, Path(path), Path(path).name)
         except StudioError as error:
             return {self.notice: notices.problem(error, PLACES)}
-        return {self.notice: CLEAR, self.list: self._listed([entry.name])}
+        return {self.notice: CLEAR, self.wanted: model_list.wanted([entry.name])}
 
     @readable
     def on_rename(self, shown: dict[str, Any], new: str, newest: Newest, made: str) -> Update:
@@ -165,7 +167,7 @@ class ModelsTab:
             entry = library.rename(self.studio.output, old, new)
         except StudioError as error:
             return {self.notice: notices.problem(error, PLACES)}
-        update: Update = {self.notice: CLEAR, self.list: self._listed([entry.name])}
+        update: Update = {self.notice: CLEAR, self.wanted: model_list.wanted([entry.name])}
         update |= {self.made: entry.name} if made == old else {}
         return update | ({self.newest: newest._replace(name=entry.name)} if newest.name == old else {})
 
@@ -177,7 +179,7 @@ class ModelsTab:
             library.delete(self.studio.output, name)
         except StudioError as error:
             return {self.notice: notices.plain(error)}
-        update: Update = {self.notice: CLEAR, self.list: self._listed([])}
+        update: Update = {self.notice: CLEAR, self.wanted: model_list.wanted([])}
         return update | ({self.newest: newest._replace(name="")} if newest.name == name else {})
 
     @readable
@@ -190,11 +192,8 @@ class ModelsTab:
         """Fill the form with the chosen model's recipe, and go there."""
         return [*form.filling(self.studio.entry(_one(shown)).recipe), gr.Tabs(selected="erase")]
 
-    def _listed(self, chosen: Sequence[str] | None) -> dict[str, Any]:
-        return model_list.value(*self.studio.listing(), self.studio.status(), chosen)
-
     def _composed(self, job: Job) -> Update:
-        return {self.list: self._listed([job.result.name]), self.newest: Newest.of(job.result.name)}
+        return {self.wanted: model_list.wanted([job.result.name]), self.newest: Newest.of(job.result.name)}
 
     def _status(self) -> Update:
         return {self.header: status_chip(self.studio)}
