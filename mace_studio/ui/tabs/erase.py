@@ -108,7 +108,6 @@ class EraseTab:
             )
             with gr.Column(visible=False, elem_classes="panel", elem_id="result") as self.result:
                 self.summary = gr.HTML("", label="Result", elem_id="summary")
-                self.outcome = OutcomeCard(self.studio, self.made, self.outcome_id)
                 with gr.Row(elem_classes="button-row", elem_id="result-buttons"):
                     self.leads = {
                         "compare": gr.Button("Compare", variant="primary", size="sm", elem_id="to-compare"),
@@ -117,6 +116,8 @@ class EraseTab:
                     }
                     self.weights_file = gr.DownloadButton("Download weights", size="sm", elem_id="weights-file")
                     self.recipe_file = gr.DownloadButton("Download recipe", size="sm", elem_id="recipe-file")
+                # Below the buttons, which would move under the pointer while images come.
+                self.outcome = OutcomeCard(self.studio, self.made, self.outcome_id)
 
     def _loss_card(self) -> None:
         with gr.Column(elem_classes="card expert", elem_id="loss-card"):
