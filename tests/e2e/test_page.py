@@ -415,7 +415,7 @@ def test_whatever_fills_the_form_clears_the_errors_of_what_it_replaces(page, fas
     right("guitar")
     wrong()
     page.get_by_role("button", name="Remove concept 1", exact=True).click()
-    expect(page.locator(".concept-row")).to_have_count(0)
+    expect(cell(page, 0, 0)).to_have_value("")
     expect(page.locator("#erase-notice, #queue-notice").get_by_text("Say what")).to_have_count(0)
 
 
@@ -518,8 +518,10 @@ def test_rows_by_keyboard(page):
     page.get_by_role("button", name="Remove concept 1", exact=True).click()
     expect(page.get_by_role("button", name="Remove concept 1", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.locator("#add-concept")).to_be_focused()
-    expect(page.locator("#estimate")).to_contain_text("Add at least one concept")
+    expect(page.get_by_role("button", name="Erase 1 concept", exact=True)).to_be_visible()
+    expect(cell(page, 0, 0)).to_be_focused()
+    expect(cell(page, 0, 0)).to_have_value("")
+    expect(page.locator("#estimate")).to_contain_text("Row 1")
 
 
 def test_a_recipe_survives_the_page(page, fast, open_recipe, saved_recipe):
@@ -604,8 +606,14 @@ def test_a_pasted_list_is_shown_asked_about_and_takes_the_place_of_the_table(pag
     page.locator(".concept-bulk").get_by_role("button", name="Delete").click()
     expect(cell(page, 0, 0)).to_have_value("whale")
     expect(page.locator(".concept-row")).to_have_count(1)
+    for empty in (page.locator("#clear-concepts"), page.locator(".concept-bulk").get_by_role("button", name="Delete")):
+        empty.click()
+        expect(page.locator(".concept-row")).to_have_count(1)
+        expect(cell(page, 0, 0)).to_be_focused()  # a row to type in
+        page.keyboard.type("lion")
+        page.keyboard.press("Enter")
+        page.get_by_label("Select all").check()
     page.locator("#clear-concepts").click()
-    expect(page.locator(".concept-row")).to_have_count(0)
     page.locator("#paste-list").click()
     page.get_by_label("Replace what is in the table").uncheck()
     field(page, "pasted").fill("owl -> sky")

@@ -164,6 +164,12 @@ function addAfter(row) {
   commit();
 }
 
+// When the last row is gone: the table never lacks one to type in.
+function begin() {
+  list.replaceChildren();
+  addAfter(null);
+}
+
 // Several rows at once
 
 function showSelection() {
@@ -203,9 +209,10 @@ list.addEventListener("click", (event) => {
   if (!event.target.matches(".concept-remove")) return;
   const row = event.target.closest(".concept-row");
   const next = row.nextElementSibling || row.previousElementSibling;
+  if (!next) return begin();
   row.remove();
   number();
-  (next ? next.querySelector(".concept-remove") : document.querySelector("#add-concept")).focus();
+  next.querySelector(".concept-remove").focus();
   commit();
 });
 props.kinds.forEach((one) => kind.add(new Option(one, one)));
@@ -219,6 +226,7 @@ bulk.querySelector(".concept-all").addEventListener("input", (event) => {
 });
 bulk.querySelector("button").addEventListener("click", () => {
   selected().forEach((row) => row.remove());
+  if (!list.children.length) return begin();
   number();
   commit();
   document.querySelector("#add-concept").focus();
@@ -233,7 +241,7 @@ element.closest("#concepts").addEventListener("added", ({ detail: { rows, replac
   commit();
 });
 element.closest("#concepts").addEventListener("add-row", () => addAfter(list.lastElementChild));
-element.closest("#concepts").addEventListener("clear-rows", () => { show([]); commit(); });
+element.closest("#concepts").addEventListener("clear-rows", begin);
 watch("value", () => { if (pause === null && JSON.stringify(props.value || []) !== JSON.stringify(read())) show(props.value || []); });
 watch("vocabulary", suggest);
 show(props.value || []);
