@@ -58,6 +58,7 @@ def own_model(studio):
 def test_first_steps_words_and_suggestions(page):
     steps = page.get_by_role("region", name="First steps")
     expect(steps).to_be_hidden()
+    expect(page.get_by_label("Preset", exact=True)).to_have_css("appearance", "auto")  # with its arrow
     page.get_by_role("button", name="Simple").click()
     steps.get_by_role("button", name="Name what to erase").click()
     expect(cell(page, 0, 0)).to_be_focused()
@@ -152,6 +153,8 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     assert about["seeds"] == [0, 1, 2] and list(about["recipes"]) == [erased, gentle]
 
     after = page.get_by_role("img", name="After erasing: a photo of the car")
+    sides = page.locator("#sides b").filter(visible=True)
+    expect(sides).to_have_text(["Before", "After"])
     page.get_by_role("button", name="Side by side").click()
     expect(after).to_have_css("clip-path", "none")
     width = after.bounding_box()["width"]
@@ -159,6 +162,7 @@ def test_several_models_stand_in_one_grid_and_their_recipes_are_compared(page, e
     assert after.bounding_box()["width"] == pytest.approx(2 * width, rel=0.05)
     page.get_by_role("button", name="Flicker").click()
     expect(page.locator(".divider")).to_have_class(re.compile("shows-before"))
+    expect(sides).to_have_text(["Before"])
 
     page.get_by_role("tab", name="Models").click()
     for name in (erased, gentle):
