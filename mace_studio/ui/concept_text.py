@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -179,6 +180,9 @@ def preview(rows: Sequence[Row], concepts: Sequence[Concept], replaces: bool) ->
     verb = f"{takes} the place of the table" if replaces else f"{is_added} added to the table"
     count = f"{len(concepts)} concept{'' if len(concepts) == 1 else 's'}"
     warning = f" In the table already: {html.escape(', '.join(twice[:5]))}." if twice else ""
+    times = Counter(folded(c.phrase) for c in concepts)
+    again = list({folded(c.phrase): c.phrase for c in concepts if times[folded(c.phrase)] > 1}.values())
+    warning += f" Listed twice: {html.escape(', '.join(again[:5]))}." if again else ""
     return f'<p class="hint">{count}, which {verb}.{warning}</p><ol class="preview-list">{listed}</ol>'
 
 
@@ -216,6 +220,8 @@ def from_csv(data: bytes, kind_of: Callable[[str], str] = guess) -> list[Concept
             f"Line {lines[0][0]} of the CSV file does not name its columns; begin the file with the line "
             f"{','.join(COLUMNS)} (phrase is needed, the others may be left out).",
         )
+    if not lines:
+        raise RecipeError("", "The CSV file names its columns and no concept; give each concept a line.")
     counted("concepts", len(lines))
     return [_concept(number, cells, columns, kind_of) for number, cells in lines]
 

@@ -456,6 +456,9 @@ def test_phone_in_the_dark(page):
     expect(page.locator("#mask-grid img").first).to_be_visible()
     page.locator("#mask-grid button").first.click()
     expect(page.locator("#use-mask")).to_be_visible()
+    expect(page.locator("#mask-editor button").first).to_be_visible()
+    sizes = "found => found.map((one) => Math.min(one.offsetWidth, one.offsetHeight))"
+    assert min(page.locator("#mask-editor button").evaluate_all(sizes)) >= 24
     # The page scrolls to the editor by itself; where it does so later, the bar is elsewhere than it was found.
     page.wait_for_function("document.querySelector('#mask-panel').getBoundingClientRect().top < innerHeight / 2")
     assert page.evaluate(WHAT_COVERS_THE_BAR, "#erase-buttons") is None

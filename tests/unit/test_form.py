@@ -426,6 +426,10 @@ def test_the_preview_of_a_list_says_what_is_there_already():
     assert "1 concept, which is added to the table. In the table already: Grand piano." in spaced
     assert "&lt;b&gt;" in shown and "no mapping yet" in shown
     assert "already" not in concept_text.preview([["Cat", "sky", "object", ""]], [Concept("cat", "")], True)
+    assert "twice" not in shown + spaced
+    assert " Listed twice: owl." in concept_text.preview(
+        [], [Concept("Owl", ""), Concept("fox", ""), Concept("owl", "")], True
+    )
 
 
 def test_phrases_of_a_file():
@@ -477,6 +481,7 @@ def test_quotes_and_commas_in_csv():
     ("data", "says"),
     [
         (b"", "empty"),
+        (b"phrase,mapping\n", "no concept"),
         (b"phrase,mapping,kind\ncat,forest,animal\n", "Line 2 .*animal"),
         (b"cat,forest,object\ndog,sky,object,a,b\n", "Line 2 .*5 cells"),
         (b"foo,bar\n1,2\n", "Line 1 .*does not name its columns"),
