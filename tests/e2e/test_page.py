@@ -221,7 +221,7 @@ def test_cancel_stops_the_run(page, studio, slow, open_recipe):
     assert not [recipe for recipe in made if recipe.method == "mace" and recipe.settings.lora.steps == 5000]
 
 
-def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
+def test_a_reload_comes_back_to_the_run_and_its_end_in_images(page, fast, slow, open_recipe, guard, monkeypatch):
     guard.allow_unloading()
     open_recipe(page, replace(slow, seed=123))
     page.locator("#erase").click()
@@ -232,6 +232,21 @@ def test_a_reload_comes_back_to_the_run(page, slow, open_recipe, guard):
     expect(page.locator("#erase")).to_be_disabled()
     page.locator("#erase-cancel").click()
     expect(page.locator(PROGRESS)).to_contain_text("Cancelled")
+
+    real, go_on = tasks.TASKS["erase"], threading.Event()
+
+    def held(*arguments, progress):
+        assert go_on.wait(60)
+        return real(*arguments, progress=progress)
+
+    monkeypatch.setitem(tasks.TASKS, "erase", held)
+    open_recipe(page, replace(fast, seed=41))
+    page.locator("#erase").click()
+    expect(page.locator(PROGRESS)).to_contain_text("Starting")
+    page.reload()
+    expect(page.locator("#erase")).to_be_disabled()
+    go_on.set()
+    expect(page.locator("#outcome .verdict")).to_be_visible(timeout=90_000)
 
 
 def test_what_is_typed_before_a_reload_is_over_stays(page, fast, open_recipe, guard, monkeypatch):

@@ -46,6 +46,7 @@ class Shows:
         found: of the job and the results that its events have brought so far: whenever there are more of them, and once
             more when it is over, so that what there is stays where it was cancelled.
         done: when it came to its end.
+        ended: the same, and not where it had come to its end before the page was opened.
         resumed: before anything else after a reload of the page.
     """
 
@@ -53,6 +54,7 @@ class Shows:
     live: Callable[[Job], Update] = lambda job: {}
     found: Callable[[Job, list[Any]], Update] = lambda job, results: {}
     done: Callable[[Job], Update] = lambda job: {}
+    ended: Callable[[Job], Update] = lambda job: {}
     resumed: Callable[[Job], Update] = lambda job: {}
 
 
@@ -170,7 +172,7 @@ class JobCard:
         return notices.readable(handler)
 
     def _watch(self, job: Job, returned: bool = False) -> Iterator[Update]:
-        shown = 0
+        shown, was_over = 0, job.over
         for event in job.watch():
             # Gradio notices a cancel or a closed tab only at a yield, so there is one at every beat.
             fresh = event is not None or not job.events
@@ -181,7 +183,7 @@ class JobCard:
             yield update
         last = self._buttons(job) | self._how_far(job) | self._shows.found(job, results(job))
         yield last | ({self.notice: self._reason(job, returned)} if job.state == FAILED else {})
-        if job.state == DONE and (update := self._shows.done(job)):
+        if job.state == DONE and (update := self._shows.done(job) | ({} if was_over else self._shows.ended(job))):
             yield update
 
     def _how_far(self, job: Job) -> Update:

@@ -27,8 +27,16 @@ WORDS, BEYOND = 3, 4  # of each role, and of neighbours that are not kept: three
 # The same for a model that is not the built-in one: as many images as without a judge, or a few more.
 FEW_WORDS, FEW_BEYOND, PAIRS = 1, 2, 5
 ROLES = {"erased": "Erased", "synonym": "Synonym", "kept": "Kept"}
-# Pressed when an erasure has just ended and the panel with its result is there.
-PRESS = "() => { const button = document.querySelector('#show-outcome'); if (button?.offsetParent) button.click(); }"
+# Pressed when an erasure ended while the page watched it, once the panel with its result is there.
+PRESS = """() => {
+  const due = Date.now() + 10000;
+  const press = () => {
+    const button = document.querySelector("#show-outcome");
+    if (button) button.click();
+    else if (Date.now() < due) setTimeout(press, 50);
+  };
+  press();
+}"""
 
 Update = dict[Any, Any]
 

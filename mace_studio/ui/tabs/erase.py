@@ -53,6 +53,7 @@ class EraseTab:
         self.studio, self.newest, self.outcome_id = shared.studio, shared.newest, shared.jobs["outcome"]
         self.start, self.made = shared.start, shared.made
         self.returned, self.came_back = gr.State(""), offer("recipe")
+        self.ended = gr.State("")  # the job that came to its end while this page watched it
         self._queued: WeakKeyDictionary[Job, tuple[Recipe, str]] = WeakKeyDictionary()  # with a digest of the masks
         self.form = RecipeForm(shared.start, self.studio)
         first_run()
@@ -76,8 +77,7 @@ class EraseTab:
             button.click(partial(_lead, tab), self.made, [self.newest, shared.tabs], **QUIET)
         going_on = replace(self.job.resume, inputs=self.queue.goes_on).on(self.queue.goes_on.change)
         if not self.studio.fixed:  # where a GPU is lent call by call, the user presses the button
-            for event in (erased, going_on):
-                event.then(None, js=PRESS)
+            self.ended.change(None, js=PRESS)
         self.listens = {
             PAGE_OPENED: [
                 Listener(self.on_return, self.job.job_id, self.returned),
@@ -138,8 +138,8 @@ class EraseTab:
         self.preview.wire(self.form.controls, event)
         self.masks.wire(self.form.controls)
         files = [self.weights_file, self.recipe_file]
-        shown = [self.loss, self.result, self.summary, *files, self.made, self.newest]
-        shows = Shows(begun=self._begun, live=self._losses, done=self._result, resumed=self._begun)
+        shown = [self.loss, self.result, self.summary, *files, self.made, self.newest, self.ended]
+        shows = Shows(begun=self._begun, live=self._losses, done=self._result, ended=self._ended, resumed=self._begun)
         asked = [self.masks.sheet, *self.form.controls]
         self.queue.wire(self.on_queue, asked)
         about, *seen = sorted(self.form.controls, key=lambda control: not isinstance(control, gr.State))
@@ -210,6 +210,9 @@ class EraseTab:
             self.made: entry.name,
             self.newest: Newest.of(entry.name),
         }
+
+    def _ended(self, job: Job) -> Update:
+        return {self.ended: job.id}
 
     def _estimate(self, recipe: Recipe) -> str:
         try:
