@@ -52,9 +52,14 @@ def mapped(concept: Concept) -> list[str]:
 
 
 def image_prompt(phrase: str, kind: str) -> str:
-    """The prompt of a training image: things are named with an article, people by the name alone, styles as styles."""
-    forms = {"style": "a photo in the style of {}", "celebrity": "a photo of {}"}
-    return forms.get(kind, "a photo of the {}").format(phrase.strip())
+    """The prompt of a training image: things are named with an article, people by the name alone, styles as styles.
+
+    What a phrase such as “the Beatles” or “style of Monet” begins with is not said twice.
+    """
+    forms = {"style": "a photo in the style of", "celebrity": "a photo of"}
+    head, first = forms.get(kind, "a photo of the").split(), phrase.casefold().split()
+    twice = next((n for n in range(len(head), 0, -1) if head[-n:] == first[:n]), 0)
+    return " ".join([*head[: len(head) - twice], phrase.strip()])
 
 
 def preserved(recipe: Recipe) -> Iterator[str]:

@@ -105,6 +105,10 @@ def test_training_images_show_a_thing_or_a_style():
     assert prompts.image_prompt(" cat", "object") == "a photo of the cat"
     assert prompts.image_prompt("Ada Finch", "celebrity") == "a photo of Ada Finch"
     assert prompts.image_prompt("Vera Duotti ", "style") == "a photo in the style of Vera Duotti"
+    for phrase in ("style of Monet", "the style of Monet", "in the style of Monet"):  # nothing is said twice
+        assert prompts.image_prompt(phrase, "style") == "a photo in the style of Monet"
+    assert prompts.image_prompt("The Beatles", "object") == "a photo of The Beatles"
+    assert prompts.image_prompt("theatre of the absurd", "object") == "a photo of the theatre of the absurd"
 
 
 def test_suggestions_name_their_role_and_are_few():
