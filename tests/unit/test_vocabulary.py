@@ -36,4 +36,4 @@ def test_presets_are_grouped_by_model_and_kind_and_say_which_model_they_need():
     assert "Stable Diffusion 1.4 · styles (not for the loaded model: needs Stable Diffusion 1.4)" in labels
     assert {name for group in groups for name, _ in group["options"]} == set(listed)
     real = [group["label"] for group in groups_of(listed, built_in=False)]
-    assert real[0].startswith("Stable Diffusion 1.4") and real[-1].endswith("needs Built-in model)")
+    assert real[0].startswith("Stable Diffusion 1.4") and real[-1].endswith("needs the built-in model)")

@@ -61,4 +61,6 @@ def groups_of(presets: Mapping[str, Recipe], built_in: bool) -> Groups:
 def missing_model(name: str, built_in: bool) -> str:
     """The model that a preset is for, if it cannot be the loaded one; "" otherwise."""
     folder = name.split("/")[0]
-    return MODELS[folder] if folder in MODELS and (folder == "miniature") != built_in else ""
+    if folder not in MODELS or (folder == "miniature") == built_in:
+        return ""
+    return "the built-in model" if folder == "miniature" else MODELS[folder]
