@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from mace_studio import text_files
@@ -19,7 +20,8 @@ from mace_studio.sd import image_cache, sampling
 from mace_studio.sd.model import Model
 
 PAIRS_AT_ONCE = 4  # so many are generated before the first of them are told of
-CELL, LINE, LABEL = 256, 22, 150  # pixels of a sheet: an image at most, a line of text, the names of the rows
+# Pixels of a sheet: an image at most, a line of text, and the names of the rows at least and at most.
+CELL, LINE, LABEL, LONG_LABEL = 256, 22, 150, 450
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,25 +139,30 @@ def save_sheet(pairs: Sequence[Pair], names: Sequence[str], path: Path) -> None:
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
     across, down = max(cell[0], 48) + 4, max(cell[1], LINE) + 4
     block = LINE + (1 + len(names)) * down
-    sheet = Image.new("RGB", (LABEL + max(across * len(seeds), 420), LINE * 3 + block * len(asked)), "white")
+    font = ImageFont.load_default(13)
+    label = min(LONG_LABEL, max(LABEL, *(round(font.getlength(name)) + 12 for name in names)))
+    about = {key: value for key, value in pairs[0].settings.items() if key not in ("prompt", "seed", "recipe")}
+    wide = label + max(across * len(seeds), 420)
+    told = textwrap.wrap(" · ".join(f"{key} {value}" for key, value in about.items() if value != ""), wide // 8)
+    sheet = Image.new("RGB", (wide, LINE * (2 + len(told)) + block * len(asked)), "white")
     pen = ImageDraw.Draw(sheet)
 
     def write(x: int, y: int, text: str) -> None:
-        pen.text((x + 4, y + 3), text, fill="black", font_size=13)
+        pen.text((x + 4, y + 3), text, fill="black", font=font)
 
     for column, seed in enumerate(seeds):
-        write(LABEL + column * across, 0, f"seed {seed}")
+        write(label + column * across, 0, f"seed {seed}")
     for i, prompt in enumerate(asked):
         write(0, LINE + i * block, prompt)
         for row, name in enumerate(["original", *names]):
-            write(0, LINE * 2 + i * block + row * down, name[: LABEL // 7])
+            write(0, LINE * 2 + i * block + row * down, name[: label // 7])
     for pair in pairs:
-        x = LABEL + seeds.index(pair.seed) * across
+        x = label + seeds.index(pair.seed) * across
         y = LINE * 2 + asked.index(pair.prompt) * block
         sheet.paste(pair.before.resize(cell), (x, y))
         sheet.paste(pair.after.resize(cell), (x, y + (1 + pair.erasure) * down))
-    about = {key: value for key, value in pairs[0].settings.items() if key not in ("prompt", "seed", "recipe")}
-    write(0, sheet.height - LINE, " · ".join(f"{key} {value}" for key, value in about.items() if value != ""))
+    for row, line in enumerate(told):
+        write(0, sheet.height - LINE * (len(told) - row), line)
     recipes = {names[pair.erasure]: pair.settings["recipe"] for pair in pairs}
     _save(sheet, about | {"prompts": asked, "seeds": seeds, "recipes": recipes}, path)
 

@@ -100,3 +100,8 @@ def test_several_erasures_stand_beside_the_same_original_and_make_one_sheet(mode
         step, line = size[0] + 4, comparison.LINE
         x, y = comparison.LABEL + 2 * step, line * 2 + (line + 3 * step) + 2 * step
         assert sheet.crop((x, y, x + size[0], y + size[1])).tobytes() == both[-1].after.tobytes()
+        below = sheet.crop((sheet.width - 3, y + size[1], sheet.width, sheet.height))
+        assert below.getextrema() == ((255, 255),) * 3  # no line of the settings is cut
+    comparison.save_sheet(both, ["A", "b" * 40], tmp_path / "long.png")
+    with Image.open(tmp_path / "long.png") as long:
+        assert long.width > sheet.width + 100  # nor is a name
