@@ -194,13 +194,13 @@ def digest(parts: Mapping[str, nn.Module]) -> str:
 
 
 def load(
-    source: str = str(BUILT_IN),
+    source: str | os.PathLike[str] = str(BUILT_IN),
     device: str = "auto",
     dtype: str = "auto",
     low_memory: bool = False,
     captions: Path | None = None,
-    vae: str = "",
-    text_encoder: str = "",
+    vae: str | os.PathLike[str] = "",
+    text_encoder: str | os.PathLike[str] = "",
 ) -> Model:
     """Load a text-to-image model.
 
@@ -222,7 +222,7 @@ def load(
     Example:
         >>> model = load("path or hub id", dtype="float16")
     """
-    source = sources.cleaned(source)
+    source, vae, text_encoder = sources.cleaned(os.fspath(source)), os.fspath(vae), os.fspath(text_encoder)
     device = devices.checked(device)
     kind = _dtype(dtype, device)
     try:

@@ -177,6 +177,13 @@ def test_a_named_vae_is_of_the_kind_that_it_says(place, folders, kind):
         assert loaded.generate("a cat", steps=1)
 
 
+def test_paths_may_be_paths(folders, models):
+    parts = {name: folders["sd1"] / name for name in ("vae", "text_encoder")}
+    loaded = sd_model.load(folders["sd1"], "cpu", "float32", **parts)
+    assert loaded.fingerprint == models["sd1"].fingerprint
+    assert (loaded.source, loaded.vae) == (str(folders["sd1"]), str(parts["vae"]))
+
+
 def test_a_text_encoder_is_taken_from_its_own_folder(place, folders, models):
     path = place / "sd1.safetensors"
     change(path, lambda key: not key.startswith(TEXT))
