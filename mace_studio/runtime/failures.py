@@ -26,6 +26,8 @@ def let_go(error: BaseException) -> None:
         seen.add(id(one))
         if isinstance(one, BaseExceptionGroup):
             waiting.extend(one.exceptions)
+        # Somebody else may hold these, as a library does that raises the same error again and again.
+        waiting.extend(filter(None, (one.__cause__, one.__context__)))
         one.__traceback__ = one.__cause__ = one.__context__ = None
         one.args = tuple(map(_plain, one.args))
         for name, value in vars(one).items():

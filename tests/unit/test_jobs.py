@@ -408,7 +408,35 @@ def without_attribute(weights):
     return weights.missing
 
 
-@pytest.mark.parametrize("fail", [one_of_a_group, around_another, as_argument, as_attribute, without_attribute])
+ALWAYS_THE_SAME = ValueError("inner")
+
+
+def because_of_one_that_stays(weights):
+    try:
+        raise ALWAYS_THE_SAME
+    except ValueError as error:
+        raise RuntimeError("wrong") from error
+
+
+def while_one_that_stays_was_handled(weights):
+    try:
+        raise ALWAYS_THE_SAME
+    except ValueError:
+        raise RuntimeError("wrong")  # noqa: B904 - the context is what this is about
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        one_of_a_group,
+        around_another,
+        as_argument,
+        as_attribute,
+        without_attribute,
+        because_of_one_that_stays,
+        while_one_that_stays_was_handled,
+    ],
+)
 def test_a_failed_job_keeps_nothing_that_its_error_holds(worker, monkeypatch, fail):
     monkeypatch.setattr(jobs.log, "propagate", False)
     kept = []
