@@ -25,7 +25,7 @@ NATIVE = 64 * 64  # pixels of the built-in model's images; larger ones take long
 # backward pass; of each rank of its LoRA, with gradients and the two moments of AdamW; of a kept sample; of a pixel of
 # a pair, with a third for its files; of a pixel of an image at work; of a step whose attention is recorded.
 MOST_BYTES = 1_000_000_000
-IMAGE_BYTES, CONCEPT_BYTES, RANK_BYTES, SAMPLE_BYTES = 100_000, 11_000_000, 160_000, 550_000
+IMAGE_BYTES, CONCEPT_BYTES, RANK_BYTES, SAMPLE_BYTES = 100_000, 13_000_000, 160_000, 550_000
 PIXEL_BYTES, WORK_BYTES, MAP_BYTES = 24, 2_100, 650_000
 
 
