@@ -24,6 +24,7 @@ WHITE = 128  # values from here on count as white
 MOST_PIXELS = 4096 * 4096  # of an image that is read: a file of a few kilobytes may hold gigabytes
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # of an image of a user's; Pillow has decoders of dozens more
+MASKS = "masks"  # the folder of masks beside that of images
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of files that are meant as images
 
 Key = tuple[str, int]  # phrase, and the number of the training image, from 1
@@ -134,12 +135,17 @@ def digest(user_masks: UserMasks) -> str:
 def read(folder: Path, recipe: Recipe) -> dict[Key, Image.Image]:
     """The masks in a folder, one PNG each, named as `file_name` says.
 
+    Args:
+        folder: theirs, or the one that `write` put them into, beside other images.
+        recipe: whose training images they are of.
+
     Raises:
         FileError: there are none, or one is no image or fits no training image of the recipe.
         RecipeError: the recipe's method takes no masks.
     """
     check_takes_masks(recipe)
     keys = _file_names(recipe)
+    folder = folder / MASKS if os.path.isdir(folder / MASKS) else folder
     # macOS puts a file ._x.png beside x.png on other systems' disks, which is no image.
     found = folder.iterdir() if os.path.isdir(folder) else ()
     paths = sorted(path for path in found if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
@@ -176,7 +182,7 @@ def write(sheet: MaskSheet, folder: Path) -> list[Path]:
         FileError: the folder cannot be written to, or holds other images of these names, such as masks that a user has
             changed; then nothing is written.
     """
-    overlays, images, masks = folder / "sheet.png", folder / "images", folder / "masks"
+    overlays, images, masks = folder / "sheet.png", folder / "images", folder / MASKS
     files = {overlays: _contact(sheet)}
     for one in sheet.images:
         name = file_name(*one.key)

@@ -91,6 +91,7 @@ def test_the_sources_own_masks_given_back_change_nothing(model, usual, tmp_path)
     sheet = training_images.show(model, QUICK)
     masks.write(sheet, tmp_path)
     given = masks.read(tmp_path / "masks", QUICK)
+    assert given == masks.read(tmp_path, QUICK)  # the folder that they were written to
     assert len(given) == 4 and all(one.searched for one in sheet.images)
     assert same(run(model, QUICK, given), usual)
 
