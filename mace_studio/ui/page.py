@@ -60,11 +60,16 @@ def build(studio: Studio) -> gr.Blocks:
             emitted.append((MODEL_TIMED, events[MODEL_LOADED](_timer(studio), None, None, **WAITING).then))
         for name, then in emitted:
             then(lambda count: count + 1, counts[name], counts[name], **QUIET)
+        # Ten cards would ask on opening for a job that is hardly ever there: one question finds those that are.
+        there = {name: gr.State("") for name in jobs}
+        demo.load(on_jobs, list(jobs.values()), list(there.values()), **QUIET)
+        found = {id(job): there[name].change for name, job in jobs.items()}
         for opened, view in built:
             own = events | {SELECTED: opened.select}
             listeners = {id(listener): listener for heard in view.listens.values() for listener in heard}
             for listener in listeners.values():
-                listener.on(*(own[name] for name, heard in view.listens.items() if listener in heard))
+                heard_by = own | ({PAGE_OPENED: found[id(listener.inputs)]} if id(listener.inputs) in found else {})
+                listener.on(*(heard_by[name] for name, heard in view.listens.items() if listener in heard))
         api.Api(studio).offer()
     # An open API would let a program pass by the queue.
     demo.queue(api_open=False, max_size=None, default_concurrency_limit=16)
@@ -79,6 +84,12 @@ def first_recipe(studio: Studio) -> Recipe:
     if not own or studio.source != str(BUILT_IN):
         return Recipe(concepts=(Concept("", ""),))
     return own.get(FIRST) or next(iter(own.values()))
+
+
+@readable
+def on_jobs(*ids: str) -> tuple[str, ...]:
+    """The jobs that this browser remembers."""
+    return ids
 
 
 def _timer(studio: Studio) -> Callable[[], None]:
