@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from mace_studio import text_files
 from mace_studio.analysis.figures import AFTER_COLOUR, BEFORE_COLOUR, STYLE, frame
@@ -147,11 +148,15 @@ def compared(reports: Sequence[Report], seconds: Sequence[float | None]) -> Figu
                         name = None if mixed else method
                         axis.plot(*zip(*points, strict=True), style, color=f"C{n}", label=name, markersize=4)
             axis.set_xscale("log")
+            axis.set_xticks(sorted({len(report.recipe.concepts) for report in reports}))
             axis.set_xlabel("concepts erased")
             axis.set_ylabel(label)
             axis.spines[["top", "right"]].set_visible(False)
             if label.startswith("seconds"):
                 axis.set_yscale("log")
+            for scale in (axis.xaxis, axis.yaxis):  # those of a log scale are formulas, which `STYLE` reads none of
+                scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+                scale.set_minor_formatter(NullFormatter())
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(methods))
     return figure

@@ -106,6 +106,11 @@ def test_a_study_makes_measures_and_goes_on(tmp_path, monkeypatch):
     assert path.is_file()
     assert report_figures.write_growth(grown[:1] * 3, [None] * 3, tmp_path / "objects.png") == []
     other = replace(grown[0], recipe=replace(QUICK, method="uce", settings=None))
+    drawn = report_figures.compared([*grown, other], [1.0, None, 3.0, 0.5])
+    drawn.canvas.draw()
+    for axis in drawn.axes:
+        told = [label.get_text() for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+        assert all(not text or float(text.replace("−", "-")) >= -100 for text in told), told  # numbers, no formulas
     (path,) = report_figures.write_growth([*grown, other], [1.0, None, 3.0, 0.5], tmp_path / "mass.png")
     assert path.stat().st_size > 10_000
     assert f"| dog {100 * first[0].report.spill_over()[0].after.top1:.1f} % |" in text
