@@ -21,7 +21,10 @@ def test_opening_the_page_updates_no_form_unless_the_browser_comes_back_to_a_job
     (fills,) = (one for one in events if one["trigger_after"] == offers["id"])
     assert not fills["backend_fn"] and len(fills["outputs"]) == len(FIELDS) - 1  # but what no user types into
     ((home, event),) = offers["targets"]
-    assert event == "change" and any(one["outputs"] == [home] for one in opening)
+    # The jobs that the browser remembers are found on opening, and only where there is one it is asked about.
+    (asks,) = (one for one in events if one["outputs"] == [home])
+    ((job, event_before),) = asks["targets"]
+    assert event == event_before == "change" and any(job in one["outputs"] for one in opening)
 
 
 def test_no_event_lets_the_browser_look_for_overlays(events):
