@@ -122,12 +122,12 @@ def answers(
         tick: called after every batch.
     """
     features = {side: _in_batches(judge.features, _images(shots, side), tick) for side in SIDES}
-    if clip is None or clip is not judge:
-        probability = {side: probabilities(judge, _images(shots, side), labels, tick) for side in SIDES}
-        embedded = _embedded(clip, shots, tick)
-    else:  # what it compares is what it looks at
-        probability = {side: clip.choice(embedding_ND, labels) for side, embedding_ND in features.items()}
+    if clip is not None and clip is judge:  # what it compares is what it looks at
         embedded = features
+        probability = {side: clip.choice(embedding_ND, labels) for side, embedding_ND in features.items()}
+    else:
+        embedded = _embedded(clip, shots, tick)
+        probability = {side: probabilities(judge, _images(shots, side), labels, tick) for side in SIDES}
     return Answers(
         probability={side: probability_NL[:, right] for side, probability_NL in probability.items()},
         correct={side: probability_NL.argmax(dim=1) == right for side, probability_NL in probability.items()},

@@ -145,11 +145,11 @@ def test_a_damaged_settings_folder_is_said_as_a_folders_own(place, file, text, s
         load(place / "sd1.safetensors")
 
 
-@pytest.mark.parametrize(("name", "other"), [("sd1", "sdxl"), ("sdxl", "sd1")])
-def test_settings_of_another_family_are_said(place, name, other):
+@pytest.mark.parametrize(("name", "other", "article"), [("sd1", "sdxl", "a"), ("sdxl", "sd1", "no")])
+def test_settings_of_another_family_are_said(place, name, other, article):
     shutil.rmtree(place / name)
     shutil.copytree(place / other, place / name)
-    with pytest.raises(ModelError, match=rf"a?o? Stable Diffusion XL, other than {name}.safetensors. Put the folder"):
+    with pytest.raises(ModelError, match=rf"it is {article} Stable Diffusion XL, other than {name}.safetensors. Put the"):
         load(place / f"{name}.safetensors")
 
 
