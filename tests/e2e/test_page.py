@@ -493,37 +493,45 @@ def test_phone_in_the_dark(page):
     assert page.evaluate(width) <= 390
 
 
-def added(page, number):
-    """Seconds that a new row and eleven letters take."""
-    begun = time.monotonic()
+def added(page, number, spent):
+    """Seconds of the page's own processor time that a new row and eleven letters take."""
+    begun = spent()
     page.locator("#add-concept").click()
     expect(page.get_by_role("combobox", name=f"Concept {number}", exact=True)).to_be_focused()
     page.keyboard.type("last")
     page.keyboard.press("Tab")
     page.keyboard.type("nothing")
-    return time.monotonic() - begun
+    return spent() - begun
 
 
-def quickest(page, number):
-    """The best time of three, since other work on the machine may come in between."""
-    times = [added(page, number)]
+def quickest(page, number, spent):
+    """The least of three, since the page may be at something else in between."""
+    times = [added(page, number, spent)]
     for _ in range(2):
         page.get_by_role("button", name=f"Remove concept {number}", exact=True).click()
-        times.append(added(page, number))
+        times.append(added(page, number, spent))
     return min(times)
 
 
 def test_a_hundred_rows_stay_quick(page, saved_recipe):
-    few = quickest(page, 2)
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})  # processor time, whatever else the machine does
+
+    def spent():
+        metrics = {m["name"]: m["value"] for m in devtools.send("Performance.getMetrics")["metrics"]}
+        return metrics["TaskDuration"]
+
+    few = quickest(page, 2, spent)
     page.get_by_role("button", name="Remove concept 2", exact=True).click()
     page.locator("#paste-list").click()
     field(page, "pasted").fill("\n".join(f"concept {i} -> thing {i}" for i in range(99)))
     page.locator("#add-pasted").click()
     expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
-    many = quickest(page, 101)
+    many = quickest(page, 101, spent)
     page.get_by_role("button", name="Remove concept 2", exact=True).click()
     expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
-    assert many < 2 * few, f"a row and eleven letters took {few:.2f} s at first and {many:.2f} s after 100 rows"
+    # For each of the twelve, less than anyone sees. It was 4 to 15 ms.
+    assert many - few < 12 * 0.03, f"a row and eleven letters took {few:.2f} s at first and {many:.2f} s after 100 rows"
     concepts = saved_recipe(page).concepts
     assert [c.phrase for c in concepts[:3]] == ["car", "concept 1", "concept 2"]
     assert concepts[-1] == Concept("last", "nothing")
