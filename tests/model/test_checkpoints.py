@@ -149,7 +149,8 @@ def test_a_damaged_settings_folder_is_said_as_a_folders_own(place, file, text, s
 def test_settings_of_another_family_are_said(place, name, other, article):
     shutil.rmtree(place / name)
     shutil.copytree(place / other, place / name)
-    with pytest.raises(ModelError, match=rf"it is {article} Stable Diffusion XL, other than {name}.safetensors. Put the"):
+    said = f"it is {article} Stable Diffusion XL, other than {name}.safetensors. Put the"
+    with pytest.raises(ModelError, match=said):
         load(place / f"{name}.safetensors")
 
 
