@@ -109,7 +109,9 @@ def test_a_mask_is_drawn_used_by_the_run_and_dropped_when_it_no_longer_fits(page
 def test_drawn_masks_outlive_a_reload_on_a_phone(page, upload, left_half, guard):
     show(page)
     pick(page)
-    # The editor shows its mask some time after the title names it, and cannot be cleared before.
+    # The editor shows its mask some time after the title names it, and cannot be cleared before: it says so, where it
+    # is cleared while it reads the mask.
+    guard.allow("No draw texture found for layer")
     for _ in range(10):
         page.locator("#mask-editor").get_by_label("Clear canvas").click()
         page.locator("#use-mask").click()
@@ -128,6 +130,7 @@ def test_drawn_masks_outlive_a_reload_on_a_phone(page, upload, left_half, guard)
     expect(page.locator("#mask-grid span")).to_have_text("seed 0 · by hand · 50 %")
 
 
+@pytest.mark.slow
 def test_quick_presses_are_about_the_image_that_was_pressed_and_none_is_lost(
     page, fast, open_recipe, studio, upload, left_half, monkeypatch
 ):
@@ -194,6 +197,7 @@ PRESS_AT_ONCE = """() => new MutationObserver((_, observer) => {
 }).observe(document.querySelector("#mask-grid"), { childList: true, subtree: true })"""
 
 
+@pytest.mark.slow
 def test_an_image_that_is_pressed_before_the_editor_is_ready(page):
     page.locator("#advanced button").first.click()
     browser = page.context.new_cdp_session(page)

@@ -45,6 +45,7 @@ def press(page, name):
     expect(page.locator("#details h2")).to_contain_text(re.compile(f"{re.escape(name)}|models"))
 
 
+@pytest.mark.slow
 def test_a_late_answer_keeps_what_was_chosen_meanwhile(tab, erased, studio, monkeypatch):
     real, answered, go_on = studio.listing, [], threading.Event()
 
@@ -79,6 +80,7 @@ def test_a_late_answer_keeps_what_was_chosen_meanwhile(tab, erased, studio, monk
         expect(tab.locator("#details h2")).to_contain_text(erased, timeout=1000)
 
 
+@pytest.mark.slow
 def test_a_model_that_the_user_chose_stays_until_there_is_another_newest(tab, erased, other):
     press(tab, other)
     tab.locator("#model-compare").click()
@@ -122,6 +124,7 @@ def test_a_model_that_the_user_chose_stays_until_there_is_another_newest(tab, er
     expect(read).to_have_value(re.compile("^green frog · "))
 
 
+@pytest.mark.slow
 def test_prompts_that_nobody_typed_are_those_of_the_model_that_is_compared(tab, other, erased, studio, monkeypatch):
     press(tab, erased)
     tab.locator("#model-compare").click()

@@ -249,6 +249,7 @@ def test_a_reload_comes_back_to_the_run_and_its_end_in_images(page, fast, slow, 
     expect(page.locator("#outcome .verdict")).to_be_visible(timeout=90_000)
 
 
+@pytest.mark.slow
 def test_what_is_typed_before_a_reload_is_over_stays(page, fast, open_recipe, guard, monkeypatch):
     guard.allow_unloading()
     recipe = fast.with_settings(lora=LoraSettings(steps=2, learning_rate=1e-3, rank=3))

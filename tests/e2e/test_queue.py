@@ -56,6 +56,7 @@ def test_erasures_wait_change_places_and_are_cancelled(soon, page, studio, slow,
     assert any(entry.recipe.name == "Bbb" for entry in studio.entries())
 
 
+@pytest.mark.slow
 def test_quick_presses_are_all_answered_and_none_is_about_another_job(soon, page, studio, slow, fast, open_recipe):
     studio.erase(named(slow, "runs long"), watched=False)
     try:

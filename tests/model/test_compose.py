@@ -110,6 +110,7 @@ def test_nothing_is_trained_or_drawn_but_for_what_is_added(model, unchanged, mad
 # What is close
 
 
+@pytest.mark.slow
 def test_order_composing_and_adding_make_little_difference(model, unchanged, made):
     cat, ada = made(CAT), made(replace(ADA, preserve=CAT.preserve))
     both, turned, added = composed(model, cat, ada), composed(model, ada, cat), composed(model, cat, add=ADA)
@@ -120,6 +121,7 @@ def test_order_composing_and_adding_make_little_difference(model, unchanged, mad
     assert distance(model, cat, both) > 0.5  # so the above is small indeed
 
 
+@pytest.mark.slow
 def test_taking_one_out_comes_close_to_what_was_before_it(model, unchanged, made):
     """ADA brings a phrase of her own to keep, so the cat's refinement is not quite the same afterwards."""
     kept = ("dog", "bird", "horse", "frog", "deer", "truck")
