@@ -40,8 +40,10 @@ HEADINGS = {
     "mapping": "mapping",
     "maps to": "mapping",
     "map to": "mapping",
+    "target": "mapping",
     "kind": "kind",
     "type": "kind",
+    "synonym": "synonyms",
     "synonyms": "synonyms",
 }
 
@@ -213,6 +215,14 @@ def from_csv(data: bytes, kind_of: Callable[[str], str] = guess) -> list[Concept
     if twice := [name for name in COLUMNS if headings.count(name) > 1]:
         raise RecipeError("", f"Two columns of the CSV file are called {twice[0]}; rename or remove one.")
     if "phrase" in headings:
+        # A column with a name of its own may be one that is missing; where none is, it is for other readers.
+        unread = [cell for cell, name in zip(lines[0][1], headings, strict=True) if cell and not name]
+        if unread and (missing := [name for name in COLUMNS if name not in headings]):
+            raise RecipeError(
+                "",
+                f"The column “{unread[0]:.80}” of the CSV file is none that is read: is it the {' or '.join(missing)}? "
+                "Then call it so; or else remove it.",
+            )
         columns, lines = headings, lines[1:]
     elif len(lines[0][1]) < 3 or lines[0][1][2].lower() not in KINDS:  # it may be a heading of something else
         raise RecipeError(

@@ -143,14 +143,15 @@ def test_a_name_that_the_user_typed_stays(page, saved_recipe):
 
 
 def test_an_erasure_ends_in_images_and_a_verdict(page, studio, fast, open_recipe, monkeypatch):
-    open_recipe(page, replace(fast, seed=41))
+    unknown = Concept("Mickey Mouse", "street")  # to the model and its judge
+    open_recipe(page, replace(fast, concepts=(*fast.concepts, unknown), name="car", seed=41))
     page.locator("#erase").click()
     verdict = page.locator("#outcome .verdict")
     expect(verdict).to_have_text(
         re.compile(
             r"Of a few images the judge sees car in \d of 1 \(\d before\) · synonyms in \d of 1 \(\d before\) · "
             r"kept in \d of 1 \(\d before\) · "
-            r"not on your list: (4 looked at, none changed|.* changed)"
+            r"not on your list: (4 looked at, none changed|.* changed) · 1 of 2 concepts looked at"
         ),
         timeout=90_000,
     )

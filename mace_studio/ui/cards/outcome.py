@@ -60,11 +60,13 @@ class OutcomeCard:
     def on_show(self, made: str) -> Job:
         """Let a judge look at the erasure that was made last; without one, generate one prompt of each role.
 
-        The built-in model brings a judge of what it has learned, and beside another model may stand a CLIP.
+        The built-in model brings a judge of what it has learned, which passes over other concepts, and beside another
+        model may stand a CLIP.
         """
         recipe = self.studio.entry(made).recipe
         own = self.studio.vocabulary()
-        if own and not own.unknown(concept.phrase for concept in recipe.concepts):
+        phrases = {concept.phrase for concept in recipe.concepts}
+        if own and len(own.unknown(phrases)) < len(phrases):
             return self.studio.sample(made, words=WORDS, beyond=BEYOND)
         if own is None and (judge := vocabulary.clip_beside(self.studio.source)):
             return self.studio.sample(made, words=FEW_WORDS, beyond=FEW_BEYOND, pairs=PAIRS, judge=judge)
