@@ -108,7 +108,8 @@ def bound_queue(demo: gr.Blocks, names: tuple[str, ...], each: int, most: int, m
     """Let calls of endpoints fill no more than their part of the queue. Gradio has one bound for all events.
 
     Without this, one program's calls fill it, and the page's own events are answered with 503. A call with fewer values
-    than its endpoint takes gets the defaults of the rest; Gradio answers it with `null`. No public issue was found.
+    than its endpoint takes gets the defaults of the rest, and one with a file in place of a value is refused; Gradio
+    answers both with `null`. No public issue was found.
 
     Args:
         demo: its queue is there.
@@ -134,13 +135,30 @@ def bound_queue(demo: gr.Blocks, names: tuple[str, ...], each: int, most: int, m
         if alike.count(own) >= (each if is_call else UNFINISHED) or (is_call and len(alike) >= most):
             return False, "Too many calls wait here already; wait for an answer before you ask for more.", "queue_full"
         if is_call and fn is not None and fn.fn is not None:
-            rest = list(inspect.signature(fn.fn).parameters.values())[len(body.data) :]
+            taken = list(inspect.signature(fn.fn).parameters.values())
+            if files := [one.name for one, value in zip(taken, body.data, strict=False) if _is_file(value)]:
+                return False, f"{files[0]}: No file is taken here; give what the description of the API says.", "error"
+            rest = taken[len(body.data) :]
             if missing := [one.name for one in rest if one.default is one.empty]:
                 return False, f"{missing[0]}: This value is missing.", "error"
             body.data = [*body.data, *(one.default for one in rest)]
         return await push(body=body, request=request, username=username)
 
     queue.push = bounded  # type: ignore[method-assign]
+
+
+def _is_file(value: Any) -> bool:
+    """Whether what Gradio takes for a file is anywhere in a value."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            if isinstance(one.get("path"), str) and "meta" in one:
+                return True
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    return False
 
 
 def without_statistics(demo: gr.Blocks) -> None:

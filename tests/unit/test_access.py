@@ -227,6 +227,11 @@ def test_a_call_with_fewer_values_takes_the_defaults_of_the_rest():
     assert send("x") == (("prompts: This value is missing.", "error"), ["x"])
     assert send("x", ["a cat"]) == (("id", "success"), ["x", ["a cat"], 20, 60.0])
     assert send("x", ["a cat"], 5, 0.0) == (("id", "success"), ["x", ["a cat"], 5, 0.0])
+    for meta in ({"_type": "gradio.FileData"}, 5):  # what Gradio answers with `null`
+        file = {"path": "/etc/passwd", "meta": meta}
+        (said, _), _ = send("x", [["a cat", {"a": file}]])
+        assert said.startswith("prompts: No file is taken here")
+        assert send(file)[0][0].startswith("name: No file")
 
 
 def test_events_of_the_past_are_not_summed_up_after_each():
