@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mace_studio.core.moments import Moments
-from mace_studio.core.ridge import refine, refinement
+from mace_studio.core.ridge import Refinement, SingularGram, refine, refinement
 from mace_studio.erasure import Erasure
 from mace_studio.methods import inputs
 from mace_studio.methods.closed_form import Vectors, Weights, each_weight, pairs, rows, width_of
@@ -62,7 +62,7 @@ def edit(
     contexts_ND, targets_ND = (torch.cat(side) for side in zip(*paired, strict=True))
     keep_DD = preserve_scale * Moments.of(preserve_MD).gram_DD + ridge * torch.eye(width).double()
     # As W' = W M, with (s_e sum a_i c_i^T + R)(s_e sum c_i c_i^T + R)^-1 for M and R = s_p P + lambda I.
-    solved = refinement(erase_scale * Moments.of(contexts_ND, targets_ND), keep_DD)
+    solved = _refinement(erase_scale * Moments.of(contexts_ND, targets_ND), keep_DD)
     if technique == "replace":
         return each_weight(weights, lambda weight_PD: refine(weight_PD, solved))
     total_DD = erase_scale * Moments.of(contexts_ND).gram_DD + keep_DD  # no one M here: targets depend on the weight
@@ -78,6 +78,17 @@ def edit(
         return weight_PD + erase_scale * torch.linalg.solve(total_DD, pull_PD.T).T
 
     return each_weight(weights, suppressed)
+
+
+def _refinement(moments: Moments, keep_DD: Tensor) -> Refinement:
+    """As of `core.ridge`, whose sentence about sums that are too small names MACE's settings."""
+    try:
+        return refinement(moments, keep_DD)
+    except SingularGram as error:
+        raise SingularGram(
+            "Too little leaves the projections as they are, so the weights are not determined. Use a larger ridge "
+            "(RECE: start_ridge too), or smaller scales."
+        ) from error
 
 
 def subjects(context_NTD: Tensor, last_N: list[int]) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mace_studio.core.moments import Moments
-from mace_studio.core.ridge import refine, refinement
+from mace_studio.core.ridge import SingularGram, refine, refinement
 from mace_studio.methods import uce
 
 
@@ -53,6 +53,13 @@ def test_the_tensor_technique_takes_nothing_away_where_the_concept_has_no_output
     # W c = 0, so v = W a = 5 and (5 c^T + W)(c c^T + I)^-1 = ([5, 0] + [0, 5]) diag(1/2, 1)
     edited_PD = uce.edit(rows([0.0, 5]), CONCEPT_ND, ANCHOR_ND, ridge=1.0, technique="tensor")
     assert torch.allclose(edited_PD, rows([2.5, 5]))
+
+
+@pytest.mark.parametrize("changed", [{"ridge": 0.0}, {"ridge": 1e-30}, {"erase_scale": 1e30}])
+def test_what_does_not_determine_the_weights_is_refused_with_a_remedy_of_this_method(changed):
+    with pytest.raises(SingularGram, match=r"Use a larger ridge .* or smaller scales") as caught:
+        uce.edit(WEIGHT_PD, CONCEPT_ND, ANCHOR_ND, **changed)
+    assert "λ" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0, 0.5), (2.0, 0.1, 0.1)])
