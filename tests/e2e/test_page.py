@@ -532,8 +532,8 @@ def test_a_hundred_rows_stay_quick(page, saved_recipe):
     many = quickest(page, 101, spent)
     page.get_by_role("button", name="Remove concept 2", exact=True).click()
     expect(page.get_by_role("button", name="Erase 100 concepts", exact=True)).to_be_visible()
-    # For each of the twelve, less than anyone sees. It was 4 to 15 ms.
-    assert many - few < 12 * 0.03, f"a row and eleven letters took {few:.2f} s at first and {many:.2f} s after 100 rows"
+    # Where a page with one row is very quick, a frame of the screen more for each of the twelve is no delay either.
+    assert many < max(2 * few, few + 12 / 60), f"a row took {few:.2f} s at first, {many:.2f} s after 100"
     concepts = saved_recipe(page).concepts
     assert [c.phrase for c in concepts[:3]] == ["car", "concept 1", "concept 2"]
     assert concepts[-1] == Concept("last", "nothing")

@@ -240,7 +240,6 @@ def test_what_changed_beyond_the_list_is_kept_and_erased_again(page, erased, stu
     library.delete(studio.output, made.name)  # other tests choose a model by this title
 
 
-@pytest.mark.slow
 def test_no_tab_has_a_serious_fault_of_accessibility(page, erased):
     found = {}
     for tab in TABS:

@@ -30,6 +30,8 @@ const selected = () => [...list.children].filter((row) => row.querySelector(".co
 
 function number() {
   [...list.children].forEach((row, i) => {
+    if (row.index === i) return; // most rows stay where they are
+    row.index = i;
     row.setAttribute("aria-label", `Concept ${i + 1}`);
     row.querySelector(".concept-number").textContent = i + 1;
     row.querySelector(".concept-select").setAttribute("aria-label", `Select concept ${i + 1}`);
