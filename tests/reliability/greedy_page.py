@@ -67,12 +67,18 @@ async def page_event(other: httpx.AsyncClient, body: dict) -> tuple[int, float]:
     return posted.status_code, time.monotonic() - begun
 
 
+def opening(config: dict) -> dict:
+    """What a page posts when it is opened, so that the server lists the models."""
+    (models,) = [one["id"] for one in config["components"] if one["props"].get("elem_id") == "models"]
+    (lists,) = [one for one in config["dependencies"] if one["outputs"] == [models]]
+    values = {one["id"]: one["props"].get("value") for one in config["components"]}
+    data = [values[one] for one in lists["inputs"]]
+    return {"data": data, "fn_index": lists["id"], "session_hash": "other", "trigger_id": 1}
+
+
 async def measured(address: str, count: int) -> dict[str, object]:
     async with client(address, GREEDY) as greedy, client(address, OTHER) as other:
-        config = (await other.get("config")).json()
-        (models,) = [one["id"] for one in config["components"] if one["props"].get("elem_id") == "models"]
-        lists = next(one for one in config["dependencies"] if (one["inputs"], one["outputs"]) == ([], [models]))
-        body = {"data": [], "fn_index": lists["id"], "session_hash": "other", "trigger_id": 1}
+        body = opening((await other.get("config")).json())
         before = [await page_event(other, body) for _ in range(BEFORE)]
         calls = [asyncio.create_task(call(greedy, seed)) for seed in range(count)]
         during = []
