@@ -72,7 +72,7 @@ class ZeroShotClip:
     def __init__(self, source: str = CLIP, device: torch.device | str = "cpu") -> None:
         self.name = f"zero-shot CLIP, {source if not os.path.exists(source) else Path(source).name}"
         try:
-            self._model: Any = parts.pretrained(CLIPModel, source, "judge").eval().to(device)
+            self._model: Any = parts.pretrained(CLIPModel, source, "judge", torch.float32).eval().to(device)
             self._tokenizer = CLIPTokenizer.from_pretrained(source)
             self._pixels = CLIPImageProcessorPil.from_pretrained(source)
         except ModelError:

@@ -293,20 +293,24 @@ def _check_real(file: Path, part: nn.Module, called: str, source: str) -> None:
                 )
 
 
-def pretrained(kind: Any, source: str, called: str, **options: Any) -> Any:
+def pretrained(kind: Any, source: str, called: str, dtype: torch.dtype, **options: Any) -> Any:
     """Load a model of transformers that is no part of a folder: safetensors only, and every weight from the files.
 
     Args:
         kind: class of the model.
         source: folder or hub id.
         called: what messages call it.
+        dtype: of the weights in memory. transformers makes it torch's default while it loads, for all threads, and that
+            of the files where none is named; two loads at once could leave float16 behind.
         options: more of `from_pretrained`.
 
     Raises:
         ModelError: weights are missing.
         OSError, ValueError, RuntimeError: as `from_pretrained`.
     """
-    loaded, report = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
+    loaded, report = kind.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
     check_whole(report["missing_keys"], called, source, report["unexpected_keys"])
     return loaded
 

@@ -10,6 +10,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from mace_studio.errors import ModelError
 from mace_studio.miniature.judge import Judge
+from mace_studio.paths import BUILT_IN
 from mace_studio.sd import judges
 from mace_studio.sd.judges import ZeroShotClip
 
@@ -97,3 +98,12 @@ def test_a_judge_of_a_name_that_no_folder_can_have_is_a_sentence(length):
     with pytest.raises(ModelError) as refused:
         judges.ZeroShotClip("é" * length)
     assert len(str(refused.value)) < 500
+
+
+def test_a_clip_of_float16_files_leaves_torch_s_default_alone_while_it_loads(monkeypatch):
+    """The default is one for all threads: two loads at once, one of them in float16, left it behind for ever."""
+    seen, change = [], torch.set_default_dtype
+    monkeypatch.setattr(torch, "set_default_dtype", lambda dtype: (seen.append(dtype), change(dtype)))
+    judge = ZeroShotClip(str(BUILT_IN.parent / "clip"))
+    assert {part.dtype for part in judge._model.parameters()} == {torch.float32}
+    assert set(seen) == {torch.float32}
