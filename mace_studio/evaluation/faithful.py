@@ -33,6 +33,8 @@ from mace_studio.settings import ImageSettings, KeepWeights, LoraSettings
 MAPPING = "a person"
 FORMS = TESTS["celebrity"]
 FEW, RATE = 10, 6e-3  # of the presets of up to ten people; that of a hundred has half of it
+RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
+SUMMED, FUSED = "weighted sum", "closed form"
 OURS = "all, at own tokens alone"
 STEPS, GUIDANCE = 12, 4.0
 LEFT_BY_REFINEMENT = 0.4  # Acc_e at least (the paper: 0.678 of 100 celebrities)
@@ -137,6 +139,32 @@ def stages(
         else:
             erasure = erase(model, replace(recipe, settings=variant), progress, cache)
             yield _measured(done, model, people, number, erasure.applied(model), _fall(erasure))
+
+
+def fusions(model: Model, people: People, number: int, cache: Path | None = None) -> Iterator[Measured]:
+    """The same LoRAs in a weighted sum and in closed form, at several learning rates and uniform timesteps.
+
+    A sum of a hundred LoRAs has a hundredth of each, so that at one rate it changes less than the closed form does:
+    what the two keep compares where they erase alike.
+
+    Args:
+        model: is the same afterwards.
+        people: the first `number` of the erased ones are erased.
+        number: of people.
+        cache: folder of training images, Grams and LoRAs.
+    """
+    settings = settings_for(number)
+    for rate in RATES:
+        trained = replace(settings, lora=replace(settings.lora, uniform=True, learning_rate=rate))
+        for done, fusion in ((SUMMED, "weighted-sum"), (FUSED, "closed-form")):
+            erasure = erase(model, _recipe(people, number, replace(trained, fusion=fusion)), silent, cache)
+            yield _measured(f"{done}, rate {rate:g}", model, people, number, erasure.applied(model), _fall(erasure))
+
+
+def closed_form_ahead(rows: Sequence[Measured]) -> bool:
+    """Whether the best closed form of `fusions` has a higher H_c than the best weighted sum."""
+    best = {done: max(row.h_c for row in rows if row.done.startswith(done)) for done in (SUMMED, FUSED)}
+    return best[FUSED] > best[SUMMED]
 
 
 def own_tokens(settings: MaceSettings) -> MaceSettings:

@@ -10,16 +10,23 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from mace_studio.miniature import autoencoder, clip, diffusion, evaluate, faithful, folders, judge_training, tokenizer
+from mace_studio.miniature.grounding import Hidden
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.training import Plan
 
-BEHAVIOURS = ["geometry", "own-word", "residual", "stages", "mass"]
+BEHAVIOURS = ["geometry", "own-word", "residual", "stages", "fusions", "mass"]
 # The share of the minutes that a part gets when all are trained.
 SHARES = {"clip": 0.05, "vae": 0.2, "model": 0.65, "judge": 0.1}
+HIDDEN = (
+    "share of captions that lose their end token and padding while the model is trained",
+    "share of captions that lose the concept's own tokens instead",
+    "share of captions whose end token and padding are another caption's",
+    "weight of the loss on where attention looks, beside that of the velocity",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(train)
     train.add_argument("--workers", type=int, default=0, help="processes that compose images; 0: the training itself")
     train.add_argument("--samples", type=int, default=30000, help="composed images that the model is trained on")
+    for part, told in zip(fields(Hidden), HIDDEN, strict=True):
+        train.add_argument(f"--{part.name.replace('_', '-')}", type=float, default=part.default, help=told)
     train.set_defaults(run=_train)
 
     judged = commands.add_parser("evaluate", help="how often the judge sees what the model was asked for")
@@ -78,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     alike.add_argument("--concepts", type=int, default=10, help="things, and people, of own-word and residual")
     alike.add_argument("--seeds", type=int, default=8, help="images of each of them")
     alike.add_argument("--stages", type=int, nargs="*", default=[20, 100], help="numbers of people of the third")
+    alike.add_argument("--fusions", type=int, nargs="*", default=[100], help="and of both fusions at several rates")
     alike.add_argument("--mass", type=int, nargs="*", default=[1, 5, 10, 50, 100], help="and of the fourth")
     _add_device(alike)
     alike.add_argument("--cache", type=Path, metavar="DIR", help="keeps training images and Grams")
@@ -131,7 +141,8 @@ def _train_model(options: argparse.Namespace, plan: Plan, work: Path) -> None:
     width = text.config.hidden_size
     unet = diffusion.build_unet(width) if started is None else diffusion.fitted(started.unet, width)
     whole = folders.pipeline(vae, text, unet, words).to(options.device)
-    diffusion.train(whole, plan, model, work, options.resume, options.samples, options.workers)
+    hidden = Hidden(**{part.name: getattr(options, part.name) for part in fields(Hidden)})
+    diffusion.train(whole, plan, model, work, options.resume, options.samples, options.workers, hidden)
 
 
 def _train_judge(options: argparse.Namespace, plan: Plan, work: Path) -> None:
@@ -162,15 +173,15 @@ def _faithful(options: argparse.Namespace) -> None:
             findings += faithful.own_word(whole, names, options.seeds, kind)
     if "residual" in options.only:
         findings += faithful.residual(whole, judge, (*things, *people), options.seeds)
-    if {"stages", "mass"} & {*options.only}:
+    if {"stages", "fusions", "mass"} & {*options.only}:
         # What erases stands outside of the miniature, which imports nothing of the studio but here.
         from mace_studio.miniature import erasing  # noqa: PLC0415
 
-        stages, mass = (
-            numbers if name in options.only else []
-            for name, numbers in (("stages", options.stages), ("mass", options.mass))
+        stages, fusions, mass = (
+            asked if name in options.only else []
+            for name, asked in (("stages", options.stages), ("fusions", options.fusions), ("mass", options.mass))
         )
-        findings += erasing.findings(options.model, judge, stages, mass, options.cache, options.device)
+        findings += erasing.findings(options.model, judge, stages, fusions, mass, options.cache, options.device)
     print(faithful.table(findings))
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mace_studio.miniature import folders, grounding, latents, pictures
+from mace_studio.miniature.grounding import SHIPPED, Hidden
 from mace_studio.miniature.latents import Batch, Contexts, Latents
 from mace_studio.miniature.training import Plan, Training
 
@@ -19,7 +20,6 @@ TIMESTEPS = 1000
 GAIN_AT = (300, 700, 950)  # timesteps
 GAIN_NUMBER = 192
 EMPTY_CAPTIONS = 0.1
-GROUNDING_WEIGHT = 0.2
 NOTE_STEPS = 100
 PLAN = Plan(minutes=60, batch=96, rate=6e-4, warm_up=100, decay=0.3, weight_decay=0.01, average=0.999)
 
@@ -73,6 +73,7 @@ def train(
     resume: bool = False,
     number: int = 30000,
     workers: int = 0,
+    hidden: Hidden = SHIPPED,
 ) -> None:
     """Train the UNet and write the model, at every look too.
 
@@ -84,6 +85,7 @@ def train(
         resume: go on from the checkpoint in `work`.
         number: of composed images to train on.
         workers: processes that compose them; 0 composes here.
+        hidden: what captions lose.
     """
     unet = whole.unet.to(memory_format=torch.channels_last).train()
     folders.write_parts({"tokenizer": whole.tokenizer}, model)  # before its use, which leaves traces in it
@@ -98,7 +100,7 @@ def train(
         generator = torch.Generator(unet.device).manual_seed(step)
         batch = data.draw(contexts, plan.batch, EMPTY_CAPTIONS, generator)
         with torch.autocast(unet.device.type, torch.bfloat16):
-            return loss(unet, batch, alphas_S, generator, step)
+            return loss(unet, batch, alphas_S, generator, step, hidden)
 
     def look() -> None:
         pictures.sheet(generate(whole, SHEET, seed=3)).save(work / f"sheet-{training.step}.png")
@@ -113,7 +115,12 @@ def train(
 
 
 def loss(
-    unet: UNet2DConditionModel, batch: Batch, alphas_S: Tensor, generator: torch.Generator, step: int = 1
+    unet: UNet2DConditionModel,
+    batch: Batch,
+    alphas_S: Tensor,
+    generator: torch.Generator,
+    step: int = 1,
+    hidden: Hidden = SHIPPED,
 ) -> Tensor:
     """The error of the velocity at random timesteps, with tokens left out, and how well the concepts' words outline.
 
@@ -123,17 +130,19 @@ def loss(
         alphas_S: of the noise schedule, cumulative products.
         generator: of timesteps, noise, and the tokens that are left out; on the same device.
         step: now and then one is logged.
+        hidden: what captions lose, and the weight of where attention looks.
     """
     device = generator.device
     timestep_N = torch.randint(TIMESTEPS, (len(batch.latent_NCHW),), generator=generator, device=device)
     noise_NCHW = torch.randn(batch.latent_NCHW.shape, generator=generator, device=device)
-    seen_NT = grounding.seen(batch, generator)
+    seen_NT = grounding.seen(batch, hidden, generator)
     alpha_N = alphas_S[timestep_N]
     signal_N111, spread_N111 = alpha_N.sqrt()[:, None, None, None], (1 - alpha_N).sqrt()[:, None, None, None]
     noisy_NCHW = signal_N111 * batch.latent_NCHW + spread_N111 * noise_NCHW
     with grounding.listening(unet) as ear:
         predicted_NCHW = unet(
-            noisy_NCHW.contiguous(memory_format=torch.channels_last), timestep_N, batch.context_NTD,
+            noisy_NCHW.contiguous(memory_format=torch.channels_last), timestep_N,
+            grounding.foreign_ends(batch, hidden, generator) if hidden.foreign_end else batch.context_NTD,
             encoder_attention_mask=seen_NT,
         ).sample  # fmt: skip
     velocity = velocity_error(predicted_NCHW, batch.latent_NCHW, noise_NCHW, alpha_N)
@@ -144,7 +153,7 @@ def loss(
             "model: step %d, velocity %.4f, grounding %.3f, contrast of own words %.1f (median of %d)",
             step, velocity.item(), grounded.item(), contrast_N.median().item(), len(contrast_N),
         )  # fmt: skip
-    return velocity + GROUNDING_WEIGHT * grounded
+    return velocity + hidden.grounding_weight * grounded
 
 
 def velocity_error(predicted_NCHW: Tensor, latent_NCHW: Tensor, noise_NCHW: Tensor, alpha_N: Tensor) -> Tensor:

@@ -16,14 +16,16 @@ from mace_studio.sd.model import load
 
 
 def findings(
-    source: Path, judge: Judge, stages: Sequence[int], mass: Sequence[int], cache: Path | None, device: str = "cpu"
-) -> Iterator[Finding]:
-    """Stages and mass, measured.
+    source: Path, judge: Judge, stages: Sequence[int], fusions: Sequence[int], mass: Sequence[int],
+    cache: Path | None, device: str = "cpu",
+) -> Iterator[Finding]:  # fmt: skip
+    """Stages, both fusions at several learning rates, and mass, measured.
 
     Args:
         source: folder of the model.
         judge: names whom an image shows.
         stages: numbers of people for the third behaviour.
+        fusions: numbers of people for the curves of the two fusions.
         mass: numbers of people for the fourth.
         cache: folder of training images and Grams.
         device: where the model computes, in float32.
@@ -41,6 +43,15 @@ def findings(
             yield Finding(
                 behaviour=f"3. stages, {number} people", measured=wanted, value="", count=number, wanted="", held=held
             )
+    for number in fusions:
+        behaviour, curve = f"3. fusions, {number} people", []
+        for row in studio.fusions(model, people, number, cache):
+            curve.append(row)
+            yield from _row(behaviour, row, "the closed form keeps more where both erase alike")
+        yield Finding(
+            behaviour=behaviour, measured="the closed form's best H_c is the higher one", value="", count=number,
+            wanted="", held=studio.closed_form_ahead(curve),
+        )  # fmt: skip
     for number in mass:
         ours = studio.own_tokens(studio.settings_for(number))
         for row in (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,11 +20,29 @@ from torch.nn import functional
 
 from mace_studio.miniature.latents import Batch
 
-ONLY_WORDS = 0.5  # of the captions lose their end token and padding
-WITHOUT_CONCEPT = 0.1  # lose the concept's own tokens
 LEAST_SIDE = 8  # of a map that the loss looks at, in pixels
 INSIDE = 0.6  # of the attention inside of the mask is to go to the concept's tokens
 PADDING = 0.15  # at most goes to the end token and the padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """What captions lose in training, so that the concept's own words have to carry it.
+
+    Attributes:
+        only_words: share of the captions that lose their end token and padding.
+        without_concept: share that loses the concept's own tokens instead.
+        foreign_end: share whose end token and padding are those of another caption.
+        grounding_weight: of the loss on where attention looks, beside the velocity's.
+    """
+
+    only_words: float = 0.5
+    without_concept: float = 0.1
+    foreign_end: float = 0.0
+    grounding_weight: float = 0.2
+
+
+SHIPPED = Hidden()  # what the shipped weights were trained with
 
 
 class Listening:
@@ -74,17 +93,27 @@ def listening(unet: UNet2DConditionModel) -> Iterator[Listening]:
         unet.set_attn_processor(before)
 
 
-def seen(batch: Batch, generator: torch.Generator) -> Tensor:
+def seen(batch: Batch, hidden: Hidden, generator: torch.Generator) -> Tensor:
     """Which tokens the UNet may look at, (N, T), 1 or 0: all, only words, or all but the concept's own.
 
     Captions that were left out keep all their tokens: so are they used in guidance.
     """
     chance_N = torch.rand(len(batch.end_N), generator=generator, device=generator.device)
     place_T = torch.arange(batch.own_NT.shape[1], device=generator.device)
-    only_words_N = (chance_N < ONLY_WORDS) & batch.told_N
-    without_N = (chance_N >= ONLY_WORDS) & (chance_N < ONLY_WORDS + WITHOUT_CONCEPT)
+    only_words_N = (chance_N < hidden.only_words) & batch.told_N
+    without_N = (chance_N >= hidden.only_words) & (chance_N < hidden.only_words + hidden.without_concept)
     hidden_NT = only_words_N[:, None] & (place_T >= batch.end_N[:, None]) | without_N[:, None] & batch.own_NT
     return (~hidden_NT).float()
+
+
+def foreign_ends(batch: Batch, hidden: Hidden, generator: torch.Generator) -> Tensor:
+    """The contexts, (N, T, D), some with the end token and padding of the next sample's caption."""
+    chosen_N = torch.rand(len(batch.end_N), generator=generator, device=generator.device) < hidden.foreign_end
+    place_T = torch.arange(batch.own_NT.shape[1], device=generator.device)
+    # The last position is padding in each caption; its state serves for all positions from the end token on.
+    foreign_N1D = batch.context_NTD.roll(1, dims=0)[:, -1:]
+    swapped_NT = (chosen_N & batch.told_N)[:, None] & (place_T >= batch.end_N[:, None])
+    return torch.where(swapped_NT[..., None], foreign_N1D, batch.context_NTD)
 
 
 def loss(maps: list[Tensor], batch: Batch, seen_NT: Tensor, weight_N: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Tokens that are left out, the grounding loss, and contexts that are remembered."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from mace_studio.miniature import diffusion, grounding, latents, tokenizer, world
+from mace_studio.miniature.grounding import Hidden
 from mace_studio.miniature.latents import Batch
 
 T = 6
@@ -63,14 +65,28 @@ def test_nothing_is_asked_of_captions_without_a_concept_or_with_a_hidden_one():
 
 def test_what_is_left_out():
     many = batch([2], 4, number=4000)
-    seen = grounding.seen(many, torch.Generator().manual_seed(0))
+    seen = grounding.seen(many, Hidden(), torch.Generator().manual_seed(0))
     words_only = torch.tensor([1, 1, 1, 1, 0, 0.0])
     without = torch.tensor([1, 1, 0, 1, 1, 1.0])
     shares = [(seen == row).all(dim=1).float().mean().item() for row in (words_only, without, torch.ones(T))]
     assert shares == pytest.approx([0.5, 0.1, 0.4], abs=0.032)  # four standard deviations of 4000
     assert sum(shares) == pytest.approx(1)
     untold = batch([], 1, told=False, number=50)
-    assert grounding.seen(untold, torch.Generator().manual_seed(0)).all()
+    assert grounding.seen(untold, Hidden(), torch.Generator().manual_seed(0)).all()
+    never = grounding.seen(many, Hidden(only_words=0.0, without_concept=0.0), torch.Generator().manual_seed(0))
+    assert never.all()
+
+
+def test_foreign_ends():
+    many = batch([2], 4, number=4000)
+    many = replace(many, context_NTD=torch.randn(4000, T, 3))
+    assert torch.equal(grounding.foreign_ends(many, Hidden(), torch.Generator().manual_seed(0)), many.context_NTD)
+    given = grounding.foreign_ends(many, Hidden(foreign_end=0.3), torch.Generator().manual_seed(0))
+    changed = (given != many.context_NTD).any(dim=2)
+    assert not changed[:, :4].any(), "the words stay"
+    assert changed[:, 4:].float().mean().item() == pytest.approx(0.3, abs=0.029)  # four standard deviations of 4000
+    row = changed[:, 4].nonzero()[0].item()
+    assert torch.equal(given[row, 4], many.context_NTD[row - 1, -1]) and torch.equal(given[row, 5], given[row, 4])
 
 
 def test_listening_changes_nothing_but_what_is_heard():

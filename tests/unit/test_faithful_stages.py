@@ -2,7 +2,7 @@
 
 import pytest
 
-from mace_studio.evaluation.faithful import OURS, Measured, settings_for, verdicts
+from mace_studio.evaluation.faithful import OURS, Measured, closed_form_ahead, settings_for, verdicts
 
 ORDER = (
     "nothing",
@@ -55,3 +55,11 @@ def test_many_people_have_the_learning_rate_of_their_preset():
 def test_what_does_not_hold_is_told(figures, fall, broken):
     failed = [wanted for wanted, held in verdicts(rows(*figures, fall=fall)).items() if not held]
     assert any(broken in wanted for wanted in failed)
+
+
+@pytest.mark.parametrize(("closed", "ahead"), [((30, 70), True), ((70, 80), False)])
+def test_the_best_of_each_fusion_is_compared(closed, ahead):
+    figures = {"weighted sum, rate 0.003": (60, 84), "weighted sum, rate 0.006": (40, 60)}  # H_c 54 and 60 %
+    figures |= {"closed form, rate 0.003": (90, 90), "closed form, rate 0.006": closed}
+    curve = [Measured(done=done, people=100, erased=(e, 100), kept=(s, 100)) for done, (e, s) in figures.items()]
+    assert closed_form_ahead(curve) is ahead
