@@ -18,7 +18,7 @@ from mace_studio.recipe import Concept, Recipe
 COMPARED = ("mace-free", "uce", "rece", "speed", "oce", "dp")  # beside both forms of MACE
 COUNTS = (1, 5, 10, 25, 50, 100)
 FLAT = 0.02
-KEPT_SAMPLES, FEW_IMAGES = 8, 2
+KEPT_SAMPLES, FEW_IMAGES, FEW_STEPS = 8, 2, 25
 THINGS = 60  # of those that are erased with all people and artists
 
 
@@ -62,13 +62,18 @@ def quicker(presets: Mapping[str, Recipe]) -> Iterator[tuple[str, Recipe]]:
         kept = replace(lora, kept_samples=KEPT_SAMPLES, tune="key")
         yield name, recipe
         yield f"{name}, on the way", recipe.with_settings(images=way)
+        few = replace(way, per_concept=FEW_IMAGES)
+        yield f"{name}, on the way, {FEW_IMAGES} images", recipe.with_settings(images=few)
+        short = replace(lora, steps=FEW_STEPS, learning_rate=lora.learning_rate * lora.steps / FEW_STEPS)
+        one = recipe.with_settings(images=replace(way, per_concept=1), lora=short)
+        yield f"{name}, on the way, 1 image, {FEW_STEPS} steps", one
         yield f"{name}, stops when flat", recipe.with_settings(lora=early)
         yield f"{name}, keys alone", recipe.with_settings(lora=replace(lora, tune="key"))
         yield f"{name}, kept samples", recipe.with_settings(lora=kept)
         yield f"{name}, on the way, kept samples", recipe.with_settings(images=way, lora=kept)
         yield (
             f"{name}, on the way, kept samples, {FEW_IMAGES} images",
-            recipe.with_settings(images=replace(way, per_concept=FEW_IMAGES), lora=kept),
+            recipe.with_settings(images=few, lora=kept),
         )
 
 

@@ -46,7 +46,7 @@ def few_images(monkeypatch):
         ("search", 18),
         # 1, 5, 10, 25, 50 and 100 people, and all kinds at once, by seven methods, one of them with two fusions
         ("mass", 56),
-        ("fast", 7 * (4 + 10)),
+        ("fast", 9 * (4 + 10)),
     ],
 )
 def test_every_study_has_its_rows_and_all_can_be_run(name, count):
