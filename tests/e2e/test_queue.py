@@ -34,9 +34,11 @@ def soon(monkeypatch):
 
 def test_erasures_wait_change_places_and_are_cancelled(soon, page, studio, slow, fast, open_recipe):
     expect(page.locator("#wait")).to_be_empty()
+    button = page.locator("#erase").bounding_box()
     first = studio.erase(named(slow, "first one"), watched=False)
     try:
         expect(page.locator("#wait")).to_contain_text("A new erasure waits for 1 job")
+        assert page.locator("#erase").bounding_box() == button, "what comes and goes moves no button"
         for name, phrase in (("Aaa", "frog"), ("Bbb", "horse")):
             open_recipe(page, named(fast, name, phrase))
             page.locator("#queue-add").click()

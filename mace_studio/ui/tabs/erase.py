@@ -99,7 +99,6 @@ class EraseTab:
         with gr.Column(elem_classes="card", elem_id="run-card"):
             heading("run-title", "4", "Run")
             self.estimate = gr.HTML(self._estimate(start), label="Estimate", elem_id="estimate")
-            self.wait = gr.HTML("", label="Wait", elem_id="wait")
             self.broken_off = job_list.job_list("broken-off", job_list.BROKEN_OFF)
             self.problem = notice("broken-off-notice")
             button = ("erase", _button_text(len(start.concepts)))
@@ -118,6 +117,8 @@ class EraseTab:
                     self.recipe_file = gr.DownloadButton("Download recipe", size="sm", elem_id="recipe-file")
                 # Below the buttons, which would move under the pointer while images come.
                 self.outcome = OutcomeCard(self.studio, self.made, self.outcome_id)
+            # At the end: it comes for a moment while the judge looks, and would move the buttons above.
+            self.wait = gr.HTML("", label="Wait", elem_id="wait")
 
     def _loss_card(self) -> None:
         with gr.Column(elem_classes="card expert", elem_id="loss-card"):
