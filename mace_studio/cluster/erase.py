@@ -108,7 +108,7 @@ def blocks(recipe: Recipe, images_at_once: int) -> list[Recipe]:
     each = recipe.settings.images.per_concept
     size = lcm(recipe.settings.concepts_at_once, images_at_once // gcd(images_at_once, each))
     starts = range(0, len(recipe.concepts), size)
-    return [replace(recipe, concepts=recipe.concepts[i : i + size], preserve=()) for i in starts]
+    return [replace(recipe, concepts=recipe.concepts[i : i + size]) for i in starts]
 
 
 def _sums(workers: Workers, model: Model, recipe: Recipe, cache: Path | None, report: Report) -> refine.Sums:
