@@ -107,7 +107,7 @@ def seen(batch: Batch, hidden: Hidden, generator: torch.Generator) -> Tensor:
 
 
 def foreign_ends(batch: Batch, hidden: Hidden, generator: torch.Generator) -> Tensor:
-    """The contexts, (N, T, D), some with the end token and padding of the next sample's caption."""
+    """The contexts, (N, T, D), some with the end token and padding of another sample's caption."""
     chosen_N = torch.rand(len(batch.end_N), generator=generator, device=generator.device) < hidden.foreign_end
     place_T = torch.arange(batch.own_NT.shape[1], device=generator.device)
     # The last position is padding in each caption; its state serves for all positions from the end token on.

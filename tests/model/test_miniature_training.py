@@ -1,5 +1,6 @@
 """How the built-in model is trained: budget, checkpoints, losses, folders and the command."""
 
+import itertools
 import json
 import logging
 from dataclasses import replace
@@ -24,6 +25,7 @@ from mace_studio.miniature import (
     world,
 )
 from mace_studio.miniature.__main__ import main
+from mace_studio.miniature.grounding import Hidden
 from mace_studio.miniature.judge import Judge
 from mace_studio.miniature.training import Plan, Training
 from mace_studio.miniature.vocabulary import FOLDER
@@ -275,6 +277,21 @@ def test_the_command_goes_on_with_a_model(tmp_path, tiny):
     assert after.tokenizer("Ada Finch").input_ids == words("Ada Finch").input_ids
     for name, tensor in text.state_dict().items():
         assert torch.equal(after.text_encoder.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("hidden", [Hidden(), Hidden(only_words=0.9, without_concept=0.0, foreign_end=0.5)])
+def test_the_command_says_what_captions_lose(tmp_path, tiny, monkeypatch, hidden):
+    asked = []
+
+    def loss(unet, batch, alphas_S, generator, step, hidden):
+        asked.append(hidden)
+        return unet.conv_in.weight.square().sum()
+
+    monkeypatch.setattr(diffusion, "loss", loss)
+    few = ["--out", str(tmp_path), "--samples", "8", "--batch", "2", "--steps", "1", "--start", str(BUILT_IN)]
+    changes = {"--only-words": "0.9", "--without-concept": "0", "--foreign-end": "0.5"} if hidden != Hidden() else {}
+    assert main(["train", "model", *few, *itertools.chain(*changes.items())]) == 0
+    assert asked == [hidden]
 
 
 def test_the_image_side_of_a_clip_can_be_trained_alone(tmp_path, tiny):
