@@ -142,7 +142,7 @@ def loss(
     with grounding.listening(unet) as ear:
         predicted_NCHW = unet(
             noisy_NCHW.contiguous(memory_format=torch.channels_last), timestep_N,
-            grounding.foreign_ends(batch, hidden, generator) if hidden.foreign_end else batch.context_NTD,
+            grounding.foreign_ends(batch, hidden, generator),
             encoder_attention_mask=seen_NT,
         ).sample  # fmt: skip
     velocity = velocity_error(predicted_NCHW, batch.latent_NCHW, noise_NCHW, alpha_N)

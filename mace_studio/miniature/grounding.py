@@ -27,7 +27,7 @@ PADDING = 0.15  # at most goes to the end token and the padding
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """What captions lose in training, so that the concept's own words have to carry it.
+    """What captions lose in training, so that the concept's own words have to carry it, and how much it weighs.
 
     Attributes:
         only_words: share of the captions that lose their end token and padding.
@@ -108,6 +108,8 @@ def seen(batch: Batch, hidden: Hidden, generator: torch.Generator) -> Tensor:
 
 def foreign_ends(batch: Batch, hidden: Hidden, generator: torch.Generator) -> Tensor:
     """The contexts, (N, T, D), some with the end token and padding of another sample's caption."""
+    if not hidden.foreign_end:  # nothing is drawn, so that the training of the shipped weights can be repeated
+        return batch.context_NTD
     chosen_N = torch.rand(len(batch.end_N), generator=generator, device=generator.device) < hidden.foreign_end
     place_T = torch.arange(batch.own_NT.shape[1], device=generator.device)
     # The last position is padding in each caption; its state serves for all positions from the end token on.
